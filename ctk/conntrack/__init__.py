@@ -1,0 +1,1 @@
+"""From the kernel's conntrack messages to flows. Knows neither Kubernetes nor SQLite."""

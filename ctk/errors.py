@@ -1,0 +1,35 @@
+"""
+What a user can act on: one message, a hint, an exit code.
+
+Raised where the cause is known and shown in one place, the command-line group, as
+`Error: MESSAGE` and `Try: HINT` on stderr.
+"""
+
+
+class CtkError(Exception):
+    """A failure with a sentence for the user; `exit_code` 1 is for what failed."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(CtkError):
+    """What was asked wrongly: a bad flag, bad SQL, no such file, not a ctk file."""
+
+    exit_code = 2
+
+
+class SourceError(CtkError):
+    """The kernel or a capture file could not be read."""
+
+
+class KubeError(CtkError):
+    """The API server or an objects file could not be read."""
+
+
+class StoreError(CtkError):
+    """The SQLite file could not be written or read."""

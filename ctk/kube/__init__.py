@@ -1,0 +1,1 @@
+"""Who owns an address, and when. Knows neither netlink nor SQLite."""

@@ -1,0 +1,200 @@
+"""
+The values that cross modules.
+
+One per event or row is a NamedTuple; one per run or per object is a frozen dataclass. Times are
+integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not measured is None.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Kind = Literal["pod", "node", "service", "external", "unknown"]
+Via = Literal["address", "endpoint"]
+GapKind = Literal[
+    "events lost",  # the socket's buffer overflowed; `lost` says how many
+    "recorder down",  # from the last commit of a recording to the start of the next
+    "metadata stale",  # a watch was down, so names may be old
+    "clock step",  # the wall clock jumped; `detail` says by how much
+    "disk full",  # rows that could not be written; `lost` says how many events they held
+    "malformed",  # datagrams that could not be decoded; `lost` says how many
+]
+
+# IANA protocol numbers that have a name here; others are the number as text.
+PROTOCOLS: Mapping[int, str] = {
+    1: "icmp",
+    2: "igmp",
+    4: "ipip",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "icmpv6",
+    132: "sctp",
+    136: "udplite",
+}
+
+# One row of the views and one line of `-o jsonl`, in this order (design.md, section 5).
+FLOW_KEYS: tuple[str, ...] = (
+    "started_at",
+    "ended_at",
+    "started_ns",
+    "ended_ns",
+    "node",
+    "proto",
+    "ip_version",
+    "zone",
+    "src",
+    "src_port",
+    "dst",
+    "dst_port",
+    "nat_src",
+    "nat_dst",
+    "nat_dst_port",
+    "src_kind",
+    "src_namespace",
+    "src_name",
+    "src_workload",
+    "src_workload_kind",
+    "src_node",
+    "src_labels",
+    "dst_kind",
+    "dst_namespace",
+    "dst_name",
+    "dst_workload",
+    "dst_workload_kind",
+    "dst_node",
+    "dst_labels",
+    "service",
+    "service_via",
+    "connections",
+    "new_events",
+    "update_events",
+    "destroy_events",
+    "unreplied",
+    "refused",
+    "bytes_out",
+    "packets_out",
+    "bytes_in",
+    "packets_in",
+)
+
+# The counts of a row: summed by every rollup and by `top`.
+COUNT_KEYS: tuple[str, ...] = FLOW_KEYS[FLOW_KEYS.index("connections") :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Endpoint:
+    """
+    Who was behind an address for a span of time.
+
+    Compared by identity: the same pod with changed labels is another endpoint. `valid_to_ns` is
+    None while the interval is open; its end is told by a `Closed`, since a value does not change.
+    """
+
+    address: str  # canonical text, as inet_ntop writes it
+    kind: Kind
+    valid_from_ns: int
+    namespace: str | None = None
+    name: str | None = None
+    workload: str | None = None
+    workload_kind: str | None = None
+    node: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    uid: str | None = None
+
+
+class Edge(NamedTuple):
+    """
+    What all rows of one flow have in common: who dialled what and who answered.
+
+    Hashes by the identity of its endpoints, so it is the key under which rows merge.
+    """
+
+    proto: str
+    zone: int
+    src: Endpoint
+    dialled: Endpoint  # the original tuple's destination: a service's address, say
+    dst_port: int | None  # None for ICMP and protocols without ports
+    nat_src: str | None  # the reply tuple's destination where it is not src's address
+    backend: Endpoint  # who answered: the reply tuple's source; `dialled` itself without NAT
+    nat_dst_port: int | None  # the backend's port where it is not dst_port
+    service: str | None  # "namespace/name"
+    service_via: Via | None
+
+
+class FlowRow(NamedTuple):
+    """One row of the finest table. Spans [started_ns, ended_ns], the first and the last event."""
+
+    edge: Edge
+    started_ns: int
+    ended_ns: int
+    src_port: int | None
+    connections: int
+    new_events: int
+    update_events: int
+    destroy_events: int
+    unreplied: int
+    refused: int
+    bytes_out: int | None
+    packets_out: int | None
+    bytes_in: int | None
+    packets_in: int | None
+
+
+class Gap(NamedTuple):
+    """A span in which something was lost or unknown, why, and how much."""
+
+    kind: GapKind
+    started_ns: int
+    ended_ns: int
+    lost: int | None = None  # events; None where it is not known
+    detail: str | None = None
+
+
+class Completed(NamedTuple):
+    """`unknown` turned out to be `known`: its row is completed in place."""
+
+    unknown: Endpoint
+    known: Endpoint
+
+
+class Closed(NamedTuple):
+    """The interval of `endpoint` ended."""
+
+    endpoint: Endpoint
+    valid_to_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ObjectRecord:
+    """A pod, service or node as it stood from `valid_from_ns`; one row of the history views."""
+
+    kind: Literal["pod", "service", "node"]
+    uid: str
+    namespace: str | None  # None for nodes
+    name: str
+    valid_from_ns: int
+    addresses: tuple[str, ...]  # podIPs; a service's every address; a node's addresses
+    labels: Mapping[str, str]
+    node: str | None = None  # pods
+    workload: str | None = None  # pods
+    workload_kind: str | None = None  # pods
+    phase: str | None = None  # pods
+    host_network: bool = False  # pods
+    type: str | None = None  # services: ClusterIP, NodePort, LoadBalancer, ExternalName, headless
+    ports: tuple[str, ...] = ()  # services: "name:port/proto" or "port/proto"
+
+
+class ObjectClosed(NamedTuple):
+    """The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`."""
+
+    kind: Literal["pod", "service", "node"]
+    uid: str
+    valid_to_ns: int
+
+
+# What the table of endpoints learned, in order; the writer stores it with the next window.
+HistoryChange = Completed | Closed | ObjectRecord | ObjectClosed

@@ -1,0 +1,1 @@
+"""The SQLite file: one writer, read-only readers, all SQL outside migrations/."""

@@ -1,0 +1,1 @@
+"""The schema, shipped as `ctk.migrations`; `sqlite-utils migrate FILE migrations/` runs it too."""
