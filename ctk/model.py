@@ -5,7 +5,7 @@ One per event or row is a NamedTuple; one per run or per object is a frozen data
 integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not measured is None.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -198,3 +198,19 @@ class ObjectClosed(NamedTuple):
 
 # What the table of endpoints learned, in order; the writer stores it with the next window.
 HistoryChange = Completed | Closed | ObjectRecord | ObjectClosed
+
+
+class Datagrams(NamedTuple):
+    """
+    What one wake-up read: conntrack messages, as the kernel sent them.
+
+    Each of `offsets` is where a netlink header starts in `buffer`; `lengths` go with it. A dump's
+    multipart datagrams are already split into their messages. The buffer is used again for the
+    next batch.
+    """
+
+    at_ns: int  # wall clock when they were read
+    dumped: bool  # an answer to a dump, not an event
+    buffer: bytearray
+    offsets: Sequence[int]
+    lengths: Sequence[int]
