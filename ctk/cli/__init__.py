@@ -1,1 +1,152 @@
-"""The command line."""
+"""
+The command line: a group that imports a command when it is asked for, and the one place that
+shows an error.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ctk.errors import CtkError
+
+# Name and short help of every command, so that `ctk --help` imports none of them.
+COMMANDS: dict[str, str] = {
+    "record": "Record what connections do into DB.",
+    "query": "List the flows in DB, or ask it in SQL.",
+    "top": "Rank who moved most in DB.",
+    "export": "Write the flows in DB out, for other programs.",
+    "info": "Say what DB holds.",
+    "doctor": "Find what keeps ctk from recording here.",
+    "snapshot": "Copy DB safely while it is being written.",
+}
+
+# What a shell reports for a program that SIGINT or SIGPIPE ended.
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class Commands(click.Group):
+    """The commands of `COMMANDS`; a failure is `Error:` and `Try:` on stderr, never a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of the help, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None where there is none by that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"ctk.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that went away (`| head`) ends it quietly."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered has nowhere to go, and must not fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE)
+        return result
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run, and exit with what the error says."""
+        extra["standalone_mode"] = False
+        try:
+            sys.exit(super().main(args, *rest, **extra) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            sys.exit(_show(_from_click(error)))
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        except CtkError as error:
+            sys.exit(_show(error))
+        except Exception as error:  # noqa: BLE001 - shown as one line, like every other failure
+            if "CTK_TRACEBACK" in os.environ:
+                raise
+            sys.exit(_show(_unexpected(error)))
+
+
+def _show(error: CtkError) -> int:
+    click.echo(f"Error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"Try: {error.hint}", err=True)
+    return error.exit_code
+
+
+def _from_click(error: click.ClickException) -> CtkError:
+    hint = None
+    if possibilities := getattr(error, "possibilities", None):
+        hint = " or ".join(name for name in possibilities if not name.startswith("--not-"))
+    context = getattr(error, "ctx", None)
+    if not hint and context is not None:
+        hint = f"{context.command_path} --help"
+    message = error.message if possibilities else error.format_message()
+    shown = CtkError(message.rstrip("."), hint=hint)
+    shown.exit_code = error.exit_code
+    return shown
+
+
+def _unexpected(error: Exception) -> CtkError:
+    # Only who has used SQLite can have met its errors: importing it here would cost the others.
+    sqlite3 = sys.modules.get("sqlite3")
+    if sqlite3 is not None and isinstance(error, sqlite3.Error):
+        return _from_sqlite(str(error))
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return CtkError(f"{where}{error.strerror}")
+    return CtkError(
+        f"ctk failed where it should not: {type(error).__name__}: {error}",
+        hint="run it again with CTK_TRACEBACK=1, and report what it prints",
+    )
+
+
+def _from_sqlite(message: str) -> CtkError:
+    hints = {
+        "locked": "try again: another program holds the file",
+        "full": "make room on the file's disk",
+        "malformed": "copy what can be read with `sqlite3 FILE .recover`",
+        "not a database": "name a file that `ctk record` made",
+    }
+    hint = next((text for word, text in hints.items() if word in message), None)
+    return CtkError(f"the file could not be read: {message}", hint=hint)
+
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import ctk
+
+        click.echo(f"ctk {ctk.__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """
+    Who talked to whom on this Kubernetes node, when, how much, and what failed.
+
+    Record on a node, copy the file off, and ask it anywhere.
+    """
