@@ -20,6 +20,23 @@ GapKind = Literal[
     "malformed",  # datagrams that could not be decoded; `lost` says how many
 ]
 
+# What a filter flag asks about, and of which side: "from" opened the connection, "to" was dialled
+# or answered.
+Field = Literal[
+    "namespace",
+    "pod",
+    "service",
+    "workload",
+    "label",
+    "node",
+    "kind",
+    "ip",
+    "port",
+    "protocol",
+    "failed",
+]
+Side = Literal["any", "from", "to"]
+
 # IANA protocol numbers that have a name here; others are the number as text.
 PROTOCOLS: Mapping[int, str] = {
     1: "icmp",
@@ -35,54 +52,6 @@ PROTOCOLS: Mapping[int, str] = {
     132: "sctp",
     136: "udplite",
 }
-
-# One row of the views and one line of `-o jsonl`, in this order (design.md, section 5).
-FLOW_KEYS: tuple[str, ...] = (
-    "started_at",
-    "ended_at",
-    "started_ns",
-    "ended_ns",
-    "node",
-    "proto",
-    "ip_version",
-    "zone",
-    "src",
-    "src_port",
-    "dst",
-    "dst_port",
-    "nat_src",
-    "nat_dst",
-    "nat_dst_port",
-    "src_kind",
-    "src_namespace",
-    "src_name",
-    "src_workload",
-    "src_workload_kind",
-    "src_node",
-    "src_labels",
-    "dst_kind",
-    "dst_namespace",
-    "dst_name",
-    "dst_workload",
-    "dst_workload_kind",
-    "dst_node",
-    "dst_labels",
-    "service",
-    "service_via",
-    "connections",
-    "new_events",
-    "update_events",
-    "destroy_events",
-    "unreplied",
-    "refused",
-    "bytes_out",
-    "packets_out",
-    "bytes_in",
-    "packets_in",
-)
-
-# The counts of a row: summed by every rollup and by `top`.
-COUNT_KEYS: tuple[str, ...] = FLOW_KEYS[FLOW_KEYS.index("connections") :]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,6 +111,82 @@ class FlowRow(NamedTuple):
     packets_out: int | None
     bytes_in: int | None
     packets_in: int | None
+
+
+class FlowRecord(NamedTuple):
+    """
+    One row of the views and one line of `-o jsonl` (design.md, section 5): a flow as it is read.
+
+    Labels are JSON text, as they are stored.
+    """
+
+    started_at: str
+    ended_at: str
+    started_ns: int
+    ended_ns: int
+    node: str
+    proto: str
+    ip_version: int | None  # None where both sides are folded into "other"
+    zone: int
+    src: str
+    src_port: int | None
+    dst: str
+    dst_port: int | None
+    nat_src: str | None
+    nat_dst: str | None
+    nat_dst_port: int | None
+    src_kind: Kind
+    src_namespace: str | None
+    src_name: str | None
+    src_workload: str | None
+    src_workload_kind: str | None
+    src_node: str | None
+    src_labels: str | None
+    dst_kind: Kind
+    dst_namespace: str | None
+    dst_name: str | None
+    dst_workload: str | None
+    dst_workload_kind: str | None
+    dst_node: str | None
+    dst_labels: str | None
+    service: str | None
+    service_via: Via | None
+    connections: int
+    new_events: int
+    update_events: int
+    destroy_events: int
+    unreplied: int
+    refused: int
+    bytes_out: int | None
+    packets_out: int | None
+    bytes_in: int | None
+    packets_in: int | None
+
+
+FLOW_KEYS: tuple[str, ...] = FlowRecord._fields
+
+# The counts of a row: summed by every rollup and by `top`.
+COUNT_KEYS: tuple[str, ...] = FLOW_KEYS[FLOW_KEYS.index("connections") :]
+
+
+class Term(NamedTuple):
+    """One filter flag, with every value it was given: any of them fits, or, negated, none does."""
+
+    field: Field
+    side: Side
+    values: tuple[str, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which flows: of a span, since <= started_ns < until, those that fit every term."""
+
+    since_ns: int | None = None
+    until_ns: int | None = None
+    first: int | None = None
+    last: int | None = None
+    terms: tuple[Term, ...] = ()
 
 
 class Gap(NamedTuple):

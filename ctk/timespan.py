@@ -74,12 +74,14 @@ def format_time(time_ns: int) -> str:
 
 
 def format_age(age_ns: int) -> str:
-    """Write a span of time for people, in its two largest units: "2d 3h", "15m", "0.5s"."""
+    """Write a length of time for people, in its two largest units: "2d 3h", "15m", "0.5s"."""
     if age_ns < MINUTE:
         return f"{age_ns / SECOND:.3g}s"
+    units = (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND))
+    first = next(at for at, (_, unit_ns) in enumerate(units) if age_ns >= unit_ns)
     parts = []
-    for name, unit_ns in (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND)):
+    for name, unit_ns in units[first : first + 2]:
         count, age_ns = divmod(age_ns, unit_ns)
-        if count or parts:
-            parts.append(f"{count}{name}" if count else "")
-    return " ".join(part for part in parts[:2] if part)
+        if count:
+            parts.append(f"{count}{name}")
+    return " ".join(parts)

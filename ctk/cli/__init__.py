@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ctk.errors import CtkError
+from ctk.errors import CtkError, UsageError
 
 # Name and short help of every command, so that `ctk --help` imports none of them.
 COMMANDS: dict[str, str] = {
@@ -44,6 +44,17 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or suggest what was meant."""
+        if args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            meant = " or ".join(f"ctk {name}" for name in get_close_matches(args[0], COMMANDS))
+            raise UsageError(f"No such command {args[0]!r}", hint=meant or "ctk --help")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -74,7 +85,7 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
         except CtkError as error:
             sys.exit(_show(error))
-        except Exception as error:  # noqa: BLE001 - shown as one line, like every other failure
+        except Exception as error:
             if "CTK_TRACEBACK" in os.environ:
                 raise
             sys.exit(_show(_unexpected(error)))
