@@ -155,14 +155,13 @@ def _param_name(long_name: str, negated: bool) -> str:
 
 
 def _filter_params() -> list[Callable[[Any], Any]]:
-    count = click.IntRange(min=0)
     moment: dict[str, Any] = {"type": _time_from_now, "metavar": "AGE|TIME"}
-    count: dict[str, Any] = {"type": click.IntRange(min=0), "metavar": "N"}
+    number: dict[str, Any] = {"type": click.IntRange(min=0), "metavar": "N"}
     params = [
         click.option("--since", "filter_since_ns", **moment, help="From then on: 15m, 2h, 7d."),
         click.option("--until", "filter_until_ns", **moment, help="Before then: an age or time."),
-        click.option("--last", "filter_last", **count, help="Only the last N."),
-        click.option("--first", "filter_first", **count, help="Only the first N."),
+        click.option("--last", "filter_last", **number, help="Only the last N."),
+        click.option("--first", "filter_first", **number, help="Only the first N."),
     ]
     for long_name, (flag, side) in _FILTERS.items():
         for negated in (False, True):
