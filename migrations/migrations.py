@@ -11,6 +11,8 @@ from sqlite_utils.migrations import Migrations
 
 migrations = Migrations("ctk")
 
+_APPLICATION_ID = 0x63746B31  # "ctk1": what `file` and our own reader know the file by
+
 _COUNTS = """
     connections INTEGER NOT NULL,
     new_events INTEGER NOT NULL,
@@ -28,6 +30,7 @@ _COUNTS = """
 @migrations()
 def m001_recordings(db: Database) -> None:
     """Who recorded, when, how; and what was lost."""
+    db.conn.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     db.conn.execute("CREATE TABLE recorder (id INTEGER PRIMARY KEY, node TEXT NOT NULL UNIQUE)")
     db.conn.execute(
         """
@@ -220,5 +223,117 @@ def m004_live_connections(db: Database) -> None:
             packets_in INTEGER,
             PRIMARY KEY (tuple, zone, ct_id)
         ) WITHOUT ROWID
+        """
+    )
+
+
+_IDENTITY = ("kind", "namespace", "name", "workload", "workload_kind", "node", "labels")
+_BUCKETS_NS = {"1m": 60 * 10**9, "1h": 3600 * 10**9, "1d": 86_400 * 10**9}
+
+
+def _text(time_ns: str) -> str:
+    """SQL for an RFC 3339 UTC text, to the nanosecond; NULL stays NULL."""
+    seconds = f"strftime('%Y-%m-%dT%H:%M:%S', {time_ns} / 1000000000, 'unixepoch')"
+    return f"{seconds} || printf('.%09dZ', {time_ns} % 1000000000)"
+
+
+def _version(packed: str) -> str:
+    return f"CASE length({packed}) WHEN 4 THEN 4 WHEN 16 THEN 6 END"
+
+
+def _flows(table: str, ended_ns: str, src_port: str) -> str:
+    """
+    The columns of design section 5 over one of the flow tables.
+
+    LEFT JOIN lets SQLite leave out the joins a question does not use. The `+` keeps the flow
+    table outermost, so that a span of started_ns is a range of its primary key, in order: with
+    it no index, made up for one question or not, can find flows by their edge.
+    """
+    sides = ", ".join(
+        f"{side}.{column} AS {name}_{column}"
+        for side, name in (("src", "src"), ("backend", "dst"))
+        for column in _IDENTITY
+    )
+    return f"""
+        SELECT
+            {_text("f.started_ns")} AS started_at, {_text(ended_ns)} AS ended_at,
+            f.started_ns AS started_ns, {ended_ns} AS ended_ns,
+            (SELECT node FROM recorder WHERE id = edge.recorder_id) AS node, edge.proto AS proto,
+            COALESCE({_version("src.packed")}, {_version("dialled.packed")}) AS ip_version,
+            edge.zone AS zone, src.address AS src, {src_port} AS src_port,
+            dialled.address AS dst, edge.dst_port AS dst_port, edge.nat_src AS nat_src,
+            NULLIF(backend.address, dialled.address) AS nat_dst,
+            edge.nat_dst_port AS nat_dst_port,
+            {sides},
+            edge.service AS service, edge.service_via AS service_via,
+            f.connections AS connections, f.new_events AS new_events,
+            f.update_events AS update_events, f.destroy_events AS destroy_events,
+            f.unreplied AS unreplied, f.refused AS refused,
+            f.bytes_out AS bytes_out, f.packets_out AS packets_out,
+            f.bytes_in AS bytes_in, f.packets_in AS packets_in
+        FROM {table} AS f
+        LEFT JOIN edge ON edge.id = +f.edge_id
+        LEFT JOIN endpoint AS src ON src.id = +edge.src_id
+        LEFT JOIN endpoint AS dialled ON dialled.id = +edge.dialled_id
+        LEFT JOIN endpoint AS backend ON backend.id = +edge.backend_id
+    """
+
+
+@migrations()
+def m005_views(db: Database) -> None:
+    """What people read: flows and rollups by name, history, gaps and recordings."""
+    flow = _flows("flow", "f.started_ns + f.lasted_ns", "f.src_port")
+    db.conn.execute(f"CREATE VIEW flows AS {flow}")
+    for level, width_ns in _BUCKETS_NS.items():
+        rollup = _flows(f"flow_{level}", f"f.started_ns + {width_ns}", "NULL")
+        db.conn.execute(f"CREATE VIEW flows_{level} AS {rollup}")
+    valid = f"""
+        {_text("valid_from_ns")} AS valid_from, {_text("valid_to_ns")} AS valid_to,
+        valid_from_ns, valid_to_ns
+    """
+    db.conn.execute(
+        f"""
+        CREATE VIEW endpoints AS
+        SELECT id, address, kind, namespace, name, workload, workload_kind, node, labels, uid,
+            {valid}
+        FROM endpoint
+        """
+    )
+    db.conn.execute(
+        f"""
+        CREATE VIEW pods AS
+        SELECT uid, namespace, name, node, workload, workload_kind, phase, host_network,
+            addresses, labels, {valid}
+        FROM pod
+        """
+    )
+    db.conn.execute(
+        f"""
+        CREATE VIEW services AS
+        SELECT uid, namespace, name, type, addresses, ports, labels, {valid}
+        FROM service
+        """
+    )
+    db.conn.execute(f"CREATE VIEW nodes AS SELECT uid, name, addresses, labels, {valid} FROM node")
+    db.conn.execute(
+        f"""
+        CREATE VIEW gaps AS
+        SELECT {_text("gap.started_ns")} AS started_at, {_text("gap.ended_ns")} AS ended_at,
+            gap.started_ns AS started_ns, gap.ended_ns AS ended_ns, recorder.node AS node,
+            gap.kind AS kind, gap.lost AS lost, gap.detail AS detail,
+            gap.recording_id AS recording_id
+        FROM gap
+        LEFT JOIN recording ON recording.id = gap.recording_id
+        LEFT JOIN recorder ON recorder.id = recording.recorder_id
+        """
+    )
+    db.conn.execute(
+        f"""
+        CREATE VIEW recordings AS
+        SELECT recording.id AS id, recorder.node AS node,
+            {_text("started_ns")} AS started_at, {_text("committed_ns")} AS committed_at,
+            {_text("ended_ns")} AS ended_at, started_ns, committed_ns, ended_ns, version, source,
+            settings, events, lost, malformed
+        FROM recording LEFT JOIN recorder ON recorder.id = recording.recorder_id
         """
     )
