@@ -1,0 +1,235 @@
+"""
+The capture file: a recording of the source, and a source itself.
+
+It holds what a socket handed over, batch by batch, dumps included, so replaying it gives what
+the live run gave. All integers are little-endian:
+
+    magic    8 bytes   b"ctkcap1\\n"
+    header   u32 length, then that much JSON: what Header holds
+    batch    u64 at_ns; u16 flags (1: dumped); u16 count;
+             count u16 lengths; then as many netlink messages, each as long as its length says
+    ...      batches up to the end of the file
+
+A name that ends in .gz is compressed. A file that was cut off is read up to its last whole
+message.
+"""
+
+import gzip
+import json
+import os
+import platform
+import struct
+import sys
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from io import BufferedIOBase
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from ctk.errors import SourceError, UsageError
+from ctk.model import Datagrams
+
+MAGIC = b"ctkcap1\n"
+_HEADER = struct.Struct("<I")
+_BATCH = struct.Struct("<qHH")
+_DUMPED = 1
+
+# Far above what a socket hands over, and little enough to be read from a file nobody vouches for.
+_HEADER_MAX_BYTES = 4 << 20
+_BATCH_MAX_BYTES = 32 << 20
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """Where a capture was made: what a reader needs to know that the messages don't say."""
+
+    node: str
+    addresses: frozenset[str] = frozenset()  # of the host's interfaces
+    kernel: str = field(default_factory=platform.release)
+    sysctls: Mapping[str, int | None] = field(default_factory=dict)
+
+
+class CaptureWriter:
+    """Writes a capture, mode 0600, over a file of that name."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self._path = path
+        text = json.dumps(asdict(header) | {"addresses": sorted(header.addresses)}).encode()
+        try:
+            fileno = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            raw = os.fdopen(fileno, "wb", buffering=1 << 20)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        # mtime=0: the same messages give the same file.
+        self._files: list[BufferedIOBase] = [raw]
+        if path.name.endswith(".gz"):
+            zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0)
+            self._files.insert(0, zipped)
+        self._write(MAGIC + _HEADER.pack(len(text)) + text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, batch: Datagrams) -> None:
+        """Append one batch; an error of the disk is a SourceError."""
+        lengths = array("H", batch.lengths)
+        if sys.byteorder == "big":
+            lengths.byteswap()
+        with memoryview(batch.buffer) as view:
+            self._write(
+                b"".join(
+                    (
+                        _BATCH.pack(batch.at_ns, _DUMPED * batch.dumped, len(lengths)),
+                        lengths.tobytes(),
+                        *(
+                            view[offset : offset + length]
+                            for offset, length in zip(batch.offsets, batch.lengths, strict=True)
+                        ),
+                    )
+                )
+            )
+
+    def close(self) -> None:
+        try:
+            for file in self._files:
+                file.close()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self._files[0].write(content)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> SourceError:
+        return SourceError(f"{self._path} cannot be written: {error.strerror}")
+
+
+class Capture:
+    """
+    Reads a capture: its header at once, its batches by iterating, once.
+
+    `note` is told where the file turned out to be cut off.
+    """
+
+    def __init__(self, path: Path, *, note: Callable[[str], None] = lambda sentence: None) -> None:
+        self._path = path
+        self._note = note
+        try:
+            self._file: BufferedIOBase = path.open("rb")
+            if path.name.endswith(".gz"):
+                self._file = gzip.GzipFile(fileobj=self._file)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        try:
+            self.header = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Datagrams]:
+        """Yield the batches as they were recorded, each with a buffer of its own."""
+        while head := self._read(_BATCH.size):
+            if len(head) < _BATCH.size:
+                break
+            at_ns, flags, count = _BATCH.unpack(head)
+            if at_ns < 0 or flags & ~_DUMPED:
+                raise self._damaged()
+            lengths = array("H")
+            lengths_bytes = self._read(2 * count)
+            if len(lengths_bytes) < 2 * count:
+                break
+            lengths.frombytes(lengths_bytes)
+            if sys.byteorder == "big":
+                lengths.byteswap()
+            total = sum(lengths)
+            if total > _BATCH_MAX_BYTES:
+                raise self._damaged()
+            buffer = self._read(total)
+            ends = list(accumulate(lengths))
+            if len(buffer) < total:
+                ends = [end for end in ends if end <= len(buffer)]
+            if ends:
+                offsets = [0, *ends[:-1]]
+                kept = lengths[: len(ends)]
+                yield Datagrams(at_ns, bool(flags & _DUMPED), buffer, offsets, kept.tolist())
+            if len(buffer) < total:
+                break
+        else:
+            return
+        self._note(f"{self._path} was cut off: read up to its last whole message")
+
+    def _read_header(self) -> Header:
+        if self._read(len(MAGIC)) != MAGIC:
+            raise UsageError(
+                f"{self._path} is not a ctk capture", hint="make one with: ctk record --capture"
+            )
+        length_bytes = self._read(_HEADER.size)
+        length = _HEADER.unpack(length_bytes)[0] if len(length_bytes) == _HEADER.size else 0
+        text = self._read(min(length, _HEADER_MAX_BYTES))
+        try:
+            fields = json.loads(text)
+            return Header(
+                node=_checked(fields["node"], str),
+                addresses=frozenset(_checked(a, str) for a in fields["addresses"]),
+                kernel=_checked(fields["kernel"], str),
+                sysctls={
+                    name: value if value is None else _checked(value, int)
+                    for name, value in _checked(fields["sysctls"], dict).items()
+                },
+            )
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise self._damaged() from error
+
+    def _read(self, size: int) -> bytearray:
+        """Read `size` bytes, fewer only at the end of what is whole."""
+        content = bytearray()
+        try:
+            # Not read(): where a compressed file was cut off it raises, and what came before is
+            # lost with it.
+            while len(content) < size and (piece := self._file.read1(size - len(content))):
+                content += piece
+        except EOFError:  # gzip's word for a file that was cut off
+            pass
+        except gzip.BadGzipFile as error:
+            raise UsageError(f"{self._path} is not a ctk capture") from error
+        except zlib.error as error:
+            raise self._damaged() from error
+        except OSError as error:
+            raise SourceError(f"{self._path} cannot be read: {error.strerror}") from error
+        return content
+
+    def _damaged(self) -> SourceError:
+        return SourceError(f"{self._path} is a damaged ctk capture")
+
+
+def _checked(value: object, kind: type[_T]) -> _T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value
