@@ -33,3 +33,7 @@ class KubeError(CtkError):
 
 class StoreError(CtkError):
     """The SQLite file could not be written or read."""
+
+
+class DiskFullError(StoreError):
+    """Nothing was written for want of room: the same write may succeed later."""

@@ -1,0 +1,281 @@
+"""
+Opening a ctk file: `writer` for the one recorder, `reader` for everybody else.
+
+A file says what it is before anything is asked of it: the application id in its header and the
+names of the migrations that made it. A reader compares them with SCHEMA, so it needs no
+migration library and never changes a file.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ctk.errors import DiskFullError, StoreError, UsageError
+
+APPLICATION_ID = 0x63746B31  # "ctk1"
+
+# The migrations this ctk knows, oldest first (tests hold them against migrations.py).
+SCHEMA: tuple[str, ...] = (
+    "m001_recordings",
+    "m002_identities",
+    "m003_flows",
+    "m004_live_connections",
+    "m005_views",
+)
+
+_PAGE_BYTES = 4096
+_CACHE_KIB = 16 * 1024
+_BUSY_MS = 5_000
+_CHECKPOINT_PAGES = 4_000
+_WAL_LEFT_BYTES = 32 * 1024 * 1024
+_FULL_BYTES = 256 * 1024  # with less room than this a failed write is a full disk
+
+_FAILURES = {
+    sqlite3.SQLITE_READONLY: ("cannot be written", "is its file system read-only?"),
+    sqlite3.SQLITE_BUSY: ("is locked by another program", "close that one and try again"),
+    sqlite3.SQLITE_LOCKED: ("is locked by another program", "close that one and try again"),
+    sqlite3.SQLITE_CORRUPT: ("is damaged", "keep it for a look, and record to a new file"),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check who may read it and its directory"),
+}
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[sqlite3.Connection]:
+    """
+    The only connection that writes: autocommit, WAL, with the newest schema.
+
+    Makes the file, readable by its owner only, where there is none; migrates an older one.
+    Refuses a second writer, and whatever is not a ctk file, before a byte is changed.
+    """
+    path = path.resolve()
+    with _explained(path), _locked(path):
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory", hint="name a file in it")
+        made = _make_private(path)
+        conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            fresh = _check(conn, path, migrates=True)
+            if fresh:
+                # Both are fixed once the first page is written.
+                conn.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+                conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            _migrate(conn)
+            conn.execute("PRAGMA journal_mode = WAL")
+            # A power cut may cost the last windows, never the file: WAL is synced before it is
+            # copied into the file.
+            conn.execute("PRAGMA synchronous = NORMAL")
+            conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            conn.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            conn.execute(f"PRAGMA journal_size_limit = {_WAL_LEFT_BYTES}")
+            made = False
+            yield conn
+        finally:
+            conn.close()
+            if made:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def reader(path: Path) -> Iterator[sqlite3.Connection]:
+    """
+    A connection that cannot write, beside a running recorder or on a copied file.
+
+    Never makes a file. Works in a directory that cannot be written to.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no file {path}", hint="`ctk record` makes one")
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory", hint="name the file in it")
+    with _explained(path):
+        conn = _open_to_read(path.resolve())
+        try:
+            conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            _check(conn, path, migrates=False)
+            conn.execute("PRAGMA query_only = ON")
+            conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            yield conn
+        finally:
+            conn.close()
+
+
+def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
+    """The sentence for what SQLite reports about the file at `path`."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return UsageError(f"{path} is not a ctk file", hint="`ctk record` makes one")
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _full(path)):
+        return DiskFullError(
+            f"no room left to write {path}", hint="make room, or set --max-size and --retain"
+        )
+    what, hint = _FAILURES.get(code, (f"failed: {error}", None))
+    return StoreError(f"{path} {what}", hint=hint)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise failure(error, path) from error
+
+
+def _full(path: Path) -> bool:
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < _FULL_BYTES
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """
+    Hold PATH.lock, or say who does.
+
+    The kernel lets go of the lock when its holder dies, so a lock file that was left behind is
+    no obstacle. It is beside the file because closing any descriptor of the file itself would
+    drop SQLite's own locks.
+    """
+    lock = path.with_name(path.name + ".lock")
+    while True:
+        try:
+            held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise UsageError(f"there is no directory {path.parent}") from None
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror}", hint="check who may write there"
+            ) from error
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(held, 32, 0).decode("ascii", "replace").strip()
+            os.close(held)
+            raise StoreError(
+                f"{path} is being recorded to" + (f" by process {pid}" if pid else ""),
+                hint="stop that recorder, or record to another file",
+            ) from None
+        try:
+            current = lock.stat().st_ino == os.fstat(held).st_ino
+        except FileNotFoundError:
+            current = False
+        if current:
+            break
+        os.close(held)  # its last holder removed it between our open and our lock
+    try:
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        pass  # a full disk: the lock holds without the number
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _make_private(path: Path) -> bool:
+    """Make an empty file of mode 0600; False where there is one. SQLite's -wal takes its mode."""
+    try:
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+    os.fchmod(made, 0o600)  # whatever the umask
+    os.close(made)
+    return True
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """
+    Read-only, and where the folder cannot hold WAL's shared memory, without it.
+
+    Without a -wal nothing can be missed: the file is whole and nobody writes it. With one, SQLite
+    is told not to lock, and keeps the index of the -wal in its own memory.
+    """
+    wal = path.with_name(path.name + "-wal")
+    ways = [("mode=ro", False)]
+    if wal.exists() and wal.stat().st_size > 0:
+        ways.append(("mode=ro&vfs=unix-none", True))
+    else:
+        ways.append(("mode=ro&immutable=1", False))
+    problem: sqlite3.Error | None = None
+    for options, exclusive in ways:
+        conn = sqlite3.connect(
+            f"{path.as_uri()}?{options}", uri=True, isolation_level=None, check_same_thread=False
+        )
+        try:
+            if exclusive:
+                conn.execute("PRAGMA locking_mode = EXCLUSIVE")
+            conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            conn.close()
+            if error.sqlite_errorcode & 0xFF not in (
+                sqlite3.SQLITE_CANTOPEN,
+                sqlite3.SQLITE_READONLY,
+            ):
+                raise
+            problem = problem or error
+        except sqlite3.Error:
+            conn.close()
+            raise
+        else:
+            return conn
+    assert problem is not None
+    raise problem
+
+
+def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool) -> bool:
+    """Refuse what is not a ctk file of a schema known here; True for a file still empty."""
+    (identity,) = conn.execute("PRAGMA application_id").fetchone()
+    tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
+    # A creation that was cut short leaves no more than the table of migrations.
+    if identity == 0 and migrates and not any("_sqlite_migrations" not in t for t in tables):
+        return not tables
+    if identity != APPLICATION_ID or "_sqlite_migrations" not in tables:
+        raise UsageError(f"{path} is not a ctk file", hint="`ctk record` makes one")
+    applied = {
+        name
+        for (name,) in conn.execute(
+            "SELECT name FROM _sqlite_migrations WHERE migration_set = 'ctk'"
+        )
+    }
+    unknown = applied.difference(SCHEMA)
+    if unknown:
+        raise UsageError(
+            f"{path} was written by a newer ctk (it has {max(unknown)})", hint="update this ctk"
+        )
+    missing = [name for name in SCHEMA if name not in applied]
+    if missing and not migrates:
+        raise UsageError(
+            f"{path} was written by an older ctk (it lacks {missing[0]})",
+            hint="`ctk record` on it brings it up to date, as does "
+            "`sqlite-utils migrate FILE migrations/` from ctk's source",
+        )
+    return False
+
+
+def _migrate(conn: sqlite3.Connection) -> None:
+    applied: set[str] = set()
+    if conn.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone():
+        applied.update(
+            name
+            for (name,) in conn.execute(
+                "SELECT name FROM _sqlite_migrations WHERE migration_set = 'ctk'"
+            )
+        )
+    if applied.issuperset(SCHEMA):
+        return
+    # 90 ms to import, so only where there is something to do.
+    from sqlite_utils import Database
+
+    from ctk.migrations.migrations import migrations
+
+    migrations.apply(Database(conn))
