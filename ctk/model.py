@@ -241,8 +241,18 @@ class ObjectClosed(NamedTuple):
     valid_to_ns: int
 
 
+class ServiceFound(NamedTuple):
+    """What was dialled at `dialled` on this port led to a service that was not known then."""
+
+    dialled: Endpoint
+    proto: str
+    port: int
+    service: str
+    via: Via
+
+
 # What the table of endpoints learned, in order; the writer stores it with the next window.
-HistoryChange = Completed | Closed | ObjectRecord | ObjectClosed
+HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed
 
 
 class Datagrams(NamedTuple):
