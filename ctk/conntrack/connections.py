@@ -1,0 +1,231 @@
+"""
+The table of live connections: what they belonged to when they began, and what was counted.
+
+A connection is known by (id, zone, original tuple): CTA_ID is a hash and can come again. Here it
+is one integer, `flow.base | ct_id << 16 | source port`, since the flow stands for the rest of the
+tuple; a quarter of a million of them take 35 MB.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ctk.conntrack.decode import Event, FlowTuple, MalformedError
+
+Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, bytes_in
+FlowKey = tuple[bytes, bytes, int]  # opening, answering, zone, as decode gives them
+
+_SWEEP_AT_LEAST = 10_000
+
+
+class Flow:
+    """What connections with the same tuple but for the source port have in common."""
+
+    __slots__ = ("base", "cohort", "edge", "key", "tuple")
+
+    def __init__(self, key: FlowKey, flow_tuple: FlowTuple, number: int) -> None:
+        self.key = key
+        self.tuple = flow_tuple
+        self.base = number << 48
+        self.cohort: Cohort | None = None  # that connections beginning now belong to
+        self.edge: Any = None  # the recorder's: who the flow's latest cohort was
+
+
+class Cohort:
+    """
+    Connections of one flow that began within the same second, and what they did in this window.
+
+    Who they belonged to is asked once for all of them, by when they began; their later events
+    come back to it, however long they live.
+    """
+
+    __slots__ = (
+        "began_ns",
+        "bytes_in",
+        "bytes_out",
+        "connections",
+        "destroy_events",
+        "edge",
+        "ended_ns",
+        "flow",
+        "last_began_ns",
+        "measured",
+        "new_events",
+        "packets_in",
+        "packets_out",
+        "refused",
+        "src_port",
+        "started_ns",
+        "unreplied",
+        "update_events",
+        "window",
+    )
+
+    def __init__(self, flow: Flow, src_port: int | None, began_ns: int) -> None:
+        self.flow = flow
+        self.src_port = src_port
+        self.began_ns = began_ns
+        self.last_began_ns = began_ns
+        self.edge: Any = None  # the recorder's: who they belonged to
+        self.window = 0  # number of the window the counts below are of
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the counts: they were written."""
+        self.started_ns = self.ended_ns = 0
+        self.connections = self.new_events = self.update_events = self.destroy_events = 0
+        self.unreplied = self.refused = 0
+        self.measured = False
+        self.packets_out = self.bytes_out = self.packets_in = self.bytes_in = 0
+
+    def moved(self, now: Counters, before: Counters | None) -> bool:
+        """Add what moved since `before`; never less than nothing. Tell whether anything did."""
+        self.measured = True
+        if before is None:
+            out, out_bytes, back, back_bytes = now
+        else:
+            out, out_bytes, back, back_bytes = (
+                max(0, new - old) for new, old in zip(now, before, strict=True)
+            )
+        self.packets_out += out
+        self.bytes_out += out_bytes
+        self.packets_in += back
+        self.bytes_in += back_bytes
+        return bool(out or back)
+
+
+class LiveConnection(NamedTuple):
+    """What a clean stop keeps of a connection. The counters are what was already written."""
+
+    tuple: bytes  # opening, answering and port as decode gives them, each with its length
+    zone: int
+    ct_id: int
+    began_ns: int
+    edge: Any
+    counters: Counters | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """
+    How to count what a dump finds for the first time.
+
+    `whole_from_ns`: a connection that started then or later moved all its bytes since, so all are
+    counted; an older one's are a baseline. `undated_whole` says which holds without a start time.
+    `count_older` is False after a crash: the recording before it counted them.
+    """
+
+    whole_from_ns: int
+    undated_whole: bool
+    count_older: bool = True
+
+
+class Connections:
+    """Live connections by key. Bounded: the kernel's table is, and dumps remove what it lost."""
+
+    def __init__(self, wanted: Callable[[FlowTuple], bool] | None = None) -> None:
+        self.live: dict[int, Cohort] = {}
+        self.counted: dict[int, Counters] = {}  # of those whose counters a dump has shown
+        # None stands for a flow that a filter does not want, or whose tuple does not parse.
+        self.flows: dict[FlowKey, Flow | None] = {}
+        self.malformed = 0
+        self.gone: set[int] | None = None  # ended while a dump is under way
+        self._wanted = wanted
+        self._numbers = 0
+        self._sweep_at = _SWEEP_AT_LEAST
+        self._missed: set[int] = set()
+
+    def flow(self, opening: bytes, answering: bytes, zone: int) -> Flow | None:
+        """Enter a flow not seen before; None where it is not wanted or not well-formed."""
+        key = (opening, answering, zone)
+        try:
+            flow_tuple = FlowTuple.parse(opening, answering, zone)
+        except MalformedError:
+            self.malformed += 1
+            return None  # not kept: each of them is to be counted
+        flow = None
+        if self._wanted is None or self._wanted(flow_tuple):
+            self._numbers += 1
+            flow = Flow(key, flow_tuple, self._numbers)
+        self.flows[key] = flow
+        return flow
+
+    def sweep(self) -> None:
+        """Drop flows that no connection is in; called between windows, acts when they doubled."""
+        if len(self.flows) < self._sweep_at:
+            return
+        self.flows = {cohort.flow.key: cohort.flow for cohort in set(self.live.values())}
+        self._sweep_at = max(_SWEEP_AT_LEAST, 2 * len(self.flows))
+
+    def begin_census(self) -> None:
+        """A dump starts: remember which connections end meanwhile."""
+        self.gone = set()
+
+    def end_census(self, listed: set[int]) -> int:
+        """
+        A dump ended that listed these keys: drop what two in a row did not have. Return how many.
+
+        One miss is not enough: the destroy event may still be in the socket, and would be taken
+        for a connection never seen.
+        """
+        missing = self.live.keys() - listed
+        ended = missing & self._missed
+        for key in ended:
+            del self.live[key]
+            self.counted.pop(key, None)
+        self._missed = missing - ended
+        self.gone = None
+        return len(ended)
+
+    def drop_missing(self, listed: set[int]) -> int:
+        """Drop at once what the first dump after a restart does not have. Return how many."""
+        self._missed = set(self.live.keys() - listed)
+        return self.end_census(listed)
+
+    def export(self) -> Iterator[LiveConnection]:
+        """Yield each live connection, for a clean stop to keep."""
+        for key, cohort in self.live.items():
+            opening, answering, zone = cohort.flow.key
+            port = key & 0xFFFF
+            packed = b"".join(
+                (len(opening).to_bytes(2, "big"), opening, port.to_bytes(2, "big"), answering)
+            )
+            yield LiveConnection(
+                packed,
+                zone,
+                key >> 16 & 0xFFFFFFFF,
+                cohort.began_ns,
+                cohort.edge,
+                self.counted.get(key),
+            )
+
+    def restore(self, kept: Iterable[LiveConnection], *, by_port: bool) -> None:
+        """
+        Take up what a clean stop kept. `by_port`: each connection is a row of its own.
+
+        Connections of one flow and edge share a cohort; what does not parse is left out.
+        """
+        cohorts: dict[Any, Cohort] = {}
+        for one in kept:
+            size = int.from_bytes(one.tuple[:2], "big")
+            opening, answering = one.tuple[2 : 2 + size], one.tuple[4 + size :]
+            port = int.from_bytes(one.tuple[2 + size : 4 + size], "big")
+            flow = self.flows.get((opening, answering, one.zone)) or self.flow(
+                opening, answering, one.zone
+            )
+            if flow is None:
+                continue
+            key = flow.base | one.ct_id << 16 | port
+            group = key if by_port else (flow.base, id(one.edge))
+            cohort = cohorts.get(group)
+            if cohort is None:
+                cohort = cohorts[group] = Cohort(flow, port if by_port else None, one.began_ns)
+                cohort.edge = one.edge
+            self.live[key] = cohort
+            if one.counters is not None:
+                self.counted[key] = one.counters
+
+
+def key_of(flow: Flow, event: Event) -> int:
+    """Return the key under which a connection is live."""
+    return flow.base | event.ct_id << 16 | event.port

@@ -1,0 +1,413 @@
+"""
+Bytes in, events out. Pure.
+
+The kernel writes conntrack messages in a handful of layouts: the same attributes in the same
+order at the same places (ctnetlink_conntrack_event, net/netfilter/nf_conntrack_netlink.c). Each
+layout is learned once by a walk over the attributes, which compiles a Struct that takes every
+value and every attribute header in one unpack. A message is read by the layout of its length
+when all headers are as they were; otherwise it is walked, and its layout is learned too.
+
+Addresses are not parsed here. The two runs of bytes around the source port, `opening` and
+`answering`, tell one flow from another; `FlowTuple.parse` reads them once for each new flow, and
+checks the headers inside them. What they leave out is the source port (for ICMP its id).
+"""
+
+import struct
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
+
+from ctk.model import PROTOCOLS, Datagrams
+
+# linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
+NFNL_SUBSYS_CTNETLINK = 1
+IPCTNL_MSG_CT_NEW = NFNL_SUBSYS_CTNETLINK << 8
+IPCTNL_MSG_CT_DELETE = NFNL_SUBSYS_CTNETLINK << 8 | 2
+NLM_F_MULTI = 0x002
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+NLMSG_HEADER = 16
+NFGENMSG = 4
+
+CTA_TUPLE_ORIG = 1
+CTA_TUPLE_REPLY = 2
+CTA_STATUS = 3
+CTA_PROTOINFO = 4
+CTA_COUNTERS_ORIG = 9
+CTA_COUNTERS_REPLY = 10
+CTA_ID = 12
+CTA_ZONE = 18
+CTA_TIMESTAMP = 20
+CTA_TIMESTAMP_EVENT = 27  # since 6.14
+CTA_TUPLE_IP = 1
+CTA_TUPLE_PROTO = 2
+CTA_TUPLE_ZONE = 3
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM = 1
+CTA_PROTO_SRC_PORT = 2
+CTA_PROTO_DST_PORT = 3
+CTA_PROTO_ICMP_ID = 4
+CTA_PROTO_ICMPV6_ID = 7
+CTA_PROTOINFO_TCP = 1
+CTA_PROTOINFO_TCP_STATE = 1
+CTA_COUNTERS_PACKETS = 1
+CTA_COUNTERS_BYTES = 2
+CTA_TIMESTAMP_START = 1
+CTA_TIMESTAMP_STOP = 2
+
+IPS_SEEN_REPLY = 1 << 1  # linux/netfilter/nf_conntrack_common.h
+TCP_CONNTRACK_CLOSE = 8  # linux/netfilter/nf_conntrack_tcp.h
+AF_INET, AF_INET6 = 2, 10
+
+_NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_MAX_LAYOUTS = 256  # nine in a mixed sample; past this a message is walked each time
+_MAX_ATTRIBUTES = 128
+
+
+def _what(message_type: int, flags: int) -> int:
+    """The type and flags words of a netlink header, as a big-endian Struct reads both at once."""
+    return cast(int, struct.unpack(">I", struct.pack("=HH", message_type, flags))[0])
+
+
+# NEW and UPDATE share a message type; only NLM_F_CREATE|NLM_F_EXCL tell them apart.
+NEW = _what(IPCTNL_MSG_CT_NEW, NLM_F_CREATE | NLM_F_EXCL)
+UPDATE = _what(IPCTNL_MSG_CT_NEW, 0)
+DESTROY = _what(IPCTNL_MSG_CT_DELETE, 0)
+DUMPED = _what(IPCTNL_MSG_CT_NEW, NLM_F_MULTI)
+_KINDS = frozenset((NEW, UPDATE, DESTROY, DUMPED))
+
+
+class Event(NamedTuple):
+    """
+    One conntrack message. `read` yields plain tuples of this shape, since a NamedTuple costs
+    three times as much to make.
+    """
+
+    what: int  # NEW, UPDATE, DESTROY or DUMPED
+    opening: bytes  # from nfgenmsg to the header of the source port: the family, src, dst, proto
+    port: int  # the source port; for ICMP its id; 0 where the protocol has neither
+    answering: bytes  # from the dialled port to the header of the reply's destination port
+    zone: int  # CTA_ZONE; a zone of one direction only stands in the tuple
+    ct_id: int  # CTA_ID, a hash that can come again
+    at_ns: int  # CTA_TIMESTAMP_EVENT where the kernel sends it, else the time of receipt
+    status: int | None  # IPS_* bits
+    tcp_state: int | None  # TCP_CONNTRACK_*; with destroy events since 5.11
+    packets_out: int | None  # counters come with destroy events and dumps, where acct is on
+    bytes_out: int | None
+    packets_in: int | None
+    bytes_in: int | None
+    start_ns: int | None  # CTA_TIMESTAMP, where nf_conntrack_timestamp is on
+    stop_ns: int | None
+
+
+class FlowTuple(NamedTuple):
+    """Both tuples of a connection without the source port. Addresses are 4 or 16 bytes."""
+
+    proto: str
+    zone: int
+    src: bytes
+    dst: bytes
+    dst_port: int | None  # None for ICMP and protocols without ports
+    reply_src: bytes
+    reply_src_port: int | None
+    reply_dst: bytes
+
+    @classmethod
+    def parse(cls, opening: bytes, answering: bytes, zone: int) -> "FlowTuple":
+        """Read what an event holds of its flow; MalformedError where its headers do not fit."""
+        if len(opening) < NFGENMSG + 4:
+            raise MalformedError("tuples are too short")
+        reply = NFGENMSG + _aligned(_header(opening, NFGENMSG)[0])
+        region = opening + answering
+        if len(opening) != reply:
+            region = _with_ports(opening, answering, reply)
+        found = {path: region[at : at + size] for path, at, size in _walk(region, NFGENMSG)}
+        orig, reply = _ends(found, CTA_TUPLE_ORIG), _ends(found, CTA_TUPLE_REPLY)
+        if orig.proto != reply.proto or len(orig.src) != len(reply.src):
+            raise MalformedError("tuples of two protocols")
+        return cls(
+            PROTOCOLS.get(orig.proto, str(orig.proto)),
+            zone or orig.zone,
+            orig.src,
+            orig.dst,
+            orig.dst_port,
+            reply.src,
+            reply.src_port,
+            reply.dst,
+        )
+
+
+class MalformedError(ValueError):
+    """A datagram that is not a conntrack message as the kernel writes them."""
+
+
+class _Ends(NamedTuple):
+    src: bytes
+    dst: bytes
+    proto: int
+    src_port: int | None
+    dst_port: int | None
+    zone: int
+
+
+_Path = tuple[int, ...]
+# Attributes that hold attributes, by their path.
+_NESTED: frozenset[_Path] = frozenset(
+    [
+        (CTA_TUPLE_ORIG,),
+        (CTA_TUPLE_ORIG, CTA_TUPLE_IP),
+        (CTA_TUPLE_ORIG, CTA_TUPLE_PROTO),
+        (CTA_TUPLE_REPLY,),
+        (CTA_TUPLE_REPLY, CTA_TUPLE_IP),
+        (CTA_TUPLE_REPLY, CTA_TUPLE_PROTO),
+        (CTA_PROTOINFO,),
+        (CTA_PROTOINFO, CTA_PROTOINFO_TCP),
+        (CTA_COUNTERS_ORIG,),
+        (CTA_COUNTERS_REPLY,),
+        (CTA_TIMESTAMP,),
+    ]
+)
+# Values an event takes: path, Struct code, place in Event.
+_VALUES: dict[_Path, tuple[str, int]] = {
+    (CTA_ZONE,): ("H", Event._fields.index("zone")),
+    (CTA_ID,): ("I", Event._fields.index("ct_id")),
+    (CTA_STATUS,): ("I", Event._fields.index("status")),
+    (CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE): (
+        "B",
+        Event._fields.index("tcp_state"),
+    ),
+    (CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS): ("Q", Event._fields.index("packets_out")),
+    (CTA_COUNTERS_ORIG, CTA_COUNTERS_BYTES): ("Q", Event._fields.index("bytes_out")),
+    (CTA_COUNTERS_REPLY, CTA_COUNTERS_PACKETS): ("Q", Event._fields.index("packets_in")),
+    (CTA_COUNTERS_REPLY, CTA_COUNTERS_BYTES): ("Q", Event._fields.index("bytes_in")),
+    (CTA_TIMESTAMP, CTA_TIMESTAMP_START): ("Q", Event._fields.index("start_ns")),
+    (CTA_TIMESTAMP, CTA_TIMESTAMP_STOP): ("Q", Event._fields.index("stop_ns")),
+    (CTA_TIMESTAMP_EVENT,): ("Q", Event._fields.index("at_ns")),
+}
+# What stands behind a message's own values for those it lacks; `at_ns` is the time of receipt.
+_NONE, _ZERO, _RECEIVED = -3, -2, -1
+_LACKING = [_NONE] * len(Event._fields)
+for _name, _stand_in in (("port", _ZERO), ("zone", _ZERO), ("at_ns", _RECEIVED)):
+    _LACKING[Event._fields.index(_name)] = _stand_in
+
+
+class _Layout:
+    """Where everything is in messages of one shape."""
+
+    __slots__ = ("heads", "next", "pick", "template", "unpack")
+
+    def __init__(self, message: bytes) -> None:
+        """Learn from one message; MalformedError where it is not one of conntrack."""
+        fields: list[tuple[int, str, int | None]] = [(0, "I", None), (4, "I", 0)]
+        opening_end, answering_start, answering_end = _port_gaps(message)
+        fields.append((NLMSG_HEADER, f"{opening_end - NLMSG_HEADER}s", 1))
+        if answering_start != opening_end:
+            fields.append((opening_end, "H", 2))
+        fields.append((answering_start, f"{answering_end - answering_start}s", 3))
+        for path, at, size in _walk(message, NLMSG_HEADER + NFGENMSG):
+            if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
+                continue  # its headers are checked by FlowTuple.parse, once a flow
+            fields.append((at - 4, "I", None))
+            if path in _VALUES:
+                code, place = _VALUES[path]
+                if struct.calcsize(code) != size:
+                    raise MalformedError(f"attribute {path} has {size} bytes")
+                fields.append((at, code, place))
+        # An empty nest and its first child's header never share a place, so order is by offset.
+        fields.sort(key=lambda one: one[0])
+        layout, end = ">", 0
+        for at, code, _ in fields:
+            if at < end:
+                raise MalformedError("attributes overlap")
+            layout += f"{at - end}x{code}"
+            end = at + struct.calcsize(">" + code)
+        layout += f"{len(message) - end}x"
+        places = [index for index, one in enumerate(fields) if one[2] is None]
+        picked = list(_LACKING)
+        for index, one in enumerate(fields):
+            if one[2] is not None:
+                picked[one[2]] = index
+        if picked[Event._fields.index("ct_id")] < 0:
+            raise MalformedError("no CTA_ID")
+        self.unpack = struct.Struct(layout).unpack_from
+        # itemgetter of one item gives the item, not a tuple: there are always several here.
+        self.heads = itemgetter(*places)
+        self.pick = itemgetter(*picked)
+        self.template = self.heads(self.unpack(message, 0))
+        self.next: _Layout | None = None
+
+
+class Decoder:
+    """Reads batches; remembers the layouts it has met and counts what it could not read."""
+
+    def __init__(self) -> None:
+        self.malformed = 0
+        self._layouts: dict[int, _Layout] = {}
+        self._learned = 0
+
+    def read(self, batch: Datagrams) -> list[tuple[Any, ...]]:
+        """Return the batch's events in order, each a tuple shaped as Event."""
+        events: list[tuple[Any, ...]] = []
+        append = events.append
+        layouts = self._layouts
+        buffer = batch.buffer
+        stand_ins = (None, 0, batch.at_ns)
+        for offset, length in zip(batch.offsets, batch.lengths, strict=False):
+            # 0.55 us a message, of which the unpack is 0.2.
+            layout = layouts.get(length)
+            while layout is not None:
+                values = layout.unpack(buffer, offset)
+                if layout.heads(values) == layout.template:
+                    append(layout.pick(values + stand_ins))
+                    break
+                layout = layout.next
+            else:
+                try:
+                    layout = self._learn(bytes(buffer[offset : offset + length]))
+                except MalformedError:
+                    self.malformed += 1
+                else:
+                    append(layout.pick(layout.unpack(buffer, offset) + stand_ins))
+        return events
+
+    def _learn(self, message: bytes) -> _Layout:
+        if len(message) < NLMSG_HEADER + NFGENMSG:
+            raise MalformedError("shorter than its headers")
+        if int.from_bytes(message[:4], "little" if _LITTLE else "big") != len(message):
+            raise MalformedError("length is not the header's")
+        if int.from_bytes(message[4:8], "big") not in _KINDS:
+            raise MalformedError("not a conntrack message")
+        layout = _Layout(message)
+        if self._learned < _MAX_LAYOUTS:
+            self._learned += 1
+            layout.next = self._layouts.get(len(message))
+            self._layouts[len(message)] = layout
+        return layout
+
+
+_LITTLE = struct.pack("=H", 1) == struct.pack("<H", 1)
+_header_struct = struct.Struct("=HH")
+
+
+def _header(data: bytes, at: int) -> tuple[int, int]:
+    return cast(tuple[int, int], _header_struct.unpack_from(data, at))
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) & ~3
+
+
+def _walk(data: bytes, start: int) -> Iterator[tuple[_Path, int, int]]:
+    """Yield (path, offset, size) of each attribute's value, a nest before what is in it."""
+    todo: list[tuple[_Path, int, int]] = [((), start, len(data))]
+    seen = 0
+    while todo:
+        parent, at, end = todo.pop()
+        while at < end:
+            seen += 1
+            if at + 4 > end or seen > _MAX_ATTRIBUTES:
+                raise MalformedError("attributes do not fit")
+            size, kind = _header(data, at)
+            if size < 4 or at + size > end:
+                raise MalformedError("an attribute does not fit")
+            path = (*parent, kind & _NLA_TYPE_MASK)
+            yield path, at + 4, size - 4
+            if path in _NESTED:
+                todo.append((path, at + 4, at + size))
+            at += _aligned(size)
+
+
+def _ends(found: dict[_Path, bytes], which: int) -> _Ends:
+    ip, proto = (which, CTA_TUPLE_IP), (which, CTA_TUPLE_PROTO)
+    for src_type, dst_type, size in (
+        (CTA_IP_V4_SRC, CTA_IP_V4_DST, 4),
+        (CTA_IP_V6_SRC, CTA_IP_V6_DST, 16),
+    ):
+        src, dst = found.get((*ip, src_type), b""), found.get((*ip, dst_type), b"")
+        if len(src) == len(dst) == size:
+            break
+    else:
+        raise MalformedError("a tuple without addresses")
+    number = found.get((*proto, CTA_PROTO_NUM), b"")
+    if len(number) != 1:
+        raise MalformedError("a tuple without a protocol")
+    return _Ends(
+        src,
+        dst,
+        number[0],
+        _port(found.get((*proto, CTA_PROTO_SRC_PORT))),
+        _port(found.get((*proto, CTA_PROTO_DST_PORT))),
+        _port(found.get((which, CTA_TUPLE_ZONE))) or 0,
+    )
+
+
+def _port(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if len(value) != 2:
+        raise MalformedError("a port is two bytes")
+    return int.from_bytes(value, "big")
+
+
+_OWN_PORT = frozenset((CTA_PROTO_SRC_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID))
+_REPLY_PORT = frozenset((CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID))
+
+
+def _port_gaps(message: bytes) -> tuple[int, int, int]:
+    """
+    Return where `opening` ends, and where `answering` starts and ends.
+
+    Between them stands the source port (or the ICMP id), after them the same of the reply.
+    """
+    start = NLMSG_HEADER + NFGENMSG
+    orig_size = _sized(message, start, CTA_TUPLE_ORIG)
+    reply = start + orig_size
+    end = reply + _sized(message, reply, CTA_TUPLE_REPLY)
+    opening_end = answering_start = answering_end = reply_proto_end = 0
+    for path, at, size in _walk(message[:end], start):
+        if path == (CTA_TUPLE_REPLY, CTA_TUPLE_PROTO):
+            reply_proto_end = at + _aligned(size)
+        if len(path) != 3 or path[1] != CTA_TUPLE_PROTO:
+            continue
+        if path[0] == CTA_TUPLE_ORIG and path[2] in _OWN_PORT:
+            opening_end, answering_start = at, at + 4
+        elif path[0] == CTA_TUPLE_REPLY and path[2] in _REPLY_PORT:
+            answering_end = at
+        else:
+            continue
+        if size != 2:
+            raise MalformedError("a port is two bytes")
+    if bool(opening_end) != bool(answering_end):
+        raise MalformedError("one tuple has a port, the other none")
+    if not opening_end:
+        return reply, reply, end
+    if reply_proto_end != end:
+        # Something stands behind the reply's ports (a zone of the reply direction): keep it, and
+        # the port before it. Such flows are told apart by that port too: finer than it need be.
+        answering_end = end
+    return opening_end, answering_start, answering_end
+
+
+def _with_ports(opening: bytes, answering: bytes, reply: int) -> bytes:
+    """
+    Put zeros where the ports were left out, so that the attributes can be walked.
+
+    Behind the reply's ICMP id its type and code are left out too; one attribute of their size
+    stands in for them.
+    """
+    region = opening + bytes(4) + answering
+    if reply + 4 > len(region):
+        raise MalformedError("a tuple is missing")
+    missing = reply + _aligned(_header(region, reply)[0]) - len(region)
+    if missing > 4:
+        region += bytes(4) + _header_struct.pack(missing - 4, _NLA_TYPE_MASK) + bytes(missing - 8)
+    return region + bytes(4 if missing == 4 else 0)
+
+
+def _sized(message: bytes, at: int, kind: int) -> int:
+    if at + 4 > len(message):
+        raise MalformedError("a tuple is missing")
+    size, found = _header(message, at)
+    if found & _NLA_TYPE_MASK != kind or size < 4 or at + _aligned(size) > len(message):
+        raise MalformedError("a tuple is missing")
+    return _aligned(size)
