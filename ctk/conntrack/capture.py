@@ -63,7 +63,7 @@ class CaptureWriter:
         text = json.dumps(asdict(header) | {"addresses": sorted(header.addresses)}).encode()
         try:
             fileno = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            raw = os.fdopen(fileno, "wb", buffering=1 << 20)
+            raw = os.fdopen(fileno, "wb")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from error
         # mtime=0: the same messages give the same file.
@@ -131,9 +131,9 @@ class Capture:
         self._path = path
         self._note = note
         try:
-            self._file: BufferedIOBase = path.open("rb")
-            if path.name.endswith(".gz"):
-                self._file = gzip.GzipFile(fileobj=self._file)
+            self._file: BufferedIOBase = (
+                gzip.GzipFile(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+            )
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from error
         try:

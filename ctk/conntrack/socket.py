@@ -224,7 +224,7 @@ class Socket:
         """How many events the kernel could not queue here since the socket was opened."""
         inode = str(os.fstat(self._socket.fileno()).st_ino)
         try:
-            lines = Path("/proc/net/netlink").read_text(encoding="ascii").splitlines()
+            lines = Path("/proc/thread-self/net/netlink").read_text(encoding="ascii").splitlines()
         except OSError:
             return None
         column = lines[0].split().index("Drops")
