@@ -269,3 +269,41 @@ class Datagrams(NamedTuple):
     buffer: bytearray
     offsets: Sequence[int]
     lengths: Sequence[int]
+
+
+# One kernel event as its own row (`--aggregate none`): started_ns, src_port, and what it counts
+# as. Rows come by the million, so they are plain tuples and stand under their edge.
+LoneEvent = tuple[int, int | None, int]
+COUNTS_CONNECTION, COUNTS_NEW, COUNTS_UPDATE, COUNTS_DESTROY = 1, 2, 4, 8
+COUNTS_UNREPLIED, COUNTS_REFUSED = 16, 32
+
+
+class Counters(NamedTuple):
+    """What a recording has seen since it started, in kernel events."""
+
+    events: int = 0
+    lost: int = 0
+    malformed: int = 0
+
+
+class LiveConnection(NamedTuple):
+    """A connection that goes on after a clean stop, with what of it is in the file already."""
+
+    original: bytes  # the original tuple's attributes as the kernel sends them
+    zone: int
+    ct_id: int
+    began_ns: int
+    edge: Edge
+    bytes_out: int | None
+    packets_out: int | None
+    bytes_in: int | None
+    packets_in: int | None
+
+
+class Previous(NamedTuple):
+    """The recording before this one in the same file, by the same node."""
+
+    started_ns: int
+    committed_ns: int  # the end of its last window in the file
+    ended_ns: int | None  # None after a crash
+    boot_id: str | None

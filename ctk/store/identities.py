@@ -1,0 +1,297 @@
+"""
+Endpoints, edges and the history of objects: values in, row ids out.
+
+Ids are given out here, since there is only one writer, and the rows follow in batches. A value
+that is already in the file, from before a restart, keeps its row.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from socket import AF_INET, AF_INET6, inet_pton
+
+from ctk.model import (
+    Closed,
+    Completed,
+    Edge,
+    Endpoint,
+    HistoryChange,
+    ObjectClosed,
+    ObjectRecord,
+)
+
+CACHED = 2**17  # ids remembered of each kind; past it the older half is looked up again
+
+_ENDPOINT = (
+    "INSERT INTO endpoint(id, address, packed, kind, namespace, name, workload, workload_kind,"
+    " node, labels, uid, valid_from_ns, valid_to_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+_COMPLETE = (
+    "UPDATE endpoint SET kind = ?, namespace = ?, name = ?, workload = ?, workload_kind = ?,"
+    " node = ?, labels = ?, uid = ?, valid_from_ns = ?, valid_to_ns = NULL WHERE id = ?"
+)
+_SAME_ENDPOINT = (
+    "packed = ? AND kind = ? AND namespace IS ? AND name IS ? AND workload IS ?"
+    " AND workload_kind IS ? AND node IS ? AND labels IS ? AND uid IS ?"
+)
+_EDGE = (
+    "INSERT INTO edge(id, recorder_id, proto, zone, src_id, dialled_id, dst_port, nat_src,"
+    " backend_id, nat_dst_port, service, service_via) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+_SAME_EDGE = (
+    "SELECT id FROM edge WHERE recorder_id = ? AND proto = ? AND zone = ? AND src_id = ?"
+    " AND dialled_id = ? AND dst_port IS ? AND nat_src IS ? AND backend_id = ?"
+    " AND nat_dst_port IS ? AND service IS ? AND service_via IS ?"
+)
+_OBJECT_COLUMNS = {
+    "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
+    " addresses, labels",
+    "service": "uid, namespace, name, type, addresses, ports, labels",
+    "node": "uid, name, addresses, labels",
+}
+
+
+class Identities:
+    """
+    What the file knows by id. Nothing is written before `flush`, and `forget` undoes a window.
+
+    `closed_ns` is when the last recording's knowledge ended: what was open then was closed at
+    that moment, and is opened again where it is seen unchanged.
+    """
+
+    def __init__(self, conn: sqlite3.Connection, recorder_id: int, closed_ns: int | None) -> None:
+        self.conn = conn
+        self.recorder_id = recorder_id
+        self.closed_ns = closed_ns
+        self.edges: dict[Edge, int] = {}
+        self._endpoints: dict[Endpoint, int] = {}
+        self._completed: dict[Endpoint, int] = {}  # explained, but still held by connections
+        self._ended: dict[Endpoint, int] = {}
+        self._next_endpoint = _next_id(conn, "endpoint")
+        self._next_edge = _next_id(conn, "edge")
+        self._first_endpoint = self._next_endpoint  # older ones may have edges in the file
+        self._searches = self._next_endpoint > 1
+        self._new_endpoints: list[Endpoint] = []
+        self._new_edges: list[Edge] = []
+        self._endpoint_rows: list[tuple[object, ...]] = []
+        self._edge_rows: list[tuple[object, ...]] = []
+
+    def endpoint_id(self, endpoint: Endpoint) -> int:
+        found = self._endpoints.get(endpoint)
+        if found is not None:
+            return found
+        identity = _identity(endpoint)
+        found = self._search_endpoint(identity) if self._searches else None
+        if found is None:
+            found = self._next_endpoint
+            self._next_endpoint += 1
+            valid = (endpoint.valid_from_ns, self._ended.get(endpoint))
+            self._endpoint_rows.append((found, endpoint.address, *identity, *valid))
+        self._endpoints[endpoint] = found
+        self._new_endpoints.append(endpoint)
+        return found
+
+    def edge_id(self, edge: Edge) -> int:
+        found = self.edges.get(edge)
+        if found is not None:
+            return found
+        src_id = self.endpoint_id(edge.src)
+        dialled_id = self.endpoint_id(edge.dialled)
+        backend_id = dialled_id if edge.backend is edge.dialled else self.endpoint_id(edge.backend)
+        row = (
+            *(self.recorder_id, edge.proto, edge.zone, src_id, dialled_id, edge.dst_port),
+            *(edge.nat_src, backend_id, edge.nat_dst_port, edge.service, edge.service_via),
+        )
+        if self._searches and max(src_id, dialled_id, backend_id) < self._first_endpoint:
+            match = self.conn.execute(_SAME_EDGE, row).fetchone()
+            found = match[0] if match else None
+        if found is None:
+            found = self._next_edge
+            self._next_edge += 1
+            self._edge_rows.append((found, *row))
+        self.edges[edge] = found
+        self._new_edges.append(edge)
+        return found
+
+    def remember(self, endpoints: Mapping[int, Endpoint], edges: Mapping[int, Edge]) -> None:
+        """These were read from the file, where they have these ids."""
+        self._endpoints.update((endpoint, found) for found, endpoint in endpoints.items())
+        self.edges.update((edge, found) for found, edge in edges.items())
+
+    def flush(self) -> None:
+        """Write the rows that were given ids."""
+        self.conn.executemany(_ENDPOINT, self._endpoint_rows)
+        self.conn.executemany(_EDGE, self._edge_rows)
+        self._endpoint_rows.clear()
+        self._edge_rows.clear()
+
+    def keep(self) -> None:
+        """The window is committed."""
+        self._new_endpoints.clear()
+        self._new_edges.clear()
+        if len(self.edges) > CACHED:
+            self.edges = dict(list(self.edges.items())[CACHED // 2 :])
+            self._look_everywhere()
+        if len(self._endpoints) > CACHED:
+            self._endpoints = dict(list(self._endpoints.items())[CACHED // 2 :]) | self._completed
+            self._look_everywhere()
+        for bounded in (self._completed, self._ended):
+            while len(bounded) > CACHED // 4:
+                del bounded[next(iter(bounded))]
+
+    def forget(self) -> None:
+        """The window was rolled back: its ids were never given out."""
+        self._endpoint_rows.clear()
+        self._edge_rows.clear()
+        for endpoint in self._new_endpoints:
+            self._endpoints.pop(endpoint, None)
+            self._completed.pop(endpoint, None)
+        for edge in self._new_edges:
+            self.edges.pop(edge, None)
+        self._new_endpoints.clear()
+        self._new_edges.clear()
+        self._next_endpoint = _next_id(self.conn, "endpoint")
+        self._next_edge = _next_id(self.conn, "edge")
+
+    def change(self, changes: Iterable[HistoryChange]) -> None:
+        """
+        Store what was learned, in order.
+
+        Comes after the window's own edges, so that an endpoint that was first used and ended in
+        the same window is ended in the file too.
+        """
+        for change in changes:
+            match change:
+                case Completed(unknown, known):
+                    self._complete(unknown, known)
+                case Closed(endpoint, valid_to_ns):
+                    self._ended[endpoint] = valid_to_ns
+                    self.conn.execute(
+                        f"UPDATE endpoint SET valid_to_ns = ?"
+                        f" WHERE {_SAME_ENDPOINT} AND valid_to_ns IS NULL",
+                        (valid_to_ns, *_identity(endpoint)),
+                    )
+                case ObjectRecord():
+                    self._record(change)
+                case ObjectClosed(kind, uid, valid_to_ns):
+                    self.conn.execute(
+                        f"UPDATE {kind} SET valid_to_ns = ? WHERE uid = ? AND valid_to_ns IS NULL",
+                        (valid_to_ns, uid),
+                    )
+
+    def close_open(self, at_ns: int) -> None:
+        """End every interval that a former recording left open: what came after is not known."""
+        for table, which in (
+            ("endpoint", "AND kind IN ('pod', 'service', 'node')"),
+            *((kind, "") for kind in _OBJECT_COLUMNS),
+        ):
+            self.conn.execute(
+                f"UPDATE {table} SET valid_to_ns = MAX(valid_from_ns, ?)"
+                f" WHERE valid_to_ns IS NULL {which}",
+                (at_ns,),
+            )
+
+    def _look_everywhere(self) -> None:
+        self._searches = True
+        self._first_endpoint = 2**62
+
+    def _search_endpoint(self, identity: tuple[object, ...]) -> int | None:
+        match = self.conn.execute(
+            f"SELECT id, valid_to_ns FROM endpoint WHERE {_SAME_ENDPOINT}"
+            " AND (valid_to_ns IS NULL OR valid_to_ns = ?) ORDER BY valid_from_ns DESC LIMIT 1",
+            (*identity, self.closed_ns),
+        ).fetchone()
+        if match is None:
+            return None
+        found, valid_to_ns = match
+        if valid_to_ns is not None:
+            self.conn.execute("UPDATE endpoint SET valid_to_ns = NULL WHERE id = ?", (found,))
+        return int(found)
+
+    def _complete(self, unknown: Endpoint, known: Endpoint) -> None:
+        found = self._endpoints.get(unknown)
+        if found is None and self._searches:
+            found = self._search_endpoint(_identity(unknown))
+        if found is None:
+            # No flow points to it yet; one of a connection that began before may still come.
+            found = self.endpoint_id(known)
+        else:
+            self.conn.execute(_COMPLETE, (*_identity(known)[1:], known.valid_from_ns, found))
+            if known not in self._endpoints:
+                self._endpoints[known] = found
+                self._new_endpoints.append(known)
+        self._endpoints[unknown] = self._completed[unknown] = found
+        self._new_endpoints.append(unknown)
+        self.flush()
+
+    def _record(self, record: ObjectRecord) -> None:
+        table, columns = record.kind, _OBJECT_COLUMNS[record.kind]
+        row = tuple(_object_value(record, column) for column in columns.split(", "))
+        last = self.conn.execute(
+            f"SELECT id, valid_to_ns, {columns} FROM {table} WHERE uid = ?"
+            " ORDER BY valid_from_ns DESC, id DESC LIMIT 1",
+            (record.uid,),
+        ).fetchone()
+        if last is not None:
+            last_id, valid_to_ns, *content = last
+            if tuple(content) == row and valid_to_ns in (None, self.closed_ns):
+                self._reopen(record, last_id)
+                return
+            self.conn.execute(
+                f"UPDATE {table} SET valid_to_ns = MAX(valid_from_ns, ?)"
+                " WHERE id = ? AND valid_to_ns IS NULL",
+                (record.valid_from_ns, last_id),
+            )
+        marks = ",".join("?" * (len(row) + 1))
+        self.conn.execute(
+            f"INSERT INTO {table}({columns}, valid_from_ns) VALUES ({marks})",
+            (*row, record.valid_from_ns),
+        )
+
+    def _reopen(self, record: ObjectRecord, row_id: int) -> None:
+        self.conn.execute(f"UPDATE {record.kind} SET valid_to_ns = NULL WHERE id = ?", (row_id,))
+        self.conn.executemany(
+            "UPDATE endpoint SET valid_to_ns = NULL"
+            " WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
+            [(pack(address), record.uid, self.closed_ns) for address in record.addresses],
+        )
+
+
+def pack(address: str) -> bytes:
+    """4 or 16 bytes, network order: a CIDR is a range of them. What is no address packs empty."""
+    try:
+        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+    except OSError:
+        return b""
+
+
+def compact(value: Mapping[str, str] | Iterable[str]) -> str:
+    """JSON text that is equal where the values are."""
+    plain = dict(value) if isinstance(value, Mapping) else list(value)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _identity(endpoint: Endpoint) -> tuple[object, ...]:
+    return (
+        pack(endpoint.address),
+        endpoint.kind,
+        endpoint.namespace,
+        endpoint.name,
+        endpoint.workload,
+        endpoint.workload_kind,
+        endpoint.node,
+        compact(endpoint.labels) if endpoint.labels else None,
+        endpoint.uid,
+    )
+
+
+def _object_value(record: ObjectRecord, column: str) -> object:
+    value = getattr(record, column)
+    if column in ("addresses", "labels", "ports"):
+        return compact(value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def _next_id(conn: sqlite3.Connection, table: str) -> int:
+    (last,) = conn.execute(f"SELECT MAX(id) FROM {table}").fetchone()
+    return int(last or 0) + 1
