@@ -200,7 +200,7 @@ class Endpoints:
             case Listed(resource, objects, at_ns):
                 self._reconcile(resource, objects, at_ns)
             case Lost(resource, at_ns):
-                self._lost.setdefault(resource, change)
+                self._lost[resource] = change
                 self._settled_ns = max(self._settled_ns, at_ns)
                 if resource == "pods":
                     self._doubt_ns = min(self._doubt_ns, at_ns)
