@@ -10,40 +10,33 @@ by whoever takes the window, once for all connections of a flow that began in th
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from ctk.conntrack.connections import Census, Cohort, Connections, Flow
-from ctk.conntrack.decode import (
-    DESTROY,
-    IPS_SEEN_REPLY,
-    NEW,
-    TCP_CONNTRACK_CLOSE,
-    UPDATE,
-    Event,
+from ctk.conntrack.connections import Census, Cohort, Connections, Counters, Flow
+from ctk.conntrack.decode import DESTROY, IPS_SEEN_REPLY, NEW, TCP_CONNTRACK_CLOSE, Event
+from ctk.model import (
+    COUNTS_CONNECTION,
+    COUNTS_DESTROY,
+    COUNTS_NEW,
+    COUNTS_REFUSED,
+    COUNTS_UNREPLIED,
+    COUNTS_UPDATE,
 )
 
 Aggregation = Literal["ports", "connections", "none"]
 SECOND_NS = 1_000_000_000
-
-
-class EventRow(NamedTuple):
-    """One event, for `--aggregate none`; the counts are None unless it carried counters."""
-
-    at_ns: int
-    cohort: Cohort
-    src_port: int
-    what: int
-    connections: int
-    unreplied: int
-    refused: int
-    counts: tuple[int, int, int, int] | None  # packets_out, bytes_out, packets_in, bytes_in
+_PORT, _AT, _STATUS, _START = map(Event._fields.index, ("port", "at_ns", "status", "start_ns"))
+MOST_ROWS = 100_000  # of a window in memory: past it, it is handed over in parts
 
 
 class Window(NamedTuple):
-    """What one window held: the cohorts that had events, or their events one by one."""
+    """
+    What one window held: the cohorts that had events, in the order of their first.
+
+    A window with very many of them comes in parts.
+    """
 
     started_ns: int
     ended_ns: int
     cohorts: list[Cohort]
-    events: list[EventRow] | None  # with `--aggregate none`
 
 
 class Aggregator:
@@ -55,14 +48,14 @@ class Aggregator:
         self.connections = connections
         self.events = 0  # kernel events counted so far
         self._width_ns = window_ns
-        self._aggregation = aggregation
         self._by_port = aggregation == "connections"
         self._number = 1
         self._start_ns = self._end_ns = 0
         self._slice_end_ns = 0
         self._slice: list[Flow] = []  # flows with an open cohort
         self._cohorts: list[Cohort] = []
-        self._rows: list[EventRow] | None = [] if aggregation == "none" else None
+        self._apart = aggregation == "none"  # every event is a row of its own
+        self._part_at = 0
         self._census: Census | None = None
         self._listed: set[int] = set()
 
@@ -76,33 +69,40 @@ class Aggregator:
         """
         if at_ns < self._end_ns and at_ns >= self._start_ns - SECOND_NS:
             if at_ns >= self._slice_end_ns:
-                self._cut(at_ns)
+                self.cut(at_ns)
             self._count(events)
-            return []
+            return self.close() if self._is_large() else []
         windows: list[Window] = []
         if self._end_ns and at_ns >= self._end_ns:
             # at_ns is no earlier than any event of the batch, so this is once a window.
-            place = Event._fields.index("at_ns")
-            self._count([event for event in events if event[place] < self._end_ns])
-            events = [event for event in events if event[place] >= self._end_ns]
+            self._count([event for event in events if event[_AT] < self._end_ns])
+            events = [event for event in events if event[_AT] >= self._end_ns]
         windows += self.close()
         self._start_ns = at_ns - at_ns % self._width_ns
         self._end_ns = self._start_ns + self._width_ns
-        self._cut(at_ns)
+        self.cut(at_ns)
         self._count(events)
         return windows
 
     def close(self) -> list[Window]:
         """End the open window whatever the time; nothing where it is empty."""
-        cohorts, rows = self._cohorts, self._rows
-        window = Window(self._start_ns, self._end_ns, cohorts, rows)
-        self._cohorts = []
-        if rows is not None:
-            self._rows = []
+        cohorts, self._cohorts = self._cohorts, []
         self._number += 1
-        self._cut(self._end_ns)
+        self._part_at = self.events
+        self.cut(self._slice_end_ns)
         self.connections.sweep()
-        return [window] if cohorts else []
+        return [Window(self._start_ns, self._end_ns, cohorts)] if cohorts else []
+
+    def cut(self, at_ns: int) -> None:
+        """Connections that begin from `at_ns` on make new cohorts: who they belong to may differ."""
+        for flow in self._slice:
+            flow.cohort = None
+        self._slice.clear()
+        self._slice_end_ns = at_ns - at_ns % SECOND_NS + SECOND_NS
+
+    def _is_large(self) -> bool:
+        rows = self.events - self._part_at if self._apart else len(self._cohorts)
+        return rows >= MOST_ROWS
 
     def begin_census(self, census: Census) -> None:
         """The kernel's table is about to be dumped; `add_census` takes what it lists."""
@@ -142,8 +142,9 @@ class Aggregator:
                     continue
                 counted[key] = counters
                 self._touch(cohort, entry.at_ns)
-                cohort.moved(counters, before)
-                self._row(entry, cohort, 0, before)
+                moved = cohort.moved(counters, before)
+                if self._apart:
+                    cohort.add_lone(entry.at_ns, entry.port, 0, moved)
                 continue
             began_ns = entry.start_ns if entry.start_ns is not None else entry.at_ns
             whole = (
@@ -154,15 +155,15 @@ class Aggregator:
             cohort = live[key] = Cohort(flow, self._src_port(entry.port), began_ns)
             if counters is not None:
                 counted[key] = counters
-            found = int(whole or census.count_older)
-            if not found:
+            if not whole and not census.count_older:
                 continue
             self._touch(cohort, entry.at_ns)
             cohort.connections += 1
-            before = None if whole else counters
+            moved = None
             if counters is not None:
-                cohort.moved(counters, before)
-            self._row(entry, cohort, 1, before)
+                moved = cohort.moved(counters, None if whole else counters)
+            if self._apart:
+                cohort.add_lone(entry.at_ns, entry.port, COUNTS_CONNECTION, moved)
 
     def _count(self, events: list[tuple[Any, ...]]) -> None:
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
@@ -170,15 +171,10 @@ class Aggregator:
         # found first does not count it again.
         self.events += len(events)
         connections = self.connections
-        flows, live, counted, gone = (
-            connections.flows,
-            connections.live,
-            connections.counted,
-            connections.gone,
-        )
-        number, cohorts, rows, by_port = self._number, self._cohorts, self._rows, self._by_port
+        flows, live, gone = connections.flows, connections.live, connections.gone
+        number, cohorts, by_port, apart = self._number, self._cohorts, self._by_port, self._apart
         for event in events:
-            what, opening, port, answering, zone, ct_id, at_ns, status, state, *counts = event
+            what, opening, port, answering, zone, ct_id, at_ns = event[:7]
             try:
                 flow = flows[opening, answering, zone]
             except KeyError:
@@ -186,7 +182,21 @@ class Aggregator:
             if flow is None:
                 continue
             key = flow.base | ct_id << 16 | port
-            begun = unreplied = refused = 0
+            counts = 0
+            if what == DESTROY:
+                cohort = live.pop(key, None)
+                if gone is not None:
+                    gone.add(key)
+                if cohort is None:
+                    cohort = self._found(flow, event)
+                    counts = COUNTS_CONNECTION
+                if cohort.window != number:
+                    cohort.window = number
+                    cohort.started_ns = cohort.ended_ns = at_ns
+                    cohorts.append(cohort)
+                cohort.destroy_events += 1
+                self._end(cohort, key, event, counts)
+                continue
             if what == NEW:
                 cohort = flow.cohort
                 if cohort is None or by_port:
@@ -195,67 +205,43 @@ class Aggregator:
                     cohort = live[key]
                 else:
                     live[key] = cohort
-                    cohort.last_began_ns = at_ns
                     cohort.connections += 1
-                    begun = 1
-                if cohort.window != number:
-                    cohort.window = number
-                    cohort.started_ns = at_ns
-                    cohorts.append(cohort)
+                    counts = COUNTS_CONNECTION
                 cohort.new_events += 1
-                cohort.ended_ns = at_ns
-            elif what == UPDATE:
-                cohort = live.get(key)
-                if cohort is None:
-                    cohort = live[key] = self._begin(flow, port, at_ns)
-                    cohort.connections += 1
-                    begun = 1
-                if cohort.window != number:
-                    cohort.window = number
-                    cohort.started_ns = at_ns
-                    cohorts.append(cohort)
-                cohort.update_events += 1
-                cohort.ended_ns = at_ns
-            elif what == DESTROY:
-                cohort = live.pop(key, None)
-                if gone is not None:
-                    gone.add(key)
-                if cohort is None:
-                    start_ns = counts[4]
-                    cohort = Cohort(flow, port if by_port else None, start_ns or at_ns)
-                    cohort.connections += 1
-                    begun = 1
-                if cohort.window != number:
-                    cohort.window = number
-                    cohort.started_ns = cohort.ended_ns = at_ns
-                    cohorts.append(cohort)
-                cohort.destroy_events += 1
-                if not status & IPS_SEEN_REPLY:
-                    if state == TCP_CONNTRACK_CLOSE:
-                        refused = 1
-                        cohort.refused += 1
-                    else:
-                        unreplied = 1
-                        cohort.unreplied += 1
-                if counts[1] is not None:
-                    before = counted.pop(key, None) if counted else None
-                    if before is None:
-                        cohort.measured = True
-                        cohort.packets_out += counts[0]
-                        cohort.bytes_out += counts[1]
-                        cohort.packets_in += counts[2]
-                        cohort.bytes_in += counts[3]
-                    else:
-                        cohort.moved(tuple(counts[:4]), before)
+                counts |= COUNTS_NEW
             else:
-                continue
-            if rows is not None:
-                moved = None
-                if what == DESTROY and counts[1] is not None:
-                    moved = _difference(counts[:4], before)
-                rows.append(
-                    (at_ns, cohort, port, what, begun, unreplied, refused, moved)  # type: ignore[arg-type]
-                )
+                try:
+                    cohort = live[key]
+                except KeyError:
+                    cohort = live[key] = self._found(flow, event)
+                    counts = COUNTS_CONNECTION
+                cohort.update_events += 1
+                counts |= COUNTS_UPDATE
+            if cohort.window != number:
+                cohort.window = number
+                cohort.started_ns = at_ns
+                cohorts.append(cohort)
+            cohort.ended_ns = at_ns
+            if apart:
+                cohort.lone.append((at_ns, port, counts))
+
+    def _end(self, cohort: Cohort, key: int, event: tuple[Any, ...], counts: int) -> None:
+        """Count how a connection ended, and what moved since it was last looked at."""
+        status, state, *counters = event[_STATUS:_START]
+        if status is None or not status & IPS_SEEN_REPLY:
+            # A refused connection ends at once in state CLOSE: reset before it was established.
+            if state == TCP_CONNTRACK_CLOSE:
+                cohort.refused += 1
+                counts |= COUNTS_REFUSED
+            elif status is not None:
+                cohort.unreplied += 1
+                counts |= COUNTS_UNREPLIED
+        moved = None
+        if None not in counters:
+            moved = cohort.moved(tuple(counters), self.connections.counted.pop(key, None))
+        if self._apart:
+            at_ns, port = event[_AT], event[_PORT]
+            cohort.add_lone(at_ns, port, counts | COUNTS_DESTROY, moved)
 
     def _begin(self, flow: Flow, port: int, at_ns: int) -> Cohort:
         cohort = Cohort(flow, self._src_port(port), at_ns)
@@ -264,13 +250,6 @@ class Aggregator:
                 self._slice.append(flow)
             flow.cohort = cohort
         return cohort
-
-    def _cut(self, at_ns: int) -> None:
-        """Connections that begin from here on make new cohorts."""
-        for flow in self._slice:
-            flow.cohort = None
-        self._slice.clear()
-        self._slice_end_ns = at_ns - at_ns % SECOND_NS + SECOND_NS
 
     def _flow(self, event: Event) -> Flow | None:
         key = (event.opening, event.answering, event.zone)
@@ -282,6 +261,13 @@ class Aggregator:
     def _src_port(self, port: int) -> int | None:
         return port if self._by_port else None
 
+    def _found(self, flow: Flow, event: tuple[Any, ...]) -> Cohort:
+        """Make a cohort for a connection whose begin was not seen."""
+        start_ns: int | None = event[_START]
+        cohort = Cohort(flow, self._src_port(event[_PORT]), start_ns or event[_AT])
+        cohort.connections += 1
+        return cohort
+
     def _touch(self, cohort: Cohort, at_ns: int) -> None:
         if cohort.window != self._number:
             cohort.window = self._number
@@ -289,29 +275,7 @@ class Aggregator:
             self._cohorts.append(cohort)
         cohort.ended_ns = at_ns
 
-    def _row(
-        self, entry: Event, cohort: Cohort, begun: int, before: tuple[int, int, int, int] | None
-    ) -> None:
-        counters = _counters(entry)
-        if self._rows is not None:
-            moved = None if counters is None else _difference(counters, before)
-            self._rows.append(
-                EventRow(entry.at_ns, cohort, entry.port, entry.what, begun, 0, 0, moved)
-            )
 
-
-def _counters(event: Event) -> tuple[int, int, int, int] | None:
-    if (
-        event.packets_out is None
-        or event.bytes_out is None
-        or event.packets_in is None
-        or event.bytes_in is None
-    ):
-        return None
-    return event.packets_out, event.bytes_out, event.packets_in, event.bytes_in
-
-
-def _difference(
-    now: Iterable[int], before: tuple[int, int, int, int] | None
-) -> tuple[int, int, int, int]:
-    return tuple(max(0, new - old) for new, old in zip(now, before or (0, 0, 0, 0), strict=True))  # type: ignore[return-value]
+def _counters(event: Event) -> Counters | None:
+    counters = event[_STATUS + 2 : _START]
+    return None if None in counters else counters  # type: ignore[return-value]

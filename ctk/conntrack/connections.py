@@ -8,9 +8,10 @@ tuple; a quarter of a million of them take 35 MB.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from ctk.conntrack.decode import Event, FlowTuple, MalformedError
+from ctk.conntrack.decode import FlowTuple, MalformedError
+from ctk.model import LiveConnection, LoneEvent
 
 Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, bytes_in
 FlowKey = tuple[bytes, bytes, int]  # opening, answering, zone, as decode gives them
@@ -48,7 +49,8 @@ class Cohort:
         "edge",
         "ended_ns",
         "flow",
-        "last_began_ns",
+        "lone",
+        "lone_measured",
         "measured",
         "new_events",
         "packets_in",
@@ -65,7 +67,6 @@ class Cohort:
         self.flow = flow
         self.src_port = src_port
         self.began_ns = began_ns
-        self.last_began_ns = began_ns
         self.edge: Any = None  # the recorder's: who they belonged to
         self.window = 0  # number of the window the counts below are of
         self.clear()
@@ -77,32 +78,28 @@ class Cohort:
         self.unreplied = self.refused = 0
         self.measured = False
         self.packets_out = self.bytes_out = self.packets_in = self.bytes_in = 0
+        # With `--aggregate none`, the events themselves; empty otherwise.
+        self.lone: list[LoneEvent] = []
+        self.lone_measured: list[tuple[int, int, int, Counters]] = []
 
-    def moved(self, now: Counters, before: Counters | None) -> bool:
-        """Add what moved since `before`; never less than nothing. Tell whether anything did."""
+    def moved(self, now: Counters, before: Counters | None) -> Counters:
+        """Add what moved since `before`, never less than nothing, and return it."""
         self.measured = True
-        if before is None:
-            out, out_bytes, back, back_bytes = now
+        if before is not None:
+            now = tuple(max(0, new - old) for new, old in zip(now, before, strict=True))  # type: ignore[assignment]
+        packets_out, bytes_out, packets_in, bytes_in = now
+        self.packets_out += packets_out
+        self.bytes_out += bytes_out
+        self.packets_in += packets_in
+        self.bytes_in += bytes_in
+        return now
+
+    def add_lone(self, at_ns: int, port: int, counts: int, moved: Counters | None) -> None:
+        """Keep an event apart, with what moved if that was measured."""
+        if moved is None:
+            self.lone.append((at_ns, port, counts))
         else:
-            out, out_bytes, back, back_bytes = (
-                max(0, new - old) for new, old in zip(now, before, strict=True)
-            )
-        self.packets_out += out
-        self.bytes_out += out_bytes
-        self.packets_in += back
-        self.bytes_in += back_bytes
-        return bool(out or back)
-
-
-class LiveConnection(NamedTuple):
-    """What a clean stop keeps of a connection. The counters are what was already written."""
-
-    tuple: bytes  # opening, answering and port as decode gives them, each with its length
-    zone: int
-    ct_id: int
-    began_ns: int
-    edge: Any
-    counters: Counters | None
+            self.lone_measured.append((at_ns, port, counts, moved))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,20 +180,25 @@ class Connections:
         return self.end_census(listed)
 
     def export(self) -> Iterator[LiveConnection]:
-        """Yield each live connection, for a clean stop to keep."""
+        """Yield each live connection whose owner is known, for a clean stop to keep."""
         for key, cohort in self.live.items():
+            if cohort.edge is None:
+                continue
             opening, answering, zone = cohort.flow.key
-            port = key & 0xFFFF
             packed = b"".join(
-                (len(opening).to_bytes(2, "big"), opening, port.to_bytes(2, "big"), answering)
+                (len(opening).to_bytes(2, "big"), opening, (key & 0xFFFF).to_bytes(2, "big"))
             )
+            packets_out, bytes_out, packets_in, bytes_in = self.counted.get(key, (None,) * 4)
             yield LiveConnection(
-                packed,
+                packed + answering,
                 zone,
                 key >> 16 & 0xFFFFFFFF,
                 cohort.began_ns,
                 cohort.edge,
-                self.counted.get(key),
+                bytes_out,
+                packets_out,
+                bytes_in,
+                packets_in,
             )
 
     def restore(self, kept: Iterable[LiveConnection], *, by_port: bool) -> None:
@@ -207,9 +209,9 @@ class Connections:
         """
         cohorts: dict[Any, Cohort] = {}
         for one in kept:
-            size = int.from_bytes(one.tuple[:2], "big")
-            opening, answering = one.tuple[2 : 2 + size], one.tuple[4 + size :]
-            port = int.from_bytes(one.tuple[2 + size : 4 + size], "big")
+            size = int.from_bytes(one.original[:2], "big")
+            opening, answering = one.original[2 : 2 + size], one.original[4 + size :]
+            port = int.from_bytes(one.original[2 + size : 4 + size], "big")
             flow = self.flows.get((opening, answering, one.zone)) or self.flow(
                 opening, answering, one.zone
             )
@@ -222,10 +224,6 @@ class Connections:
                 cohort = cohorts[group] = Cohort(flow, port if by_port else None, one.began_ns)
                 cohort.edge = one.edge
             self.live[key] = cohort
-            if one.counters is not None:
-                self.counted[key] = one.counters
-
-
-def key_of(flow: Flow, event: Event) -> int:
-    """Return the key under which a connection is live."""
-    return flow.base | event.ct_id << 16 | event.port
+            counters = (one.packets_out, one.bytes_out, one.packets_in, one.bytes_in)
+            if None not in counters:
+                self.counted[key] = counters  # type: ignore[assignment]

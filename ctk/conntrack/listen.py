@@ -1,0 +1,80 @@
+"""
+The kernel as one stream: events as they come, and between them dumps of the live entries.
+
+A capture file holds the same stream, so what reads one reads the other. A dump is over when an
+empty dumped batch comes; an empty batch of events is a tick.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from socket import AF_INET, AF_INET6
+
+from ctk.conntrack.socket import Socket, dump
+from ctk.model import Datagrams, Gap
+
+TICK_S = 0.25
+_DUMP_SLICE_S = 0.02  # of a dump, between two looks at the events
+_DRAIN_S = 5.0  # at most, for what is queued when recording stops
+
+
+class Listener:
+    """Yields the stream until `stopping` says so; then what is still queued, and a last dump."""
+
+    def __init__(self, sock: Socket, *, dump_every_s: float, stopping: Callable[[], bool]) -> None:
+        self._socket = sock
+        self._every_s = dump_every_s
+        self._stopping = stopping
+        self._gaps: list[Gap] = []
+        self._due = time.monotonic()  # the first dump comes at once: the socket is bound
+        self._dump: Iterator[Datagrams] | None = None
+
+    @property
+    def malformed(self) -> int:
+        """Datagrams that no slot could hold, or that did not come from the kernel."""
+        return self._socket.malformed
+
+    def gaps(self) -> list[Gap]:
+        """What was lost since the last call."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    def __iter__(self) -> Iterator[Datagrams]:
+        while not self._stopping():
+            if self._dump is None and time.monotonic() >= self._due:
+                self._dump = _entries()
+            yield self._events(0 if self._dump else TICK_S)
+            if self._dump is not None:
+                yield from self._slice(_DUMP_SLICE_S)
+        end = time.monotonic() + _DRAIN_S
+        while (batch := self._events(0)).lengths and time.monotonic() < end:
+            yield batch
+        if self._dump is not None:
+            yield from self._slice(float("inf"))
+        self._dump = _entries()
+        yield from self._slice(float("inf"))
+
+    def _events(self, timeout_s: float) -> Datagrams:
+        batch = self._socket.receive(timeout_s)
+        if batch is not None:
+            return batch
+        gap = self._socket.lost()
+        if gap is not None:
+            self._gaps.append(gap)
+            self._due = time.monotonic()  # what lives now, and how often it began, is to be found
+        return Datagrams(time.time_ns(), False, bytearray(), (), ())
+
+    def _slice(self, seconds: float) -> Iterator[Datagrams]:
+        """Go on with the dump for so long; then events are due."""
+        end = time.monotonic() + seconds
+        while self._dump is not None and time.monotonic() < end:
+            chunk = next(self._dump, None)
+            if chunk is None:
+                self._dump = None
+                self._due = time.monotonic() + self._every_s
+                chunk = Datagrams(time.time_ns(), True, bytearray(), (), ())
+            yield chunk
+
+
+def _entries() -> Iterator[Datagrams]:
+    return chain(dump(AF_INET), dump(AF_INET6))
