@@ -14,6 +14,7 @@ was, and may be given again.
 import json
 import sqlite3
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
@@ -240,8 +241,11 @@ class Writer:
             bits = [counts >> bit & 1 for bit in range(6)]
             self._insert_late(marks, found, (started_ns, started_ns, src_port, *bits, *(None,) * 4))
 
-        numbered, first_n = _numbered_events(lone[late_lone:])
-        self._conn.executemany(_LONE_EVENT, numbered)
+        del lone[:late_lone]
+        self._conn.executemany(_LONE_EVENT, _numbered_events(lone))
+        first_n = 0
+        if lone and late < len(ordered):
+            first_n = max(Counter(map(_started_of_event, lone)).values())
         self._conn.executemany(_FLOW, _numbered_rows(ordered[late:], ids[late:], first_n))
         for newest in (ordered[-1:], [(None, *row) for row in lone[-1:]]):
             if newest:
@@ -331,18 +335,14 @@ def _numbered_rows(
 
 
 def _numbered_events(
-    events: Sequence[tuple[int, int, int | None, int]],
-) -> tuple[list[tuple[int, int, int, int | None, int]], int]:
-    """What _LONE_EVENT binds, and the first `n` that is free at every time."""
-    numbered: list[tuple[int, int, int, int | None, int]] = []
-    n, free, last_ns = 0, 0, _NEVER
+    events: Iterable[tuple[int, int, int | None, int]],
+) -> Iterator[tuple[int, int, int, int | None, int]]:
+    """What _LONE_EVENT binds."""
+    n, last_ns = 0, _NEVER
     for started_ns, edge_id, src_port, counts in events:
         n = n + 1 if started_ns == last_ns else 0
         last_ns = started_ns
-        if n >= free:
-            free = n + 1
-        numbered.append((started_ns, n, edge_id, src_port, counts))
-    return numbered, free
+        yield (started_ns, n, edge_id, src_port, counts)
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:
