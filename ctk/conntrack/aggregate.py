@@ -94,7 +94,7 @@ class Aggregator:
         return [Window(self._start_ns, self._end_ns, cohorts)] if cohorts else []
 
     def cut(self, at_ns: int) -> None:
-        """Connections that begin from `at_ns` on make new cohorts: who they belong to may differ."""
+        """From `at_ns` on connections make new cohorts: who they belong to may differ."""
         for flow in self._slice:
             flow.cohort = None
         self._slice.clear()
@@ -159,13 +159,11 @@ class Aggregator:
                 continue
             self._touch(cohort, entry.at_ns)
             cohort.connections += 1
-            moved = None
-            if counters is not None:
-                moved = cohort.moved(counters, None if whole else counters)
+            found = None if counters is None else cohort.moved(counters, None if whole else counters)
             if self._apart:
-                cohort.add_lone(entry.at_ns, entry.port, COUNTS_CONNECTION, moved)
+                cohort.add_lone(entry.at_ns, entry.port, COUNTS_CONNECTION, found)
 
-    def _count(self, events: list[tuple[Any, ...]]) -> None:
+    def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912, PLR0915
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
         # look-ups. A connection is counted when it is entered, so a new event of one that a dump
         # found first does not count it again.

@@ -22,14 +22,14 @@ _SWEEP_AT_LEAST = 10_000
 class Flow:
     """What connections with the same tuple but for the source port have in common."""
 
-    __slots__ = ("base", "cohort", "edge", "key", "tuple")
+    __slots__ = ("base", "cohort", "ends", "key", "tuple")
 
     def __init__(self, key: FlowKey, flow_tuple: FlowTuple, number: int) -> None:
         self.key = key
         self.tuple = flow_tuple
         self.base = number << 48
         self.cohort: Cohort | None = None  # that connections beginning now belong to
-        self.edge: Any = None  # the recorder's: who the flow's latest cohort was
+        self.ends: Any = None  # the recorder's: the tuple as text
 
 
 class Cohort:

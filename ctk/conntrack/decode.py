@@ -117,10 +117,10 @@ class FlowTuple(NamedTuple):
         """Read what an event holds of its flow; MalformedError where its headers do not fit."""
         if len(opening) < NFGENMSG + 4:
             raise MalformedError("tuples are too short")
-        reply = NFGENMSG + _aligned(_header(opening, NFGENMSG)[0])
+        orig_end = NFGENMSG + _aligned(_header(opening, NFGENMSG)[0])
         region = opening + answering
-        if len(opening) != reply:
-            region = _with_ports(opening, answering, reply)
+        if len(opening) != orig_end:
+            region = _with_ports(opening, answering, orig_end)
         found = {path: region[at : at + size] for path, at, size in _walk(region, NFGENMSG)}
         orig, reply = _ends(found, CTA_TUPLE_ORIG), _ends(found, CTA_TUPLE_REPLY)
         if orig.proto != reply.proto or len(orig.src) != len(reply.src):

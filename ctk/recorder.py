@@ -1,0 +1,435 @@
+"""
+Joins the kernel, the cluster and the file: `run` is the arrow
+
+    source -> decode -> connections -> aggregate -> (endpoints) -> write -> rollup
+
+One thread does all of it. What the API server says arrives on a queue that its own threads fill,
+and is taken in between two batches.
+"""
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import NamedTuple, Protocol
+
+from ctk.conntrack.aggregate import SECOND_NS, Aggregation, Aggregator, Window
+from ctk.conntrack.capture import CaptureWriter
+from ctk.conntrack.connections import Census, Cohort, Connections
+from ctk.conntrack.decode import Decoder, FlowTuple
+from ctk.errors import DiskFullError
+from ctk.kube.endpoints import Endpoints
+from ctk.kube.objects import Change
+from ctk.model import Counters, Datagrams, Edge, Endpoint, FlowRow, Gap, HistoryChange, LoneEvent
+from ctk.store import rollup
+from ctk.store.write import Writer
+
+log = logging.getLogger("ctk")
+
+_CLOCK_STEP_NS = SECOND_NS
+_HEARTBEAT_NS = 60 * SECOND_NS  # a file with nothing to say still tells how far it goes
+_MOST_CHANGES = 200_000  # of history that wait for room on the disk
+_OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
+_FOLD_BUDGET_S = 0.1
+
+
+class Stream(Protocol):
+    """Where events come from: the kernel or a capture file."""
+
+    started_ns: int
+
+    @property
+    def malformed(self) -> int: ...
+
+    def gaps(self) -> list[Gap]: ...
+
+    def __iter__(self) -> Iterator[Datagrams]: ...
+
+
+class Status(NamedTuple):
+    """What a person wants to see of a running recording."""
+
+    events: int
+    flows: int
+    live: int
+    gaps: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to record, and how."""
+
+    node: str
+    source: str  # "kernel", or the capture's path
+    local_addresses: frozenset[str]
+    live: bool  # the clock and the counters are this host's, now
+    cluster: bool  # an API server is followed, so what is unknown may yet be known
+    window_ns: int = 10 * SECOND_NS
+    aggregation: Aggregation = "ports"
+    wanted: Callable[[FlowTuple], bool] | None = None
+    retain: Mapping[str, int] = field(default_factory=dict)  # ns by level
+    max_bytes: int | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)  # as they stand in `recordings`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Who else is told, as it happens."""
+
+    rows: Callable[[Sequence[FlowRow]], None] = lambda rows: None
+    pods: Callable[[Endpoint], None] = lambda pod: None
+    status: Callable[[Status], None] = lambda status: None
+    capture: CaptureWriter | None = None
+
+
+def run(
+    conn: sqlite3.Connection,
+    stream: Stream,
+    plan: Plan,
+    changes: "SimpleQueue[Change]",
+    listening: Listening,
+) -> None:
+    """Record until the stream ends; then finish the window, fold, and close the recording."""
+    recorder = _Recorder(conn, stream, plan, listening)
+    for batch in stream:
+        if listening.capture is not None and (batch.lengths or batch.dumped):
+            listening.capture.write(batch)
+        recorder.learn(_waiting(changes), batch.at_ns)
+        if batch.dumped:
+            recorder.take_dumped(batch)
+        else:
+            recorder.take(batch)
+    recorder.learn(_waiting(changes), recorder.now_ns)
+    recorder.finish()
+
+
+class _Recorder:
+    def __init__(
+        self, conn: sqlite3.Connection, stream: Stream, plan: Plan, listening: Listening
+    ) -> None:
+        self._conn, self._stream, self._plan, self._listening = conn, stream, plan, listening
+        self.now_ns = started_ns = stream.started_ns
+        self._decoder = Decoder()
+        self._connections = Connections(plan.wanted)
+        self._aggregator = Aggregator(
+            self._connections, window_ns=plan.window_ns, aggregation=plan.aggregation
+        )
+        self._endpoints = Endpoints(
+            plan.node, plan.local_addresses, started_ns, kube=plan.cluster
+        )
+        self._writer = Writer(
+            conn,
+            node=plan.node,
+            source=plan.source,
+            settings=plan.settings,
+            started_ns=started_ns,
+            boot_id=_boot_id() if plan.live else None,
+        )
+        self._path = Path(conn.execute("PRAGMA database_list").fetchone()[2])
+        self._gaps: list[Gap] = []
+        self._gap_count = 0
+        self._lost = 0
+        self._malformed = 0
+        self._flows = 0
+        self._changes: list[HistoryChange] = []
+        self._committed_ns = started_ns
+        self._told_ns = 0
+        self._full: Gap | None = None
+        self._in_census = False
+        self._restarted = False
+        self._clock_ns = _clock_offset_ns()
+        self._census = self._take_up()
+        self._commit([], {}, started_ns)
+
+    def _take_up(self) -> Census:
+        """Go on from what the recording before this one left; say how to count the first dump."""
+        started_ns, previous = self._stream.started_ns, self._writer.previous
+        if previous is None or not self._plan.live:
+            # What older connections moved before is not of this recording.
+            return Census(whole_from_ns=started_ns, undated_whole=False)
+        if previous.boot_id != _boot_id():
+            return Census(whole_from_ns=previous.committed_ns, undated_whole=True)
+        if previous.ended_ns is None:
+            # After a crash the table of the kernel is all there is: what an older connection has
+            # moved was counted up to the last commit, and the rest is in the gap.
+            return Census(
+                whole_from_ns=previous.committed_ns, undated_whole=False, count_older=False
+            )
+        kept = self._writer.load_connections()
+        self._connections.restore(kept, by_port=self._plan.aggregation == "connections")
+        self._restarted = True
+        return Census(whole_from_ns=previous.ended_ns, undated_whole=True)
+
+    def learn(self, changes: Iterable[Change], at_ns: int) -> None:
+        """Take in what the API server said."""
+        learned = False
+        for change in changes:
+            self._endpoints.apply(change)
+            learned = True
+        if learned:
+            for pod in self._endpoints.pods_added():
+                self._listening.pods(pod)
+            # Who owns an address may have changed: connections from here on are asked about anew.
+            self._aggregator.cut(at_ns)
+
+    def take_dumped(self, batch: Datagrams) -> None:
+        """Count what live connections moved; an empty batch ends the dump."""
+        if not self._in_census:
+            self._in_census = True
+            self._aggregator.begin_census(self._census)
+        if batch.lengths:
+            self._aggregator.add_census(self._decoder.read(batch))
+            return
+        self._aggregator.end_census(first=self._restarted)
+        self._in_census = self._restarted = False
+        # What a later dump finds began since, whether or not its event was lost.
+        self._census = Census(whole_from_ns=self._stream.started_ns, undated_whole=True)
+
+    def take(self, batch: Datagrams) -> None:
+        """Count a batch of events, and write the windows that are over."""
+        self.now_ns = batch.at_ns
+        if self._plan.live:
+            self._watch_clock(batch.at_ns)
+        events = self._decoder.read(batch) if batch.lengths else []
+        for window in self._aggregator.add(events, batch.at_ns):
+            self._write(window, min(window.ended_ns, batch.at_ns))
+        if not 0 <= batch.at_ns - self._told_ns < SECOND_NS:
+            self._tell(batch.at_ns)
+
+    def finish(self) -> None:
+        """Write what is open, fold all that is folded so far, and keep the live connections."""
+        for window in self._aggregator.close():
+            self._write(window, self.now_ns)
+        self._endpoints.finish(self.now_ns)
+        self._commit([], {}, self.now_ns)
+        for cohort in set(self._connections.live.values()):
+            if cohort.edge is None:
+                cohort.edge = self._edge(cohort)
+        rollup.fold(self._conn, self.now_ns, budget_s=60.0)
+        self._writer.finish(self.now_ns, self._connections.export() if self._plan.live else ())
+        self._tell(self.now_ns)
+
+    def _write(self, window: Window, committed_ns: int) -> None:
+        rows, events = _rows(window, self._edge, apart=self._plan.aggregation == "none")
+        self._flows += len(rows) + sum(map(len, events.values()))
+        self._commit(rows, events, committed_ns)
+        self._listening.rows(rows)
+        for cohort in window.cohorts:
+            cohort.clear()
+        self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
+        self._tidy(committed_ns)
+
+    def _commit(
+        self,
+        rows: Sequence[FlowRow],
+        events: Mapping[Edge, Sequence[LoneEvent]],
+        committed_ns: int,
+    ) -> None:
+        """Write a window; where the disk is full go on without it, and say so when there is room."""
+        self._changes += self._endpoints.drain()
+        gaps = [*self._gaps, *self._new_gaps(committed_ns)]
+        if self._full is not None:
+            self._full = self._full._replace(ended_ns=committed_ns)
+        try:
+            self._writer.window(
+                rows,
+                events=events,
+                gaps=[*gaps, self._full] if self._full else gaps,
+                changes=self._changes,
+                committed_ns=committed_ns,
+                counters=Counters(self._aggregator.events, self._lost, self._malformed),
+            )
+        except DiskFullError as error:
+            if self._full is None:
+                log.warning("%s; recording goes on, and what is lost is counted", error.message)
+                self._full = Gap("disk full", self._committed_ns, committed_ns, 0)
+            lost = sum(row.new_events + row.update_events + row.destroy_events for row in rows)
+            lost += sum(map(len, events.values()))
+            self._full = self._full._replace(
+                ended_ns=committed_ns, lost=(self._full.lost or 0) + lost
+            )
+            self._gaps = gaps
+            del self._changes[:-_MOST_CHANGES]
+            return
+        if self._full is not None:
+            log.warning("there is room again: %s events were not written", self._full.lost)
+            self._gap_count += 1
+        self._full = None
+        self._gaps, self._changes = [], []
+        self._committed_ns = committed_ns
+
+    def _new_gaps(self, at_ns: int) -> list[Gap]:
+        gaps = self._stream.gaps() + self._endpoints.gaps()
+        malformed = (
+            self._decoder.malformed + self._connections.malformed + self._stream.malformed
+        )
+        if malformed > self._malformed:
+            lost = malformed - self._malformed
+            gaps.append(Gap("malformed", min(self._committed_ns, at_ns), at_ns, lost))
+            self._malformed = malformed
+        for gap in gaps:
+            self._gap_count += 1
+            if gap.kind == "events lost":
+                self._lost += gap.lost or 0
+                log.warning("%s events were lost: the socket's buffer was full", gap.lost)
+        return gaps
+
+    def _watch_clock(self, at_ns: int) -> None:
+        """A step of the wall clock is a gap: times before and after it do not compare."""
+        offset_ns = _clock_offset_ns()
+        step_ns = offset_ns - self._clock_ns
+        self._clock_ns = offset_ns
+        if abs(step_ns) >= _CLOCK_STEP_NS:
+            before_ns = at_ns - step_ns
+            detail = f"the clock went {step_ns / SECOND_NS:+.3f} s"
+            log.warning("%s", detail)
+            self._gap_count += 1
+            self._gaps.append(
+                Gap("clock step", min(before_ns, at_ns), max(before_ns, at_ns), None, detail)
+            )
+
+    def _tidy(self, now_ns: int) -> None:
+        """Fold and prune a slice's worth: what is left waits for the next window."""
+        rollup.fold(self._conn, now_ns, budget_s=_FOLD_BUDGET_S)
+        rollup.prune(
+            self._conn, now_ns, self._plan.retain, self._plan.max_bytes, budget_s=_FOLD_BUDGET_S
+        )
+
+    def _tell(self, at_ns: int) -> None:
+        self._told_ns = at_ns
+        if self._plan.live and not 0 <= at_ns - self._committed_ns < _HEARTBEAT_NS:
+            self._commit([], {}, at_ns)
+        self._listening.status(
+            Status(
+                self._aggregator.events,
+                self._flows,
+                len(self._connections.live),
+                self._gap_count,
+                _size(self._path),
+            )
+        )
+
+    def _edge(self, cohort: Cohort) -> Edge:
+        ends = cohort.flow.ends
+        if ends is None:
+            ends = cohort.flow.ends = _as_text(cohort.flow.tuple)
+        return self._endpoints.edge(*ends, cohort.began_ns)
+
+
+def _rows(
+    window: Window, edge_of: Callable[[Cohort], Edge], *, apart: bool
+) -> tuple[list[FlowRow], dict[Edge, list[LoneEvent]]]:
+    """
+    Turn what a window held into rows: one an edge, where cohorts have the same.
+
+    With `apart`, one an event; those without counters stand under their edge.
+    """
+    first_ns, last_ns = window.started_ns, window.ended_ns - 1
+    merged: dict[tuple[Edge, int | None], FlowRow] = {}
+    alone: list[FlowRow] = []
+    events: dict[Edge, list[LoneEvent]] = {}
+    for cohort in window.cohorts:
+        edge = cohort.edge
+        if edge is None:
+            edge = cohort.edge = edge_of(cohort)
+        if apart:
+            events.setdefault(edge, []).extend(cohort.lone)
+            for at_ns, port, counts, moved in cohort.lone_measured:
+                bits = [counts >> bit & 1 for bit in range(6)]
+                packets_out, bytes_out, packets_in, bytes_in = moved
+                measured = (bytes_out, packets_out, bytes_in, packets_in)
+                alone.append(FlowRow(edge, at_ns, at_ns, port, *bits, *measured))
+            continue
+        started_ns = min(max(cohort.started_ns, first_ns), last_ns)
+        row = FlowRow(
+            edge,
+            started_ns,
+            max(started_ns, min(cohort.ended_ns, last_ns)),
+            cohort.src_port,
+            cohort.connections,
+            cohort.new_events,
+            cohort.update_events,
+            cohort.destroy_events,
+            cohort.unreplied,
+            cohort.refused,
+            *(
+                (cohort.bytes_out, cohort.packets_out, cohort.bytes_in, cohort.packets_in)
+                if cohort.measured
+                else (None, None, None, None)
+            ),
+        )
+        key = (edge, cohort.src_port)
+        other = merged.get(key)
+        merged[key] = row if other is None else _sum(other, row)
+    return [*merged.values(), *alone], events
+
+
+def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
+    counts = [
+        mine if its is None else its if mine is None else mine + its
+        for mine, its in zip(one[4:], other[4:], strict=True)
+    ]
+    return FlowRow(
+        one.edge,
+        min(one.started_ns, other.started_ns),
+        max(one.ended_ns, other.ended_ns),
+        one.src_port,
+        *counts,  # type: ignore[arg-type]
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _address(packed: bytes) -> str:
+    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
+
+
+def _as_text(
+    flow: FlowTuple,
+) -> tuple[str, int, str, str, int | None, str, int | None, str]:
+    return (
+        flow.proto,
+        flow.zone,
+        _address(flow.src),
+        _address(flow.dst),
+        flow.dst_port,
+        _address(flow.reply_src),
+        flow.reply_src_port,
+        _address(flow.reply_dst),
+    )
+
+
+def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:
+    """What is on the queue now, at most a thousand: events wait meanwhile."""
+    for _ in range(1000):
+        try:
+            yield changes.get_nowait()
+        except Empty:
+            return
+
+
+def _clock_offset_ns() -> int:
+    return time.time_ns() - time.monotonic_ns()
+
+
+def _boot_id() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for name in (path, Path(f"{path}-wal")):
+        try:
+            total += os.stat(name).st_size
+        except OSError:
+            continue
+    return total
