@@ -294,11 +294,9 @@ class Socket:
         return [offset for offset, _ in kept], [length for _, length in kept]
 
 
-def dump(
-    family: socket.AddressFamily, note: Callable[[str], None] = lambda sentence: None
-) -> Iterator[Datagrams]:
+def dump(note: Callable[[str], None] = lambda sentence: None) -> Iterator[Datagrams]:
     """
-    Yield the live entries of one family, a hundred or so at a time.
+    Yield the live entries of both families, a hundred or so at a time.
 
     It has its own socket and the kernel makes a chunk when it is asked for, so a reader of
     events can turn to them between two. A dump that the kernel calls inconsistent is made
@@ -309,7 +307,7 @@ def dump(
         sock.settimeout(DUMP_TIMEOUT_S)
         for attempt in range(1, DUMP_ATTEMPTS + 1):
             try:
-                sock.send(_dump_request(family, attempt))
+                sock.send(_dump_request(attempt))
                 consistent = yield from _dumped(sock, attempt)
             except OSError as error:
                 raise _explained(error, "dumping the conntrack table") from error
@@ -379,11 +377,12 @@ def _attach(sock: socket.socket, program: Program) -> None:
     )
 
 
-def _dump_request(family: int, sequence: int) -> bytes:
+def _dump_request(sequence: int) -> bytes:
+    """Ask for all families: asked for one, the kernel walks the whole table all the same."""
     from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
     message = nfct_msg()
-    message["nfgen_family"] = int(family)
+    message["nfgen_family"] = socket.AF_UNSPEC
     message["header"]["type"] = _IPCTNL_MSG_CT_GET
     message["header"]["flags"] = _NLM_F_DUMP
     message["header"]["sequence_number"] = sequence

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 from playednode import (
@@ -81,7 +80,7 @@ def recording(play: PlayedNode, path: Path) -> Iterator[None]:
             with Socket() as source, CaptureWriter(path, header) as writer:
                 while True:
                     last = stop.is_set()
-                    for batch in chain(dump(socket.AF_INET), dump(socket.AF_INET6)):
+                    for batch in dump():
                         writer.write(batch)
                     started.set()
                     end = time.monotonic() + (0 if last else DUMP_S)
