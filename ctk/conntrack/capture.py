@@ -7,7 +7,8 @@ the live run gave. All integers are little-endian:
     magic    8 bytes   b"ctkcap1\\n"
     header   u32 length, then that much JSON: what Header holds
     batch    u64 at_ns; u16 flags (1: dumped); u16 count;
-             count u16 lengths; then as many netlink messages, each as long as its length says
+             count u16 lengths; then as many netlink messages, each as long as its length says;
+             a dumped batch of none ends a dump
     ...      batches up to the end of the file
 
 A name that ends in .gz is compressed. A file that was cut off is read up to its last whole
@@ -173,13 +174,13 @@ class Capture:
                 raise self._damaged()
             buffer = self._read(total)
             ends = list(accumulate(lengths))
-            if len(buffer) < total:
+            cut_off = len(buffer) < total
+            if cut_off:
                 ends = [end for end in ends if end <= len(buffer)]
-            if ends:
-                offsets = [0, *ends[:-1]]
-                kept = lengths[: len(ends)]
-                yield Datagrams(at_ns, bool(flags & _DUMPED), buffer, offsets, kept.tolist())
-            if len(buffer) < total:
+            if ends or not cut_off:  # a batch of none ends a dump
+                kept = lengths[: len(ends)].tolist()
+                yield Datagrams(at_ns, bool(flags & _DUMPED), buffer, [0, *ends][:-1], kept)
+            if cut_off:
                 break
         else:
             return

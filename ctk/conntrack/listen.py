@@ -8,7 +8,6 @@ empty dumped batch comes; an empty batch of events is a tick.
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
-from socket import AF_INET, AF_INET6
 
 from ctk.conntrack.capture import Capture
 from ctk.conntrack.socket import Socket, dump
@@ -68,17 +67,22 @@ class Listener:
     def __iter__(self) -> Iterator[Datagrams]:
         while not self._stopping():
             if self._dump is None and time.monotonic() >= self._due:
-                self._dump = _entries()
+                self._dump = dump()
             yield self._events(0 if self._dump else TICK_S)
             if self._dump is not None:
                 yield from self._slice(_DUMP_SLICE_S)
+        yield from self._queued()
+        if self._dump is not None:
+            yield from self._slice(float("inf"))
+        self._dump = dump()
+        yield from self._slice(float("inf"))
+        # Entries past their time are not in a dump: it made the kernel end them.
+        yield from self._queued()
+
+    def _queued(self) -> Iterator[Datagrams]:
         end = time.monotonic() + _DRAIN_S
         while (batch := self._events(0)).lengths and time.monotonic() < end:
             yield batch
-        if self._dump is not None:
-            yield from self._slice(float("inf"))
-        self._dump = _entries()
-        yield from self._slice(float("inf"))
 
     def _events(self, timeout_s: float) -> Datagrams:
         batch = self._socket.receive(timeout_s)
@@ -100,7 +104,3 @@ class Listener:
                 self._due = time.monotonic() + self._every_s
                 chunk = Datagrams(time.time_ns(), True, bytearray(), (), ())
             yield chunk
-
-
-def _entries() -> Iterator[Datagrams]:
-    return chain(dump(AF_INET), dump(AF_INET6))

@@ -33,7 +33,8 @@ from playednode import (
 )
 
 from ctk.conntrack.capture import CaptureWriter, Header
-from ctk.conntrack.socket import Socket, dump, local_addresses, sysctl
+from ctk.conntrack.listen import Listener
+from ctk.conntrack.socket import Socket, local_addresses, sysctl
 
 CAPTURES = Path(__file__).parents[2] / "fixtures" / "captures"
 DUMP_S = 5
@@ -78,19 +79,12 @@ def recording(play: PlayedNode, path: Path) -> Iterator[None]:
                 sysctls={name: sysctl(name) for name in SYSCTLS},
             )
             with Socket() as source, CaptureWriter(path, header) as writer:
-                while True:
-                    last = stop.is_set()
-                    for batch in dump():
+                listener = Listener(source, dump_every_s=DUMP_S, stopping=stop.is_set)
+                for batch in listener:
+                    if batch.lengths or batch.dumped:
                         writer.write(batch)
-                    started.set()
-                    end = time.monotonic() + (0 if last else DUMP_S)
-                    while (left := end - time.monotonic()) > 0 and not stop.is_set():
-                        if events := source.receive(min(left, 0.1)):
-                            writer.write(events)
-                    if last:
-                        break
-                while events := source.receive(0.1):
-                    writer.write(events)
+                    if batch.dumped:
+                        started.set()
 
     thread = threading.Thread(target=record)
     thread.start()
