@@ -1,0 +1,234 @@
+"""
+Filter terms to SQL conditions.
+
+Names and addresses are conditions on edges, which are few: who they fit is settled before any
+flow is read. Only `--failed` and `--from-port` are conditions on rows.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import NamedTuple, get_args
+
+from ctk.errors import UsageError
+from ctk.model import PROTOCOLS, Kind, Side, Term
+
+
+class Condition(NamedTuple):
+    """A piece of SQL that is true or false, never NULL, and the values bound in it."""
+
+    sql: str
+    values: tuple[object, ...] = ()
+
+
+# `edge` stands for the table of that name; the reply's port is null where it is the dialled one.
+_SERVICE_NAME = "substr(edge.service, instr(edge.service, '/') + 1)"
+_SERVICE_NAMESPACE = "substr(edge.service, 1, instr(edge.service, '/') - 1)"
+
+_SELECTOR_HINT = "--label 'app=web,tier in (front,back),!old'"
+_KEY = r"(?:[a-z0-9.-]+/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
+_VALUE = r"[A-Za-z0-9_.-]*"
+_REQUIREMENT = re.compile(
+    rf"\s*(?:(?P<absent>!)\s*(?P<absent_key>{_KEY})"
+    rf"|(?P<key>{_KEY})(?:\s*(?P<equal>==|=|!=)\s*(?P<value>{_VALUE})"
+    rf"|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*(?:,|$)"
+)
+
+
+def edge_condition(terms: Iterable[Term]) -> Condition | None:
+    """Give what an edge must be for its flows to fit; None where any edge does."""
+    conditions = [_of_edge(term) for term in terms if not _is_of_row(term)]
+    return _join(" AND ", conditions) if conditions else None
+
+
+def row_condition(terms: Iterable[Term]) -> Condition | None:
+    """Give what a row of `flow` must be, beyond its edge; None where any does."""
+    conditions = []
+    for term in terms:
+        if term.field == "failed":
+            conditions.append(_negated(term, Condition("(unreplied > 0 OR refused > 0)")))
+        elif _is_of_row(term):
+            ports = tuple(_port(text) for text in term.values)
+            listed = f"src_port IN ({_marks(ports)})"
+            conditions.append(
+                _negated(term, Condition(f"(src_port IS NOT NULL AND {listed})", ports))
+            )
+    return _join(" AND ", conditions) if conditions else None
+
+
+def folded_condition(terms: Iterable[Term]) -> Condition | None:
+    """
+    Give which edges of a rollup could stand for flows that fit.
+
+    That is `edge_condition`, and where an address is asked for, the edges that many external
+    addresses were folded into.
+    """
+    widened = [term for term in terms if term.field != "ip" or term.negated]
+    exact = edge_condition(terms)
+    if exact is None or len(widened) == len(tuple(terms)):
+        return exact
+    sides = " OR ".join(
+        f"edge.{side}_id IN (SELECT id FROM endpoint WHERE packed = x'')"
+        for side in ("src", "dialled", "backend")
+    )
+    folded = Condition(f"({sides})")
+    rest = edge_condition(widened)
+    either = _join(" AND ", [folded, rest]) if rest else folded
+    return _join(" OR ", [exact, either])
+
+
+def settle(conn: sqlite3.Connection, name: str, condition: Condition) -> int:
+    """Fill the temporary table `name` with the ids of the edges that fit; give their number."""
+    conn.execute("PRAGMA query_only = OFF")  # for this; the file itself is opened read-only
+    try:
+        conn.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (id INTEGER PRIMARY KEY)")
+        conn.execute(f"DELETE FROM temp.{name}")
+        sql = f"INSERT INTO temp.{name} SELECT id FROM edge WHERE {condition.sql}"
+        return conn.execute(sql, condition.values).rowcount
+    finally:
+        conn.execute("PRAGMA query_only = ON")
+
+
+def both(conditions: Iterable[str]) -> str:
+    """Join conditions that must all hold."""
+    return " AND ".join(conditions)
+
+
+def _is_of_row(term: Term) -> bool:
+    return term.field == "failed" or (term.field == "port" and term.side == "from")
+
+
+def _of_edge(term: Term) -> Condition:
+    if term.field == "port":
+        ports = tuple(_port(text) for text in term.values)
+        listed = f"COALESCE(edge.dst_port IN ({_marks(ports)}), 0)"
+        answered = f"COALESCE(edge.nat_dst_port IN ({_marks(ports)}), 0)"
+        return _negated(term, Condition(f"({listed} OR {answered})", ports + ports))
+    if term.field == "protocol":
+        names = tuple(_protocol(text) for text in term.values)
+        return _negated(term, Condition(f"edge.proto IN ({_marks(names)})", names))
+    if term.field == "service":
+        dialled = [_named(text, _SERVICE_NAMESPACE, _SERVICE_NAME) for text in term.values]
+        return _negated(term, _join(" OR ", dialled))
+    owner = _join(" OR ", [_of_endpoint(term, text) for text in term.values])
+    columns = _columns(term)
+    chosen = f"(SELECT id FROM endpoint WHERE {owner.sql})"
+    fits = [Condition(f"edge.{column} IN {chosen}", owner.values) for column in columns]
+    return _negated(term, _join(" OR ", fits))
+
+
+def _columns(term: Term) -> tuple[str, ...]:
+    sides: dict[Side, tuple[str, ...]] = {"from": ("src_id",), "to": ("backend_id",)}
+    if term.field == "ip":
+        sides["to"] = ("dialled_id", "backend_id")
+    return sides.get(term.side, sides["from"] + sides["to"])
+
+
+def _of_endpoint(term: Term, text: str) -> Condition:  # noqa: PLR0911 - one for each kind of name
+    match term.field:
+        case "namespace":
+            return _like("namespace", text)
+        case "pod":
+            return _join(" AND ", [Condition("kind = 'pod'"), _named(text, "namespace", "name")])
+        case "workload":
+            return _named(text, "namespace", "workload")
+        case "node":
+            itself = _join(" AND ", [Condition("kind = 'node'"), _like("name", text)])
+            return _join(" OR ", [_like("node", text), itself])
+        case "kind":
+            if text not in get_args(Kind):
+                hint = f"one of {', '.join(get_args(Kind))}"
+                raise UsageError(f"{text!r} is not a kind of endpoint", hint=hint)
+            return Condition("kind = ?", (text,))
+        case "label":
+            # What is not an object of the cluster has no labels to select by.
+            known = Condition("kind IN ('pod', 'node', 'service')")
+            return _join(" AND ", [known, *selector(text)])
+        case _:
+            return _within(text)
+
+
+def selector(text: str) -> list[Condition]:
+    """Turn a Kubernetes label selector into conditions on `labels`, all of which must hold."""
+    conditions = []
+    at = 0
+    while at < len(text) or at == 0:
+        match = _REQUIREMENT.match(text, at)
+        if match is None or (match.end() == len(text) and text.endswith(",")):
+            raise UsageError(f"{text!r} is not a label selector", hint=_SELECTOR_HINT)
+        conditions.append(_requirement(match))
+        at = match.end()
+    return conditions
+
+
+def _requirement(match: re.Match[str]) -> Condition:
+    # Keys hold no quotes, so this path names exactly one of them, dots and slashes included.
+    path = f'$."{match["absent_key"] or match["key"]}"'
+    label = "json_extract(labels, ?)"
+    if match["absent"]:
+        return Condition(f"{label} IS NULL", (path,))
+    if match["equal"]:
+        # Like the API server's, != also holds where there is no such label.
+        operator = "IS NOT" if match["equal"] == "!=" else "IS"
+        return Condition(f"{label} {operator} ?", (path, match["value"]))
+    if match["set"]:
+        values = tuple(value.strip() for value in match["values"].split(","))
+        listed = f"COALESCE({label} IN ({_marks(values)}), 0)"
+        return Condition(f"NOT {listed}" if match["set"] == "notin" else listed, (path, *values))
+    return Condition(f"{label} IS NOT NULL", (path,))
+
+
+def _within(text: str) -> Condition:
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is neither an address nor a CIDR", hint="10.244.0.3, 10.244.0.0/16, fd00::/8"
+        ) from error
+    low, high = network.network_address.packed, network.broadcast_address.packed
+    # Bytes compare like the numbers they are, but only among those of one length.
+    return Condition("(packed BETWEEN ? AND ? AND length(packed) = ?)", (low, high, len(low)))
+
+
+def _named(text: str, namespace_column: str, name_column: str) -> Condition:
+    namespace, slash, name = text.rpartition("/")
+    named = _like(name_column, name)
+    return _join(" AND ", [_like(namespace_column, namespace), named]) if slash else named
+
+
+def _like(column: str, text: str) -> Condition:
+    if "*" in text:
+        return Condition(f"COALESCE({column} GLOB ?, 0)", (re.sub(r"([\[?])", r"[\1]", text),))
+    return Condition(f"{column} IS ?", (text,))
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
+    return int(text)
+
+
+def _protocol(text: str) -> str:
+    if text.isascii() and text.isdecimal():
+        return PROTOCOLS.get(int(text), str(int(text)))
+    if text.lower() not in PROTOCOLS.values():
+        raise UsageError(
+            f"{text!r} is not a protocol", hint=f"a number, or {', '.join(PROTOCOLS.values())}"
+        )
+    return text.lower()
+
+
+def _negated(term: Term, condition: Condition) -> Condition:
+    return Condition(f"NOT {condition.sql}", condition.values) if term.negated else condition
+
+
+def _join(word: str, conditions: list[Condition]) -> Condition:
+    if len(conditions) == 1:
+        return conditions[0]
+    sql = word.join(condition.sql for condition in conditions)
+    return Condition(f"({sql})", sum((condition.values for condition in conditions), ()))
+
+
+def _marks(values: tuple[object, ...]) -> str:
+    return ", ".join("?" * len(values))

@@ -1,0 +1,151 @@
+"""
+Which table answers for which part of a span: coarse ones in the middle, fine ones at its edges.
+
+Every bucket of a level before `folded_ns` is the exact fold of the finer level; rows of a level
+before `pruned_ns` are gone, and then only coarser buckets are left.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ctk.store.rollup import LEVELS, marks
+
+_ALWAYS = 2**63 - 1
+_NEVER = -(2**63)
+
+
+class Held(NamedTuple):
+    """A table of flows, or of buckets of them, and for which times it answers."""
+
+    name: str
+    table: str
+    width_ns: int  # of a bucket; 1 where rows keep their own time
+    folded_ns: int
+    pruned_ns: int
+
+
+class Piece(NamedTuple):
+    """The rows of one table with since <= started_ns < until."""
+
+    table: str
+    since_ns: int
+    until_ns: int
+
+
+def held(conn: sqlite3.Connection) -> list[Held]:
+    """Read what each level holds, the finest first."""
+    found = []
+    for level in LEVELS:
+        folded_ns, pruned_ns = marks(conn)[level.name]
+        if not level.width_ns:
+            folded_ns = _ALWAYS
+        found.append(
+            Held(
+                level.name,
+                level.table,
+                level.width_ns or 1,
+                _NEVER if folded_ns is None else folded_ns,
+                _NEVER if pruned_ns is None else pruned_ns,
+            )
+        )
+    return found
+
+
+def extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] | None:
+    """Give the span that holds every row of every level; None for a file without any."""
+    starts, ends = [], []
+    for level in found:
+        # Each alone is one step into the primary key; both in one SELECT would read it all.
+        (first_ns,) = conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()
+        (last_ns,) = conn.execute(f"SELECT MAX(started_ns) FROM {level.table}").fetchone()
+        if first_ns is not None:
+            starts.append(first_ns)
+            ends.append(last_ns + level.width_ns)
+    return (min(starts), max(ends)) if starts else None
+
+
+def clip(
+    conn: sqlite3.Connection, found: Sequence[Held], since_ns: int | None, until_ns: int | None
+) -> tuple[int, int] | None:
+    """Give the part of a span in which the levels have rows; None where there is none."""
+    reach = extent(conn, found)
+    if reach is None:
+        return None
+    since_ns = reach[0] if since_ns is None else max(since_ns, reach[0])
+    until_ns = reach[1] if until_ns is None else min(until_ns, reach[1])
+    return (since_ns, until_ns) if since_ns < until_ns else None
+
+
+def cover(found: Sequence[Held], since_ns: int, until_ns: int) -> list[Piece]:
+    """
+    Cut a span into pieces, oldest first, that together answer for all of it and nothing else.
+
+    Where finer rows are gone, the first or last piece reaches out to the edge of its bucket.
+    """
+    if since_ns >= until_ns:
+        return []
+    *finer, level = found
+    if not finer:
+        return [Piece(level.table, since_ns, until_ns)]
+    width_ns = level.width_ns
+    middle_ns = _up(since_ns, width_ns)
+    rest_ns = _down(min(until_ns, level.folded_ns), width_ns)
+    if since_ns < finer[-1].pruned_ns:
+        middle_ns = _down(since_ns, width_ns)
+    if max(rest_ns, since_ns) < finer[-1].pruned_ns:
+        rest_ns = _up(until_ns, width_ns)
+    if middle_ns >= rest_ns:
+        return cover(finer, since_ns, until_ns)
+    return [
+        *cover(finer, since_ns, middle_ns),
+        Piece(level.table, middle_ns, rest_ns),
+        *cover(finer, rest_ns, until_ns),
+    ]
+
+
+def holding(
+    conn: sqlite3.Connection,
+    found: Sequence[Held],
+    span: tuple[int, int],
+    condition: str,
+    *,
+    newest_first: bool,
+) -> Iterator[tuple[int, int]]:
+    """
+    Yield the parts of a span in which rows of `flow` may fit a condition, in order.
+
+    The condition is asked of the rollups, day by day, then hour by hour and minute by minute
+    only where it holds, so that what is rare is found without reading all flows.
+    """
+    *finer, level = found
+    if not finer:
+        yield span
+        return
+    since_ns, until_ns = span
+    width_ns = level.width_ns
+    first_ns = min(max(since_ns, _down(max(since_ns, level.pruned_ns), width_ns)), until_ns)
+    last_ns = max(min(until_ns, level.folded_ns), first_ns)
+    asked = f"SELECT EXISTS (SELECT 1 FROM {level.table} WHERE started_ns = ? AND {condition})"
+    parts: list[tuple[int, int, bool]] = [(since_ns, first_ns, False)]
+    at_ns = first_ns
+    while at_ns < last_ns:
+        next_ns = min(_down(at_ns, width_ns) + width_ns, last_ns)
+        parts.append((at_ns, next_ns, True))
+        at_ns = next_ns
+    parts.append((last_ns, until_ns, False))
+    for start_ns, end_ns, bucket in reversed(parts) if newest_first else parts:
+        if start_ns < end_ns and (
+            not bucket or conn.execute(asked, (_down(start_ns, width_ns),)).fetchone()[0]
+        ):
+            yield from holding(
+                conn, finer, (start_ns, end_ns), condition, newest_first=newest_first
+            )
+
+
+def _down(time_ns: int, width_ns: int) -> int:
+    return time_ns - time_ns % width_ns
+
+
+def _up(time_ns: int, width_ns: int) -> int:
+    return -_down(-time_ns, width_ns)
