@@ -87,6 +87,10 @@ class _BrokenError(Exception):
     """No answer, or one that stopped halfway."""
 
 
+class _CutError(_BrokenError):
+    """The connection ended, and was whole until now: not so one that fell silent."""
+
+
 class Watch:
     """
     Follow everything in a cluster that owns or hides an address.
@@ -255,6 +259,10 @@ class _Follower:
             opened_s = time.monotonic()
             try:
                 self._stream(response)
+                self._heard_ns = time.time_ns()
+            except _CutError:
+                self._heard_ns = time.time_ns()
+                raise
             finally:
                 lasted_s = time.monotonic() - opened_s
                 if lasted_s >= _LASTED_S:
@@ -265,6 +273,7 @@ class _Follower:
     def _stream(self, response: Any) -> None:
         rest = b""
         for chunk in self._chunks(response):
+            self._heard_ns = time.time_ns()
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 if line.strip():
@@ -273,7 +282,7 @@ class _Follower:
             raise _BrokenError("the stream ended in the middle of a line")
 
     def _event(self, line: bytes) -> None:
-        self._heard_ns = at_ns = time.time_ns()
+        at_ns = self._heard_ns
         try:
             event = orjson.loads(line)
             kind, raw = event["type"], event["object"]
@@ -370,12 +379,14 @@ class _Api:
 
     def read(self, response: Any) -> bytes:
         """What has arrived, at least a byte; b"" at the end."""
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
 
         try:
             chunk: bytes = response.read1(_CHUNK_BYTES)
-        except (HTTPError, OSError, ValueError) as error:
+        except ReadTimeoutError as error:
             raise _BrokenError(_plainly(error)) from error
+        except (HTTPError, OSError, ValueError) as error:
+            raise _CutError(_plainly(error)) from error
         return chunk
 
     def reload(self) -> None:
@@ -449,8 +460,9 @@ class _Api:
                 raise KubeError(
                     "this is not inside a cluster", hint="give --kubeconfig, --objects or --no-kube"
                 ) from error
+            text = "it is no kubeconfig" if isinstance(error, TypeError) else str(error)
             raise KubeError(
-                f"{self._kubeconfig}: {' '.join(str(error).split())}",
+                f"{self._kubeconfig}: {' '.join(text.split())}",
                 hint="check it with: kubectl --kubeconfig FILE config view",
             ) from error
         self._configuration, self._pool = configuration, pool
