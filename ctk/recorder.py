@@ -8,7 +8,6 @@ and is taken in between two batches.
 """
 
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import orjson
 
 from ctk.conntrack.aggregate import SECOND_NS, Aggregation, Aggregator, Window
 from ctk.conntrack.capture import CaptureWriter
@@ -26,9 +27,20 @@ from ctk.conntrack.decode import Decoder, FlowTuple
 from ctk.errors import DiskFullError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
-from ctk.model import Counters, Datagrams, Edge, Endpoint, FlowRow, Gap, HistoryChange, LoneEvent
+from ctk.model import (
+    Counters,
+    Datagrams,
+    Edge,
+    Endpoint,
+    FlowRecord,
+    FlowRow,
+    Gap,
+    HistoryChange,
+    LoneEvent,
+)
 from ctk.store import rollup
 from ctk.store.write import Writer
+from ctk.timespan import format_time
 
 log = logging.getLogger("ctk")
 
@@ -36,7 +48,7 @@ _CLOCK_STEP_NS = SECOND_NS
 _HEARTBEAT_NS = 60 * SECOND_NS  # a file with nothing to say still tells how far it goes
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
-_FOLD_BUDGET_S = 0.1
+_TIDY_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
 
 
 class Stream(Protocol):
@@ -83,7 +95,7 @@ class Plan:
 class Listening:
     """Who else is told, as it happens."""
 
-    rows: Callable[[Sequence[FlowRow]], None] = lambda rows: None
+    rows: Callable[[Sequence[FlowRow]], None] | None = None
     pods: Callable[[Endpoint], None] = lambda pod: None
     status: Callable[[Status], None] = lambda status: None
     capture: CaptureWriter | None = None
@@ -121,9 +133,7 @@ class _Recorder:
         self._aggregator = Aggregator(
             self._connections, window_ns=plan.window_ns, aggregation=plan.aggregation
         )
-        self._endpoints = Endpoints(
-            plan.node, plan.local_addresses, started_ns, kube=plan.cluster
-        )
+        self._endpoints = Endpoints(plan.node, plan.local_addresses, started_ns, kube=plan.cluster)
         self._writer = Writer(
             conn,
             node=plan.node,
@@ -212,7 +222,8 @@ class _Recorder:
         for cohort in set(self._connections.live.values()):
             if cohort.edge is None:
                 cohort.edge = self._edge(cohort)
-        rollup.fold(self._conn, self.now_ns, budget_s=60.0)
+        for _ in rollup.fold(self._conn, self.now_ns):
+            pass
         self._writer.finish(self.now_ns, self._connections.export() if self._plan.live else ())
         self._tell(self.now_ns)
 
@@ -220,7 +231,8 @@ class _Recorder:
         rows, events = _rows(window, self._edge, apart=self._plan.aggregation == "none")
         self._flows += len(rows) + sum(map(len, events.values()))
         self._commit(rows, events, committed_ns)
-        self._listening.rows(rows)
+        if self._listening.rows is not None:
+            self._listening.rows(rows)
         for cohort in window.cohorts:
             cohort.clear()
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
@@ -232,7 +244,7 @@ class _Recorder:
         events: Mapping[Edge, Sequence[LoneEvent]],
         committed_ns: int,
     ) -> None:
-        """Write a window; where the disk is full go on without it, and say so when there is room."""
+        """Write a window; where the disk is full go on without it, and say so later."""
         self._changes += self._endpoints.drain()
         gaps = [*self._gaps, *self._new_gaps(committed_ns)]
         if self._full is not None:
@@ -267,9 +279,7 @@ class _Recorder:
 
     def _new_gaps(self, at_ns: int) -> list[Gap]:
         gaps = self._stream.gaps() + self._endpoints.gaps()
-        malformed = (
-            self._decoder.malformed + self._connections.malformed + self._stream.malformed
-        )
+        malformed = self._decoder.malformed + self._connections.malformed + self._stream.malformed
         if malformed > self._malformed:
             lost = malformed - self._malformed
             gaps.append(Gap("malformed", min(self._committed_ns, at_ns), at_ns, lost))
@@ -297,10 +307,10 @@ class _Recorder:
 
     def _tidy(self, now_ns: int) -> None:
         """Fold and prune a slice's worth: what is left waits for the next window."""
-        rollup.fold(self._conn, now_ns, budget_s=_FOLD_BUDGET_S)
-        rollup.prune(
-            self._conn, now_ns, self._plan.retain, self._plan.max_bytes, budget_s=_FOLD_BUDGET_S
-        )
+        until = time.monotonic() + _TIDY_S
+        for _ in rollup.fold(self._conn, now_ns):
+            if time.monotonic() > until:
+                break
 
     def _tell(self, at_ns: int) -> None:
         self._told_ns = at_ns
@@ -405,6 +415,46 @@ def _as_text(
     )
 
 
+def as_record(row: FlowRow, node: str) -> FlowRecord:
+    """The row as the `flows` view shows it."""
+    edge = row.edge
+    src, dialled, backend = edge.src, edge.dialled, edge.backend
+    return FlowRecord(
+        format_time(row.started_ns),
+        format_time(row.ended_ns),
+        row.started_ns,
+        row.ended_ns,
+        node,
+        edge.proto,
+        6 if ":" in src.address else 4,
+        edge.zone,
+        src.address,
+        row.src_port,
+        dialled.address,
+        edge.dst_port,
+        edge.nat_src,
+        backend.address if backend.address != dialled.address else None,
+        edge.nat_dst_port,
+        *_identity(src),
+        *_identity(backend),
+        edge.service,
+        edge.service_via,
+        *row[4:],
+    )
+
+
+def _identity(endpoint: Endpoint) -> tuple[Any, ...]:
+    return (
+        endpoint.kind,
+        endpoint.namespace,
+        endpoint.name,
+        endpoint.workload,
+        endpoint.workload_kind,
+        endpoint.node,
+        orjson.dumps(dict(endpoint.labels)).decode() if endpoint.labels else None,
+    )
+
+
 def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:
     """What is on the queue now, at most a thousand: events wait meanwhile."""
     for _ in range(1000):
@@ -429,7 +479,7 @@ def _size(path: Path) -> int:
     total = 0
     for name in (path, Path(f"{path}-wal")):
         try:
-            total += os.stat(name).st_size
+            total += name.stat().st_size
         except OSError:
             continue
     return total

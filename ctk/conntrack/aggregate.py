@@ -159,7 +159,8 @@ class Aggregator:
                 continue
             self._touch(cohort, entry.at_ns)
             cohort.connections += 1
-            found = None if counters is None else cohort.moved(counters, None if whole else counters)
+            before = None if whole else counters
+            found = None if counters is None else cohort.moved(counters, before)
             if self._apart:
                 cohort.add_lone(entry.at_ns, entry.port, COUNTS_CONNECTION, found)
 
