@@ -51,7 +51,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
     Refuses a second writer, and whatever is not a ctk file, before a byte is changed.
     """
     path = path.resolve()
-    with _explained(path), _locked(path):
+    with explained(path), _locked(path):
         if path.is_dir():
             raise UsageError(f"{path} is a directory", hint="name a file in it")
         made = _make_private(path)
@@ -69,6 +69,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
             # copied into the file.
             conn.execute("PRAGMA synchronous = NORMAL")
             conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            conn.execute("PRAGMA temp_store = MEMORY")
             conn.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             conn.execute(f"PRAGMA journal_size_limit = {_WAL_LEFT_BYTES}")
             made = False
@@ -90,7 +91,7 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
         raise UsageError(f"there is no file {path}", hint="`ctk record` makes one")
     if path.is_dir():
         raise UsageError(f"{path} is a directory", hint="name the file in it")
-    with _explained(path):
+    with explained(path):
         conn = _open_to_read(path.resolve())
         try:
             conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -116,10 +117,11 @@ def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite reports about the file at `path` into a sentence; our own bugs stay bugs."""
     try:
         yield
-    except sqlite3.ProgrammingError:
+    except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise
     except sqlite3.DatabaseError as error:
         raise failure(error, path) from error

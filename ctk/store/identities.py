@@ -74,6 +74,8 @@ class Identities:
         self._next_edge = _next_id(conn, "edge")
         self._first_endpoint = self._next_endpoint  # older ones may have edges in the file
         self._searches = self._next_endpoint > 1
+        self._doomed_edges: set[int] = set()
+        self._doomed_endpoints: set[int] = set()
         self._new_endpoints: list[Endpoint] = []
         self._new_edges: list[Edge] = []
         self._endpoint_rows: list[tuple[object, ...]] = []
@@ -98,7 +100,8 @@ class Identities:
         )
         if self._searches and max(src_id, dialled_id, backend_id) < self._first_endpoint:
             match = self.conn.execute(_SAME_EDGE, row).fetchone()
-            found = match[0] if match else None
+            if match and match[0] not in self._doomed_edges:
+                found = int(match[0])
         if found is None:
             found = self._next_edge
             self._next_edge += 1
@@ -111,6 +114,22 @@ class Identities:
         """These were read from the file, where they have these ids."""
         self._endpoints.update((endpoint, found) for found, endpoint in endpoints.items())
         self.edges.update((edge, found) for found, edge in edges.items())
+
+    def doom(self, table: str, ids: set[int]) -> None:
+        """
+        Use none of these rows again: they are about to be thrown away.
+
+        Rows of explained endpoints stay: only they know that what was unknown no longer is.
+        """
+        if table == "edge":
+            self._doomed_edges = ids
+            self.edges = {edge: found for edge, found in self.edges.items() if found not in ids}
+        else:
+            ids.difference_update(self._completed.values())
+            self._doomed_endpoints = ids
+            self._endpoints = {
+                endpoint: found for endpoint, found in self._endpoints.items() if found not in ids
+            }
 
     def flush(self) -> None:
         """Write the rows that were given ids."""
@@ -216,6 +235,8 @@ class Identities:
         if match is None:
             return None
         found, valid_to_ns = match
+        if found in self._doomed_endpoints:
+            return None
         if valid_to_ns is not None:
             self.conn.execute("UPDATE endpoint SET valid_to_ns = NULL WHERE id = ?", (found,))
         return int(found)

@@ -1,19 +1,22 @@
 """
-Flows folded to minutes, hours and days, and what is too old thrown away.
+Flows folded to minutes, hours and days.
 
-LEVELS is a table, finest first; each level is folded from the one before it. Two times say how
-far a level is: every bucket before `folded_ns` is the exact sum of the finer level, and
-everything before `pruned_ns` is gone.
+LEVELS is a table, finest first; each level is folded from the one before it. Two marks say how
+far a level is: every bucket before `folded_ns` is the exact sum of the finer level, and what was
+before `pruned_ns` is gone. A mark moves in the transaction that makes it true.
+
+`fold` is an iterator of small transactions: the caller stops when it has no more time, and calls
+again later.
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from ctk.model import COUNT_KEYS
-
-S = 10**9
-DAY_NS = 86_400 * S
+from ctk.timespan import DAY, HOUR, MINUTE
 
 
 class Level(NamedTuple):
@@ -21,13 +24,29 @@ class Level(NamedTuple):
     table: str
     width_ns: int  # of a bucket; 0 where rows keep their own time
     keep_ns: int  # how long rows stay, unless --retain says otherwise
+    peers: int  # edges with an external side that a bucket keeps; the others become "other"
 
 
 LEVELS: tuple[Level, ...] = (
-    Level("flow", "flow", 0, DAY_NS),
-    Level("1m", "flow_1m", 60 * S, 7 * DAY_NS),
-    Level("1h", "flow_1h", 3600 * S, 90 * DAY_NS),
-    Level("1d", "flow_1d", DAY_NS, 2 * 365 * DAY_NS),
+    Level("flow", "flow", 0, DAY, 0),
+    Level("1m", "flow_1m", MINUTE, 7 * DAY, 10_000),
+    Level("1h", "flow_1h", HOUR, 90 * DAY, 2_000),
+    Level("1d", "flow_1d", DAY, 730 * DAY, 1_000),
+)
+
+# The endpoints and edges that stand for many have ids below zero, out of the writer's way.
+OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
+
+_NEVER = -(2**63)
+_COLUMNS = ", ".join(COUNT_KEYS)
+_VALUES = ",".join("?" * len(COUNT_KEYS))
+_SUMS = ", ".join(f"SUM({key})" for key in COUNT_KEYS)
+_MEASURED = COUNT_KEYS.index("bytes_out")  # from here on NULL is "not measured"
+_ADDED = ", ".join(
+    f"{key} = {key} + excluded.{key}"
+    if i < _MEASURED
+    else f"{key} = COALESCE({key} + excluded.{key}, {key}, excluded.{key})"
+    for i, key in enumerate(COUNT_KEYS)
 )
 
 
@@ -47,24 +66,14 @@ def marks(conn: sqlite3.Connection) -> dict[str, Marks]:
     }
 
 
-def bucket_ns(at_ns: int, level: Level) -> int:
-    """The start of the bucket that holds `at_ns`."""
-    return at_ns - at_ns % level.width_ns if level.width_ns else at_ns
-
-
-_COLUMNS = ", ".join(COUNT_KEYS)
-_MEASURED = COUNT_KEYS.index("bytes_out")  # from here on NULL is "not measured"
-_ADDED = ", ".join(
-    f"{key} = {key} + excluded.{key}"
-    if i < _MEASURED
-    else f"{key} = COALESCE({key} + excluded.{key}, {key}, excluded.{key})"
-    for i, key in enumerate(COUNT_KEYS)
-)
+def floor(at_ns: int, width_ns: int) -> int:
+    """The start of the bucket of this width that holds `at_ns`; without a width, `at_ns`."""
+    return at_ns - at_ns % width_ns if width_ns else at_ns
 
 
 def add_late(
     conn: sqlite3.Connection,
-    now: Mapping[str, Marks],
+    marked: Mapping[str, Marks],
     started_ns: int,
     edge_id: int,
     counts: Sequence[int | None],
@@ -74,16 +83,160 @@ def add_late(
 
     True where the row itself is to be stored: not where flows that old have been pruned.
     """
-    values = ",".join("?" * len(COUNT_KEYS))
     for level in LEVELS[1:]:
-        mark = now[level.name]
-        start_ns = bucket_ns(started_ns, level)
-        finished = mark.folded_ns is not None and start_ns < mark.folded_ns
-        if finished and start_ns >= (mark.pruned_ns or 0):
-            conn.execute(
-                f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS})"
-                f" VALUES (?, ?, {values})"
-                f" ON CONFLICT(started_ns, edge_id) DO UPDATE SET {_ADDED}",
-                (start_ns, edge_id, *counts),
-            )
-    return started_ns >= (now["flow"].pruned_ns or 0)
+        folded_ns, pruned_ns = marked[level.name]
+        start_ns = floor(started_ns, level.width_ns)
+        if folded_ns is not None and (pruned_ns or 0) <= start_ns < folded_ns:
+            conn.execute(_add(level), (start_ns, edge_id, *counts))
+    return started_ns >= (marked["flow"].pruned_ns or 0)
+
+
+def fold(conn: sqlite3.Connection, until_ns: int) -> Iterator[None]:
+    """
+    Fold every whole bucket before `until_ns`, one of them a step.
+
+    Rows that start before `until_ns` must be in the file, or come as late ones. Marks move with
+    rows only, so a clock that jumped ahead for a moment leaves none in the future.
+    """
+    conn.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS bucket (edge_id INTEGER PRIMARY KEY, {_COLUMNS})"
+    )
+    for finer, level in pairwise(LEVELS):
+        until_ns = floor(until_ns, level.width_ns)
+        done_ns = marks(conn)[level.name].folded_ns
+        while True:
+            (next_ns,) = conn.execute(
+                f"SELECT MIN(started_ns) FROM {finer.table} WHERE started_ns >= ?",
+                (_NEVER if done_ns is None else done_ns,),
+            ).fetchone()
+            if next_ns is None or floor(next_ns, level.width_ns) >= until_ns:
+                break
+            start_ns = floor(next_ns, level.width_ns)
+            done_ns = start_ns + level.width_ns
+            _fold_bucket(conn, finer, level, start_ns)
+            yield
+        until_ns = _NEVER if done_ns is None else done_ns
+
+
+def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int) -> None:
+    # Summed up beside the file, so that the lock is held for the writing only.
+    conn.execute("DELETE FROM temp.bucket")
+    conn.execute(
+        f"INSERT INTO temp.bucket SELECT edge_id, {_SUMS} FROM {finer.table}"
+        " WHERE started_ns >= ? AND started_ns < ? GROUP BY edge_id",
+        (start_ns, start_ns + level.width_ns),
+    )
+    tail = _tail(conn, level.peers)
+    conn.executemany("DELETE FROM temp.bucket WHERE edge_id = ?", [row[:1] for row in tail])
+    with transaction(conn):
+        conn.execute(
+            f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS})"
+            f" SELECT ?, edge_id, {_COLUMNS} FROM temp.bucket ORDER BY edge_id",
+            (start_ns,),
+        )
+        for key, counts in _others(tail).items():
+            conn.execute(_add(level), (start_ns, _other_edge(conn, key), *counts))
+        mark(conn, level, "folded_ns", start_ns + level.width_ns)
+
+
+def _tail(conn: sqlite3.Connection, peers: int) -> list[tuple[int, ...]]:
+    """The edges of the bucket with an external or unknown side, past the `peers` biggest."""
+    (edges,) = conn.execute("SELECT COUNT(*) FROM temp.bucket").fetchone()
+    if edges <= peers:
+        return []
+    return conn.execute(
+        f"""
+        SELECT edge_id, {_COLUMNS}, recorder_id, proto, zone, dst_port, nat_src, nat_dst_port,
+            service, service_via, src_id, src.kind, dialled_id, dialled.kind, backend_id,
+            backend.kind
+        FROM temp.bucket
+        JOIN edge ON edge.id = edge_id
+        JOIN endpoint AS src ON src.id = src_id
+        JOIN endpoint AS dialled ON dialled.id = dialled_id
+        JOIN endpoint AS backend ON backend.id = backend_id
+        WHERE edge_id > 0 AND (src.kind IN ('external', 'unknown')
+            OR dialled.kind IN ('external', 'unknown') OR backend.kind IN ('external', 'unknown'))
+        ORDER BY COALESCE(bytes_out, 0) + COALESCE(bytes_in, 0) DESC, connections DESC, edge_id
+        LIMIT -1 OFFSET ?
+        """,
+        (peers,),
+    ).fetchall()
+
+
+class _OtherEdge(NamedTuple):
+    recorder_id: int
+    proto: str
+    zone: int
+    src_id: int
+    dialled_id: int
+    dst_port: int | None
+    nat_src: str | None
+    backend_id: int
+    nat_dst_port: int | None
+    service: str | None
+    service_via: str | None
+
+
+def _others(tail: Sequence[tuple[Any, ...]]) -> dict[_OtherEdge, list[int | None]]:
+    """
+    The sums of the tail by what its edges still tell apart.
+
+    The side that is known stays; of one that is not, its address and its port go. So there are
+    no more of these than there are pods and services that were talked to.
+    """
+    sums: dict[_OtherEdge, list[int | None]] = {}
+    for _, *row in tail:
+        counts, rest = row[: len(COUNT_KEYS)], row[len(COUNT_KEYS) :]
+        recorder_id, proto, zone, dst_port, nat_src, nat_dst_port, service, via, *sides = rest
+        src_id, dialled_id, backend_id = (
+            OTHER_ENDPOINTS.get(kind, found)
+            for found, kind in zip(sides[::2], sides[1::2], strict=True)
+        )
+        key = _OtherEdge(
+            *(recorder_id, proto, zone, src_id, dialled_id),
+            *(dst_port if dialled_id > 0 else None, nat_src if src_id > 0 else None),
+            *(backend_id, nat_dst_port if backend_id > 0 else None, service, via),
+        )
+        sums[key] = [
+            old if new is None else new + (old or 0)
+            for old, new in zip(sums.get(key, [None] * len(counts)), counts, strict=True)
+        ]
+    return sums
+
+
+def _other_edge(conn: sqlite3.Connection, key: _OtherEdge) -> int:
+    same = " AND ".join(f"{column} IS ?" for column in _OtherEdge._fields)
+    found = conn.execute(f"SELECT id FROM edge WHERE +id < 0 AND {same}", key).fetchone()
+    if found is not None:
+        return int(found[0])
+    conn.executemany(
+        "INSERT OR IGNORE INTO endpoint(id, address, packed, kind, valid_from_ns)"
+        " VALUES (?, 'other', x'', ?, 0)",
+        [(found, kind) for kind, found in OTHER_ENDPOINTS.items()],
+    )
+    (other_id,) = conn.execute("SELECT MIN(COALESCE(MIN(id), 0), 0) - 1 FROM edge").fetchone()
+    conn.execute(f"INSERT INTO edge VALUES (?, {','.join('?' * len(key))})", (other_id, *key))
+    return int(other_id)
+
+
+def _add(level: Level) -> str:
+    return (
+        f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS}) VALUES (?, ?, {_VALUES})"
+        f" ON CONFLICT(started_ns, edge_id) DO UPDATE SET {_ADDED}"
+    )
+
+
+def mark(conn: sqlite3.Connection, level: Level, which: str, at_ns: int) -> None:
+    conn.execute(f"UPDATE level SET {which} = ? WHERE name = ?", (at_ns, level.name))
+
+
+@contextmanager
+def transaction(conn: sqlite3.Connection) -> Iterator[None]:
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise

@@ -34,8 +34,8 @@ from ctk.model import (
     LoneEvent,
     Previous,
 )
-from ctk.store import rollup
-from ctk.store.connect import failure
+from ctk.store import prune, rollup
+from ctk.store.connect import explained
 from ctk.store.identities import Identities
 
 _NO_EVENTS: Mapping[Edge, Sequence[LoneEvent]] = {}
@@ -129,6 +129,22 @@ class Writer:
             raise
         self._identities.keep()
 
+    def tend(
+        self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
+    ) -> Iterator[None]:
+        """
+        Fold what is whole and throw away what is too old or too much, in small transactions.
+
+        Each step holds the lock for well under 100 ms. The caller may stop between any two, write
+        a window, and start again.
+        """
+        doom = self._identities.doom
+        with explained(self._path):
+            yield from rollup.fold(self._conn, now_ns)
+            yield from prune.by_age(self._conn, now_ns, retain, doom)
+            if max_bytes is not None:
+                yield from prune.by_size(self._conn, max_bytes, doom)
+
     def finish(self, ended_ns: int, connections: Iterable[LiveConnection] = ()) -> None:
         """End the recording cleanly, keeping the connections that go on for the next one."""
         try:
@@ -172,16 +188,8 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
-            self._conn.execute("BEGIN IMMEDIATE")
+        with explained(self._path), rollup.transaction(self._conn):
             yield
-            self._conn.execute("COMMIT")
-        except BaseException as error:
-            if self._conn.in_transaction:
-                self._conn.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise failure(error, self._path) from error
-            raise
 
     def _recorder_id(self) -> int:
         """The node's id; its row is written with the first window."""

@@ -1,0 +1,180 @@
+"""
+What is too old, or too much, thrown away: rows first, then what no row points to any more.
+
+Iterators of small transactions, like `rollup.fold`. No row goes before the next level holds it
+in its sums.
+"""
+
+import sqlite3
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+
+from ctk.store.rollup import LEVELS, Level, floor, mark, marks, transaction
+from ctk.timespan import DAY
+
+_ROWS = 10_000  # deleted in one transaction: some 20 ms
+_PAGES = 500  # given back in one transaction
+_SPARE = 0.25  # the part of a file that may be free before it is given back
+
+# Past the first share of --max-size rows go, until the file fits into the second. What is between
+# is room for the -wal and for what arrives before the next look.
+_HIGH, _LOW = 0.85, 0.7
+
+# Called with "edge" or "endpoint" and the ids that are about to go: none may be used again. What
+# it takes out of the set stays.
+Doom = Callable[[str, set[int]], None]
+
+
+def by_age(
+    conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int], doom: Doom
+) -> Iterator[None]:
+    """
+    Throw away rows older than their level keeps; `retain` has ages in ns by level name.
+
+    Once a day of the file's own time, what nothing points to any more goes too.
+    """
+    day = _day(conn)
+    for level in LEVELS:
+        yield from _before(conn, level, now_ns - retain.get(level.name, level.keep_ns))
+    if _day(conn) != day:
+        yield from orphans(conn, doom)
+    if _pragma(conn, "freelist_count") > _pragma(conn, "page_count") * _SPARE:
+        yield from _give_back(conn)
+
+
+def by_size(conn: sqlite3.Connection, max_bytes: int, doom: Doom) -> Iterator[None]:
+    """Throw away the oldest of the finest rows where the file, its -wal included, is too big."""
+    if file_bytes(conn) <= max_bytes * _HIGH:
+        return
+    for level in LEVELS:
+        while _used_bytes(conn) > max_bytes * _LOW:
+            row = conn.execute(
+                f"SELECT started_ns FROM {level.table} ORDER BY started_ns LIMIT 1 OFFSET ?",
+                (_ROWS,),
+            ).fetchone()
+            if not (yield from _before(conn, level, row[0] + _width_ns(level) if row else None)):
+                break
+        yield from orphans(conn, doom)
+    yield from _give_back(conn)
+
+
+def file_bytes(conn: sqlite3.Connection) -> int:
+    """The size of the file and its -wal."""
+    path = Path(conn.execute("PRAGMA database_list").fetchone()[2])
+    wal = path.with_name(path.name + "-wal")
+    pages = _pragma(conn, "page_count") * _pragma(conn, "page_size")
+    return pages + (wal.stat().st_size if wal.exists() else 0)
+
+
+def orphans(conn: sqlite3.Connection, doom: Doom) -> Iterator[None]:
+    """Throw away edges without rows, endpoints without edges, and what ended before all rows."""
+    conn.execute("CREATE TEMP TABLE IF NOT EXISTS used (id INTEGER PRIMARY KEY)")
+    conn.execute("DELETE FROM temp.used")
+    for table in (*(level.table for level in LEVELS), "connection"):
+        conn.execute(f"INSERT OR IGNORE INTO temp.used SELECT edge_id FROM {table}")
+    yield from _unused(conn, "edge", doom)
+    conn.execute("DELETE FROM temp.used")
+    for side in ("src_id", "dialled_id", "backend_id"):
+        conn.execute(f"INSERT OR IGNORE INTO temp.used SELECT {side} FROM edge")
+    yield from _unused(conn, "endpoint", doom)
+    conn.execute("DELETE FROM temp.used")
+    starts = [
+        conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()[0] for level in LEVELS
+    ]
+    oldest_ns = min((start for start in starts if start is not None), default=None)
+    if oldest_ns is not None:
+        with transaction(conn):
+            for table in ("pod", "service", "node"):
+                conn.execute(f"DELETE FROM {table} WHERE valid_to_ns < ?", (oldest_ns,))
+            conn.execute("DELETE FROM gap WHERE ended_ns < ?", (oldest_ns,))
+        yield
+
+
+def _before(
+    conn: sqlite3.Connection, level: Level, until_ns: int | None
+) -> Generator[None, None, bool]:
+    """
+    Throw away the rows of a level before a time; with None, all that the next level holds.
+
+    False where there are none. The mark goes first, so nobody reads what is half gone, and what
+    a crash left over goes the next time.
+    """
+    now = marks(conn)
+    coarser = _coarser(level)
+    if coarser is not None:
+        folded_ns = now[coarser.name].folded_ns
+        if folded_ns is None:
+            return False
+        until_ns = folded_ns if until_ns is None else min(until_ns, folded_ns)
+    elif until_ns is None:
+        return False
+    until_ns = floor(until_ns, _width_ns(level))
+    until_ns = max(until_ns, now[level.name].pruned_ns or until_ns)
+    second = "edge_id" if level.width_ns else "n"
+    found = False
+    while True:
+        (first_ns,) = conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()
+        if first_ns is None or first_ns >= until_ns:
+            return found
+        found = True
+        last = conn.execute(
+            f"SELECT started_ns, {second} FROM {level.table} WHERE started_ns < ?"
+            f" ORDER BY started_ns, {second} LIMIT 1 OFFSET ?",
+            (until_ns, _ROWS),
+        ).fetchone()
+        with transaction(conn):
+            mark(conn, level, "pruned_ns", until_ns)
+            conn.execute(
+                f"DELETE FROM {level.table} WHERE (started_ns, {second}) < (?, ?)",
+                last or (until_ns, -(2**63)),
+            )
+        yield
+
+
+def _unused(conn: sqlite3.Connection, table: str, doom: Doom) -> Iterator[None]:
+    unused = {
+        found
+        for (found,) in conn.execute(
+            f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM temp.used)"
+        )
+    }
+    doom(table, unused)
+    doomed = [(found,) for found in sorted(unused)]
+    for i in range(0, len(doomed), _ROWS):
+        with transaction(conn):
+            conn.executemany(f"DELETE FROM {table} WHERE id = ?", doomed[i : i + _ROWS])
+        yield
+
+
+def _give_back(conn: sqlite3.Connection) -> Iterator[None]:
+    """Move what is left to the front of the file and cut its end off."""
+    while _pragma(conn, "freelist_count"):
+        before = _pragma(conn, "page_count")
+        conn.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        if _pragma(conn, "page_count") == before:  # a file without auto_vacuum
+            break
+        yield
+    # What readers do not hold up; they never have to wait for this.
+    conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _coarser(level: Level) -> Level | None:
+    return next((other for other in LEVELS if other.width_ns > level.width_ns), None)
+
+
+def _width_ns(level: Level) -> int:
+    """A level is pruned by whole buckets of the next, so that nothing is cut in two."""
+    return (_coarser(level) or level).width_ns
+
+
+def _day(conn: sqlite3.Connection) -> int:
+    return (marks(conn)["1m"].pruned_ns or 0) // DAY
+
+
+def _used_bytes(conn: sqlite3.Connection) -> int:
+    free = _pragma(conn, "freelist_count")
+    return (_pragma(conn, "page_count") - free) * _pragma(conn, "page_size")
+
+
+def _pragma(conn: sqlite3.Connection, name: str) -> int:
+    return int(conn.execute(f"PRAGMA {name}").fetchone()[0])
