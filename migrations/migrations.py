@@ -233,8 +233,8 @@ _BUCKETS_NS = {"1m": 60 * 10**9, "1h": 3600 * 10**9, "1d": 86_400 * 10**9}
 
 def _text(time_ns: str) -> str:
     """SQL for an RFC 3339 UTC text, to the nanosecond; NULL stays NULL."""
-    seconds = f"strftime('%Y-%m-%dT%H:%M:%S', {time_ns} / 1000000000, 'unixepoch')"
-    return f"{seconds} || printf('.%09dZ', {time_ns} % 1000000000)"
+    seconds = f"strftime('%Y-%m-%dT%H:%M:%S', ({time_ns}) / 1000000000, 'unixepoch')"
+    return f"{seconds} || printf('.%09dZ', ({time_ns}) % 1000000000)"
 
 
 def _version(packed: str) -> str:
