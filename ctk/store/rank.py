@@ -14,7 +14,14 @@ from typing import Any
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.read import COLUMNS, JOINS, one_moment
-from ctk.store.selectors import Condition, both, edge_condition, row_condition, settle
+from ctk.store.selectors import (
+    Condition,
+    both,
+    edge_condition,
+    folded_condition,
+    row_condition,
+    settle,
+)
 from ctk.store.spans import Piece, clip, cover, held
 
 # What to rank by: a flow's keys that are neither times nor counts, and the two sides by the finest
@@ -38,8 +45,6 @@ _SUMMED = {
     "bytes": "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in)",
 }
 COUNTS = tuple(_SUMMED)
-
-_OTHERS = "(SELECT id FROM endpoint WHERE packed = x'')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +79,11 @@ def top(
     with one_moment(conn):
         span, pieces = _pieces(conn, filters, keys)
         moved = _moved(conn, pieces, filters, "src_port" in keys)
-        answer = conn.execute(_sql(conn, keys, sort, moved.sql), (*moved.values, limit))
+        answer = conn.execute(_sql(keys, sort, moved.sql), (*moved.values, limit))
         groups, folded, *first = answer.fetchone()
         total = tuple(first[len(keys) :])
         rows = [found[2:] for found in answer]
+        hidden = _hides(conn, pieces, filters)
     reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
     measured = total[COUNTS.index("bytes")] is not None
     return Ranking(
@@ -86,7 +92,7 @@ def top(
         rows=rows,
         total=total,
         groups=groups,
-        folded=bool(folded),
+        folded=bool(folded) or hidden,
         widened=None if reach == span else reach,
     )
 
@@ -140,7 +146,25 @@ def _moved(
     return Condition(f"SELECT {group}, {_sums()} FROM ({rows}) GROUP BY {group}", sum(values, ()))
 
 
-def _sql(conn: sqlite3.Connection, keys: Sequence[str], sort: str | None, moved: str) -> str:
+def _hides(conn: sqlite3.Connection, pieces: Sequence[Piece], filters: Filters) -> bool:
+    """Say whether flows that fit may be folded where their address or port is not told apart."""
+    folded = folded_condition(filters.terms)
+    if folded is None or folded == edge_condition(filters.terms):
+        return False
+    others = Condition(f"edge.id < 0 AND ({folded.sql})", folded.values)
+    if not settle(conn, "possible", others):
+        return False
+    return any(
+        conn.execute(
+            f"SELECT EXISTS (SELECT 1 FROM {piece.table} WHERE started_ns >= ? AND started_ns < ?"
+            " AND edge_id IN (SELECT id FROM temp.possible))",
+            (piece.since_ns, piece.until_ns),
+        ).fetchone()[0]
+        for piece in pieces
+    )
+
+
+def _sql(keys: Sequence[str], sort: str | None, moved: str) -> str:
     """Give the SELECT of a row for the total, then the groups; the number of groups is bound."""
     named = {f"k{i}": KEYS[key] for i, key in enumerate(keys)}
     expressions = " ".join(named.values())
@@ -148,15 +172,13 @@ def _sql(conn: sqlite3.Connection, keys: Sequence[str], sort: str | None, moved:
     joins = " ".join(JOINS[table] for table in tables)
     behind = {*re.findall(r"\bedge\.(\w+)", f"{expressions} {joins}")}
     columns = ", ".join(sorted(behind))
-    others = conn.execute(f"SELECT EXISTS {_OTHERS}").fetchone()[0]
-    folded = f"MAX(src_id IN {_OTHERS} OR backend_id IN {_OTHERS})" if others else "0"
     each = ", ".join(f"{expression} AS {name}" for name, expression in named.items())
     groups = ", ".join(named)
     by = sort or "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
     return f"""
         WITH moved AS ({moved}),
         behind AS (
-            SELECT {columns}, {folded} AS folded, {_sums()}
+            SELECT {columns}, MAX(edge.id < 0) AS folded, {_sums()}
             FROM moved CROSS JOIN edge ON edge.id = moved.edge_id GROUP BY {columns}
         ),
         named AS MATERIALIZED (

@@ -61,21 +61,17 @@ def folded_condition(terms: Iterable[Term]) -> Condition | None:
     """
     Give which edges of a rollup could stand for flows that fit.
 
-    That is `edge_condition`, and where an address is asked for, the edges that many external
-    addresses were folded into.
+    That is `edge_condition` and, where an address or a port is asked for, the edges that many
+    external addresses were folded into (rollup.py): they do not tell these apart any more.
     """
-    widened = [term for term in terms if term.field != "ip" or term.negated]
+    terms = tuple(terms)
     exact = edge_condition(terms)
-    if exact is None or len(widened) == len(tuple(terms)):
+    kept = [term for term in terms if term.negated or term.field not in ("ip", "port")]
+    if exact is None or len(kept) == len(terms):
         return exact
-    sides = " OR ".join(
-        f"edge.{side}_id IN (SELECT id FROM endpoint WHERE packed = x'')"
-        for side in ("src", "dialled", "backend")
-    )
-    folded = Condition(f"({sides})")
-    rest = edge_condition(widened)
-    either = _join(" AND ", [folded, rest]) if rest else folded
-    return _join(" OR ", [exact, either])
+    rest = edge_condition(kept)
+    folded = Condition("edge.id < 0")
+    return _join(" OR ", [exact, _join(" AND ", [folded, rest]) if rest else folded])
 
 
 def settle(conn: sqlite3.Connection, name: str, condition: Condition) -> int:
