@@ -1,27 +1,58 @@
 PYTHON ?= python3
 BIN := .venv/bin
+NAMES := $(addprefix --objects fixtures/kube/,pods.page1.json pods.page2.json services.json endpointslices.json nodes.json)
+DEMO := demo.db
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-live test check bench docs clean
+.PHONY: help install tools demo demo-live test lint check bench docs clean
 
-help: ## what there is to make
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+help: ## Show what there is to make.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-install: .venv/.installed ## make .venv/bin/ctk, with the versions that were tested
+install: .venv/.installed ## Make .venv/bin/ctk, with the versions that were tested.
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-test: install ## run every test (live kernel tests need root)
+tools: # What the live tests play a node with; only root on Debian can install it here.
+	@if command -v nft conntrack ip >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; \
+	then true; else apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nftables conntrack iproute2 >/dev/null; fi
+
+demo: install ## Record from a recording of a real node, and ask what was recorded.
+	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
+	$(BIN)/ctk record $(DEMO) --from-capture fixtures/captures/demo.ctkcap.gz $(NAMES)
+	@echo
+	$(BIN)/ctk top $(DEMO) --limit 10
+	@echo
+	$(BIN)/ctk query $(DEMO) --failed --last 5
+	@echo
+	$(BIN)/ctk query $(DEMO) "select service, count(distinct src_name) as clients, sum(connections) as connections from flows where service is not null group by service order by connections desc"
+
+demo-live: install tools ## Play a node with pods in network namespaces, and record that (root).
+	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
+	$(BIN)/python tests/live/playednode.py --seconds 20 -- $(BIN)/ctk record $(DEMO) --objects {objects} --enable-accounting
+	@echo
+	$(BIN)/ctk top $(DEMO) --limit 10
+
+test: install tools ## Run every test; those on the real kernel need root.
 	$(BIN)/pytest
 
-check: install ## what CI runs: format, lint, import order, types, tests, docs
+lint: install ## Check format, style, import order and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest
 
-clean: ## remove what was made
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+check: lint test ## All that CI runs.
+
+bench: install tools ## Measure recording and reading beside other tools (root, minutes).
+	$(BIN)/python tests/bench/record.py
+	$(BIN)/python tests/bench/read.py
+
+docs: install ## Write the outputs in README.md anew, from real runs.
+	$(BIN)/python tests/docs.py --write
+
+clean: ## Remove what was made.
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)*
