@@ -162,6 +162,8 @@ class PlayedNode:
             run("ip", "netns", "add", name)
             self._undo.callback(run, "ip", "netns", "delete", name)
             run("ip", "-n", name, "link", "set", "lo", "up")
+            # An address that is still being probed answers no neighbour for two seconds.
+            self._sysctl("net.ipv6.conf.default.accept_dad", 0, name)
         self._sysctl("net.ipv4.ip_forward", 1)
         self._sysctl("net.ipv6.conf.all.forwarding", 1)
         with inside(self.node):
@@ -208,8 +210,8 @@ class PlayedNode:
             "link set eth0 up",
         )
 
-    def _sysctl(self, name: str, value: int) -> None:
-        with inside(self.node):
+    def _sysctl(self, name: str, value: int, namespace: str | None = None) -> None:
+        with inside(namespace or self.node):
             Path("/proc/sys", *name.split(".")).write_text(str(value), encoding="ascii")
 
 
