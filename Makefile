@@ -15,9 +15,10 @@ install: .venv/.installed ## Make .venv/bin/ctk, with the versions that were tes
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-tools: # What the live tests play a node with; only root on Debian can install it here.
-	@if command -v nft conntrack ip >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; \
-	then true; else apt-get update -qq && \
+tools: # What a node is played with; root on Debian gets it installed.
+	@missing=; for tool in nft conntrack ip; do command -v $$tool >/dev/null || missing=yes; done; \
+	if [ "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nftables conntrack iproute2 >/dev/null; fi
 
 demo: install ## Record from a recording of a real node, and ask what was recorded.
