@@ -191,17 +191,18 @@ class Endpoints:
     def apply(self, change: Change) -> None:
         """Take in what the API server said."""
         self._edges.clear()
+        at_ns = change.to_ns if isinstance(change, Stale) else change.at_ns
+        self._settled_ns = max(self._settled_ns, at_ns)
         match change:
-            case Seen(each, at_ns):
+            case Seen(each):
                 self._put(each, at_ns)
-            case Gone(each, at_ns):
+            case Gone(each):
                 self._put(each, at_ns)  # its last state may say when it ended
                 self._drop(resource_of(each), each.uid, at_ns)
-            case Listed(resource, objects, at_ns):
+            case Listed(resource, objects):
                 self._reconcile(resource, objects, at_ns)
-            case Lost(resource, at_ns):
+            case Lost(resource):
                 self._lost[resource] = change
-                self._settled_ns = max(self._settled_ns, at_ns)
                 if resource == "pods":
                     self._doubt_ns = min(self._doubt_ns, at_ns)
             case Stale(resource):
@@ -290,7 +291,6 @@ class Endpoints:
 
     def _close(self, owned: _Owned, at_ns: int) -> None:
         owned.to_ns = max(at_ns, owned.endpoint.valid_from_ns)
-        self._settled_ns = max(self._settled_ns, owned.to_ns)
         self._ended.append((owned.to_ns, owned.endpoint.address))
         self._history.extend(Closed(each, owned.to_ns) for each in (owned.endpoint, *owned.guesses))
 
@@ -498,7 +498,8 @@ class Endpoints:
         self._record(old, new, at_ns)
         had = old.owned if old else ()
         ended_ns = min(new.ended_ns or at_ns, at_ns) if new.final else at_ns
-        self._near.update(map(_neighbourhood, new.owned))
+        if not new.host_network:
+            self._near.update(map(_neighbourhood, new.addresses))
         self._pods_added.extend(
             endpoint_of(new, address, new.started_ns) for address in new.owned if address not in had
         )
@@ -580,11 +581,11 @@ class Endpoints:
             "endpointslices": self._doors.slices,
             "nodes": self._nodes,
         }
-        for uid in tables[resource].keys() - {each.uid for each in objects}:
-            self._drop(resource, uid, at_ns)
-        # Of two pods with one address the later one has it.
+        # Of two pods with one address the later one has it, and takes it from one that is gone.
         for each in sorted(objects, key=lambda each: each.started_ns):
             self._put(each, at_ns)
+        for uid in tables[resource].keys() - {each.uid for each in objects}:
+            self._drop(resource, uid, at_ns)
         was_synced = self._synced()
         self._listed.add(resource)
         if self._synced() and not was_synced:

@@ -487,6 +487,8 @@ def _plainly(error: Exception) -> str:
             f"its certificate is not trusted ({cause}); mend certificate-authority in the "
             "kubeconfig, or set insecure-skip-tls-verify there"
         )
+    if "IncompleteRead" in text:
+        return "the connection was cut"
     # urllib3 begins with its pool's repr.
     return text.partition("): ")[2] or text or type(error).__name__
 

@@ -1,0 +1,776 @@
+"""Who was behind an address, and when: the recordings of a real cluster, and what goes wrong."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctk.kube.endpoints import Endpoints
+from ctk.kube.objects import (
+    Change,
+    EndpointSlice,
+    Gone,
+    KubeObject,
+    Listed,
+    Lost,
+    Node,
+    Pod,
+    Resource,
+    Seen,
+    Service,
+    ServicePort,
+    Stale,
+    read,
+    read_objects,
+)
+from ctk.model import (
+    Closed,
+    Completed,
+    Edge,
+    Endpoint,
+    Gap,
+    ObjectClosed,
+    ObjectRecord,
+    ServiceFound,
+)
+
+KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
+LISTS = ("pods.page1.json", "pods.page2.json", "services.json", "endpointslices.json", "nodes.json")
+S = 1_000_000_000
+T0 = 1795501200 * S  # 2026-11-24T06:20:00Z
+RESOURCES: tuple[Resource, ...] = get_args(Resource)
+
+
+def pod(name: str = "web-1", address: str = "10.244.0.9", start: int = 0, **more: Any) -> Pod:
+    return Pod(
+        **{  # type: ignore[arg-type]
+            "uid": name,
+            "namespace": "shop",
+            "name": name,
+            "labels": {"app": "web"},
+            "node": "n1",
+            "workload": "web",
+            "workload_kind": "Deployment",
+            "phase": "Running",
+            "host_network": False,
+            "addresses": (address,) if address else (),
+            "started_ns": T0 + start * S,
+            "ended_ns": None,
+            **more,
+        }
+    )
+
+
+def service(name: str = "web", address: str = "10.96.0.80", start: int = 0, **more: Any) -> Service:
+    addresses = (address,) if address else ()
+    return Service(
+        **{  # type: ignore[arg-type]
+            "uid": f"service {name}",
+            "namespace": "shop",
+            "name": name,
+            "labels": {},
+            "type": "ClusterIP",
+            "cluster_addresses": addresses,
+            "addresses": addresses,
+            "ports": (ServicePort("http", "tcp", 80, None),),
+            "started_ns": T0 + start * S,
+            **more,
+        }
+    )
+
+
+def backs(name: str, *addresses: str, port: int = 8080, start: int = 0) -> EndpointSlice:
+    return EndpointSlice(
+        uid=f"slice {name}",
+        service=f"shop/{name}",
+        addresses=addresses,
+        ports=(("tcp", port),),
+        started_ns=T0 + start * S,
+    )
+
+
+def node(name: str = "n1", address: str = "172.18.0.2", **more: Any) -> Node:
+    return Node(
+        **{  # type: ignore[arg-type]
+            "uid": f"node {name}",
+            "name": name,
+            "labels": {},
+            "addresses": (address,),
+            "pod_cidrs": ("10.244.0.0/24",),
+            "started_ns": T0,
+            **more,
+        }
+    )
+
+
+def cluster(*objects: KubeObject, kube: bool = True, at: int = 0) -> Endpoints:
+    """A table that was told these by the first lists."""
+    endpoints = Endpoints("n1", ["10.244.0.1", "172.18.0.2"], T0 + at * S, kube=kube)
+    listed(endpoints, objects, at)
+    endpoints.drain()
+    return endpoints
+
+
+def listed(endpoints: Endpoints, objects: Iterable[KubeObject], at: int) -> None:
+    kinds: dict[Resource, type] = {
+        "pods": Pod,
+        "services": Service,
+        "endpointslices": EndpointSlice,
+        "nodes": Node,
+    }
+    for resource, kind in kinds.items():
+        chosen = tuple(each for each in objects if isinstance(each, kind))
+        endpoints.apply(Listed(resource, chosen, T0 + at * S))
+
+
+def who(endpoints: Endpoints, address: str, at: float) -> str:
+    """Kind and name of whoever had an address at that second."""
+    endpoint = endpoints.at(address, T0 + int(at * S))
+    return f"{endpoint.kind} {endpoint.name or ''}".strip()
+
+
+def dial(
+    endpoints: Endpoints,
+    dst: str,
+    port: int | None = 80,
+    *,
+    at: float = 100,
+    proto: str = "tcp",
+    reply: tuple[str, int | None] | None = None,
+    src: str = "10.244.0.8",
+) -> Edge:
+    reply_src, reply_port = reply or (dst, port)
+    when_ns = T0 + int(at * S)
+    return endpoints.edge(proto, 0, src, dst, port, reply_src, reply_port, src, when_ns)
+
+
+def via(edge: Edge) -> tuple[str | None, str | None]:
+    return edge.service, edge.service_via
+
+
+# The recordings.
+
+
+def recorded() -> tuple[Endpoints, int]:
+    """The recorded lists, applied a second after the last object was made; and when."""
+    endpoints = Endpoints("kl-control-plane", ["10.244.0.1", "172.18.0.2"], T0, kube=True)
+    at_ns = T0 + 60 * S
+    for change in read_objects([KUBE / name for name in LISTS]):
+        assert isinstance(change, Listed)
+        endpoints.apply(change._replace(at_ns=at_ns))
+    return endpoints, at_ns
+
+
+def replay(endpoints: Endpoints, name: str, at_ns: int) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Apply a recorded watch, an event a second; gives each event after it is applied."""
+    resource: Resource = {"pods": "pods", "services": "services"}.get(  # type: ignore[assignment]
+        name.split(".")[1], "endpointslices"
+    )
+    for line in (KUBE / name).read_text().splitlines():
+        event = json.loads(line)
+        at_ns += S
+        if event["type"] != "BOOKMARK":
+            kind = Gone if event["type"] == "DELETED" else Seen
+            endpoints.apply(kind(read(resource, event["object"]), at_ns))
+        yield at_ns, event
+
+
+def test_recorded_address_passes_from_one_pod_to_the_next() -> None:
+    """
+    job-1 succeeds and keeps its podIP; job-2 gets it before job-1 is deleted.
+
+    The time between belongs to nobody in the API's words, but job-2 existed, so it is job-2's.
+    """
+    endpoints, _ = recorded()
+    told_ns = 1795501288 * S  # job-1 was created then
+    names = []
+    for at_ns, event in replay(endpoints, "watch.pods.jsonl", told_ns):
+        endpoint = endpoints.at("10.244.0.31", at_ns)
+        names.append((event["type"], event["object"]["metadata"].get("name"), endpoint.name))
+    assert names[:7] == [
+        ("ADDED", "job-1", None),
+        ("MODIFIED", "job-1", "job-1"),
+        ("MODIFIED", "job-1", None),  # Succeeded
+        ("ADDED", "job-2", None),
+        ("MODIFIED", "job-2", "job-2"),
+        ("MODIFIED", "job-1", "job-2"),
+        ("DELETED", "job-1", "job-2"),
+    ]
+    assert names[-3][:2] == ("DELETED", "job-2")
+    assert names[-3][2] is None
+    history = endpoints.drain()
+    spans = {
+        each.endpoint.name: (each.endpoint.valid_from_ns - told_ns, each.valid_to_ns - told_ns)
+        for each in history
+        if isinstance(each, Closed) and each.endpoint.address == "10.244.0.31"
+        if each.endpoint.kind == "pod"
+    }
+    assert spans == {"job-1": (0, 3 * S), "job-2": (3 * S, 13 * S)}
+    # Asked again about any time, the answer is the same.
+    asked = [endpoints.at("10.244.0.31", told_ns + i * S).name for i in range(1, 13)]
+    assert asked == ["job-1"] * 2 + ["job-2"] * 10
+
+
+def test_recorded_services_are_known_by_every_door() -> None:
+    endpoints, at_ns = recorded()
+    for _ in replay(endpoints, "watch.services.jsonl", at_ns):
+        pass
+    for _ in replay(endpoints, "watch.endpointslices.jsonl", at_ns):
+        pass
+    later_ns = 1795501400 * S
+
+    def dialled(dst: str, port: int, proto: str = "tcp") -> tuple[str | None, str | None, str]:
+        edge = endpoints.edge(
+            proto, 0, "10.244.0.21", dst, port, dst, port, "10.244.0.21", later_ns
+        )
+        return edge.service, edge.service_via, edge.dialled.kind
+
+    assert dialled("10.96.0.1", 443) == ("default/kubernetes", "address", "service")
+    assert dialled("10.96.0.80", 80) == ("shop/web", "address", "service")
+    assert dialled("172.18.0.2", 30080) == ("shop/web", "address", "node")
+    assert dialled("127.0.0.1", 30080) == ("shop/web", "address", "node")
+    assert dialled("10.244.0.1", 30080) == ("shop/web", "address", "node")
+    assert dialled("192.0.2.10", 443) == ("shop/lb", "address", "service")
+    assert dialled("172.18.0.2", 32041) == ("shop/lb", "address", "node")
+    assert dialled("10.96.0.10", 53, "udp") == ("kube-system/kube-dns", "address", "service")
+    assert dialled("10.96.0.10", 53, "tcp") == (None, None, "service")
+    assert dialled("10.96.0.80", 8080) == (None, None, "service")
+    # web, headless and lb all have this backend: those with a ClusterIP first, then by name.
+    assert dialled("10.244.0.11", 8080) == ("shop/lb", "endpoint", "pod")
+    assert dialled("10.244.0.11", 8081) == (None, None, "pod")
+    assert dialled("172.18.0.2", 6443) == (None, None, "node")
+
+
+# An address belongs to a pod for a time.
+
+
+def test_an_address_is_nobodys_before_and_after_its_pod() -> None:
+    endpoints = cluster(node(), pod("old", start=-100))
+    endpoints.apply(Gone(pod("old", start=-100), T0 + 10 * S))
+    endpoints.apply(Seen(pod("new", start=30), T0 + 32 * S))
+    asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -100, 9, 10, 29, 30, 1000)]
+    assert asked == [
+        "unknown",
+        "pod old",
+        "pod old",
+        "unknown",
+        "unknown",
+        "pod new",
+        "pod new",
+    ]
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_pod_that_is_over_frees_its_address_when_its_last_container_ended(phase: str) -> None:
+    endpoints = cluster(pod())
+    over = pod(phase=phase, ended_ns=T0 + 20 * S)
+    endpoints.apply(Seen(over, T0 + 25 * S))
+    assert [who(endpoints, "10.244.0.9", at) for at in (19, 20)] == ["pod web-1", "unknown"]
+
+
+def test_a_pod_that_came_and_went_between_two_looks_had_its_address() -> None:
+    endpoints = cluster(pod("now", start=60))
+    endpoints.apply(Seen(pod("job", "", start=10, phase="Pending"), T0 + 70 * S))
+    endpoints.apply(
+        Seen(pod("job", start=10, phase="Succeeded", ended_ns=T0 + 20 * S), T0 + 71 * S)
+    )
+    asked = [who(endpoints, "10.244.0.9", at) for at in (10, 19, 21, 61)]
+    assert asked == ["pod job", "pod job", "unknown", "pod now"]
+
+
+def test_another_pod_with_the_address_ends_the_first_ones_time() -> None:
+    endpoints = cluster(pod("first"))
+    endpoints.apply(Seen(pod("second", start=50), T0 + 55 * S))
+    assert [who(endpoints, "10.244.0.9", at) for at in (49, 50)] == ["pod first", "pod second"]
+    # Whatever the first still says of itself, the address is not its own again.
+    endpoints.apply(Seen(pod("first", labels={"app": "other"}), T0 + 60 * S))
+    endpoints.apply(Gone(pod("first", labels={"app": "other"}), T0 + 70 * S))
+    assert [who(endpoints, "10.244.0.9", at) for at in (49, 65, 75)] == [
+        "pod first",
+        "pod second",
+        "pod second",
+    ]
+
+
+def test_a_deleted_pods_time_is_not_shortened_by_a_pod_that_started_earlier() -> None:
+    endpoints = cluster(pod("first", start=10))
+    endpoints.apply(Seen(pod("waiting", "", start=5, phase="Pending"), T0 + 20 * S))
+    endpoints.apply(Gone(pod("first", start=10), T0 + 40 * S))
+    endpoints.apply(Seen(pod("waiting", start=5), T0 + 50 * S))
+    asked = [who(endpoints, "10.244.0.9", at) for at in (39, 41)]
+    assert asked == ["pod first", "pod waiting"]
+
+
+def test_of_two_listed_with_one_address_the_later_has_it() -> None:
+    endpoints = cluster(pod("later", start=50), pod("earlier", start=0), at=100)
+    assert [who(endpoints, "10.244.0.9", at) for at in (49, 50)] == ["pod earlier", "pod later"]
+
+
+def test_a_listed_pod_that_is_over_owns_nothing_but_its_past() -> None:
+    untold = pod("untold", "10.244.0.7", phase="Succeeded")
+    told = pod("told", "10.244.0.6", phase="Failed", ended_ns=T0 + 30 * S)
+    endpoints = cluster(untold, told, at=100)
+    assert [who(endpoints, "10.244.0.7", at) for at in (10, 200)] == ["unknown", "unknown"]
+    assert [who(endpoints, "10.244.0.6", at) for at in (10, 200)] == ["pod told", "unknown"]
+
+
+def test_every_address_of_a_pod_is_its_own() -> None:
+    endpoints = cluster(pod(addresses=("10.244.0.9", "fd00:10:244::9")))
+    assert who(endpoints, "fd00:10:244::9", 1) == "pod web-1"
+
+
+def test_host_network_traffic_is_the_nodes() -> None:
+    host = pod("proxy", "172.18.0.3", host_network=True)
+    endpoints = cluster(node("n2", "172.18.0.3"), host)
+    assert who(endpoints, "172.18.0.3", 1) == "node n2"
+    assert endpoints.pods_added() == []
+
+
+def test_a_nodes_address_is_the_node_even_as_a_load_balancers() -> None:
+    balanced = service(addresses=("10.96.0.80", "172.18.0.2"))
+    endpoints = cluster(node(), balanced)
+    edge = dial(endpoints, "172.18.0.2", 80)
+    assert (edge.dialled.kind, *via(edge)) == ("node", "shop/web", "address")
+
+
+def test_a_service_address_on_a_local_interface_is_the_services() -> None:
+    """kube-proxy in IPVS mode binds every ClusterIP to an interface of the node."""
+    endpoints = Endpoints("n1", ["10.96.0.80"], T0, kube=True)
+    listed(endpoints, [service()], 0)
+    assert who(endpoints, "10.96.0.80", 1) == "service web"
+
+
+@pytest.mark.parametrize(
+    ("address", "owner"),
+    [
+        ("127.0.0.1", "node n1"),
+        ("127.8.8.8", "node n1"),
+        ("::1", "node n1"),
+        ("10.244.0.1", "node n1"),
+        ("172.18.0.2", "node n1"),
+        ("8.8.8.8", "external"),
+        ("2600::1", "external"),
+        ("192.168.1.5", "external"),
+        ("172.18.0.1", "external"),
+        ("100.64.0.1", "external"),
+        ("169.254.169.254", "external"),
+        ("fe80::1", "external"),
+        ("10.244.0.77", "unknown"),
+        ("10.244.200.1", "unknown"),
+        ("10.96.200.1", "unknown"),
+        ("fd00:10:244::77", "unknown"),
+        ("fd00:10:245::77", "external"),
+    ],
+)
+def test_who_an_address_is_that_nobody_owns(address: str, owner: str) -> None:
+    endpoints = cluster(node(), service(), pod(addresses=("10.244.0.9", "fd00:10:244::9")))
+    assert who(endpoints, address, 1) == owner
+
+
+@pytest.mark.parametrize(
+    ("address", "owner"),
+    [("8.8.8.8", "external"), ("192.168.1.5", "unknown"), ("127.0.0.1", "node n1")],
+)
+def test_before_the_lists_only_public_addresses_are_external(address: str, owner: str) -> None:
+    assert who(Endpoints("n1", [], T0, kube=True), address, 1) == owner
+
+
+# What was not known is completed.
+
+
+def test_traffic_before_a_pods_address_is_known_is_completed_in_place() -> None:
+    endpoints = cluster(node())
+    endpoints.apply(Seen(pod("late", "", start=10, phase="Pending"), T0 + 10 * S))
+    before = endpoints.at("10.244.0.9", T0 + 11 * S)
+    assert (before.kind, before.valid_from_ns) == ("unknown", T0 + 11 * S)
+    assert endpoints.at("10.244.0.9", T0 + 12 * S) is before
+    endpoints.drain()
+    endpoints.apply(Seen(pod("late", start=10), T0 + 14 * S))
+    known = endpoints.at("10.244.0.9", T0 + 11 * S)
+    assert known.name == "late"
+    assert Completed(before, known) in endpoints.drain()
+    assert endpoints.at("10.244.0.9", T0 + 20 * S) is known
+    assert [(each.name, each.address) for each in endpoints.pods_added()] == [
+        ("late", "10.244.0.9")
+    ]
+    endpoints.apply(Gone(pod("late", start=10), T0 + 30 * S))
+    closed = [each for each in endpoints.drain() if isinstance(each, Closed)]
+    assert closed == [Closed(known, T0 + 30 * S), Closed(before, T0 + 30 * S)]
+
+
+def test_traffic_to_an_idle_address_is_not_the_next_pods() -> None:
+    endpoints = cluster(node(), pod("old", start=-100))
+    endpoints.apply(Gone(pod("old", start=-100), T0 + 10 * S))
+    idle = endpoints.at("10.244.0.9", T0 + 12 * S)
+    endpoints.apply(Seen(pod("new", "", start=20, phase="Pending"), T0 + 20 * S))
+    early = endpoints.at("10.244.0.9", T0 + 21 * S)
+    assert early is not idle
+    endpoints.apply(Seen(pod("new", start=20), T0 + 23 * S))
+    completed = [each for each in endpoints.drain() if isinstance(each, Completed)]
+    assert completed == [Completed(early, endpoints.at("10.244.0.9", T0 + 21 * S))]
+    assert completed[0].known.name == "new"
+
+
+def test_clocks_that_differ_a_little_take_nothing_from_a_new_pod() -> None:
+    endpoints = cluster(node())
+    early = endpoints.at("10.244.0.9", T0 + 28 * S)
+    much_earlier = endpoints.at("10.244.0.10", T0 + 20 * S)
+    endpoints.drain()
+    endpoints.apply(Seen(pod("one", start=30), T0 + 31 * S))
+    endpoints.apply(Seen(pod("two", "10.244.0.10", start=30), T0 + 31 * S))
+    completed = [each.unknown for each in endpoints.drain() if isinstance(each, Completed)]
+    assert completed == [early]
+    assert endpoints.at("10.244.0.10", T0 + 20 * S) is much_earlier
+
+
+def test_an_unknown_address_is_one_endpoint_for_a_minute() -> None:
+    endpoints = cluster(node())
+    first = endpoints.at("10.244.0.50", T0)
+    assert endpoints.at("10.244.0.50", T0 + 59 * S) is first
+    second = endpoints.at("10.244.0.50", T0 + 60 * S)
+    assert (second is first, second.valid_from_ns) == (False, T0 + 60 * S)
+
+
+def test_what_was_asked_before_the_lists_is_completed_by_them() -> None:
+    endpoints = Endpoints("n1", ["172.18.0.2"], T0, kube=True)
+    edge = dial(endpoints, "10.96.0.80", 80, reply=("10.244.0.9", 8080), at=1)
+    outside = dial(endpoints, "172.18.0.2", 30080, src="192.168.1.5", at=2)
+    assert (edge.src.kind, edge.dialled.kind, edge.backend.kind, edge.service) == (
+        "unknown",
+        "unknown",
+        "unknown",
+        None,
+    )
+    with_node_port = service(start=-50, ports=(ServicePort(None, "tcp", 80, 30080),))
+    labelled = node(labels={"zone": "a"}, started_ns=T0 - 90 * S)
+    pods = [pod(start=-50), pod("client", "10.244.0.8", start=-50)]
+    listed(endpoints, [labelled, with_node_port, *pods], 3)
+    history = endpoints.drain()
+    known = {each.unknown: each.known for each in history if isinstance(each, Completed)}
+    assert {(unknown.address, known[unknown].kind, known[unknown].name) for unknown in known} == {
+        ("10.244.0.8", "pod", "client"),
+        ("10.244.0.9", "pod", "web-1"),
+        ("10.96.0.80", "service", "web"),
+        ("172.18.0.2", "node", "n1"),
+        ("192.168.1.5", "external", None),
+    }
+    assert known[outside.dialled].labels == {"zone": "a"}
+    assert [each for each in history if isinstance(each, ServiceFound)] == [
+        ServiceFound(edge.dialled, "tcp", 80, "shop/web", "address"),
+        ServiceFound(outside.dialled, "tcp", 30080, "shop/web", "address"),
+    ]
+
+
+def test_a_slice_that_comes_after_the_first_dial_names_the_service() -> None:
+    endpoints = cluster(node(), service(), pod())
+    edge = dial(endpoints, "10.244.0.9", 8080, at=10)
+    other = dial(endpoints, "10.244.0.9", 9090, at=10)
+    assert (edge.service, other.service) == (None, None)
+    endpoints.apply(Seen(backs("web", "10.244.0.9", start=10), T0 + 12 * S))
+    found = [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+    assert found == [ServiceFound(edge.dialled, "tcp", 8080, "shop/web", "endpoint")]
+
+
+def test_without_an_api_what_the_file_says_was_always_so() -> None:
+    endpoints = cluster(node(), pod(start=500), service(start=500), kube=False)
+    assert who(endpoints, "10.244.0.9", -1000) == "pod web-1"
+    assert via(dial(endpoints, "10.96.0.80", at=-1000)) == ("shop/web", "address")
+    unknown = endpoints.at("10.244.0.50", T0)
+    assert endpoints.at("10.244.0.50", T0 + 10_000 * S) is unknown
+
+
+def test_without_anything_known_everything_private_is_one_unknown_for_ever() -> None:
+    endpoints = Endpoints("n1", ["10.244.0.1"], T0, kube=False)
+    assert [who(endpoints, each, 1) for each in ("10.244.0.9", "8.8.8.8", "10.244.0.1")] == [
+        "unknown",
+        "external",
+        "node n1",
+    ]
+
+
+# Services.
+
+
+def test_a_dialled_service_that_nobody_answers_has_its_name() -> None:
+    endpoints = cluster(service())
+    edge = dial(endpoints, "10.96.0.80", 80)
+    assert (edge.backend is edge.dialled, edge.dialled.name, *via(edge)) == (
+        True,
+        "web",
+        "shop/web",
+        "address",
+    )
+
+
+def test_an_edge_says_who_dialled_what_and_who_answered() -> None:
+    endpoints = cluster(node(), service(), pod(), pod("client", "10.244.0.8"))
+    at = {name: endpoints.at(name, T0 + 100 * S) for name in ("10.244.0.8", "10.244.0.9")}
+    endpoints.at("10.96.0.80", T0)
+    edge = endpoints.edge(
+        "tcp", 7, "10.244.0.8", "10.96.0.80", 80, "10.244.0.9", 8080, "10.244.0.1", T0 + 100 * S
+    )
+    assert edge == Edge(
+        proto="tcp",
+        zone=7,
+        src=at["10.244.0.8"],
+        dialled=endpoints.at("10.96.0.80", T0 + 100 * S),
+        dst_port=80,
+        nat_src="10.244.0.1",
+        backend=at["10.244.0.9"],
+        nat_dst_port=8080,
+        service="shop/web",
+        service_via="address",
+    )
+
+
+def test_a_ping_to_a_service_has_no_port_and_so_no_service() -> None:
+    edge = dial(cluster(service()), "10.96.0.80", None, proto="icmp")
+    assert (edge.dialled.name, edge.dst_port, edge.nat_dst_port, edge.service) == (
+        "web",
+        None,
+        None,
+        None,
+    )
+
+
+def test_a_headless_service_is_known_by_its_pods_only() -> None:
+    headless = service("db", "", type="headless", cluster_addresses=(), addresses=())
+    endpoints = cluster(headless, pod(), backs("db", "10.244.0.9"))
+    assert via(dial(endpoints, "10.244.0.9", 8080)) == ("shop/db", "endpoint")
+    assert via(dial(endpoints, "10.244.0.9", 80)) == (None, None)
+
+
+def test_of_several_services_a_pod_backs_one_with_a_cluster_address_comes_first() -> None:
+    headless = service("a", "", type="headless", cluster_addresses=(), addresses=())
+    endpoints = cluster(
+        headless,
+        service("c", "10.96.0.3"),
+        service("b", "10.96.0.2"),
+        pod(),
+        *(backs(name, "10.244.0.9") for name in "abc"),
+    )
+    assert via(dial(endpoints, "10.244.0.9", 8080)) == ("shop/b", "endpoint")
+
+
+def test_doors_open_and_close_with_time() -> None:
+    endpoints = cluster(service(), pod(), backs("web", "10.244.0.9"))
+    moved = service(ports=(ServicePort(None, "tcp", 81, None),))
+    endpoints.apply(Seen(moved, T0 + 100 * S))
+    endpoints.apply(Seen(backs("web"), T0 + 100 * S))
+    asked = [(port, at) for port in (80, 81) for at in (99, 100)]
+    assert [dial(endpoints, "10.96.0.80", port, at=at).service for port, at in asked] == [
+        "shop/web",
+        None,
+        None,
+        "shop/web",
+    ]
+    backed = [dial(endpoints, "10.244.0.9", 8080, at=at).service for at in (99, 100)]
+    assert backed == ["shop/web", None]
+    endpoints.apply(Gone(moved, T0 + 200 * S))
+    assert [who(endpoints, "10.96.0.80", at) for at in (199, 200)] == ["service web", "unknown"]
+
+
+def test_a_deleted_service_made_again_is_another_but_has_the_name() -> None:
+    endpoints = cluster(service())
+    endpoints.apply(Gone(service(), T0 + 10 * S))
+    endpoints.apply(Seen(service(uid="again", start=20), T0 + 20 * S))
+    assert [dial(endpoints, "10.96.0.80", at=at).service for at in (9, 15, 21)] == [
+        "shop/web",
+        None,
+        "shop/web",
+    ]
+
+
+# History.
+
+
+def test_history_tells_each_change_once() -> None:
+    endpoints = Endpoints("n1", [], T0, kube=True)
+    endpoints.apply(Seen(pod("a", "", phase="Pending"), T0 + S))
+    endpoints.apply(Seen(pod("a"), T0 + 2 * S))
+    endpoints.apply(Seen(pod("a"), T0 + 3 * S))
+    endpoints.apply(Gone(pod("a"), T0 + 4 * S))
+    history = endpoints.drain()
+    records = [each for each in history if isinstance(each, ObjectRecord)]
+    assert [(each.phase, each.addresses, each.valid_from_ns) for each in records] == [
+        ("Pending", (), T0),
+        ("Running", ("10.244.0.9",), T0 + 2 * S),
+    ]
+    assert [each for each in history if isinstance(each, ObjectClosed)] == [
+        ObjectClosed("pod", "a", T0 + 2 * S),
+        ObjectClosed("pod", "a", T0 + 4 * S),
+    ]
+    assert endpoints.drain() == []
+
+
+def test_changed_labels_are_another_endpoint_of_the_same_pod() -> None:
+    endpoints = cluster(pod())
+    before = endpoints.at("10.244.0.9", T0 + 9 * S)
+    endpoints.apply(Seen(pod(labels={"app": "next"}), T0 + 10 * S))
+    after = endpoints.at("10.244.0.9", T0 + 10 * S)
+    assert (before.labels, after.labels) == ({"app": "web"}, {"app": "next"})
+    assert endpoints.at("10.244.0.9", T0 + 9 * S) is before
+    assert Closed(before, T0 + 10 * S) in endpoints.drain()
+
+
+def test_a_service_in_history_has_its_ports_in_words() -> None:
+    endpoints = Endpoints("n1", [], T0, kube=True)
+    endpoints.apply(
+        Seen(
+            service(
+                ports=(ServicePort("http", "tcp", 80, 30080), ServicePort(None, "udp", 53, None))
+            ),
+            T0,
+        )
+    )
+    (record,) = endpoints.drain()
+    assert isinstance(record, ObjectRecord)
+    assert (record.ports, record.type) == (("http:80/tcp", "53/udp"), "ClusterIP")
+
+
+# Staleness.
+
+
+def test_what_a_list_no_longer_holds_is_gone() -> None:
+    endpoints = cluster(pod("kept"), pod("dropped", "10.244.0.10"), service(), backs("web"))
+    listed(endpoints, [pod("kept")], 50)
+    assert [who(endpoints, "10.244.0.10", at) for at in (49, 50)] == ["pod dropped", "unknown"]
+    assert who(endpoints, "10.244.0.9", 60) == "pod kept"
+    assert who(endpoints, "10.96.0.80", 60) == "unknown"
+
+
+def test_an_address_that_passed_on_while_the_watch_was_down_is_mended_afterwards() -> None:
+    endpoints = cluster(node(), pod("old"), pod("kept", "10.244.0.10"))
+    surely_old = endpoints.at("10.244.0.9", T0 + 10 * S)
+    endpoints.apply(Lost("pods", T0 + 20 * S, "away"))
+    before = endpoints.at("10.244.0.9", T0 + 30 * S)
+    doubtful = endpoints.at("10.244.0.9", T0 + 800 * S)
+    kept = endpoints.at("10.244.0.10", T0 + 800 * S)
+    names = (surely_old.name, before.name, doubtful.name, kept.name)
+    assert names == ("old", "old", "old", "kept")
+    assert before is not surely_old
+    endpoints.drain()
+    now = [node(), pod("new", start=700), pod("kept", "10.244.0.10")]
+    listed(endpoints, now, 900)
+    endpoints.apply(Stale("pods", T0 + 20 * S, T0 + 900 * S, "away"))
+    completed = [
+        (each.unknown, each.known.name)
+        for each in endpoints.drain()
+        if isinstance(each, Completed) and each.known.name != each.unknown.name
+    ]
+    assert completed == [(doubtful, "new")]
+    assert [who(endpoints, "10.244.0.9", at) for at in (650, 750)] == ["pod old", "pod new"]
+    assert endpoints.gaps() == [
+        Gap("metadata stale", T0 + 20 * S, T0 + 900 * S, None, "pods: away")
+    ]
+    assert endpoints.at("10.244.0.9", T0 + 10 * S) is surely_old
+
+
+def test_resources_lost_together_are_one_gap() -> None:
+    endpoints = cluster()
+    for i, resource in enumerate(RESOURCES):
+        endpoints.apply(Lost(resource, T0 + i * S, "away"))
+    for i, resource in enumerate(RESOURCES):
+        assert endpoints.gaps() == []
+        endpoints.apply(Stale(resource, T0 + i * S, T0 + (60 + i) * S, "away"))
+    detail = "pods, services, endpointslices, nodes: away"
+    assert endpoints.gaps() == [Gap("metadata stale", T0, T0 + 63 * S, None, detail)]
+    assert endpoints.gaps() == []
+
+
+def test_a_resource_that_stays_forbidden_delays_no_other_gap_and_is_told_at_the_end() -> None:
+    endpoints = cluster()
+    endpoints.apply(Lost("nodes", T0, "away"))
+    endpoints.apply(Lost("nodes", T0, "forbidden", denied=True))
+    endpoints.apply(Lost("pods", T0 + 10 * S, "away"))
+    endpoints.apply(Stale("pods", T0 + 10 * S, T0 + 20 * S, "away"))
+    assert endpoints.gaps() == [Gap("metadata stale", T0 + 10 * S, T0 + 20 * S, None, "pods: away")]
+    endpoints.finish(T0 + 90 * S)
+    assert endpoints.gaps() == [Gap("metadata stale", T0, T0 + 90 * S, None, "nodes: forbidden")]
+
+
+# Bounds and laws.
+
+
+def test_what_ended_long_ago_is_forgotten() -> None:
+    endpoints = cluster()
+    for i in range(1000):
+        one = pod(f"pod-{i}", start=i)
+        endpoints.apply(Seen(one, T0 + i * S))
+        endpoints.apply(Gone(one, T0 + (i + 1) * S))
+        endpoints.expire(T0 + (i - 10) * S)
+    assert len(endpoints._owned["10.244.0.9"]) <= 12
+    assert who(endpoints, "10.244.0.9", 995.5) == "pod pod-995"
+    assert who(endpoints, "10.244.0.9", 500.5) == "unknown"
+
+
+def test_the_cache_of_edges_is_never_wrong() -> None:
+    endpoints = cluster(node(), service(), pod(), pod("client", "10.244.0.8"))
+    first = dial(endpoints, "10.96.0.80", at=200)
+    assert dial(endpoints, "10.96.0.80", at=201) is first
+    assert dial(endpoints, "10.96.0.80", at=-10).dialled.kind == "unknown"
+    unknown = dial(endpoints, "10.244.0.77", at=200)
+    assert dial(endpoints, "10.244.0.77", at=259).dialled is unknown.dialled
+    assert dial(endpoints, "10.244.0.77", at=261).dialled is not unknown.dialled
+    endpoints.apply(Gone(service(), T0 + 300 * S))
+    assert dial(endpoints, "10.96.0.80", at=301).service is None
+    assert dial(endpoints, "10.96.0.80", at=299).service == "shop/web"
+
+
+lives = st.lists(
+    st.tuples(
+        st.sampled_from(["10.244.0.1", "10.244.0.2"]),
+        st.integers(1, 5),  # seconds until the next pod starts
+        st.integers(1, 20),  # seconds it lives
+        st.integers(0, 3),  # seconds until the API tells its address
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(lives, st.lists(st.tuples(st.integers(0, 11), st.integers(0, 20)), max_size=30))
+def test_every_connection_of_a_pod_is_its_own_once_all_is_known(
+    lives: list[tuple[str, int, int, int]], asked: list[tuple[int, int]]
+) -> None:
+    """
+    Pods with addresses that are used again, told in the order of things, late or not.
+
+    No two live at once at one address; a connection that one of them made is its own by the end,
+    whether it was asked about before or after its address was told.
+    """
+    endpoints = cluster(node(addresses=("172.18.0.2",)))
+    steps: list[tuple[int, int, Change | tuple[str, str]]] = []
+    free = {"10.244.0.1": 0, "10.244.0.2": 0}
+    start = 0
+    spans: list[tuple[str, int, int]] = []
+    for i, (address, pause, lasts, late) in enumerate(lives):
+        start = max(start + pause, free[address])
+        end = start + lasts
+        free[address] = end + 1
+        spans.append((address, start, end))
+        name = f"pod-{i}"
+        begun = pod(name, "", start, phase="Pending")
+        steps.append((start, 0, Seen(begun, T0 + start * S)))
+        told = min(start + late, end)
+        steps.append((told, 2, Seen(pod(name, address, start), T0 + told * S)))
+        steps.append((end, 3, Gone(pod(name, address, start), T0 + end * S)))
+    answers: list[tuple[Endpoint, str]] = []
+    for which, after in asked:
+        address, start, end = spans[which % len(spans)]
+        when = min(start + after, end - 1)
+        steps.append((when, 1, (address, f"pod-{which % len(spans)}")))
+    for when, _, step in sorted(steps, key=lambda step: step[:2]):
+        if isinstance(step, Seen | Gone):
+            endpoints.apply(step)
+        else:
+            address, name = step  # type: ignore[misc]
+            answers.append((endpoints.at(address, T0 + when * S), name))
+    known = {each.unknown: each.known for each in endpoints.drain() if isinstance(each, Completed)}
+    assert [known.get(endpoint, endpoint).name for endpoint, _ in answers] == [
+        name for _, name in answers
+    ]
