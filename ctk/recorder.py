@@ -39,7 +39,6 @@ from ctk.model import (
     HistoryChange,
     LoneEvent,
 )
-from ctk.store import rollup
 from ctk.store.write import Writer
 from ctk.timespan import format_time
 
@@ -49,7 +48,8 @@ _CLOCK_STEP_NS = SECOND_NS
 _HEARTBEAT_NS = 60 * SECOND_NS  # a file with nothing to say still tells how far it goes
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
-_TIDY_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
+_LAST_TEND_S = 30.0
+_TEND_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
 
 
 class Stream(Protocol):
@@ -226,8 +226,7 @@ class _Recorder:
         for cohort in set(self._connections.live.values()):
             if cohort.edge is None:
                 cohort.edge = self._edge(cohort)
-        for _ in rollup.fold(self._conn, self.now_ns):
-            pass
+        self._tend(self.now_ns, _LAST_TEND_S)
         self._writer.finish(self.now_ns, self._connections.export() if self._plan.live else ())
         self._tell(self.now_ns)
 
@@ -240,7 +239,8 @@ class _Recorder:
         for cohort in window.cohorts:
             cohort.clear()
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
-        self._tidy(committed_ns)
+        # The open window may still add rows that start in it: it is folded with the next.
+        self._tend(window.started_ns, _TEND_S)
 
     def _commit(
         self,
@@ -309,12 +309,15 @@ class _Recorder:
                 Gap("clock step", min(before_ns, at_ns), max(before_ns, at_ns), None, detail)
             )
 
-    def _tidy(self, now_ns: int) -> None:
-        """Fold and prune a slice's worth: what is left waits for the next window."""
-        until = time.monotonic() + _TIDY_S
-        for _ in rollup.fold(self._conn, now_ns):
-            if time.monotonic() > until:
-                break
+    def _tend(self, now_ns: int, seconds: float) -> None:
+        """Fold and prune for so long; what is left waits for the next window."""
+        until = time.monotonic() + seconds
+        try:
+            for _ in self._writer.tend(now_ns, self._plan.retain, self._plan.max_bytes):
+                if time.monotonic() > until:
+                    break
+        except DiskFullError:
+            pass  # nothing is lost: the next window says so where it is
 
     def _tell(self, at_ns: int) -> None:
         self._told_ns = at_ns
