@@ -66,6 +66,11 @@ def marks(conn: sqlite3.Connection) -> dict[str, Marks]:
     }
 
 
+def settled_ns(marked: Mapping[str, Marks]) -> int:
+    """A row that starts before this is late at some level."""
+    return max((level.folded_ns or _NEVER for level in marked.values()), default=_NEVER)
+
+
 def floor(at_ns: int, width_ns: int) -> int:
     """The start of the bucket of this width that holds `at_ns`; without a width, `at_ns`."""
     return at_ns - at_ns % width_ns if width_ns else at_ns
@@ -91,7 +96,9 @@ def add_late(
     return started_ns >= (marked["flow"].pruned_ns or 0)
 
 
-def fold(conn: sqlite3.Connection, until_ns: int) -> Iterator[None]:
+def fold(
+    conn: sqlite3.Connection, until_ns: int, levels: Sequence[Level] = LEVELS
+) -> Iterator[None]:
     """
     Fold every whole bucket before `until_ns`, one of them a step.
 
@@ -101,7 +108,7 @@ def fold(conn: sqlite3.Connection, until_ns: int) -> Iterator[None]:
     conn.execute(
         f"CREATE TEMP TABLE IF NOT EXISTS bucket (edge_id INTEGER PRIMARY KEY, {_COLUMNS})"
     )
-    for finer, level in pairwise(LEVELS):
+    for finer, level in pairwise(levels):
         until_ns = floor(until_ns, level.width_ns)
         done_ns = marks(conn)[level.name].folded_ns
         while True:
@@ -115,7 +122,6 @@ def fold(conn: sqlite3.Connection, until_ns: int) -> Iterator[None]:
             done_ns = start_ns + level.width_ns
             _fold_bucket(conn, finer, level, start_ns)
             yield
-        until_ns = _NEVER if done_ns is None else done_ns
 
 
 def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int) -> None:

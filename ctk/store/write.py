@@ -240,7 +240,7 @@ class Writer:
         self._identities.flush()
 
         marks = rollup.marks(self._conn)
-        settled_ns = max(self._newest_ns + 1, marks["1m"].folded_ns or _NEVER)
+        settled_ns = max(self._newest_ns + 1, rollup.settled_ns(marks))
         late = bisect_left(ordered, settled_ns, key=_started_of_row)
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
         for found, row in zip(ids[:late], ordered[:late], strict=True):

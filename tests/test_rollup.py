@@ -1,0 +1,254 @@
+"""Folding and pruning keep every sum: laws over random histories, and the odd cases by hand."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
+
+import pytest
+from ctk.migrations.migrations import migrations
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlite_utils import Database
+
+from ctk.model import COUNT_KEYS, Counters, Edge, Endpoint, FlowRow
+from ctk.store import prune, rollup
+from ctk.store.rollup import LEVELS, marks
+from ctk.store.write import Writer
+from ctk.timespan import DAY, HOUR, MINUTE, SECOND
+
+START = 1_700_006_400 * SECOND  # 2023-11-15T00:00:00Z
+SMALL = tuple(level._replace(peers=2) for level in LEVELS)  # "other" after two
+NOTHING_KEPT = {level.name: 0 for level in LEVELS}
+
+POD = Endpoint(address="10.0.0.1", kind="pod", valid_from_ns=0, namespace="shop", name="web")
+PEERS = [
+    Endpoint(address="10.0.0.2", kind="pod", valid_from_ns=0, namespace="shop", name="db"),
+    *(Endpoint(address=f"8.8.8.{i}", kind="external", valid_from_ns=0) for i in range(4)),
+    Endpoint(address="2001:db8::1", kind="unknown", valid_from_ns=0),
+]
+EDGES = [Edge("tcp", 0, POD, peer, 443, None, peer, None, None, None) for peer in PEERS]
+EDGES += [Edge("udp", 0, peer, POD, 53, None, POD, None, None, None) for peer in PEERS]
+
+Counts = tuple[int | None, ...]
+
+
+@pytest.fixture
+def conn() -> Iterator[sqlite3.Connection]:
+    opened = _new()
+    yield opened
+    opened.close()
+
+
+def _new() -> sqlite3.Connection:
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    migrations.apply(Database(conn))
+    return conn
+
+
+def _writer(conn: sqlite3.Connection) -> Writer:
+    return Writer(conn, node="n1", source="kernel", settings={}, started_ns=START, boot_id="boot-1")
+
+
+def _row(at_ns: int, edge: Edge = EDGES[0], counts: Counts = (1,) * 10) -> FlowRow:
+    return FlowRow(edge, at_ns, at_ns + SECOND, None, *counts)  # type: ignore[arg-type]
+
+
+def _write(writer: Writer, rows: Sequence[FlowRow]) -> None:
+    writer.window(rows, committed_ns=START, counters=Counters())
+
+
+def _total(rows: Sequence[Counts]) -> Counts:
+    """What SQL's SUM says: NULL where nothing was measured."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(COUNT_KEYS)
+    measured = [[count for count in column if count is not None] for column in columns]
+    return tuple(sum(column) if column else None for column in measured)
+
+
+def _stored(conn: sqlite3.Connection, table: str, since_ns: int, until_ns: int) -> Counts:
+    sums = ", ".join(f"SUM({key})" for key in COUNT_KEYS)
+    row: Counts = conn.execute(
+        f"SELECT {sums} FROM {table} WHERE started_ns >= ? AND started_ns < ?",
+        (since_ns, until_ns),
+    ).fetchone()
+    return row
+
+
+def _hold(conn: sqlite3.Connection, everything: Sequence[FlowRow]) -> None:
+    """Every bucket a level answers for has the sums of every row that was ever written in it."""
+    marked = marks(conn)
+    for finer, level in pairwise(LEVELS):
+        assert (marked[finer.name].pruned_ns or 0) <= (marked[level.name].folded_ns or 0)
+    for level in LEVELS:
+        folded_ns, pruned_ns = marked[level.name]
+        until_ns = START + 10 * DAY if not level.width_ns else folded_ns or 0
+        since_ns = pruned_ns or 0
+        inside = [row for row in everything if since_ns <= row.started_ns < until_ns]
+        for start_ns in {rollup.floor(row.started_ns, level.width_ns) for row in inside}:
+            end_ns = start_ns + (level.width_ns or 1)
+            expected = [tuple(r[4:]) for r in inside if start_ns <= r.started_ns < end_ns]
+            assert _stored(conn, level.table, start_ns, end_ns) == _total(expected)
+        assert _stored(conn, level.table, since_ns, until_ns) == _total(
+            [tuple(row[4:]) for row in inside]
+        )
+
+
+_times = st.builds(
+    lambda day, rest: START + day * DAY + rest,
+    st.integers(0, 2),
+    st.sampled_from([0, 1, MINUTE - 1, MINUTE, HOUR - 1, HOUR, HOUR + 5 * MINUTE, DAY - 1])
+    | st.integers(0, DAY - 1),
+)
+_counts = st.tuples(
+    *[st.integers(0, 3)] * COUNT_KEYS.index("bytes_out"),
+    *[st.none() | st.integers(0, 2**40)] * 4,
+)
+_rows = st.lists(st.builds(_row, _times, st.sampled_from(EDGES), _counts), max_size=12)
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), _rows),
+        st.tuples(st.just("fold"), _times, st.integers(1, 5) | st.just(1000)),
+        st.tuples(st.just("prune"), _times, st.integers(1, 5) | st.just(1000)),
+        st.tuples(st.just("restart")),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_steps)
+def test_sums_hold_whatever_is_written_folded_pruned_and_restarted(
+    steps: list[tuple[object, ...]],
+) -> None:
+    conn = _new()
+    writer = _writer(conn)
+    everything: list[FlowRow] = []
+    for step in steps:
+        match step:
+            case ("write", list(rows)):
+                _write(writer, rows)
+                everything += rows
+            case ("fold", int(until_ns), int(some)):
+                list(islice(rollup.fold(conn, until_ns, SMALL), some))
+            case ("prune", int(now_ns), int(some)):
+                doom = writer._identities.doom
+                list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, doom), some))
+            case ("restart",):
+                writer = _writer(conn)
+        _hold(conn, everything)
+    for table, column in (
+        *((level.table, "edge_id") for level in LEVELS),
+        ("edge", "src_id"),
+        ("edge", "dialled_id"),
+        ("edge", "backend_id"),
+    ):
+        parent = "edge" if column == "edge_id" else "endpoint"
+        assert (
+            conn.execute(
+                f"SELECT {column} FROM {table} WHERE {column} NOT IN (SELECT id FROM {parent})"
+            ).fetchall()
+            == []
+        )
+    conn.close()
+
+
+def test_two_hours_fold_and_prune_right_at_every_ten_seconds(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    everything: list[FlowRow] = []
+    retain = {"flow": 10 * MINUTE, "1m": 30 * MINUTE}
+    for window in range(720):
+        at_ns = START + window * 10 * SECOND
+        rows = [
+            _row(at_ns + i * SECOND, EDGES[(window + i) % len(EDGES)], (1,) * 6 + (i, 1, None, 2))
+            for i in range(3)
+        ]
+        if window % 50 == 49:  # the clock was stepped back
+            rows.append(_row(at_ns - 20 * MINUTE))
+        _write(writer, rows)
+        everything += rows
+        list(writer.tend(at_ns + 10 * SECOND, retain))
+        _hold(conn, everything)
+    now_ns = START + 2 * HOUR
+    assert marks(conn) == {
+        "flow": (None, now_ns - 10 * MINUTE),
+        "1m": (now_ns, now_ns - HOUR),
+        "1h": (now_ns, None),
+        "1d": (START, None),  # the late row of a window before START
+    }
+
+
+def test_past_the_cap_the_smallest_external_edges_become_other(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    rows = [
+        _row(START + i, edge, (1, 2, 0, 1, 0, 0, 100 * (i + 1), 1, None, None))
+        for i, edge in enumerate(EDGES[:6])
+    ]
+    rows.append(_row(START + 7, EDGES[5], (3, 0, 0, 0, 1, 0, None, None, None, None)))
+    _write(writer, rows)
+    list(rollup.fold(conn, START + MINUTE, SMALL))
+    assert conn.execute(
+        "SELECT src, ip_version, dst, dst_port, dst_kind, dst_name, connections, bytes_out"
+        " FROM flows_1m ORDER BY dst_kind, dst"
+    ).fetchall() == [
+        ("10.0.0.1", 4, "8.8.8.3", 443, "external", None, 1, 500),
+        ("10.0.0.1", 4, "other", None, "external", None, 3, 200 + 300 + 400),
+        ("10.0.0.1", 4, "10.0.0.2", 443, "pod", "db", 1, 100),
+        ("10.0.0.1", 4, "2001:db8::1", 443, "unknown", None, 4, 600),
+    ]
+
+
+def test_a_late_row_is_in_its_bucket_beside_the_folded_ones(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    _write(writer, [_row(START), _row(START + 2 * HOUR)])
+    list(rollup.fold(conn, START + 2 * HOUR + MINUTE))
+    _write(writer, [_row(START + SECOND), _row(START, EDGES[1], (5,) * 6 + (None,) * 4)])
+    buckets = "SELECT started_ns, dst, connections, bytes_in FROM {} ORDER BY 1, 2"
+    assert conn.execute(buckets.format("flows_1m")).fetchall() == [
+        (START, "10.0.0.2", 2, 2),
+        (START, "8.8.8.0", 5, None),
+        (START + 2 * HOUR, "10.0.0.2", 1, 1),
+    ]
+    assert conn.execute(buckets.format("flows_1h")).fetchall() == [
+        (START, "10.0.0.2", 2, 2),
+        (START, "8.8.8.0", 5, None),
+    ]
+    assert conn.execute("SELECT started_ns, n FROM flow").fetchall() == [
+        (START, 0),
+        (START, 1),
+        (START + SECOND, 0),
+        (START + 2 * HOUR, 0),
+    ]
+
+
+def test_a_row_older_than_what_is_kept_counts_where_its_time_is_kept(
+    conn: sqlite3.Connection,
+) -> None:
+    writer = _writer(conn)
+    _write(writer, [_row(START), _row(START + 2 * HOUR)])
+    list(writer.tend(START + 3 * HOUR, {"flow": 10 * MINUTE}))
+    _write(writer, [_row(START + 1)])
+    assert conn.execute("SELECT started_ns FROM flow").fetchall() == []
+    assert conn.execute("SELECT started_ns, connections FROM flow_1h").fetchall() == [
+        (START, 2),
+        (START + 2 * HOUR, 1),
+    ]
+
+
+def test_nothing_is_pruned_that_is_not_folded(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    _write(writer, [_row(START)])
+    assert list(prune.by_age(conn, START + 999 * DAY, NOTHING_KEPT, lambda *_: None)) == []
+    assert marks(conn) == {level.name: (None, None) for level in LEVELS}
+
+
+def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
+    conn: sqlite3.Connection,
+) -> None:
+    writer = _writer(conn)
+    _write(writer, [_row(START, EDGES[1]), _row(START + 3 * DAY, EDGES[0])])
+    list(writer.tend(START + 3 * DAY + MINUTE, NOTHING_KEPT))
+    assert conn.execute("SELECT address FROM endpoint").fetchall() == [
+        ("10.0.0.1",),
+        ("10.0.0.2",),
+    ]
+    _write(writer, [_row(START + 3 * DAY + HOUR, EDGES[1])])
+    assert conn.execute("SELECT src, dst FROM flows").fetchall() == [("10.0.0.1", "8.8.8.0")]
