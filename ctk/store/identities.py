@@ -18,6 +18,7 @@ from ctk.model import (
     HistoryChange,
     ObjectClosed,
     ObjectRecord,
+    ServiceFound,
 )
 
 _NO_NAME = (None,) * 7
@@ -176,8 +177,11 @@ class Identities:
         Comes after the window's own edges, so that an endpoint that was first used and ended in
         the same window is ended in the file too.
         """
+        services: dict[tuple[Endpoint, str, int | None], ServiceFound] = {}
         for change in changes:
             match change:
+                case ServiceFound(dialled, proto, port):
+                    services[dialled, proto, port] = change
                 case Completed(unknown, known):
                     self._complete(unknown, known)
                 case Closed(endpoint, valid_to_ns):
@@ -194,6 +198,17 @@ class Identities:
                         f"UPDATE {kind} SET valid_to_ns = ? WHERE uid = ? AND valid_to_ns IS NULL",
                         (valid_to_ns, uid),
                     )
+
+        if services:
+            # One pass over all edges: there is no index on what was dialled, and this is rare.
+            self.conn.executemany(
+                "UPDATE edge SET service = ?, service_via = ? WHERE id = ? AND service IS NULL",
+                [
+                    (found.service, found.via, edge_id)
+                    for edge, edge_id in self.edges.items()
+                    if (found := services.get((edge.dialled, edge.proto, edge.dst_port)))
+                ],
+            )
 
     def close_open(self, at_ns: int) -> None:
         """End every interval that a former recording left open: what came after is not known."""
