@@ -13,7 +13,7 @@ checks the headers inside them. What they leave out is the source port (for ICMP
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
@@ -204,9 +204,16 @@ class _Layout:
         if answering_start != opening_end:
             fields.append((opening_end, "H", 2))
         fields.append((answering_start, f"{answering_end - answering_start}s", 3))
+        zones: list[tuple[int, slice]] = []  # headers of tuples' zones: in opening or answering
         for path, at, size in _walk(message, NLMSG_HEADER + NFGENMSG):
             if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
-                continue  # its headers are checked by FlowTuple.parse, once a flow
+                # Other headers there are checked by FlowTuple.parse, once a flow.
+                if path[1:] == (CTA_TUPLE_ZONE,):
+                    place, start = (
+                        (3, answering_start) if at > answering_start else (1, NLMSG_HEADER)
+                    )
+                    zones.append((place, slice(at - 4 - start, at - start)))
+                continue
             fields.append((at - 4, "I", None))
             if path in _VALUES:
                 code, place = _VALUES[path]
@@ -231,7 +238,12 @@ class _Layout:
             raise MalformedError("no CTA_ID")
         self.unpack = struct.Struct(layout).unpack_from
         # itemgetter of one item gives the item, not a tuple: there are always several here.
-        self.heads = itemgetter(*places)
+        self.heads: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*places)
+        if zones:
+            # A zone in a tuple takes the room that CTA_ZONE takes behind both: of the same length,
+            # such messages have all other headers at the same places.
+            heads, inside = self.heads, [(picked[place], part) for place, part in zones]
+            self.heads = lambda values: (*heads(values), *(values[n][part] for n, part in inside))
         self.pick = itemgetter(*picked)
         self.template = self.heads(self.unpack(message, 0))
         self.next: _Layout | None = None
