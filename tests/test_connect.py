@@ -1,0 +1,229 @@
+"""Opening: one writer, readers that change nothing, and one sentence for whatever is wrong."""
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctk.errors import CtkError, DiskFullError, StoreError, UsageError
+from ctk.store import connect
+
+NODE = "INSERT INTO recorder VALUES (1, 'n1')"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    path = tmp_path / "node.db"
+    with connect.writer(path) as conn:
+        conn.execute(NODE)
+    return path
+
+
+def _nodes(path: Path) -> list[tuple[object, ...]]:
+    with connect.reader(path) as conn:
+        return conn.execute("SELECT node FROM recorder").fetchall()
+
+
+def _problem(path: Path, *, write: bool = False) -> tuple[type[CtkError], str, str | None, int]:
+    with pytest.raises(CtkError) as caught, (connect.writer if write else connect.reader)(path):
+        pass
+    error = caught.value
+    return type(error), error.message, error.hint, error.exit_code
+
+
+def test_a_new_file_and_what_lies_beside_it_are_its_owners_only(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    before = os.umask(0)
+    try:
+        with connect.writer(path) as conn:
+            conn.execute(NODE)
+            modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("node.db", "node.db-wal", "node.db-shm", "node.db.lock"), 384)
+    assert [p.name for p in tmp_path.iterdir()] == ["node.db"]
+
+
+def test_a_second_writer_is_told_who_the_first_is(db: Path) -> None:
+    with connect.writer(db):
+        assert _problem(db, write=True) == (
+            StoreError,
+            f"{db} is being recorded to by process {os.getpid()}",
+            "stop that recorder, or record to another file",
+            1,
+        )
+    with connect.writer(db):
+        pass
+
+
+def test_a_lock_file_that_was_left_behind_is_no_obstacle(db: Path) -> None:
+    script = (
+        "import os, sys, pathlib; from ctk.store import connect\n"
+        "with connect.writer(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(db)], check=False)
+    assert db.with_name("node.db.lock").exists()
+    with connect.writer(db) as conn:
+        assert conn.execute("SELECT node FROM recorder").fetchall() == [("n1",)]
+
+
+def test_readers_read_beside_the_writer(db: Path) -> None:
+    with connect.writer(db) as conn:
+        conn.execute("BEGIN IMMEDIATE")
+        conn.execute("INSERT INTO recorder VALUES (2, 'n2')")
+        assert _nodes(db) == [("n1",)]
+        conn.execute("COMMIT")
+        assert _nodes(db) == [("n1",), ("n2",)]
+
+
+def test_a_reader_cannot_write(db: Path) -> None:
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        connect.reader(db) as conn,
+    ):
+        conn.execute("DELETE FROM recorder")
+    assert _nodes(db) == [("n1",)]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user without rights")
+@pytest.mark.parametrize("with_wal", [False, True], ids=["whole", "beside-its-wal"])
+def test_a_copy_in_a_directory_that_cannot_be_written_is_read(
+    db: Path, tmp_path: Path, with_wal: bool
+) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    with connect.writer(db) as conn:
+        conn.execute("UPDATE recorder SET node = 'newest'")
+        if not with_wal:
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        for name in ("node.db", "node.db-wal"):
+            if name == "node.db" or with_wal:
+                shutil.copy(tmp_path / name, folder / name)
+                (folder / name).chmod(0o444)
+    folder.chmod(0o555)
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        os._exit(0 if _nodes(folder / "node.db") == [("newest",)] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["node.db", "node.db-wal"][: 1 + with_wal]
+
+
+def test_no_file_is_made_by_a_mistyped_path(tmp_path: Path) -> None:
+    path = tmp_path / "nodee.db"
+    assert _problem(path) == (
+        UsageError,
+        f"there is no file {path}",
+        "`ctk record` makes one",
+        2,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_ctk_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    text, other, empty = tmp_path / "notes.txt", tmp_path / "other.db", tmp_path / "empty"
+    text.write_text("not a database at all\n" * 100)
+    sqlite3.connect(other).execute("CREATE TABLE t (a)").connection.close()
+    empty.touch()
+    before = {path: path.read_bytes() for path in (text, other)}
+    for path in (text, other):
+        for write in (False, True):
+            assert _problem(path, write=write) == (
+                UsageError,
+                f"{path} is not a ctk file",
+                "`ctk record` makes one",
+                2,
+            )
+    assert _problem(empty)[1] == f"{empty} is not a ctk file"
+    assert _problem(tmp_path)[1:] == (f"{tmp_path} is a directory", "name the file in it", 2)
+    assert _problem(tmp_path, write=True)[1:] == (
+        f"{tmp_path} is a directory",
+        "name a file in it",
+        2,
+    )
+    missing = tmp_path / "nowhere" / "node.db"
+    assert _problem(missing, write=True)[1:] == (f"there is no directory {missing.parent}", None, 2)
+    assert {path: path.read_bytes() for path in (text, other)} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "notes.txt", "other.db"]
+
+
+def test_an_empty_file_becomes_one_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "mounted.db"
+    path.touch()
+    with connect.writer(path) as conn:
+        conn.execute(NODE)
+    assert _nodes(path) == [("n1",)]
+
+
+def test_an_older_file_is_too_old_to_read_until_a_writer_had_it(db: Path) -> None:
+    conn = sqlite3.connect(db)
+    views = [name for (name,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'view'")]
+    for view in views:
+        conn.execute(f"DROP VIEW {view}")
+    conn.execute("DELETE FROM _sqlite_migrations WHERE name = 'm005_views'")
+    conn.commit()
+    conn.close()
+    kind, message, hint, code = _problem(db)
+    assert (kind, message, code) == (
+        UsageError,
+        f"{db} was written by an older ctk (it lacks m005_views)",
+        2,
+    )
+    assert hint is not None
+    assert "`ctk record` on it brings it up to date" in hint
+    with connect.writer(db):
+        pass
+    assert _nodes(db) == [("n1",)]
+
+
+def test_a_newer_file_is_refused_by_both(db: Path) -> None:
+    conn = sqlite3.connect(db)
+    conn.execute(
+        "INSERT INTO _sqlite_migrations(migration_set, name, applied_at)"
+        " VALUES ('ctk', 'm999_future', '')"
+    )
+    conn.commit()
+    conn.close()
+    for write in (False, True):
+        assert _problem(db, write=write) == (
+            UsageError,
+            f"{db} was written by a newer ctk (it has m999_future)",
+            "update this ctk",
+            2,
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (sqlite3.SQLITE_FULL, DiskFullError, "no room left to write node.db"),
+        (sqlite3.SQLITE_READONLY_DBMOVED, StoreError, "node.db cannot be written"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, StoreError, "node.db is locked by another program"),
+        (sqlite3.SQLITE_CORRUPT, StoreError, "node.db is damaged"),
+        (sqlite3.SQLITE_IOERR_READ, StoreError, "node.db failed: bad luck"),
+    ],
+)
+def test_what_sqlite_reports_becomes_a_sentence(
+    code: int, error: type[StoreError], message: str
+) -> None:
+    reported = sqlite3.OperationalError("bad luck")
+    reported.sqlite_errorcode = code
+    told = connect.failure(reported, Path("node.db"))
+    assert (type(told), told.message, told.exit_code) == (error, message, 1)
+
+
+def test_reading_does_not_load_the_migration_library(db: Path) -> None:
+    script = (
+        "import sys, pathlib; from ctk.store import connect\n"
+        "with connect.reader(pathlib.Path(sys.argv[1])): pass\n"
+        "with connect.writer(pathlib.Path(sys.argv[1])): pass\n"
+        "sys.exit('sqlite_utils' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(db)], check=False).returncode == 0
