@@ -1,18 +1,15 @@
 """Rows to tables for people, and to JSON, JSON lines, CSV and TSV for programs."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO, Literal
 
-from ctk.model import FLOW_KEYS, Endpoint, FlowRecord, FlowRow
-from ctk.timespan import format_time
+from ctk.model import FLOW_KEYS, FlowRecord
+from ctk.store.rank import COUNTS, Ranking
 
 Format = Literal["table", "json", "jsonl", "csv", "tsv"]
-
-# More rows than this on a terminal are not read by anybody.
-TERMINAL_ROWS = 1_000
 
 _LABELS = (FLOW_KEYS.index("src_labels"), FLOW_KEYS.index("dst_labels"))
 _NOTHING = "-"
@@ -20,144 +17,172 @@ _NOTHING = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What form an answer takes, and whether a person's terminal shows it."""
+    """What form an answer takes, and after how many rows a table stops (None: after the last)."""
 
     format: Format
-    terminal: bool = False
+    most: int | None = None
 
 
 def flows(records: Iterable[FlowRecord], output: Output, out: BinaryIO) -> int:
     """Write flows, every key of them or, in a table, what people look for; give their number."""
     if output.format == "table":
-        return _table(_FLOW_TABLE, map(_flow_cells, records), output, out)
+        return _table(_FLOW_TABLE, map(_flow_cells, records), output.most, out)
     return rows(FLOW_KEYS, records, output, out)
 
 
 def rows(
     columns: Sequence[str], found: Iterable[Sequence[Any]], output: Output, out: BinaryIO
 ) -> int:
-    """Write rows as they come, and give their number; a table on a terminal stops somewhere."""
+    """Write rows as they come, and give their number."""
     if output.format == "table":
         cells = ([_cell(value) for value in row] for row in found)
-        first = list(islice(cells, TERMINAL_ROWS))
+        first = list(islice(cells, _BATCH))
         numbers = [all(_is_number(row[i]) for row in first) for i in range(len(columns))]
-        heads = [(name, number) for name, number in zip(columns, numbers, strict=True)]
-        return _table(heads, chain(first, cells), output, out)
-    write = _WRITERS[output.format]
-    return write(columns, found, out)
+        heads = list(zip(columns, numbers, strict=True))
+        return _table(heads, chain(first, cells), output.most, out)
+    encode = encoder(output.format, columns)
+    out.write(header(output.format, columns))
+    written = 0
+    for row in found:
+        if output.format == "json":
+            out.write((b",\n" if written else b"[") + encode(row))
+        else:
+            out.write(encode(row) + b"\n")
+        written += 1
+    if output.format == "json":
+        out.write(b"]\n" if written else b"[]\n")
+    return written
+
+
+def ranking(ranked: Ranking, output: Output, out: BinaryIO) -> None:
+    """Write groups and what part of the whole each moved; a table ends with the whole."""
+    at = COUNTS.index(ranked.sort)
+    whole = ranked.total[at]
+    keys = len(ranked.keys)
+    with_share = [
+        (*row, 100 * row[keys + at] / whole if whole and row[keys + at] is not None else None)
+        for row in ranked.rows
+    ]
+    if output.format != "table":
+        shares = [(*row[:-1], None if row[-1] is None else round(row[-1], 2)) for row in with_share]
+        rows((*ranked.keys, *COUNTS, "percent"), shares, output, out)
+        return
+    counts = [count for count in _TOP_TABLE if count != "events" or ranked.sort == "events"]
+    heads = [(key.upper().replace("_", " "), False) for key in ranked.keys]
+    heads += [(_TOP_TABLE[count], True) for count in counts]
+    cells = [_top_cells(row[:keys], row[keys:-1], row[-1], counts) for row in with_share]
+    groups = f"total of {ranked.groups:,}" if ranked.groups > len(ranked.rows) else "total"
+    names = (groups, *("" for _ in ranked.keys[1:]))
+    cells.append(_top_cells(names, ranked.total, 100.0 if whole else None, counts))
+    _table([*heads, ("%", True)], cells, None, out)
+
+
+def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
+    """Give the function that makes one line, without its end, of a row of these columns."""
+    if form == "csv":
+        return _csv_line
+    if form == "tsv":
+        return _tsv_line
+    from orjson import Fragment, dumps
+
+    # JSON text that was stored is put in as it is.
+    labels = [(i, columns[i]) for i in _LABELS] if tuple(columns) == FLOW_KEYS else []
+
+    def json_line(row: Sequence[Any]) -> bytes:
+        named = dict(zip(columns, row, strict=True))
+        for i, column in labels:
+            if row[i] is not None:
+                named[column] = Fragment(row[i])
+        return dumps(named, default=bytes.hex)
+
+    return json_line
+
+
+def header(form: str, columns: Sequence[str]) -> bytes:
+    """Give the line before the first: CSV's names of columns, and of the other forms nothing."""
+    return _csv_line(columns) + b"\n" if form == "csv" else b""
+
+
+class _Echo:
+    """What csv writes to: it gives each line back."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+_csv_writer = csv.writer(_Echo(), lineterminator="")
+# What would end a cell or a row is written as in a string.
+_TSV = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+
+
+def _csv_line(row: Sequence[Any]) -> bytes:
+    line: Any = _csv_writer.writerow(_plain(value) for value in row)
+    return str(line).encode()
+
+
+def _tsv_line(row: Sequence[Any]) -> bytes:
+    cells = ("" if value is None else str(_plain(value)).translate(_TSV) for value in row)
+    return "\t".join(cells).encode()
+
+
+def _plain(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _table(
-    heads: Sequence[tuple[str, bool]], cells: Iterable[Sequence[str]], output: Output, out: BinaryIO
+    heads: Sequence[tuple[str, bool]],
+    cells: Iterable[Sequence[str]],
+    most: int | None,
+    out: BinaryIO,
 ) -> int:
-    """Write a table a thousand rows at a time, so that any number of them can be written."""
+    """Write a table a batch at a time, so that any number of rows can be written."""
     from tabulate import tabulate
 
     written = 0
-    remaining = iter(cells)
-    if output.terminal:
-        remaining = islice(remaining, TERMINAL_ROWS)
-    names = [name for name, _ in heads]
-    align = ["right" if number else "left" for _, number in heads]
-    while batch := list(islice(remaining, TERMINAL_ROWS)):
+    remaining = islice(cells, most)
+    while batch := list(islice(remaining, _BATCH)):
         text = tabulate(
             batch,
-            headers=names if not written else (),
+            headers=() if written else [name for name, _ in heads],
             tablefmt="plain",
             disable_numparse=True,
-            colalign=align,
+            colalign=["right" if number else "left" for _, number in heads],
         )
         out.write("".join(f"{line.rstrip()}\n" for line in text.splitlines()).encode())
         written += len(batch)
     return written
 
 
-def _json_lines(columns: Sequence[str], found: Iterable[Sequence[Any]], out: BinaryIO) -> int:
-    written = 0
-    for line in _objects(columns, found):
-        out.write(line + b"\n")
-        written += 1
-    return written
-
-
-def _json(columns: Sequence[str], found: Iterable[Sequence[Any]], out: BinaryIO) -> int:
-    written = 0
-    for line in _objects(columns, found):
-        out.write((b",\n" if written else b"[") + line)
-        written += 1
-    out.write(b"]\n" if written else b"[]\n")
-    return written
-
-
-def _objects(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    from orjson import Fragment, dumps
-
-    # JSON text that was stored is put in as it is.
-    labels = _LABELS if tuple(columns) == FLOW_KEYS else ()
-    for row in found:
-        named = dict(zip(columns, row, strict=True))
-        for i in labels:
-            if row[i] is not None:
-                named[columns[i]] = Fragment(row[i])
-        try:
-            yield dumps(named)
-        except TypeError:  # bytes, or a whole number past 64 bits from a sum: only SQL has them
-            yield dumps({name: _plain(value) for name, value in named.items()})
-
-
-def _csv(columns: Sequence[str], found: Iterable[Sequence[Any]], out: BinaryIO) -> int:
-    writer = csv.writer(_Encoded(out.write), lineterminator="\n")
-    writer.writerow(columns)
-    written = 0
-    for row in found:
-        writer.writerow([value.hex() if isinstance(value, bytes) else value for value in row])
-        written += 1
-    return written
-
-
-def _tsv(columns: Sequence[str], found: Iterable[Sequence[Any]], out: BinaryIO) -> int:
-    written = 0
-    for row in found:
-        cells = ["" if value is None else str(_plain(value)) for value in row]
-        out.write("\t".join(cell.translate(_TSV) for cell in cells).encode() + b"\n")
-        written += 1
-    return written
-
-
-# What would end a cell or a row is written as in a string.
-_TSV = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
-_WRITERS: dict[str, Callable[[Sequence[str], Iterable[Sequence[Any]], BinaryIO], int]] = {
-    "json": _json,
-    "jsonl": _json_lines,
-    "csv": _csv,
-    "tsv": _tsv,
-}
-
-
-class _Encoded:
-    """The text file that csv writes to."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-
-    def write(self, text: str) -> None:
-        self._write(text.encode())
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    return value
-
-
 def _cell(value: object) -> str:
-    if value is None:
-        return _NOTHING
-    return str(_plain(value))
+    return _NOTHING if value is None else str(_plain(value))
 
 
 def _is_number(cell: str) -> bool:
     return cell == _NOTHING or cell.replace(".", "", 1).removeprefix("-").isdecimal()
+
+
+# How many rows of a table are laid out together.
+_BATCH = 1_000
+
+_TOP_TABLE = {
+    "connections": "CONNS",
+    "events": "EVENTS",
+    "failed": "FAILED",
+    "packets": "PACKETS",
+    "bytes": "BYTES",
+}
+
+
+def _top_cells(
+    keys: Sequence[object], row: Sequence[int | None], share: float | None, counts: Sequence[str]
+) -> list[str]:
+    cells = [_cell(key) for key in keys]
+    for count in counts:
+        value = row[COUNTS.index(count)]
+        cells.append(
+            scaled(value) if count == "bytes" else _NOTHING if value is None else f"{value:,}"
+        )
+    return [*cells, _NOTHING if share is None else f"{share:.1f}"]
 
 
 _FLOW_TABLE = (
@@ -209,52 +234,8 @@ def scaled(size: int | None) -> str:
     return f"{amount:.1f} {unit}"
 
 
-def flow_record(row: FlowRow, node: str) -> FlowRecord:
-    """Give a row that is not in a file yet the form in which files are read."""
-    from orjson import dumps
-
-    edge = row.edge
-    ended_ns = row.ended_ns
-    return FlowRecord._make(
-        (
-            format_time(row.started_ns),
-            format_time(ended_ns),
-            row.started_ns,
-            ended_ns,
-            node,
-            edge.proto,
-            6 if ":" in edge.src.address else 4,
-            edge.zone,
-            edge.src.address,
-            row.src_port,
-            edge.dialled.address,
-            edge.dst_port,
-            edge.nat_src,
-            None if edge.backend.address == edge.dialled.address else edge.backend.address,
-            edge.nat_dst_port,
-            *_identity(edge.src, dumps),
-            *_identity(edge.backend, dumps),
-            edge.service,
-            edge.service_via,
-            *row[FlowRow._fields.index("connections") :],
-        )
-    )
-
-
-def _identity(endpoint: Endpoint, dumps: Callable[[object], bytes]) -> tuple[Any, ...]:
-    return (
-        endpoint.kind,
-        endpoint.namespace,
-        endpoint.name,
-        endpoint.workload,
-        endpoint.workload_kind,
-        endpoint.node,
-        dumps(dict(endpoint.labels)).decode() if endpoint.labels else None,
-    )
-
-
 def log_line(record: FlowRecord) -> bytes:
-    """Write the event log's form of a flow: one JSON object, empty fields left out."""
+    """Write the event log's line for a flow: one JSON object, empty fields left out."""
     from orjson import dumps
 
     line: dict[str, Any] = {"timestamp": record.started_at}
@@ -299,8 +280,9 @@ def _log_labels(labels: str | None) -> object:
     return Fragment(labels) if labels and labels != "{}" else None
 
 
-def print_line(record: FlowRecord, merged: bool) -> bytes:
-    """Write the live form: the tuple, whether it was merged into an open record, and the log's."""
+def live_line(record: FlowRecord) -> bytes:
+    """Write the live form: the tuple, whether several events were merged, and the log's line."""
+    merged = record.new_events + record.update_events + record.destroy_events > 1
     source = _with_port(record.src, record.src_port)
     dialled = _with_port(record.dst, record.dst_port)
     head = f"<{record.proto}, Src: {source}, Dst: {dialled}> ({str(merged).lower()}) - "
@@ -311,3 +293,55 @@ def _with_port(address: str, port: int | None) -> str:
     if port is None:
         return address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def description(held: Mapping[str, Any], output: Output, out: BinaryIO) -> None:
+    """Write what a file holds: for people, as one JSON object, or as the rows of its tables."""
+    if output.format in ("json", "jsonl"):
+        from orjson import OPT_INDENT_2, dumps
+
+        option = OPT_INDENT_2 if output.format == "json" else None
+        out.write(dumps(held, option=option) + b"\n")
+    elif output.format != "table":
+        columns = ("table", "rows", "bytes")
+        rows(columns, ([table[name] for name in columns] for table in held["tables"]), output, out)
+    else:
+        _table([("", False), ("", False)], _facts(held), None, out)
+        out.write(b"\n")
+        heads = [("LEVEL", False), ("FROM (UTC)", False), ("FOLDED UNTIL", False)]
+        heads += [("PRUNED UNTIL", False), ("ROWS", True)]
+        cells = [
+            [
+                level["level"],
+                *(_moment(level[key]) for key in ("since", "folded_until", "pruned_until")),
+                f"{level['rows']:,}",
+            ]
+            for level in held["levels"]
+        ]
+        _table(heads, cells, None, out)
+        out.write(b"\n")
+        sizes = [
+            [table["table"], f"{table['rows']:,}", scaled(table["bytes"])]
+            for table in held["tables"]
+        ]
+        _table([("TABLE", False), ("ROWS", True), ("BYTES", True)], sizes, None, out)
+
+
+def _facts(held: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    yield "nodes", ", ".join(held["nodes"]) or _NOTHING
+    yield "from", _moment(held["since"])
+    yield "until", _moment(held["until"])
+    yield "file", scaled(held["bytes"])
+    counts = [f"{found['endpoints']:,} {found['kind']}" for found in held["endpoints"]]
+    yield "endpoints", ", ".join(counts) or _NOTHING
+    yield "recordings", f"{len(held['recordings']):,}"
+    for recording in held["recordings"][-3:]:
+        ended = recording["ended_at"]
+        end = f"to {_moment(ended)}" if ended else f"committed {_moment(recording['committed_at'])}"
+        events = f"{recording['events']:,} events, {recording['lost']:,} lost"
+        yield "", f"{_moment(recording['started_at'])} {end}, {recording['source']}: {events}"
+    yield "gaps", held["gaps_in_words"] or "none"
+
+
+def _moment(text: str | None) -> str:
+    return _NOTHING if text is None else text[:19].replace("T", " ")

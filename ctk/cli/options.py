@@ -38,6 +38,9 @@ def _time_from_now(text: str) -> int:
     return parse_time(text, time.time_ns())
 
 
+# More rows than these of a table on a terminal are not read by anybody.
+TERMINAL_ROWS = 1_000
+
 db_argument = click.argument("db", type=click.Path(path_type=Path))
 
 
@@ -183,7 +186,8 @@ def output_options(command: F) -> F:
 
     @functools.wraps(command)
     def collect(**given: Any) -> Any:
-        output = Output(format=given.pop("output_format"), terminal=sys.stdout.isatty())
+        most = TERMINAL_ROWS if sys.stdout.isatty() else None
+        output = Output(format=given.pop("output_format"), most=most)
         return command(output=output, **given)
 
     return click.option(  # type: ignore[return-value]
@@ -195,3 +199,8 @@ def output_options(command: F) -> F:
         show_default=True,
         help="The form of the answer.",
     )(collect)
+
+
+def remark(text: str) -> None:
+    """Say on stderr what an answer lacks, in a line."""
+    click.echo(text, err=True)

@@ -58,6 +58,7 @@ class Ranking:
     groups: int  # of which `rows` are the first
     folded: bool  # some rows stand for many external addresses, folded into "other"
     widened: tuple[int, int] | None  # what was counted, where that is more than what was asked
+    one_by_one: bool  # from flows alone: rollups could not tell
 
 
 def top(
@@ -76,8 +77,15 @@ def top(
     for key in keys:
         if key not in KEYS:
             raise UsageError(f"{key!r} is not a key to rank by", hint=_suggested(key))
+    one_by_one = (
+        "src_port" in keys
+        or (filters.first, filters.last) != (None, None)
+        or row_condition(filters.terms) is not None
+    )
     with one_moment(conn):
-        span, pieces = _pieces(conn, filters, keys)
+        levels = held(conn)[: 1 if one_by_one else None]
+        span = clip(conn, levels, filters.since_ns, filters.until_ns)
+        pieces = [] if span is None else cover(levels, *span)
         moved = _moved(conn, pieces, filters, "src_port" in keys)
         answer = conn.execute(_sql(keys, sort, moved.sql), (*moved.values, limit))
         groups, folded, *first = answer.fetchone()
@@ -94,6 +102,7 @@ def top(
         groups=groups,
         folded=bool(folded) or hidden,
         widened=None if reach == span else reach,
+        one_by_one=one_by_one,
     )
 
 
@@ -101,21 +110,6 @@ def _suggested(key: str) -> str:
     from difflib import get_close_matches
 
     return "--by " + (",".join(get_close_matches(key, KEYS, 1)) or "src_workload,service")
-
-
-def _pieces(
-    conn: sqlite3.Connection, filters: Filters, keys: Sequence[str]
-) -> tuple[tuple[int, int] | None, list[Piece]]:
-    levels = held(conn)
-    one_by_one = (
-        "src_port" in keys
-        or (filters.first, filters.last) != (None, None)
-        or row_condition(filters.terms) is not None
-    )
-    if one_by_one:
-        levels = levels[:1]
-    span = clip(conn, levels, filters.since_ns, filters.until_ns)
-    return span, [] if span is None else cover(levels, *span)
 
 
 def _moved(

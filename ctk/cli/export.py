@@ -1,0 +1,151 @@
+"""`ctk export`: flows for other programs, each of them once."""
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from ctk import render
+from ctk.cli.options import FilterCommand, db_argument, filter_options, parse_size, remark
+from ctk.cursor import Cursor
+from ctk.errors import UsageError
+from ctk.model import FLOW_KEYS, Filters, FlowRecord
+from ctk.render import Output
+from ctk.rotate import RotatingFile
+from ctk.store import connect, describe, read
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@click.command(cls=FilterCommand, short_help="Write the flows in DB out, for other programs.")
+@db_argument
+@click.option(
+    "-o",
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "log", "csv", "tsv", "json"]),
+    default="jsonl",
+    show_default=True,
+    help="log is the event log's form: one JSON object a line, empty fields left out.",
+)
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Not to stdout.")
+@click.option("--max-size", type=parse_size, metavar="SIZE", help="Put FILE aside when it is full.")
+@click.option("--keep", type=click.IntRange(min=0), default=5, show_default=True, help="How many.")
+@click.option("--compress", is_flag=True, help="Compress what is put aside.")
+@click.option("--cursor", metavar="NAME", help="Go on where the last export by this NAME stopped.")
+@filter_options
+def export(
+    db: Path,
+    form: str,
+    output: Path | None,
+    max_size: int | None,
+    keep: int,
+    compress: bool,
+    cursor: str | None,
+    filters: Filters,
+) -> None:
+    """
+    Write the flows in DB out, oldest first.
+
+    With --cursor every flow is written exactly once, however often this runs. What NAME had is
+    kept in a file beside FILE, or beside DB: DB itself is never written.
+
+    \b
+    ctk export node.db --format log --output flows.log --max-size 64MiB --cursor siem
+    """
+    if form == "json" and (cursor or max_size):
+        raise UsageError("json is one array: it cannot be gone on with", hint="--format jsonl")
+    if max_size is not None and output is None:
+        raise UsageError("--max-size needs a file to put aside", hint="--output FILE")
+    if cursor is not None and not _NAME.fullmatch(cursor):
+        raise UsageError(f"{cursor!r} is not a name for a cursor", hint="--cursor siem")
+    if cursor is not None and filters.last is not None:
+        raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
+    with connect.reader(db) as conn, read.one_moment(conn):
+        place = _Place(db, output, cursor, describe.first_recording(conn))
+        records = read.numbered_flows(conn, filters, place.after)
+        if form == "json":
+            with _opened(output) as out:
+                found = (record for _, record in records)
+                render.rows(FLOW_KEYS, found, Output(format="json"), out)
+        else:
+            encode = render.log_line if form == "log" else render.encoder(form, FLOW_KEYS)
+            header = b"" if form == "log" else render.header(form, FLOW_KEYS)
+            if output is None:
+                _to_stdout(records, encode, header, place)
+            else:
+                with RotatingFile(
+                    output,
+                    max_bytes=max_size,
+                    keep=keep,
+                    compress=compress,
+                    header=header,
+                    start_bytes=place.output_bytes,
+                    on_size=place.keep,
+                ) as file:
+                    place.keep(file.size)
+                    place.write(records, encode, file.write)
+                    place.keep(file.size)
+        for line in describe.lacks(conn, filters):
+            remark(line)
+
+
+class _Place:
+    """Where the export is, and, with a cursor, where the last one by that name stopped."""
+
+    def __init__(self, db: Path, output: Path | None, name: str | None, recording: str) -> None:
+        beside = output or db
+        self._path = beside.with_name(f"{beside.name}.{name}.cursor") if name else None
+        self._recording = recording
+        self.after = (-1, 0)  # before every flow
+        # A file that goes on is cut where the last export knew to be; else it starts anew.
+        self.output_bytes: int | None = None if name else 0
+        last = Cursor.load(self._path) if self._path else None
+        if last is not None and last.recording == recording:
+            self.after = (last.started_ns, last.number)
+            self.output_bytes = last.output_bytes
+        elif last is not None:
+            remark(f"{db} is another file than the one {self._path} was kept for: read anew")
+
+    def write(
+        self,
+        records: Iterable[tuple[int, FlowRecord]],
+        encode: Callable[[FlowRecord], bytes],
+        write: Callable[[bytes], object],
+    ) -> None:
+        """Write records, a line each."""
+        for number, record in records:
+            write(encode(record))
+            self.after = (record.started_ns, number)
+
+    def keep(self, output_bytes: int) -> None:
+        """Keep for the next export by this name what is written by now."""
+        if self._path is not None:
+            Cursor(
+                recording=self._recording,
+                started_ns=self.after[0],
+                number=self.after[1],
+                output_bytes=output_bytes,
+            ).save(self._path)
+
+
+def _to_stdout(
+    records: Iterable[tuple[int, FlowRecord]],
+    encode: Callable[[FlowRecord], bytes],
+    header: bytes,
+    place: _Place,
+) -> None:
+    out = sys.stdout.buffer
+    if place.after[0] < 0:
+        out.write(header)
+    place.write(records, encode, lambda line: out.write(line + b"\n"))
+    out.flush()
+    place.keep(0)
+
+
+def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdout.buffer) if output is None else output.open("wb")

@@ -1,0 +1,31 @@
+"""`ctk info`: what a file holds."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ctk import render
+from ctk.cli.options import db_argument, output_options, remark
+from ctk.render import Output
+from ctk.store import connect, describe
+
+
+@click.command(short_help="Say what DB holds.")
+@db_argument
+@click.option("--gaps", is_flag=True, help="List what was lost or unknown, and when.")
+@output_options
+def info(db: Path, gaps: bool, output: Output) -> None:
+    """
+    Say what DB holds: its span, nodes, recordings, gaps, and the size of each table.
+
+    A level is folded until the last bucket that is finished, and pruned until the first that is
+    kept.
+    """
+    with connect.reader(db) as conn:
+        if gaps:
+            found = describe.gaps(conn)
+            if not render.rows(describe.StoredGap._fields, found, output, sys.stdout.buffer):
+                remark("no gaps")
+        else:
+            render.description(describe.describe(conn), output, sys.stdout.buffer)

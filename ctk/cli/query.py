@@ -1,0 +1,77 @@
+"""`ctk query`: flows by filters, or an answer in SQL."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ctk import render
+from ctk.cli.options import (
+    FilterCommand,
+    db_argument,
+    filter_options,
+    output_options,
+    remark,
+)
+from ctk.errors import UsageError
+from ctk.model import Filters
+from ctk.render import Output
+from ctk.store import connect, describe, read
+from ctk.store.ask import ask
+from ctk.timespan import SECOND, parse_age
+
+
+@click.command(cls=FilterCommand, short_help="List the flows in DB, or ask it in SQL.")
+@db_argument
+@click.argument("sql", required=False)
+@click.option("-p", "--param", nargs=2, multiple=True, metavar="NAME VALUE", help="Value of :NAME.")
+@click.option(
+    "--timeout",
+    type=parse_age,
+    metavar="AGE",
+    default="30s",
+    show_default=True,
+    help="How long SQL may take.",
+)
+@filter_options
+@output_options
+def query(
+    db: Path,
+    sql: str | None,
+    param: tuple[tuple[str, str], ...],
+    timeout: int,
+    filters: Filters,
+    output: Output,
+) -> None:
+    """
+    List the flows in DB, oldest first.
+
+    Or ask DB in SQL: its views are flows, flows_1m, flows_1h and flows_1d with the keys of
+    -o jsonl, and pods, services, endpoints, nodes, gaps and recordings.
+
+    \b
+    ctk query node.db --since 15m --to-service shop/web --failed
+    ctk query node.db "select dst, sum(bytes_out) from flows group by 1"
+    """
+    with connect.reader(db) as conn:
+        if sql is not None:
+            if filters != Filters():
+                raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
+            columns, found = ask(conn, sql, dict(param), timeout / SECOND)
+            written = render.rows(columns, found, output, sys.stdout.buffer)
+            if written == output.most and next(found, None) is not None:
+                remark(f"only the first {written:,} rows are shown: -o csv writes all")
+            return
+        if (filters.first, filters.last) != (None, None):
+            output = replace(output, most=None)
+        records = read.flows(conn, filters)
+        written = render.flows(records, output, sys.stdout.buffer)
+        if written == output.most and next(records, None) is not None:
+            remark(
+                f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
+            )
+        elif not written and output.format == "table":
+            remark("no flows fit")
+        for line in describe.lacks(conn, filters):
+            remark(line)

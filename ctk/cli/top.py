@@ -1,0 +1,47 @@
+"""`ctk top`: who moved most."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ctk import render
+from ctk.cli.options import FilterCommand, db_argument, filter_options, output_options, remark
+from ctk.model import Filters
+from ctk.render import Output
+from ctk.store import connect, describe, rank
+
+
+@click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
+@db_argument
+@click.option(
+    "--by",
+    default="source,destination",
+    show_default=True,
+    metavar="KEYS",
+    help="What to rank, comma-separated: src_workload, service, dst_port, node, ...",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(rank.SORTS),
+    help="The largest first of.  [default: bytes, or connections if none were counted]",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many rows."
+)
+@filter_options
+@output_options
+def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
+    """
+    Rank who moved most in DB.
+
+    \b
+    ctk top node.db --since 24h
+    ctk top node.db --by src_workload,service --sort failed
+    """
+    keys = tuple(key.strip() for key in by.split(","))
+    with connect.reader(db) as conn:
+        ranked = rank.top(conn, filters, keys, sort, limit)
+        render.ranking(ranked, output, sys.stdout.buffer)
+        for line in describe.lacks_of_ranking(conn, filters, ranked):
+            remark(line)

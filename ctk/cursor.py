@@ -1,0 +1,44 @@
+"""Where a reader of flows stopped, kept in a small file of its own."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from ctk.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """Where a reader of flows stopped: the last one it had, in which file, and what it wrote."""
+
+    recording: str  # the first one in the file: another file is another story
+    started_ns: int
+    number: int  # tells flows of one nanosecond apart
+    output_bytes: int  # of the file the flows went to; 0 where it was none
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """Read what `save` wrote; None where nothing was saved yet."""
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(
+                f"the cursor {path} cannot be read: {error}", hint="remove it to start anew"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Replace the file as a whole, readable by its owner only."""
+        part = path.with_name(f"{path.name}.part")
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(asdict(self), file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise StoreError(f"the cursor {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,136 @@
+"""A file of lines that is put aside when it is full."""
+
+import gzip
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ctk.errors import StoreError
+
+
+class RotatingFile:
+    """
+    Lines appended to PATH; past `max_bytes` it becomes PATH.1, what was PATH.1 becomes PATH.2,
+    and of those only `keep` are kept.
+
+    A line is never cut in two. Every step is a rename, so a crash loses nothing that was written;
+    compression (PATH.1.gz) runs beside the writing and replaces a file only when it is whole.
+    `on_size` is told the size of PATH before it is put aside, and 0 after.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int | None = None,
+        keep: int = 5,
+        compress: bool = False,
+        header: bytes = b"",
+        start_bytes: int | None = None,
+        on_size: Callable[[int], None] | None = None,
+    ) -> None:
+        """Go on at the end of PATH, or, cutting off what is behind it, at `start_bytes`."""
+        self.path = path
+        self.max_bytes = max_bytes
+        self.keep = keep
+        self.compress = compress
+        self.header = header
+        self._on_size = on_size
+        self._compressing: threading.Thread | None = None
+        try:
+            # Without a buffer: a line that is written is seen by who follows the file.
+            self._file = path.open("ab", buffering=0)
+            self.size = self._file.tell()
+            if start_bytes is not None and self.size > start_bytes:
+                self._file.truncate(start_bytes)
+                self.size = start_bytes
+            self._begin()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, line: bytes) -> None:
+        """Append a line, given without its end."""
+        full = self.max_bytes is not None and self.size + len(line) + 1 > self.max_bytes
+        try:
+            if full and self.size > len(self.header):
+                self._put_aside()
+            self._append(line + b"\n")
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file, and wait for a compression that runs."""
+        self._file.close()
+        if self._compressing is not None:
+            self._compressing.join()
+
+    def _begin(self) -> None:
+        if self.header and not self.size:
+            self._append(self.header)
+
+    def _append(self, line: bytes) -> None:
+        written = self._file.write(line)
+        while written < len(line):  # a disk that is filling up takes a part, then fails
+            written += self._file.write(line[written:])
+        self.size += len(line)
+
+    def _put_aside(self) -> None:
+        os.fsync(self._file.fileno())
+        if self._compressing is not None:
+            self._compressing.join()
+        if self._on_size is not None:
+            self._on_size(self.size)
+        self._file.close()
+        if self.keep:
+            self._shift()
+            self.path.replace(self._aside(1))
+        self._file = self.path.open("wb", buffering=0)
+        self.size = 0
+        if self._on_size is not None:
+            self._on_size(0)
+        self._begin()
+        if self.compress and self.keep:
+            self._compressing = threading.Thread(target=_compress, args=(self._aside(1),))
+            self._compressing.start()
+
+    def _shift(self) -> None:
+        for number in range(self.keep, 0, -1):
+            for suffix in ("", ".gz"):
+                aside = self._aside(number, suffix)
+                if number == self.keep:
+                    aside.unlink(missing_ok=True)
+                elif aside.exists():
+                    aside.replace(self._aside(number + 1, suffix))
+
+    def _aside(self, number: int, suffix: str = "") -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}{suffix}")
+
+
+def _compress(path: Path) -> None:
+    whole = path.with_name(f"{path.name}.gz")
+    part = whole.with_name(f"{whole.name}.part")
+    with path.open("rb") as read, gzip.open(part, "wb", compresslevel=6) as write:
+        shutil.copyfileobj(read, write, 1 << 20)
+    part.replace(whole)
+    path.unlink()
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} cannot be written: {error.strerror}", hint="check its directory and its disk"
+    )
