@@ -21,7 +21,13 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from ctk.conntrack.aggregate import SECOND_NS, Aggregation, Aggregator, Window
+from ctk.conntrack.aggregate import (
+    EVERYTHING,
+    SECOND_NS,
+    Aggregation,
+    Aggregator,
+    Window,
+)
 from ctk.conntrack.capture import CaptureWriter
 from ctk.conntrack.connections import Census, Cohort, Connections
 from ctk.conntrack.decode import Decoder, FlowTuple
@@ -159,7 +165,7 @@ class _Recorder:
         self._in_census = False
         self._restarted = False
         self._clock_ns = _clock_offset_ns()
-        self._census = self._take_up()
+        self._aggregator.census = self._take_up()
         self._commit([], {}, started_ns)
 
     def _take_up(self) -> Census:
@@ -195,16 +201,17 @@ class _Recorder:
 
     def take_dumped(self, batch: Datagrams) -> None:
         """Count what live connections moved; an empty batch ends the dump."""
+        self.take(batch._replace(lengths=()))
         if not self._in_census:
             self._in_census = True
-            self._aggregator.begin_census(self._census)
+            self._aggregator.begin_census()
         if batch.lengths:
             self._aggregator.add_census(self._decoder.read(batch))
             return
         self._aggregator.end_census(first=self._restarted)
         self._in_census = self._restarted = False
         # What a later dump finds began since, whether or not its event was lost.
-        self._census = Census(whole_from_ns=self._stream.started_ns, undated_whole=True)
+        self._aggregator.census = EVERYTHING
 
     def take(self, batch: Datagrams) -> None:
         """Count a batch of events, and write the windows that are over."""
@@ -334,7 +341,7 @@ class _Recorder:
         )
 
     def _edge(self, cohort: Cohort) -> Edge:
-        ends = cohort.flow.ends
+        ends: Any = cohort.flow.ends
         if ends is None:
             ends = cohort.flow.ends = _as_text(cohort.flow.tuple)
         return self._endpoints.edge(*ends, cohort.began_ns)
@@ -362,7 +369,7 @@ def _rows(
                 bits = [counts >> bit & 1 for bit in range(6)]
                 packets_out, bytes_out, packets_in, bytes_in = moved
                 measured = (bytes_out, packets_out, bytes_in, packets_in)
-                alone.append(FlowRow(edge, at_ns, at_ns, port, *bits, *measured))
+                alone.append(FlowRow._make((edge, at_ns, at_ns, port, *bits, *measured)))
             continue
         started_ns = min(max(cohort.started_ns, first_ns), last_ns)
         row = FlowRow(
@@ -426,27 +433,29 @@ def as_record(row: FlowRow, node: str) -> FlowRecord:
     """The row as the `flows` view shows it."""
     edge = row.edge
     src, dialled, backend = edge.src, edge.dialled, edge.backend
-    return FlowRecord(
-        format_time(row.started_ns),
-        format_time(row.ended_ns),
-        row.started_ns,
-        row.ended_ns,
-        node,
-        edge.proto,
-        6 if ":" in src.address else 4,
-        edge.zone,
-        src.address,
-        row.src_port,
-        dialled.address,
-        edge.dst_port,
-        edge.nat_src,
-        backend.address if backend.address != dialled.address else None,
-        edge.nat_dst_port,
-        *_identity(src),
-        *_identity(backend),
-        edge.service,
-        edge.service_via,
-        *row[4:],
+    return FlowRecord._make(
+        (
+            format_time(row.started_ns),
+            format_time(row.ended_ns),
+            row.started_ns,
+            row.ended_ns,
+            node,
+            edge.proto,
+            6 if ":" in src.address else 4,
+            edge.zone,
+            src.address,
+            row.src_port,
+            dialled.address,
+            edge.dst_port,
+            edge.nat_src,
+            backend.address if backend.address != dialled.address else None,
+            edge.nat_dst_port,
+            *_identity(src),
+            *_identity(backend),
+            edge.service,
+            edge.service_via,
+            *row[4:],
+        )
     )
 
 

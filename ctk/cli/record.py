@@ -325,6 +325,7 @@ def _listen(
         "buffer_bytes": options["buffer_size"],
         "buffer_max_bytes": options["buffer_max"] or options["buffer_size"],
     }
+    started_ns = time.time_ns()
     sock = kernel.Socket(
         events=options["events"],
         program=compiled or (),
@@ -333,6 +334,7 @@ def _listen(
     )
     return Listener(
         stack.enter_context(sock),
+        started_ns=started_ns,
         dump_every_s=options["accounting_interval"] / SECOND,
         stopping=stopping,
     )

@@ -39,6 +39,10 @@ class Window(NamedTuple):
     cohorts: list[Cohort]
 
 
+# Whatever is found began, and moved all it has, since the recording started.
+EVERYTHING = Census(whole_from_ns=0, undated_whole=True)
+
+
 class Aggregator:
     """Merges events into the open window; closes windows as time passes."""
 
@@ -56,7 +60,7 @@ class Aggregator:
         self._cohorts: list[Cohort] = []
         self._apart = aggregation == "none"  # every event is a row of its own
         self._part_at = 0
-        self._census: Census | None = None
+        self.census = EVERYTHING  # how to count what is found
         self._listed: set[int] = set()
 
     def add(self, events: list[tuple[Any, ...]], at_ns: int) -> list[Window]:
@@ -67,22 +71,26 @@ class Aggregator:
         empty batch is a tick. Where the clock went back by over a second, the window is closed
         and one begins at the new time.
         """
-        if at_ns < self._end_ns and at_ns >= self._start_ns - SECOND_NS:
-            if at_ns >= self._slice_end_ns:
-                self.cut(at_ns)
-            self._count(events)
-            return self.close() if self._is_large() else []
+        if at_ns >= self._slice_end_ns:
+            self.cut(at_ns)
         windows: list[Window] = []
-        if self._end_ns and at_ns >= self._end_ns:
-            # at_ns is no earlier than any event of the batch, so this is once a window.
+        if at_ns < self._start_ns - SECOND_NS:
+            windows += self.close()
+            self._open(at_ns)
+        # at_ns is no earlier than any event of the batch, so this is once a window.
+        while at_ns >= self._end_ns:
             self._count([event for event in events if event[_AT] < self._end_ns])
             events = [event for event in events if event[_AT] >= self._end_ns]
-        windows += self.close()
+            windows += self.close()
+            self._open(min((event[_AT] for event in events), default=at_ns))
+        self._count(events)
+        if self._is_large():
+            windows += self.close()
+        return windows
+
+    def _open(self, at_ns: int) -> None:
         self._start_ns = at_ns - at_ns % self._width_ns
         self._end_ns = self._start_ns + self._width_ns
-        self.cut(at_ns)
-        self._count(events)
-        return windows
 
     def close(self) -> list[Window]:
         """End the open window whatever the time; nothing where it is empty."""
@@ -104,9 +112,8 @@ class Aggregator:
         rows = self.events - self._part_at if self._apart else len(self._cohorts)
         return rows >= MOST_ROWS
 
-    def begin_census(self, census: Census) -> None:
+    def begin_census(self) -> None:
         """The kernel's table is about to be dumped; `add_census` takes what it lists."""
-        self._census = census
         self._listed = set()
         self.connections.begin_census()
 
@@ -114,14 +121,11 @@ class Aggregator:
         """The dump is complete: connections it no longer has are over. Return how many."""
         drop = self.connections.drop_missing if first else self.connections.end_census
         gone = drop(self._listed)
-        self._census, self._listed = None, set()
+        self._listed = set()
         return gone
 
     def add_census(self, entries: Iterable[tuple[Any, ...]]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
-        census = self._census
-        if census is None:
-            raise RuntimeError("add_census before begin_census")
         connections = self.connections
         live, counted, gone = connections.live, connections.counted, connections.gone
         for entry in map(Event._make, entries):
@@ -134,35 +138,21 @@ class Aggregator:
             self._listed.add(key)
             counters = _counters(entry)
             cohort = live.get(key)
-            if cohort is not None:
-                if counters is None:
-                    continue
-                before = counted.get(key)
-                if counters == before:
-                    continue
+            begun = 0
+            if cohort is None:
+                cohort = live[key] = self._found(flow, key, entry)
+                begun = cohort.connections
+            elif key not in counted and cohort.began_ns < self.census.whole_from_ns and counters:
                 counted[key] = counters
-                self._touch(cohort, entry.at_ns)
+            before = counted.get(key)
+            moved = None
+            if counters is not None and counters != before:
                 moved = cohort.moved(counters, before)
-                if self._apart:
-                    cohort.add_lone(entry.at_ns, entry.port, 0, moved)
-                continue
-            began_ns = entry.start_ns if entry.start_ns is not None else entry.at_ns
-            whole = (
-                census.undated_whole
-                if entry.start_ns is None
-                else entry.start_ns >= census.whole_from_ns
-            )
-            cohort = live[key] = Cohort(flow, self._src_port(entry.port), began_ns)
-            if counters is not None:
                 counted[key] = counters
-            if not whole and not census.count_older:
-                continue
-            self._touch(cohort, entry.at_ns)
-            cohort.connections += 1
-            before = None if whole else counters
-            found = None if counters is None else cohort.moved(counters, before)
-            if self._apart:
-                cohort.add_lone(entry.at_ns, entry.port, COUNTS_CONNECTION, found)
+            if begun or moved is not None:
+                self._touch(cohort, entry.at_ns)
+                if self._apart:
+                    cohort.add_lone(entry.at_ns, entry.port, begun and COUNTS_CONNECTION, moved)
 
     def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912, PLR0915
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
@@ -187,11 +177,10 @@ class Aggregator:
                 if gone is not None:
                     gone.add(key)
                 if cohort is None:
-                    cohort = self._found(flow, event)
-                    counts = COUNTS_CONNECTION
+                    cohort = self._found(flow, key, event)
+                    counts = cohort.connections and COUNTS_CONNECTION
                 if cohort.window != number:
-                    cohort.window = number
-                    cohort.started_ns = cohort.ended_ns = at_ns
+                    cohort.begin_window(number, at_ns, apart)
                     cohorts.append(cohort)
                 cohort.destroy_events += 1
                 self._end(cohort, key, event, counts)
@@ -212,13 +201,12 @@ class Aggregator:
                 try:
                     cohort = live[key]
                 except KeyError:
-                    cohort = live[key] = self._found(flow, event)
-                    counts = COUNTS_CONNECTION
+                    cohort = live[key] = self._found(flow, key, event)
+                    counts = cohort.connections and COUNTS_CONNECTION
                 cohort.update_events += 1
                 counts |= COUNTS_UPDATE
             if cohort.window != number:
-                cohort.window = number
-                cohort.started_ns = at_ns
+                cohort.begin_window(number, at_ns, apart)
                 cohorts.append(cohort)
             cohort.ended_ns = at_ns
             if apart:
@@ -260,21 +248,29 @@ class Aggregator:
     def _src_port(self, port: int) -> int | None:
         return port if self._by_port else None
 
-    def _found(self, flow: Flow, event: tuple[Any, ...]) -> Cohort:
+    def _found(self, flow: Flow, key: int, event: tuple[Any, ...]) -> Cohort:
         """Make a cohort for a connection whose begin was not seen."""
         start_ns: int | None = event[_START]
-        cohort = Cohort(flow, self._src_port(event[_PORT]), start_ns or event[_AT])
-        cohort.connections += 1
+        census = self.census
+        whole = census.undated_whole if start_ns is None else start_ns >= census.whole_from_ns
+        began_ns = start_ns
+        if began_ns is None:
+            began_ns = event[_AT] if whole else min(event[_AT], census.whole_from_ns - 1)
+        cohort = Cohort(flow, self._src_port(event[_PORT]), began_ns)
+        cohort.connections = int(whole or census.count_older)
+        counters = _counters(event)
+        if counters is not None and not whole:
+            # What it moved so far was before this recording, or was counted by the one before.
+            self.connections.counted[key] = counters
         return cohort
 
     def _touch(self, cohort: Cohort, at_ns: int) -> None:
         if cohort.window != self._number:
-            cohort.window = self._number
-            cohort.started_ns = at_ns
+            cohort.begin_window(self._number, at_ns, self._apart)
             self._cohorts.append(cohort)
         cohort.ended_ns = at_ns
 
 
-def _counters(event: Event) -> Counters | None:
+def _counters(event: tuple[Any, ...]) -> Counters | None:
     counters = event[_STATUS + 2 : _START]
-    return None if None in counters else counters  # type: ignore[return-value]
+    return None if None in counters else counters

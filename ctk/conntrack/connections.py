@@ -17,6 +17,9 @@ Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, byte
 FlowKey = tuple[bytes, bytes, int]  # opening, answering, zone, as decode gives them
 
 _SWEEP_AT_LEAST = 10_000
+# Of a cohort whose events are not kept apart: nothing is ever added to these.
+_NO_EVENTS: list[LoneEvent] = []
+_NO_MEASURED_EVENTS: list[tuple[int, int, int, Counters]] = []
 
 
 class Flow:
@@ -69,6 +72,8 @@ class Cohort:
         self.began_ns = began_ns
         self.edge: Any = None  # the recorder's: who they belonged to
         self.window = 0  # number of the window the counts below are of
+        self.lone: list[LoneEvent]
+        self.lone_measured: list[tuple[int, int, int, Counters]]
         self.clear()
 
     def clear(self) -> None:
@@ -78,9 +83,14 @@ class Cohort:
         self.unreplied = self.refused = 0
         self.measured = False
         self.packets_out = self.bytes_out = self.packets_in = self.bytes_in = 0
-        # With `--aggregate none`, the events themselves; empty otherwise.
-        self.lone: list[LoneEvent] = []
-        self.lone_measured: list[tuple[int, int, int, Counters]] = []
+        self.lone, self.lone_measured = _NO_EVENTS, _NO_MEASURED_EVENTS
+
+    def begin_window(self, number: int, at_ns: int, apart: bool) -> None:
+        """The first event in a window came; `apart`: events are to be kept one by one."""
+        self.window = number
+        self.started_ns = self.ended_ns = at_ns
+        if apart:
+            self.lone, self.lone_measured = [], []
 
     def moved(self, now: Counters, before: Counters | None) -> Counters:
         """Add what moved since `before`, never less than nothing, and return it."""
@@ -130,7 +140,8 @@ class Connections:
         self._wanted = wanted
         self._numbers = 0
         self._sweep_at = _SWEEP_AT_LEAST
-        self._missed: set[int] = set()
+        self._before: set[int] = set()  # what lived when the dump under way began
+        self._missed: set[int] = set()  # what the last dump did not have
 
     def flow(self, opening: bytes, answering: bytes, zone: int) -> Flow | None:
         """Enter a flow not seen before; None where it is not wanted or not well-formed."""
@@ -155,7 +166,8 @@ class Connections:
         self._sweep_at = max(_SWEEP_AT_LEAST, 2 * len(self.flows))
 
     def begin_census(self) -> None:
-        """A dump starts: remember which connections end meanwhile."""
+        """A dump starts: remember what lives now, and which connections end meanwhile."""
+        self._before = set(self.live)
         self.gone = set()
 
     def end_census(self, listed: set[int]) -> int:
@@ -165,18 +177,19 @@ class Connections:
         One miss is not enough: the destroy event may still be in the socket, and would be taken
         for a connection never seen.
         """
-        missing = self.live.keys() - listed
+        missing = (self._before & self.live.keys()) - listed  # not what began meanwhile
         ended = missing & self._missed
         for key in ended:
             del self.live[key]
             self.counted.pop(key, None)
         self._missed = missing - ended
+        self._before = set()
         self.gone = None
         return len(ended)
 
     def drop_missing(self, listed: set[int]) -> int:
         """Drop at once what the first dump after a restart does not have. Return how many."""
-        self._missed = set(self.live.keys() - listed)
+        self._missed = self._before - listed
         return self.end_census(listed)
 
     def export(self) -> Iterator[LiveConnection]:

@@ -27,7 +27,7 @@ class Replay:
         self._batches = iter(capture)
         self._stopping = stopping
         self._first = next(self._batches, None)
-        self.started_ns = self._first.at_ns if self._first is not None else 0
+        self.started_ns = time.time_ns() if self._first is None else self._first.at_ns
 
     def gaps(self) -> list[Gap]:
         """Nothing is lost from a file."""
@@ -45,12 +45,19 @@ class Replay:
 class Listener:
     """Yields the stream until `stopping` says so; then what is still queued, and a last dump."""
 
-    def __init__(self, sock: Socket, *, dump_every_s: float, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        sock: Socket,
+        *,
+        started_ns: int,  # no later than the socket listened
+        dump_every_s: float,
+        stopping: Callable[[], bool],
+    ) -> None:
         self._socket = sock
         self._every_s = dump_every_s
         self._stopping = stopping
         self._gaps: list[Gap] = []
-        self.started_ns = time.time_ns()
+        self.started_ns = started_ns
         self._due = time.monotonic()  # the first dump comes at once: the socket is bound
         self._dump: Iterator[Datagrams] | None = None
 
