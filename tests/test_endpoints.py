@@ -296,6 +296,22 @@ def test_another_pod_with_the_address_ends_the_first_ones_time() -> None:
     ]
 
 
+def test_within_the_second_of_a_pods_start_the_address_passes_when_the_pod_is_seen() -> None:
+    """The API's times have whole seconds, and the first pod may have used what is left of one."""
+    endpoints = cluster(pod("first"))
+    half = T0 + 50 * S + S // 2
+    endpoints.apply(Seen(pod("second", "", start=50, phase="Pending"), half))
+    endpoints.apply(Seen(pod("second", start=50), half + S))
+    asked = [who(endpoints, "10.244.0.9", at) for at in (50.4, 50.6)]
+    assert asked == ["pod first", "pod second"]
+
+
+def test_a_pod_that_is_told_only_when_it_is_gone_takes_nothing() -> None:
+    endpoints = cluster(pod("now", start=50))
+    endpoints.apply(Gone(pod("unheard", start=10), T0 + 60 * S))
+    assert [who(endpoints, "10.244.0.9", at) for at in (55, 65)] == ["pod now", "pod now"]
+
+
 def test_a_deleted_pods_time_is_not_shortened_by_a_pod_that_started_earlier() -> None:
     endpoints = cluster(pod("first", start=10))
     endpoints.apply(Seen(pod("waiting", "", start=5, phase="Pending"), T0 + 20 * S))
@@ -703,7 +719,7 @@ def test_what_ended_long_ago_is_forgotten() -> None:
         endpoints.apply(Seen(one, T0 + i * S))
         endpoints.apply(Gone(one, T0 + (i + 1) * S))
         endpoints.expire(T0 + (i - 10) * S)
-    assert len(endpoints._owned["10.244.0.9"]) <= 12
+    assert len(endpoints._owners._spans["10.244.0.9"]) <= 12
     assert who(endpoints, "10.244.0.9", 995.5) == "pod pod-995"
     assert who(endpoints, "10.244.0.9", 500.5) == "unknown"
 

@@ -10,8 +10,9 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from ctk.errors import KubeError
+from ctk.kube.api import Patience
 from ctk.kube.objects import RESOURCES, Change, Gone, Listed, Lost, Seen, Stale
-from ctk.kube.watch import Patience, Watch
+from ctk.kube.watch import Watch
 from tests.apiserver import ApiServer, Fault, Request
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"

@@ -1,0 +1,261 @@
+"""
+One API server: credentials, TLS, a GET, and its answers in plain words.
+
+The only user of `kubernetes`, which knows kubeconfigs, credentials that rotate, and certificates.
+Answers are read raw: the typed client takes 70 KB a pod.
+"""
+
+import json
+import logging
+import re
+import threading
+import time
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from ctk.errors import KubeError
+from ctk.kube.objects import RESOURCES, Resource
+
+log = logging.getLogger("ctk.kube")
+
+_CHUNK_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for what, in seconds."""
+
+    connect: float = 10.0
+    list: float = 30.0  # without a byte
+    # A server sends bookmarks about every minute, so a stream this silent hangs.
+    silence: float = 90.0
+    watch: float = 300.0  # the server ends a stream then; 20 % more or less, not all nodes at once
+    retry: float = 0.5  # doubled with each failure, up to
+    most: float = 15.0
+    denied: float = 60.0
+
+
+class Answer(NamedTuple):
+    """A refusal, in the words of its Status; `retry_after_s` is what the server asks for."""
+
+    code: int
+    message: str
+    retry_after_s: float
+
+
+class RefusedError(Exception):
+    """The API server answered, but not with what was asked for."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"{answer.code} {answer.message}")
+        self.answer = answer
+
+
+class BrokenError(Exception):
+    """No answer, or one that stopped halfway."""
+
+
+class CutError(BrokenError):
+    """The connection ended, and was whole until now: not so one that fell silent."""
+
+
+class Api:
+    """One server, its credentials, and what was last said about it in the log."""
+
+    def __init__(self, kubeconfig: Path | None, context: str | None, patience: Patience) -> None:
+        self._kubeconfig, self._context, self._patience = kubeconfig, context, patience
+        self._lock = threading.Lock()
+        self._away: set[Resource] = set()
+        self._loaded_s = 0.0
+        self._load()
+
+    def get(self, url: str, read_s: float, *, compressed: bool) -> Any:
+        """Open a response with status 200; anything else is a refusal."""
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        with self._lock:
+            headers, host, pool = self._headers(), self._configuration.host, self._pool
+        if compressed:
+            headers["accept-encoding"] = "gzip"
+        try:
+            response = pool.request(
+                "GET",
+                host + url,
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=Timeout(connect=self._patience.connect, read=read_s),
+            )
+            if response.status == 200:
+                return response
+            try:
+                body = response.read(1 << 16)
+            finally:
+                response.close()
+        except (HTTPError, OSError) as error:
+            raise BrokenError(_plainly(error)) from error
+        raise RefusedError(_answer(response.status, response.headers, body))
+
+    def read(self, response: Any) -> bytes:
+        """What has arrived, at least a byte; b"" at the end."""
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+        try:
+            chunk: bytes = response.read1(_CHUNK_BYTES)
+        except ReadTimeoutError as error:
+            raise BrokenError(_plainly(error)) from error
+        except (HTTPError, OSError, ValueError) as error:
+            raise CutError(_plainly(error)) from error
+        return chunk
+
+    def reload(self) -> None:
+        """Read credentials anew, unless another thread just did."""
+        with self._lock:
+            if time.monotonic() - self._loaded_s > self._patience.retry:
+                try:
+                    self._load()
+                except KubeError as error:
+                    log.warning("%s", error)
+
+    def complain(self, resource: Resource, why: str, *, denied: bool) -> None:
+        """Log a loss: a refused resource by itself, a server that is away once for all."""
+        if denied:
+            log.warning("%s: %s; their names are left out", resource, why)
+            return
+        with self._lock:
+            first = not self._away
+            self._away.add(resource)
+        if first:
+            log.warning("API server: %s; recording goes on, names follow", why)
+        else:
+            log.debug("%s: %s", resource, why)
+
+    def rejoice(self, resource: Resource) -> None:
+        """Log that a resource is known again, or all are."""
+        with self._lock:
+            self._away.discard(resource)
+            all_known = not self._away
+        log.log(
+            logging.INFO if all_known else logging.DEBUG,
+            "%s",
+            "API server: names are up to date again" if all_known else f"{resource}: known again",
+        )
+
+    def _headers(self) -> dict[str, str]:
+        from kubernetes.config import ConfigException
+
+        headers = {"accept": "application/json", "user-agent": "ctk"}
+        try:
+            settings: Mapping[str, Any] = self._configuration.auth_settings()
+        except (ConfigException, OSError) as error:
+            raise BrokenError(f"credentials could not be read: {error}") from error
+        for setting in settings.values():
+            if setting["in"] == "header" and setting["value"]:
+                headers[setting["key"]] = setting["value"]
+        return headers
+
+    def _load(self) -> None:
+        from kubernetes.client import Configuration
+        from kubernetes.client.rest import RESTClientObject
+        from kubernetes.config import (
+            ConfigException,
+            load_incluster_config,
+            load_kube_config,
+        )
+        from yaml import YAMLError
+
+        configuration = Configuration()
+        configuration.connection_pool_maxsize = len(RESOURCES)
+        try:
+            if self._kubeconfig is None:
+                load_incluster_config(configuration)
+            else:
+                load_kube_config(
+                    str(self._kubeconfig), self._context, configuration, persist_config=False
+                )
+            pool = RESTClientObject(configuration).pool_manager
+        except (ConfigException, OSError, ValueError, TypeError, YAMLError) as error:
+            if self._kubeconfig is None:
+                raise KubeError(
+                    "this is not inside a cluster", hint="give --kubeconfig, --objects or --no-kube"
+                ) from error
+            text = "it is no kubeconfig" if isinstance(error, TypeError) else str(error)
+            raise KubeError(
+                f"{self._kubeconfig}: {' '.join(text.split())}",
+                hint="check it with: kubectl --kubeconfig FILE config view",
+            ) from error
+        self._configuration, self._pool = configuration, pool
+        self._loaded_s = time.monotonic()
+
+
+def _answer(code: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    try:
+        message = str(orjson.loads(body)["message"])
+    except (KeyError, TypeError, ValueError):
+        message = "without a Status"
+    after = headers.get("Retry-After", "")
+    return Answer(code, " ".join(message.split())[:200], float(after) if after.isdecimal() else 0)
+
+
+def _plainly(error: Exception) -> str:
+    """One line a person understands, from urllib3's nested ones."""
+    text = " ".join(str(error).split())
+    if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
+        cause = text.partition("verify failed: ")[2].partition(" (_ssl")[0] or text
+        return (
+            f"its certificate is not trusted ({cause}); mend certificate-authority in the "
+            "kubeconfig, or set insecure-skip-tls-verify there"
+        )
+    if "IncompleteRead" in text:
+        return "the connection was cut"
+    # urllib3 begins with its pool's repr.
+    return text.partition("): ")[2] or text or type(error).__name__
+
+
+_ITEMS = re.compile(r'"items"\s*:\s*\[')
+_BETWEEN = re.compile(r"[\s,]*")
+_decode = json.JSONDecoder().raw_decode
+
+
+def items(chunks: Iterator[bytes], page: dict[str, Any]) -> Iterator[object]:
+    """
+    Each item of a list as its text arrives; the list without them is put into `page`.
+
+    A list asked for with resourceVersion=0 comes whole, whatever its limit: at 10,000 pods that is
+    100 MB of text, of which only a chunk and one object are held.
+    """
+    decoder = getincrementaldecoder("utf-8")()
+    text, start = "", -1
+    try:
+        for chunk in chunks:
+            text += decoder.decode(chunk)
+            if start < 0:
+                found = _ITEMS.search(text)
+                if found is None:
+                    continue
+                head, text, start = text[: found.end()], text[found.end() :], 0
+            while True:
+                start = _skip(text, start)
+                if start >= len(text) or text[start] == "]":
+                    break
+                try:
+                    item, start = _decode(text, start)
+                except ValueError:
+                    break  # the rest of it comes with the next chunk
+                yield item
+            text, start = text[start:], 0
+        page.update(json.loads(text if start < 0 else head + text))
+    except (RecursionError, ValueError) as error:
+        raise BrokenError(f"the list ended halfway: {error}") from error
+
+
+def _skip(text: str, start: int) -> int:
+    between = _BETWEEN.match(text, start)
+    return start if between is None else between.end()

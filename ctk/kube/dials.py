@@ -1,0 +1,72 @@
+"""
+Which service was dialled, by whichever door.
+
+A dial that led to no service is remembered for a while: the service, the slice or the node may be
+told later, and then the edges that dialled it are completed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from ctk.kube.doors import ANY_NODE, Door, Doors
+from ctk.kube.owners import Owners
+from ctk.model import Endpoint, ServiceFound, Via
+
+_MOST_ADDRESSES = 20_000
+_MOST_PORTS = 100  # of one address
+
+
+class Dials:
+    """What was dialled, and led to no service that was known then."""
+
+    def __init__(self, doors: Doors, owners: Owners) -> None:
+        self._doors = doors
+        self._owners = owners
+        # By address: endpoint, protocol and port, with when it was first dialled.
+        self._unserved: OrderedDict[str, dict[tuple[Endpoint, str, int], int]] = OrderedDict()
+
+    def service(
+        self, dialled: Endpoint, proto: str, port: int, when_ns: int
+    ) -> tuple[str, Via] | None:
+        """The service that was dialled, and whether by an address of its own or by a pod's."""
+        address, kind = dialled.address, dialled.kind
+        service = self._doors.front(address, proto, port, when_ns)
+        if service is None and kind == "node":
+            service = self._doors.front(ANY_NODE, proto, port, when_ns)
+        if service is not None:
+            return service, "address"
+        # A pod that isn't watched (`--scope node`) is unknown, but its slice names the service.
+        if kind in ("pod", "unknown"):
+            service = self._doors.back(address, proto, port, when_ns)
+            if service is not None:
+                return service, "endpoint"
+        return None
+
+    def remember(self, dialled: Endpoint, proto: str, port: int, when_ns: int) -> None:
+        """This led to no service."""
+        dials = self._unserved.get(dialled.address)
+        if dials is None:
+            dials = self._unserved[dialled.address] = {}
+            if len(self._unserved) > _MOST_ADDRESSES:
+                self._unserved.popitem(last=False)
+        if len(dials) < _MOST_PORTS:
+            dials.setdefault((dialled, proto, port), when_ns)
+
+    def opened(self, doors: Iterable[Door]) -> Iterator[ServiceFound]:
+        """Doors opened: some may have been dialled before that was known."""
+        addresses = {door[0] for door in doors}
+        for address in self._unserved if ANY_NODE in addresses else addresses:
+            for dialled in {key[0] for key in self._unserved.get(address, ())}:
+                yield from self.completed(dialled)
+
+    def completed(self, dialled: Endpoint) -> Iterator[ServiceFound]:
+        """More is known of what was dialled: see whether it led to a service."""
+        dials = self._unserved.get(dialled.address, {})
+        owned = self._owners.at(dialled.address, dialled.valid_from_ns)
+        known = dialled if owned is None else owned.endpoint
+        for key in [key for key in dials if key[0] is dialled]:
+            _, proto, port = key
+            found = self.service(known, proto, port, dials[key])
+            if found is not None:
+                del dials[key]
+                yield ServiceFound(dialled, proto, port, *found)
