@@ -344,7 +344,7 @@ class _Recorder:
         ends: Any = cohort.flow.ends
         if ends is None:
             ends = cohort.flow.ends = _as_text(cohort.flow.tuple)
-        return self._endpoints.edge(*ends, cohort.began_ns)
+        return self._endpoints.edge(*(*ends, cohort.began_ns))
 
 
 def _rows(
