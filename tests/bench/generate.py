@@ -4,7 +4,8 @@ Make a file as one busy node would have written it: `python tests/bench/generate
 2,000 pods on 20 nodes, 300 services, 50,000 external addresses. One side of every connection is
 one of 100 pods of this node, or the node itself: each workload talks to a handful of services,
 everybody to DNS; some call out, some are called from outside through a NodePort. Who talks how
-often follows Zipf. Rows go through the recorder's own writer and folding; flows of all days stay.
+often follows Zipf, and who talks goes on for some windows, as keep-alive connections, polls and
+downloads do. Rows go through the recorder's own writer and folding; flows of all days stay.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from ctk.model import Counters, Edge, Endpoint, FlowRow
 from ctk.store import connect
@@ -29,6 +31,7 @@ NAMESPACES = ("shop", "pay", "search", "mail", "ops", "data", "web", "batch")
 PORTS = (80, 443, 5432, 6379, 8080, 8443, 9090, 9200, 3306, 50051)
 FIRST = (3, 8, 34, 52, 93, 142, 185)  # of external addresses
 WINDOW = 10 * SECOND
+GOES_ON = 0.75  # how often an edge that had a row in a window has one in the next
 
 TABLES = ("flow", "edge", "endpoint", "flow_1m", "flow_1h", "flow_1d")
 
@@ -139,28 +142,48 @@ def hours(
 ) -> Iterator[tuple[int, list[FlowRow]]]:
     """Yield each hour's end and its rows, the same number in every hour, but for rounding."""
     pool = [counts(rng) for _ in range(4096)]
-    inside = list(accumulate(zipf(len(cluster.inside), 0.9)))
-    out = list(accumulate(zipf(len(cluster.out), 0.9)))
-    peers = list(accumulate(zipf(EXTERNALS)))
+    shares = {"out": CALLS_OUT, "in": CALLED_FROM_OUTSIDE}
+    shares["inside"] = 1 - sum(shares.values())
+    among: dict[str, list[Any]] = {
+        "inside": cluster.inside,
+        "out": cluster.out,
+        "in": cluster.externals,
+    }
+    weights = {name: list(accumulate(zipf(len(edges), 0.9))) for name, edges in among.items()}
     n_hours = (until_ns - since_ns) // HOUR
     from_outside: dict[Endpoint, Edge] = {}
     for hour in range(n_hours):
         start_ns = since_ns + hour * HOUR
-        rows = flows * (hour + 1) // n_hours - flows * hour // n_hours
-        n_out, n_in = int(rows * CALLS_OUT), int(rows * CALLED_FROM_OUTSIDE)
-        edges = rng.choices(cluster.inside, cum_weights=inside, k=rows - n_out - n_in)
-        edges += rng.choices(cluster.out, cum_weights=out, k=n_out)
-        for peer in rng.choices(cluster.externals, cum_weights=peers, k=n_in):
-            edge = from_outside.get(peer)
-            if edge is None:
-                edge = from_outside[peer] = cluster.called_from_outside(peer, rng)
-            edges.append(edge)
-        made = []
-        for edge, counted in zip(edges, rng.choices(pool, k=rows), strict=True):
-            at_ns = start_ns + int(rng.random() * HOUR)
-            ended_ns = at_ns + int(rng.random() * (WINDOW - at_ns % WINDOW))
-            made.append(FlowRow(edge, at_ns, ended_ns, None, *counted))
+        n_rows = flows * (hour + 1) // n_hours - flows * hour // n_hours
+        made: list[FlowRow] = []
+        for name, share in shares.items():
+            n = int(n_rows * share) if name != "inside" else n_rows - len(made)
+            chosen = rng.choices(among[name], cum_weights=weights[name], k=n)
+            going_on = talks(rng, n)
+            for (window, talk), counted in zip(going_on, rng.choices(pool, k=n), strict=True):
+                edge = chosen[talk]
+                if name == "in":
+                    edge = from_outside.get(edge) or from_outside.setdefault(
+                        edge, cluster.called_from_outside(edge, rng)
+                    )
+                offset_ns = int(rng.random() * WINDOW)
+                at_ns = start_ns + window * WINDOW + offset_ns
+                ended_ns = at_ns + int(rng.random() * (WINDOW - offset_ns))
+                made.append(FlowRow(edge, at_ns, ended_ns, None, *counted))
         yield start_ns + HOUR, made
+
+
+def talks(rng: random.Random, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield (window of the hour, which talk): talks of windows in a row."""
+    windows, window, talk = HOUR // WINDOW, 0, -1
+    on = False
+    for _ in range(rows):
+        if on and window + 1 < windows:
+            window += 1
+        else:
+            window, talk = int(rng.random() * windows), talk + 1
+        on = rng.random() < GOES_ON
+        yield window, talk
 
 
 def generate(out: Path, flows: int, days: int, until_ns: int, seed: int) -> dict[str, float]:

@@ -1,0 +1,458 @@
+"""A window in the file: whole or not at all, with rows that keep their ids over restarts."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ctk.errors import DiskFullError, StoreError
+from ctk.model import (
+    COUNTS_CONNECTION,
+    COUNTS_DESTROY,
+    COUNTS_NEW,
+    COUNTS_REFUSED,
+    COUNTS_UNREPLIED,
+    COUNTS_UPDATE,
+    FLOW_KEYS,
+    Closed,
+    Completed,
+    Counters,
+    Edge,
+    Endpoint,
+    FlowRow,
+    Gap,
+    LiveConnection,
+    ObjectClosed,
+    ObjectRecord,
+    Previous,
+)
+from ctk.store import connect, identities
+from ctk.store.write import Writer
+
+T = 1_732_560_442_852_716_307
+S = 10**9
+
+WEB = Endpoint(
+    address="10.244.0.3",
+    kind="pod",
+    valid_from_ns=T,
+    namespace="shop",
+    name="web-7c65d6cfc9-sq2br",
+    workload="web",
+    workload_kind="Deployment",
+    node="n1",
+    labels={"tier": "front", "app": "web"},
+    uid="uid-web",
+)
+SERVICE = Endpoint(
+    address="10.96.0.10",
+    kind="service",
+    valid_from_ns=T,
+    namespace="shop",
+    name="db",
+    uid="uid-db",
+)
+DB = Endpoint(
+    address="10.244.0.4", kind="pod", valid_from_ns=T, namespace="shop", name="db-0", uid="uid-db-0"
+)
+DNS = Endpoint(address="2001:4860:4860::8888", kind="external", valid_from_ns=T)
+NOBODY = Endpoint(address="10.244.0.9", kind="unknown", valid_from_ns=T)
+
+TO_DB = Edge("tcp", 0, WEB, SERVICE, 5432, None, DB, 15432, "shop/db", "address")
+TO_DNS = Edge("udp", 7, WEB, DNS, 53, "10.0.0.1", DNS, None, None, None)
+TO_NOBODY = Edge("tcp", 0, WEB, NOBODY, 80, None, NOBODY, None, None, None)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "node.db"
+
+
+@pytest.fixture
+def conn(path: Path) -> Iterator[sqlite3.Connection]:
+    with connect.writer(path) as opened:
+        yield opened
+
+
+def _writer(
+    conn: sqlite3.Connection, started_ns: int = T, boot_id: str | None = "boot-1"
+) -> Writer:
+    return Writer(
+        conn,
+        node="n1",
+        source="kernel",
+        settings={"window": "10s"},
+        started_ns=started_ns,
+        boot_id=boot_id,
+    )
+
+
+def _row(edge: Edge, started_ns: int = T, connections: int = 1) -> FlowRow:
+    return FlowRow(
+        edge, started_ns, started_ns + S, None, connections, 1, 2, 1, 0, 0, 900, 9, None, None
+    )
+
+
+def _window(writer: Writer, *rows: FlowRow, **more: object) -> None:
+    committed_ns = max((row.ended_ns for row in rows), default=T + S)
+    defaults: dict[str, object] = {"committed_ns": committed_ns, "counters": Counters()}
+    writer.window(rows, **(defaults | more))  # type: ignore[arg-type]
+
+
+def _all(conn: sqlite3.Connection, question: str) -> list[tuple[object, ...]]:
+    return conn.execute(question).fetchall()
+
+
+def test_a_row_reads_back_as_the_contract_says(conn: sqlite3.Connection) -> None:
+    _window(_writer(conn), FlowRow(TO_DB, T, T + S, 40000, 1, 1, 2, 1, 0, 1, 900, 9, 0, None))
+    [row] = _all(conn, "SELECT * FROM flows")
+    assert dict(zip(FLOW_KEYS, row, strict=True)) == {
+        "started_at": "2024-11-25T18:47:22.852716307Z",
+        "ended_at": "2024-11-25T18:47:23.852716307Z",
+        "started_ns": T,
+        "ended_ns": T + S,
+        "node": "n1",
+        "proto": "tcp",
+        "ip_version": 4,
+        "zone": 0,
+        "src": "10.244.0.3",
+        "src_port": 40000,
+        "dst": "10.96.0.10",
+        "dst_port": 5432,
+        "nat_src": None,
+        "nat_dst": "10.244.0.4",
+        "nat_dst_port": 15432,
+        "src_kind": "pod",
+        "src_namespace": "shop",
+        "src_name": "web-7c65d6cfc9-sq2br",
+        "src_workload": "web",
+        "src_workload_kind": "Deployment",
+        "src_node": "n1",
+        "src_labels": '{"app":"web","tier":"front"}',
+        "dst_kind": "pod",
+        "dst_namespace": "shop",
+        "dst_name": "db-0",
+        "dst_workload": None,
+        "dst_workload_kind": None,
+        "dst_node": None,
+        "dst_labels": None,
+        "service": "shop/db",
+        "service_via": "address",
+        "connections": 1,
+        "new_events": 1,
+        "update_events": 2,
+        "destroy_events": 1,
+        "unreplied": 0,
+        "refused": 1,
+        "bytes_out": 900,
+        "packets_out": 9,
+        "bytes_in": 0,
+        "packets_in": None,
+    }
+
+
+def test_what_was_dialled_itself_answers_without_nat(conn: sqlite3.Connection) -> None:
+    _window(_writer(conn), _row(TO_DNS))
+    assert _all(
+        conn,
+        "SELECT ip_version, zone, dst, nat_src, nat_dst, nat_dst_port, dst_kind, dst_labels"
+        " FROM flows",
+    ) == [(4, 7, "2001:4860:4860::8888", "10.0.0.1", None, None, "external", None)]
+
+
+def test_lone_events_are_rows_like_any_other(conn: sqlite3.Connection) -> None:
+    events = {
+        TO_DB: [
+            (T + 5, 40001, COUNTS_CONNECTION | COUNTS_NEW),
+            (T + 5, 40002, COUNTS_UPDATE),
+            (T + 7, None, COUNTS_DESTROY | COUNTS_UNREPLIED | COUNTS_REFUSED),
+        ],
+        TO_DNS: [(T + 5, 1, COUNTS_CONNECTION)],
+    }
+    writer = _writer(conn)
+    _window(writer, _row(TO_DB, T + 5), events=events)
+    _window(writer, events={TO_DNS: [(T, 2, COUNTS_NEW), (T + 9, 3, COUNTS_NEW)]})
+    assert _all(
+        conn,
+        "SELECT started_ns, n, edge_id, src_port, connections, new_events, update_events,"
+        " destroy_events, unreplied, refused, bytes_out, bytes_in FROM flow",
+    ) == [
+        (T, 0, 2, 2, 0, 1, 0, 0, 0, 0, None, None),
+        (T + 5, 0, 1, 40001, 1, 1, 0, 0, 0, 0, None, None),
+        (T + 5, 1, 1, 40002, 0, 0, 1, 0, 0, 0, None, None),
+        (T + 5, 2, 2, 1, 1, 0, 0, 0, 0, 0, None, None),
+        (T + 5, 3, 1, None, 1, 1, 2, 1, 0, 0, 900, None),
+        (T + 7, 0, 1, None, 0, 0, 0, 1, 1, 1, None, None),
+        (T + 9, 0, 2, 3, 0, 1, 0, 0, 0, 0, None, None),
+    ]
+
+
+def test_rows_come_in_any_order_and_at_the_same_time(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    _window(writer, _row(TO_DB, T + 2, 1), _row(TO_DB, T, 2), _row(TO_DNS, T + 2, 3))
+    _window(writer, _row(TO_DB, T + 2, 4), _row(TO_DB, T + 1, 5), _row(TO_DB, T + 3, 6))
+    assert _all(conn, "SELECT started_ns - ?, n, connections FROM flow".replace("?", str(T))) == [
+        (0, 0, 2),
+        (1, 0, 5),
+        (2, 0, 1),
+        (2, 1, 3),
+        (2, 2, 4),
+        (3, 0, 6),
+    ]
+
+
+def test_identities_keep_their_rows_over_a_restart(path: Path) -> None:
+    for started_ns in (T, T + 60 * S):
+        with connect.writer(path) as conn:
+            # The next recorder makes its own values of what it learns.
+            copies = [
+                Endpoint(**{name: getattr(endpoint, name) for name in Endpoint.__slots__})
+                for endpoint in (WEB, SERVICE, DB)
+            ]
+            edge = TO_DB._replace(src=copies[0], dialled=copies[1], backend=copies[2])
+            to_dns = TO_DNS._replace(src=copies[0])
+            _window(_writer(conn, started_ns), _row(edge, started_ns), _row(to_dns, started_ns))
+            assert _all(conn, "SELECT name, valid_to_ns FROM endpoint") == [
+                ("web-7c65d6cfc9-sq2br", None),
+                ("db", None),
+                ("db-0", None),
+                (None, None),
+            ]
+            assert _all(conn, "SELECT COUNT(*) FROM edge") == [(2,)]
+
+
+def test_what_is_not_seen_again_after_a_restart_ended_with_the_last_commit(path: Path) -> None:
+    with connect.writer(path) as conn:
+        _window(_writer(conn), _row(TO_DB), changes=[_pod("uid-web"), _pod("uid-db-0")])
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 60 * S)
+        _window(writer, changes=[_pod("uid-web", T + 60 * S)])
+        assert _all(conn, "SELECT uid, valid_from_ns, valid_to_ns FROM pod") == [
+            ("uid-web", T, None),
+            ("uid-db-0", T, T + S),
+        ]
+        assert _all(conn, "SELECT name, valid_to_ns FROM endpoint") == [
+            ("web-7c65d6cfc9-sq2br", None),
+            ("db", T + S),
+            ("db-0", T + S),
+        ]
+
+
+def test_an_evicted_identity_is_found_again(
+    conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identities, "CACHED", 2)
+    writer = _writer(conn)
+    for i in range(5):
+        _window(writer, *(_row(edge, T + i) for edge in (TO_DB, TO_DNS, TO_NOBODY)))
+    assert _all(conn, "SELECT COUNT(*), COUNT(DISTINCT edge_id) FROM flow") == [(15, 3)]
+    assert _all(conn, "SELECT COUNT(*) FROM endpoint") == [(5,)]
+
+
+def test_an_unknown_endpoint_is_completed_in_place(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    late = Endpoint(
+        address="10.244.0.9", kind="pod", valid_from_ns=T - S, namespace="shop", name="late-0"
+    )
+    _window(writer, _row(TO_NOBODY))
+    _window(writer, changes=[Completed(NOBODY, late)])
+    named = TO_NOBODY._replace(dialled=late, backend=late)
+    _window(writer, _row(TO_NOBODY, T + S), _row(named, T + 2 * S), changes=[Closed(late, T + 5)])
+    assert _all(conn, "SELECT dst_kind, dst_name, COUNT(*) FROM flows GROUP BY 1, 2") == [
+        ("pod", "late-0", 3)
+    ]
+    assert _all(conn, "SELECT name, valid_from_ns, valid_to_ns FROM endpoint") == [
+        ("web-7c65d6cfc9-sq2br", T, None),
+        ("late-0", T - S, T + 5),
+    ]
+
+
+def test_completed_before_its_first_row_it_is_known_from_the_start(
+    conn: sqlite3.Connection,
+) -> None:
+    writer = _writer(conn)
+    _window(writer, changes=[Completed(NOBODY, DB)])
+    _window(writer, _row(TO_NOBODY), _row(TO_DB))
+    assert _all(conn, "SELECT dst_name FROM flows") == [("db-0",), ("db-0",)]
+    assert _all(conn, "SELECT COUNT(*) FROM endpoint WHERE kind = 'unknown'") == [(0,)]
+
+
+def test_an_endpoint_that_ended_before_its_first_row_is_ended(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    _window(writer, changes=[Closed(DB, T + 1)])
+    _window(writer, _row(TO_DB), changes=[Closed(WEB, T + 2)])
+    assert _all(conn, "SELECT name, valid_to_ns FROM endpoint ORDER BY name") == [
+        ("db", None),
+        ("db-0", T + 1),
+        ("web-7c65d6cfc9-sq2br", T + 2),
+    ]
+
+
+def _pod(uid: str, at_ns: int = T, **changed: object) -> ObjectRecord:
+    address = next((e.address for e in (WEB, DB) if e.uid == uid), "10.244.0.77")
+    fields: dict[str, object] = {
+        "namespace": "shop",
+        "name": uid.removeprefix("uid-"),
+        "addresses": (address,),
+        "labels": {"app": "web"},
+        "phase": "Running",
+    }
+    return ObjectRecord(kind="pod", uid=uid, valid_from_ns=at_ns, **(fields | changed))  # type: ignore[arg-type]
+
+
+def test_objects_are_kept_as_they_changed(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    service = ObjectRecord(
+        kind="service",
+        uid="uid-db",
+        namespace="shop",
+        name="db",
+        valid_from_ns=T,
+        addresses=("10.96.0.10",),
+        labels={},
+        type="ClusterIP",
+        ports=("pg:5432/tcp",),
+    )
+    node = ObjectRecord(
+        kind="node",
+        uid="uid-n1",
+        namespace=None,
+        name="n1",
+        valid_from_ns=T,
+        addresses=("10.0.0.1", "fd00::1"),
+        labels={"zone": "a"},
+    )
+    changes = [service, node, _pod("uid-1"), _pod("uid-1", T + S, labels={"app": "new"})]
+    _window(writer, changes=changes)
+    _window(writer, changes=[_pod("uid-1", T + 2 * S, labels={"app": "new"})])
+    _window(writer, changes=[ObjectClosed("pod", "uid-1", T + 3 * S)])
+    assert _all(
+        conn, "SELECT name, labels, host_network, valid_from_ns, valid_to_ns FROM pods"
+    ) == [
+        ("1", '{"app":"web"}', 0, T, T + S),
+        ("1", '{"app":"new"}', 0, T + S, T + 3 * S),
+    ]
+    assert _all(
+        conn, "SELECT name, type, addresses, ports, valid_from, valid_to FROM services"
+    ) == [
+        (
+            *("db", "ClusterIP", '["10.96.0.10"]', '["pg:5432/tcp"]'),
+            *("2024-11-25T18:47:22.852716307Z", None),
+        )
+    ]
+    assert _all(conn, "SELECT name, addresses, labels FROM nodes") == [
+        ("n1", '["10.0.0.1","fd00::1"]', '{"zone":"a"}')
+    ]
+
+
+def test_the_time_between_two_recordings_is_a_gap(path: Path) -> None:
+    with connect.writer(path) as conn:
+        lost = Gap("events lost", T, T + S, 1204)
+        _window(_writer(conn), _row(TO_DB), gaps=[lost], counters=Counters(9, 1204, 1))
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 60 * S)
+        assert writer.previous == Previous(T, T + S, None, "boot-1")
+        _window(writer, _row(TO_DB, T + 61 * S))
+        writer.finish(T + 62 * S)
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 90 * S)
+        assert writer.previous == Previous(T + 60 * S, T + 62 * S, T + 62 * S, "boot-1")
+        _window(writer, _row(TO_DB, T + 91 * S))
+        assert _all(
+            conn, "SELECT kind, started_ns, ended_ns, lost, recording_id, node FROM gaps"
+        ) == [
+            ("events lost", T, T + S, 1204, 1, "n1"),
+            ("recorder down", T + S, T + 60 * S, None, 2, "n1"),
+            ("recorder down", T + 62 * S, T + 90 * S, None, 3, "n1"),
+        ]
+        assert _all(conn, "SELECT id, ended_ns, events, lost, malformed FROM recordings") == [
+            (1, None, 9, 1204, 1),
+            (2, T + 62 * S, 0, 0, 0),
+            (3, None, 0, 0, 0),
+        ]
+
+
+def test_nothing_is_written_before_the_first_window(conn: sqlite3.Connection) -> None:
+    before = list(conn.iterdump())
+    _writer(conn)
+    assert list(conn.iterdump()) == before
+
+
+LIVE = LiveConnection(b"\x01\x02", 0, 77, T - S, TO_DB, 100, 1, None, None)
+
+
+def _recorded(path: Path, *, clean: bool = True) -> None:
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, _row(TO_DNS))
+        if clean:
+            writer.finish(T + 2 * S, [LIVE])
+
+
+def test_live_connections_go_on_after_a_clean_stop(path: Path) -> None:
+    _recorded(path)
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 9 * S)
+        [live] = writer.load_connections()
+        edge = live.edge
+        assert live._replace(edge=TO_DB) == LIVE
+        assert (edge.src.labels, edge.dialled.name, edge.backend.name) == (WEB.labels, "db", "db-0")
+        assert edge[:2] + edge[4:6] + edge[7:] == TO_DB[:2] + TO_DB[4:6] + TO_DB[7:]
+        _window(writer, _row(edge, T + 9 * S))
+        assert _all(conn, "SELECT COUNT(*) FROM edge") == [(2,)]
+    with connect.writer(path) as conn:
+        assert _writer(conn, T + 20 * S).load_connections() == []
+
+
+def test_kept_connections_outlive_a_start_that_wrote_nothing(path: Path) -> None:
+    _recorded(path)
+    for _ in range(2):
+        with connect.writer(path) as conn:
+            assert len(_writer(conn, T + 9 * S).load_connections()) == 1
+
+
+@pytest.mark.parametrize(
+    ("clean", "boot_id"),
+    [(True, "boot-2"), (True, None), (False, "boot-1")],
+    ids=["after a boot", "of no boot", "after a crash"],
+)
+def test_connections_are_not_taken_up(path: Path, clean: bool, boot_id: str | None) -> None:
+    _recorded(path, clean=clean)
+    with connect.writer(path) as conn:
+        assert _writer(conn, T + 9 * S, boot_id).load_connections() == []
+
+
+def test_a_full_disk_costs_the_window_and_nothing_else(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    _window(writer, _row(TO_DB))
+    before = list(conn.iterdump())
+    (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    conn.execute(f"PRAGMA max_page_count = {pages}")
+    peers = [
+        Endpoint(address=f"8.8.{i >> 8}.{i & 255}", kind="external", valid_from_ns=T)
+        for i in range(2000)
+    ]
+    rows = [
+        _row(TO_DNS._replace(dialled=peer, backend=peer), T + i) for i, peer in enumerate(peers)
+    ]
+    changes = [_pod("uid-1"), Completed(NOBODY, DB), Closed(WEB, T + S)]
+    for _ in range(2):
+        with pytest.raises(DiskFullError, match="no room left"):
+            _window(writer, *rows, changes=changes)
+        assert list(conn.iterdump()) == before
+    conn.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    _window(writer, *rows, changes=changes)
+    assert _all(conn, "SELECT COUNT(*), SUM(dst_kind = 'external') FROM flows") == [(2001, 2000)]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_taken_away_ends_the_recording(path: Path, replaced: bool) -> None:
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, _row(TO_DB))
+        path.unlink()
+        if replaced:
+            path.touch()
+        with pytest.raises(StoreError, match="was deleted or replaced while it was written"):
+            _window(writer, _row(TO_DB))
