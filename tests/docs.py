@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md",)
-_BLOCK = re.compile(r"(?<=```console\n)\$ (?P<command>.+(?:\\\n.+)*)\n(?P<output>(?:(?!```).*\n)*)")
+_BLOCK = re.compile(r"(?<=```console\n)\$ (?P<command>(?:.*\\\n)*.+)\n(?P<output>(?:(?!```).*\n)*)")
 _WIDTH = "120"
 
 
