@@ -121,8 +121,8 @@ class Cluster:
         return Edge("tcp", 0, peer, self.node, 30_000 + i, None, backend, 8000 + i, name, "address")
 
 
-def zipf(n: int, exponent: float = 1.0) -> list[float]:
-    return [1 / rank**exponent for rank in range(1, n + 1)]
+def zipf(n: int) -> list[float]:
+    return [1 / rank for rank in range(1, n + 1)]
 
 
 def counts(rng: random.Random) -> Counts:
@@ -149,7 +149,7 @@ def hours(
         "out": cluster.out,
         "in": cluster.externals,
     }
-    weights = {name: list(accumulate(zipf(len(edges), 0.9))) for name, edges in among.items()}
+    weights = {name: list(accumulate(zipf(len(edges)))) for name, edges in among.items()}
     n_hours = (until_ns - since_ns) // HOUR
     from_outside: dict[Endpoint, Edge] = {}
     for hour in range(n_hours):
