@@ -306,7 +306,8 @@ def description(held: Mapping[str, Any], output: Output, out: BinaryIO) -> None:
         columns = ("table", "rows", "bytes")
         rows(columns, ([table[name] for name in columns] for table in held["tables"]), output, out)
     else:
-        _table([("", False), ("", False)], _facts(held), None, out)
+        for name, fact in _facts(held):
+            out.write(f"{name:<11} {fact}\n".encode())
         out.write(b"\n")
         heads = [("LEVEL", False), ("FROM (UTC)", False), ("FOLDED UNTIL", False)]
         heads += [("PRUNED UNTIL", False), ("ROWS", True)]

@@ -1,5 +1,6 @@
 """`ctk query`: flows by filters, or an answer in SQL."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,9 @@ def query(
         if sql is not None:
             if filters != Filters():
                 raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
-            columns, found = ask(conn, sql, dict(param), timeout / SECOND)
+            columns, found = ask(
+                conn, sql, {name: _value(text) for name, text in param}, timeout / SECOND
+            )
             written = render.rows(columns, found, output, sys.stdout.buffer)
             if written == output.most and next(found, None) is not None:
                 remark(f"only the first {written:,} rows are shown: -o csv writes all")
@@ -75,3 +78,10 @@ def query(
             remark("no flows fit")
         for line in describe.lacks(conn, filters):
             remark(line)
+
+
+def _value(text: str) -> str | int | float:
+    """Read a number as one: to SQL the text '5' is larger than any number."""
+    if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?[0-9]+\.[0-9]+", text) else text

@@ -35,7 +35,7 @@ _READ_ONLY_HINT = "a question only reads: SELECT, WITH or EXPLAIN"
 
 
 def ask(
-    conn: sqlite3.Connection, sql: str, params: Mapping[str, str], limit_s: float
+    conn: sqlite3.Connection, sql: str, params: Mapping[str, str | int | float], limit_s: float
 ) -> tuple[Sequence[str], Iterator[tuple[Any, ...]]]:
     """
     Run a statement and give the names of its columns and its rows, as they come.

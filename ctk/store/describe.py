@@ -61,7 +61,7 @@ def lacks(conn: sqlite3.Connection, filters: Filters) -> list[str]:
     pruned_ns = levels[0].pruned_ns
     span = clip(conn, levels, filters.since_ns, filters.until_ns)
     if span is not None and span[0] < pruned_ns:
-        said.append(f"flows before {format_time(pruned_ns)} were pruned: only rollups hold them")
+        said.append(f"flows before {_short(pruned_ns)} were pruned: only rollups hold them")
     return said
 
 
@@ -72,11 +72,15 @@ def lacks_of_ranking(conn: sqlite3.Connection, filters: Filters, ranked: Ranking
     words = gaps_in_words(gaps(conn, filters.since_ns, filters.until_ns))
     said = [words] if words else []
     if ranked.widened:
-        since, until = map(format_time, ranked.widened)
+        since, until = map(_short, ranked.widened)
         said.append(f"counted from {since} to {until}: finer rows were pruned")
     if ranked.folded:
-        said.append("the least external addresses of busy times are counted together as 'other'")
+        said.append("some external addresses, each with little, are counted together as 'other'")
     return said
+
+
+def _short(time_ns: int) -> str:
+    return format_time(time_ns).replace(".000000000", "")
 
 
 def first_recording(conn: sqlite3.Connection) -> str:

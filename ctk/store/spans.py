@@ -81,26 +81,26 @@ def cover(found: Sequence[Held], since_ns: int, until_ns: int) -> list[Piece]:
     """
     Cut a span into pieces, oldest first, that together answer for all of it and nothing else.
 
-    Where finer rows are gone, the first or last piece reaches out to the edge of its bucket.
+    Where every finer row is gone, the first or last piece reaches out to the edge of its bucket.
     """
+    *finer, level = found
     if since_ns >= until_ns:
         return []
-    *finer, level = found
-    if not finer:
+    if level.width_ns == 1:
         return [Piece(level.table, since_ns, until_ns)]
-    width_ns = level.width_ns
-    middle_ns = _up(since_ns, width_ns)
-    rest_ns = _down(min(until_ns, level.folded_ns), width_ns)
-    if since_ns < finer[-1].pruned_ns:
-        middle_ns = _down(since_ns, width_ns)
-    if max(rest_ns, since_ns) < finer[-1].pruned_ns:
-        rest_ns = _up(until_ns, width_ns)
-    if middle_ns >= rest_ns:
-        return cover(finer, since_ns, until_ns)
+    before = [fine for fine in finer if fine.pruned_ns <= since_ns]
+    middle_ns = (_up if before else _down)(since_ns, level.width_ns)
+    rest_ns = _down(min(until_ns, level.folded_ns), level.width_ns)
+    after = [fine for fine in finer if fine.pruned_ns <= max(rest_ns, since_ns)]
+    if not after:
+        rest_ns = _up(until_ns, level.width_ns)
+    if middle_ns > rest_ns:
+        return cover(before, since_ns, until_ns)
+    middle = [Piece(level.table, middle_ns, rest_ns)] if middle_ns < rest_ns else []
     return [
-        *cover(finer, since_ns, middle_ns),
-        Piece(level.table, middle_ns, rest_ns),
-        *cover(finer, rest_ns, until_ns),
+        *(cover(before, since_ns, middle_ns) if before else []),
+        *middle,
+        *(cover(after, rest_ns, until_ns) if after else []),
     ]
 
 
