@@ -286,18 +286,21 @@ class Counters(NamedTuple):
     malformed: int = 0
 
 
-class LiveConnection(NamedTuple):
-    """A connection that goes on after a clean stop, with what of it is in the file already."""
+class LiveConnections(NamedTuple):
+    """
+    Connections of one flow that go on after a clean stop, and what of each is counted already.
 
-    original: bytes  # the original tuple's attributes as the kernel sends them
+    Packed, eight bytes a number in this host's order: there may be millions, and only this boot
+    of this host can use them.
+    """
+
+    opening: bytes  # the flow's tuples, as decode tells flows apart
+    answering: bytes
     zone: int
-    ct_id: int
     began_ns: int
     edge: Edge
-    bytes_out: int | None
-    packets_out: int | None
-    bytes_in: int | None
-    packets_in: int | None
+    keys: bytes  # one a connection: CTA_ID << 16 | source port
+    counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
 
 
 class Previous(NamedTuple):

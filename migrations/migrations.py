@@ -212,17 +212,14 @@ def m004_live_connections(db: Database) -> None:
     db.conn.execute(
         """
         CREATE TABLE connection (
-            tuple BLOB NOT NULL, -- the original tuple's attributes as the kernel sends them
+            opening BLOB NOT NULL, -- with answering, a flow's tuples as the kernel sends them
+            answering BLOB NOT NULL,
             zone INTEGER NOT NULL,
-            ct_id INTEGER NOT NULL, -- CTA_ID
             began_ns INTEGER NOT NULL,
             edge_id INTEGER NOT NULL REFERENCES edge(id),
-            bytes_out INTEGER,
-            packets_out INTEGER,
-            bytes_in INTEGER,
-            packets_in INTEGER,
-            PRIMARY KEY (tuple, zone, ct_id)
-        ) WITHOUT ROWID
+            keys BLOB NOT NULL, -- CTA_ID << 16 | source port of each, 8 bytes in the host's order
+            counters BLOB -- packets and bytes out, packets and bytes in of each, 8 bytes a number
+        )
         """
     )
 

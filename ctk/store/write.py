@@ -30,7 +30,7 @@ from ctk.model import (
     FlowRow,
     Gap,
     HistoryChange,
-    LiveConnection,
+    LiveConnections,
     LoneEvent,
     Previous,
 )
@@ -145,20 +145,18 @@ class Writer:
             if max_bytes is not None:
                 yield from prune.by_size(self._conn, max_bytes, doom)
 
-    def finish(self, ended_ns: int, connections: Iterable[LiveConnection] = ()) -> None:
+    def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
         """End the recording cleanly, keeping the connections that go on for the next one."""
         try:
             with self._transaction():
                 if self._recording_id is None:
                     self._begin()
                 kept = [
-                    (*live[:4], self._identities.edge_id(live.edge), *live[5:])
-                    for live in connections
+                    (*some[:4], self._identities.edge_id(some.edge), *some[5:])
+                    for some in connections
                 ]
                 self._identities.flush()
-                self._conn.executemany(
-                    "INSERT OR REPLACE INTO connection VALUES (?,?,?,?,?,?,?,?,?)", kept
-                )
+                self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?,?,?)", kept)
                 self._conn.execute(
                     "UPDATE recording SET ended_ns = ? WHERE id = ?",
                     (ended_ns, self._recording_id),
@@ -168,7 +166,7 @@ class Writer:
             raise
         self._identities.keep()
 
-    def load_connections(self) -> list[LiveConnection]:
+    def load_connections(self) -> list[LiveConnections]:
         """
         What the last recording kept of connections that may still live.
 
@@ -182,8 +180,8 @@ class Writer:
         rows = self._conn.execute("SELECT * FROM connection").fetchall()
         edges = self._read_edges()
         return [
-            LiveConnection(original, zone, ct_id, began_ns, edges[edge_id], *counters)
-            for original, zone, ct_id, began_ns, edge_id, *counters in rows
+            LiveConnections(opening, answering, zone, began_ns, edges[edge_id], keys, counters)
+            for opening, answering, zone, began_ns, edge_id, keys, counters in rows
         ]
 
     @contextmanager
