@@ -163,7 +163,6 @@ class _Recorder:
         self._told_ns = 0
         self._full: Gap | None = None
         self._in_census = False
-        self._restarted = False
         self._clock_ns = _clock_offset_ns()
         self._aggregator.census = self._take_up()
         self._commit([], {}, started_ns)
@@ -184,7 +183,6 @@ class _Recorder:
             )
         kept = self._writer.load_connections()
         self._connections.restore(kept, by_port=self._plan.aggregation == "connections")
-        self._restarted = True
         return Census(whole_from_ns=previous.ended_ns, undated_whole=True)
 
     def learn(self, changes: Iterable[Change], at_ns: int) -> None:
@@ -208,8 +206,8 @@ class _Recorder:
         if batch.lengths:
             self._aggregator.add_census(self._decoder.read(batch))
             return
-        self._aggregator.end_census(first=self._restarted)
-        self._in_census = self._restarted = False
+        self._aggregator.end_census()
+        self._in_census = False
         # What a later dump finds began since, whether or not its event was lost.
         self._aggregator.census = EVERYTHING
 

@@ -8,6 +8,7 @@ by whoever takes the window, once for all connections of a flow that began in th
 """
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from ctk.conntrack.connections import Census, Cohort, Connections, Counters, Flow
@@ -71,6 +72,16 @@ class Aggregator:
         empty batch is a tick. Where the clock went back by over a second, the window is closed
         and one begins at the new time.
         """
+        if not events or at_ns - events[0][_AT] < SECOND_NS:
+            return self._add(events, at_ns)
+        # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
+        windows: list[Window] = []
+        for _, second in groupby(events, lambda event: event[_AT] // SECOND_NS):
+            waited = list(second)
+            windows += self._add(waited, max(waited[-1][_AT], self._start_ns))
+        return windows
+
+    def _add(self, events: list[tuple[Any, ...]], at_ns: int) -> list[Window]:
         if at_ns >= self._slice_end_ns:
             self.cut(at_ns)
         windows: list[Window] = []
@@ -117,10 +128,9 @@ class Aggregator:
         self._listed = set()
         self.connections.begin_census()
 
-    def end_census(self, *, first: bool = False) -> int:
-        """The dump is complete: connections it no longer has are over. Return how many."""
-        drop = self.connections.drop_missing if first else self.connections.end_census
-        gone = drop(self._listed)
+    def end_census(self) -> int:
+        """The dump is complete: connections that two did not have are over. Return how many."""
+        gone = self.connections.end_census(self._listed)
         self._listed = set()
         return gone
 
@@ -138,6 +148,8 @@ class Aggregator:
             self._listed.add(key)
             counters = _counters(entry)
             cohort = live.get(key)
+            if cohort is not None and self._is_another(cohort, key, entry):
+                cohort = None
             begun = 0
             if cohort is None:
                 cohort = live[key] = self._found(flow, key, entry)
@@ -189,8 +201,9 @@ class Aggregator:
                 cohort = flow.cohort
                 if cohort is None or by_port:
                     cohort = self._begin(flow, port, at_ns)
-                if key in live:
-                    cohort = live[key]
+                known = live.get(key)
+                if known is not None and connections.goes_on(key):
+                    cohort = known
                 else:
                     live[key] = cohort
                     cohort.connections += 1
@@ -263,6 +276,13 @@ class Aggregator:
             # What it moved so far was before this recording, or was counted by the one before.
             self.connections.counted[key] = counters
         return cohort
+
+    def _is_another(self, cohort: Cohort, key: int, entry: Event) -> bool:
+        """Whether a restored connection ended meanwhile, and the kernel's id came again."""
+        whole_from_ns, start_ns = self.census.whole_from_ns, entry.start_ns
+        if start_ns is None or not cohort.began_ns < whole_from_ns <= start_ns:
+            return False
+        return not self.connections.goes_on(key)
 
     def _touch(self, cohort: Cohort, at_ns: int) -> None:
         if cohort.window != self._number:

@@ -9,6 +9,7 @@ tuple; a quarter of a million of them take 35 MB.
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import sub
 from typing import Any
 
 from ctk.conntrack.decode import FlowTuple, MalformedError
@@ -95,10 +96,16 @@ class Cohort:
             self.lone, self.lone_measured = [], []
 
     def moved(self, now: Counters, before: Counters | None) -> Counters:
-        """Add what moved since `before`, never less than nothing, and return it."""
+        """
+        Add what moved since `before`, and return it.
+
+        Counters that went back were zeroed by another tool: what they show moved since.
+        """
         self.measured = True
         if before is not None:
-            now = tuple(max(0, new - old) for new, old in zip(now, before, strict=True))  # type: ignore[assignment]
+            since = tuple(map(sub, now, before))
+            if min(since) >= 0:
+                now = since
         packets_out, bytes_out, packets_in, bytes_in = now
         self.packets_out += packets_out
         self.bytes_out += bytes_out
@@ -144,6 +151,7 @@ class Connections:
         self._sweep_at = _SWEEP_AT_LEAST
         self._before: set[int] = set()  # what lived when the dump under way began
         self._missed: set[int] = set()  # what the last dump did not have
+        self._doubtful: set[int] = set()  # what may have ended untold: restored, or missed
 
     def flow(self, opening: bytes, answering: bytes, zone: int) -> Flow | None:
         """Enter a flow not seen before; None where it is not wanted or not well-formed."""
@@ -184,15 +192,22 @@ class Connections:
         for key in ended:
             del self.live[key]
             self.counted.pop(key, None)
-        self._missed = missing - ended
+        self._missed = self._doubtful = missing - ended
         self._before = set()
         self.gone = None
         return len(ended)
 
-    def drop_missing(self, listed: set[int]) -> int:
-        """Drop at once what the first dump after a restart does not have. Return how many."""
-        self._missed = self._before - listed
-        return self.end_census(listed)
+    def goes_on(self, key: int) -> bool:
+        """
+        Whether a connection that seems to begin while it lives is the one that lives.
+
+        Otherwise its end was missed, and the kernel's id came again.
+        """
+        if key not in self._doubtful:
+            return True
+        self._doubtful.remove(key)
+        self.counted.pop(key, None)
+        return False
 
     def export(self) -> Iterator[LiveConnections]:
         """Yield the live connections whose owner is known, for a clean stop to keep."""
