@@ -5,7 +5,7 @@ It serves the four resources that ctk reads: lists in pages with `continue` toke
 version with bookmarks, history that can be compacted (410, in both its forms), bearer tokens,
 rights per resource, TLS; and it fails on demand. Objects are JSON as the API writes them.
 
-By hand: `python -m tests.apiserver --objects FILE... --kubeconfig OUT` serves until interrupted.
+By hand: `python tests/apiserver.py --objects FILE... --kubeconfig OUT` serves until interrupted.
 Each line on stdin is then a change to make, as a watch would tell it:
 {"type": "ADDED" | "MODIFIED" | "DELETED", "object": {...}}.
 """

@@ -8,12 +8,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import pytest
+from apiserver import ApiServer, Fault, Request
 
 from ctk.errors import KubeError
 from ctk.kube.api import Patience
 from ctk.kube.objects import RESOURCES, Change, Gone, Listed, Lost, Seen, Stale
 from ctk.kube.watch import Watch
-from tests.apiserver import ApiServer, Fault, Request
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
 LISTS = [
