@@ -310,3 +310,12 @@ class Previous(NamedTuple):
     committed_ns: int  # the end of its last window in the file
     ended_ns: int | None  # None after a crash
     boot_id: str | None
+
+
+class Finding(NamedTuple):
+    """One thing the doctor looked at, and what a person can do about it."""
+
+    check: str
+    status: Literal["ok", "warning", "problem"]
+    found: str
+    advice: str | None = None

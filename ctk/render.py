@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO, Literal
 
-from ctk.model import FLOW_KEYS, FlowRecord
+from ctk.model import FLOW_KEYS, Finding, FlowRecord
+from ctk.store.describe import StoredGap
 from ctk.store.rank import COUNTS, Ranking
+from ctk.timespan import format_age
 
 Format = Literal["table", "json", "jsonl", "csv", "tsv"]
 
@@ -67,6 +69,8 @@ def ranking(ranked: Ranking, output: Output, out: BinaryIO) -> None:
         shares = [(*row[:-1], None if row[-1] is None else round(row[-1], 2)) for row in with_share]
         rows((*ranked.keys, *COUNTS, "percent"), shares, output, out)
         return
+    if not ranked.groups:
+        return
     counts = [count for count in _TOP_TABLE if count != "events" or ranked.sort == "events"]
     heads = [(key.upper().replace("_", " "), False) for key in ranked.keys]
     heads += [(_TOP_TABLE[count], True) for count in counts]
@@ -75,6 +79,38 @@ def ranking(ranked: Ranking, output: Output, out: BinaryIO) -> None:
     names = (groups, *("" for _ in ranked.keys[1:]))
     cells.append(_top_cells(names, ranked.total, 100.0 if whole else None, counts))
     _table([*heads, ("%", True)], cells, None, out)
+
+
+def findings(found: Sequence[Finding], output: Output, out: BinaryIO) -> None:
+    """Write what the doctor found; for people a line each, and what to do below it."""
+    if output.format != "table":
+        rows(Finding._fields, found, output, out)
+        return
+    check = max(len(one.check) for one in found)
+    for one in found:
+        out.write(f"{one.status:<7}  {one.check:<{check}}  {one.found}\n".encode())
+        if one.advice:
+            out.write(f"{'':<7}  {'':<{check}}  Try: {one.advice}\n".encode())
+
+
+def gaps(found: Iterable[StoredGap], output: Output, out: BinaryIO) -> int:
+    """Write gaps, and give their number."""
+    if output.format != "table":
+        return rows(StoredGap._fields, found, output, out)
+    heads = [("FROM (UTC)", False), ("LASTED", True), ("NODE", False), ("WHAT", False)]
+    heads += [("EVENTS LOST", True), ("DETAIL", False)]
+    cells = (
+        [
+            _moment(gap.started_at),
+            format_age(gap.ended_ns - gap.started_ns),
+            gap.node,
+            gap.kind,
+            _NOTHING if gap.lost is None else f"{gap.lost:,}",
+            _cell(gap.detail),
+        ]
+        for gap in found
+    )
+    return _table(heads, cells, output.most, out)
 
 
 def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:

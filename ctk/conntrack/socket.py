@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from ctk.conntrack.slots import SLOT_BYTES, SLOTS, Slots
 from ctk.errors import CtkError, SourceError
 from ctk.model import Datagrams, Gap
 
@@ -28,11 +29,6 @@ GROUPS = {"new": 1, "update": 2, "destroy": 3}  # NFNLGRP_CONNTRACK_*
 BUFFER_BYTES = 128 << 20
 BUFFER_MAX_BYTES = 512 << 20
 
-SLOTS = 4096
-# An event with every attribute the kernel has takes some 600 bytes (IPv6 tuples, master, labels,
-# security context); a dump has more, but comes on its own socket. From 512 to 1,088 bytes the
-# size made no difference in time.
-SLOT_BYTES = 1024
 GATHER_S = 0.01
 
 DUMP_BUFFER_BYTES = 64 << 10  # the kernel fills at most 32 KiB a datagram
@@ -58,73 +54,6 @@ _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, po
 Program = Sequence[tuple[int, int, int, int]]  # classic BPF: code, jt, jf, k
 
 
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _MsgHdr(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.c_void_p),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _MMsgHdr(ctypes.Structure):
-    _fields_ = (("header", _MsgHdr), ("length", ctypes.c_uint32))
-
-
-class _Slots:
-    """
-    Where recvmmsg puts datagrams: slots of SLOT_BYTES over one buffer, filled many a call.
-
-    CPU per event of receiving alone, user + system, of 200,000 UDP events made meanwhile on the
-    other core: 0.70 and 0.84 us; with a loop of recv_into 1.16 and 1.21 us, of which 0.4 us are
-    Python's.
-    """
-
-    def __init__(self) -> None:
-        self.buffer = bytearray(SLOTS * SLOT_BYTES)
-        # What the structures below point into has to outlive them.
-        self._pinned = (ctypes.c_char * len(self.buffer)).from_buffer(self.buffer)
-        self._iovecs = (_IoVec * SLOTS)()
-        self._names = (ctypes.c_uint32 * (3 * SLOTS))()  # sockaddr_nl: family, port, groups
-        self._headers = (_MMsgHdr * SLOTS)()
-        for n in range(SLOTS):
-            self._iovecs[n].base = ctypes.addressof(self._pinned) + n * SLOT_BYTES
-            self._iovecs[n].length = SLOT_BYTES
-            header = self._headers[n].header
-            header.name = ctypes.addressof(self._names) + 12 * n
-            header.namelen = 12
-            header.iov = ctypes.addressof(self._iovecs[n])
-            header.iovlen = 1
-        self._recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
-        stride = ctypes.sizeof(_MMsgHdr) // 4
-        first = _MMsgHdr.length.offset // 4
-        self._lengths = memoryview(self._headers).cast("B").cast("I")[first::stride]
-        self._ports = memoryview(self._names).cast("B").cast("I")[1::3]
-
-    def fill(self, fileno: int) -> int:
-        """Read what waits, and say how many datagrams that was; -errno where there is none."""
-        # With MSG_TRUNC the length is the datagram's own, even where the slot was too short.
-        flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
-        n: int = self._recvmmsg(fileno, self._headers, SLOTS, flags, None)
-        return n if n >= 0 else -ctypes.get_errno()
-
-    def lengths(self, n: int) -> list[int]:
-        return self._lengths[:n].tolist()
-
-    def all_from_kernel(self, n: int) -> bool:
-        return not any(self._ports[:n].tolist())
-
-    def from_kernel(self, n: int) -> list[bool]:
-        return [port == 0 for port in self._ports[:n]]
-
-
 class Socket:
     """
     Conntrack events of this network namespace, from the moment it is entered.
@@ -148,7 +77,7 @@ class Socket:
         self._buffer_max_bytes = buffer_max_bytes
         self._program = program
         self._note = note
-        self._slots = _Slots()
+        self._slots = Slots()
         self._poll = select.poll()
         self._hurry = False  # more is waiting than one read took
         self._empty_ns = 0  # when the queue was last seen empty
@@ -337,6 +266,28 @@ def local_addresses() -> frozenset[str]:
             for address in ipr.get_addr()
         )
         return frozenset(address for address in found if address)
+
+
+class Interface(NamedTuple):
+    """A network interface; `peer_elsewhere`: a veth whose other end is in another namespace."""
+
+    name: str
+    bridge: bool = False
+    peer_elsewhere: bool = False
+
+
+def interfaces() -> tuple[Interface, ...]:
+    """Return the interfaces of this namespace."""
+    from pyroute2 import IPRoute
+
+    found = []
+    with IPRoute() as ipr:
+        for link in ipr.get_links():
+            about = link.get_attr("IFLA_LINKINFO")
+            kind = about.get_attr("IFLA_INFO_KIND") if about is not None else None
+            elsewhere = kind == "veth" and link.get_attr("IFLA_LINK_NETNSID") is not None
+            found.append(Interface(link.get_attr("IFLA_IFNAME"), kind == "bridge", elsewhere))
+    return tuple(found)
 
 
 def sysctl(name: str) -> int | None:

@@ -84,6 +84,28 @@ class Watch:
                 follower.thread.join(0.02)
 
 
+def refusals(kubeconfig: Path | None, context: str | None) -> dict[Resource, str | None]:
+    """Ask once for each resource, as a list and as a watch; tell why it was not given, or None."""
+    patience = Patience(connect=5.0, list=10.0)
+    api = Api(kubeconfig, context, patience)
+    found: dict[Resource, str | None] = dict.fromkeys(RESOURCES)
+    for resource, path in _PATHS.items():
+        try:
+            for query in ("limit=1", "watch=1&timeoutSeconds=1"):
+                api.get(f"{path}?{query}", patience.list, compressed=False).close()
+        except RefusedError as error:
+            denied = error.answer.code == 403
+            found[resource] = _missing_rule(resource) if denied else str(error)
+        except BrokenError as error:
+            found[resource] = str(error)
+    return found
+
+
+def _missing_rule(resource: Resource) -> str:
+    group = "discovery.k8s.io" if resource == "endpointslices" else ""
+    return f'forbidden: needs get, list and watch on {resource} of apiGroup "{group}"'
+
+
 class _Follower:
     """Keeps one resource known."""
 
@@ -147,11 +169,7 @@ class _Follower:
             if self._failures == 1:
                 return 0.0
         if answer.code == 403:
-            group = "discovery.k8s.io" if resource == "endpointslices" else ""
-            self._lose(
-                f'forbidden: needs get, list and watch on {resource} of apiGroup "{group}"',
-                denied=True,
-            )
+            self._lose(_missing_rule(resource), denied=True)
             return self._patience.denied
         return max(answer.retry_after_s, self._failed(f"{answer.code} {answer.message}"))
 

@@ -1,0 +1,50 @@
+"""`ctk doctor`: what keeps ctk from recording here."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ctk.cli.options import output_options
+from ctk.render import Output
+
+
+@click.command()
+@click.argument("db", type=click.Path(path_type=Path), default=".")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), metavar="FILE", help="A cluster.")
+@click.option("--context", metavar="NAME", help="A context of the kubeconfig.")
+@click.option("--no-kube", is_flag=True, help="Ask no API server.")
+@click.option(
+    "--listen",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for events.",
+)
+@output_options
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    db: Path,
+    kubeconfig: Path | None,
+    context: str | None,
+    no_kube: bool,
+    listen: float,
+    output: Output,
+) -> None:
+    """
+    Find what keeps ctk from recording here, and what it would not see.
+
+    DB is where the file would be, for its disk. Nothing is changed. Exits with 1 on a problem.
+    """
+    from ctk import doctor as examination
+    from ctk import render
+
+    seen = examination.read(
+        disk=db, kubeconfig=kubeconfig, context=context, kube=not no_kube, listen_s=listen
+    )
+    findings = list(examination.judge(seen))
+    render.findings(findings, output, sys.stdout.buffer)
+    if any(finding.status == "problem" for finding in findings):
+        ctx.exit(1)

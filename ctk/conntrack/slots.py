@@ -1,0 +1,76 @@
+"""
+Many datagrams a system call: recvmmsg, which Python's socket module does not have.
+
+CPU per event of receiving alone, user + system, of 200,000 UDP events made meanwhile on the other
+core: 0.70 and 0.84 us; with a loop of recv_into 1.16 and 1.21 us, of which 0.4 us are Python's.
+"""
+
+import ctypes
+import socket
+
+SLOTS = 4096
+# An event with every attribute the kernel has takes some 600 bytes (IPv6 tuples, master, labels,
+# security context); a dump has more, but comes on its own socket. From 512 to 1,088 bytes the
+# size made no difference in time.
+SLOT_BYTES = 1024
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _MsgHdr(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("namelen", ctypes.c_uint32),
+        ("iov", ctypes.c_void_p),
+        ("iovlen", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("controllen", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _MMsgHdr(ctypes.Structure):
+    _fields_ = (("header", _MsgHdr), ("length", ctypes.c_uint32))
+
+
+class Slots:
+    """Where the datagrams of one call are put: slots of SLOT_BYTES over one buffer."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(SLOTS * SLOT_BYTES)
+        # What the structures below point into has to outlive them.
+        self._pinned = (ctypes.c_char * len(self.buffer)).from_buffer(self.buffer)
+        self._iovecs = (_IoVec * SLOTS)()
+        self._names = (ctypes.c_uint32 * (3 * SLOTS))()  # sockaddr_nl: family, port, groups
+        self._headers = (_MMsgHdr * SLOTS)()
+        for n in range(SLOTS):
+            self._iovecs[n].base = ctypes.addressof(self._pinned) + n * SLOT_BYTES
+            self._iovecs[n].length = SLOT_BYTES
+            header = self._headers[n].header
+            header.name = ctypes.addressof(self._names) + 12 * n
+            header.namelen = 12
+            header.iov = ctypes.addressof(self._iovecs[n])
+            header.iovlen = 1
+        self._recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
+        stride = ctypes.sizeof(_MMsgHdr) // 4
+        first = _MMsgHdr.length.offset // 4
+        self._lengths = memoryview(self._headers).cast("B").cast("I")[first::stride]
+        self._ports = memoryview(self._names).cast("B").cast("I")[1::3]
+
+    def fill(self, fileno: int) -> int:
+        """Read what waits, and say how many datagrams that was; -errno where there is none."""
+        # With MSG_TRUNC the length is the datagram's own, even where the slot was too short.
+        flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
+        n: int = self._recvmmsg(fileno, self._headers, SLOTS, flags, None)
+        return n if n >= 0 else -ctypes.get_errno()
+
+    def lengths(self, n: int) -> list[int]:
+        return self._lengths[:n].tolist()
+
+    def all_from_kernel(self, n: int) -> bool:
+        return not any(self._ports[:n].tolist())
+
+    def from_kernel(self, n: int) -> list[bool]:
+        return [port == 0 for port in self._ports[:n]]

@@ -1,0 +1,402 @@
+"""
+What keeps ctk from recording here, or from seeing everything: read first, then judged.
+
+`read` looks at the kernel, the namespace, the disk and the API server; nothing of it changes any
+of them. `judge` is pure.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ctk.conntrack import socket as kernel
+from ctk.conntrack.decode import Decoder, Event
+from ctk.errors import CtkError, KubeError
+from ctk.kube.objects import Resource
+from ctk.model import Finding
+
+_CAP_NET_ADMIN = 12
+_IPS_OFFLOADED = 1 << 14 | 1 << 15  # IPS_OFFLOAD, IPS_HW_OFFLOAD
+_LOOKED_AT = 20_000  # entries of the table at most
+_TOOL_S = 10
+_MIB, _GIB = 1 << 20, 1 << 30
+
+_SYSCTLS = (
+    "nf_conntrack_acct",
+    "nf_conntrack_timestamp",
+    "nf_conntrack_events",
+    "nf_conntrack_count",
+    "nf_conntrack_max",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """All that was looked at. None stands for what could not be."""
+
+    net_admin: bool
+    release: str
+    refused: CtkError | None = None  # why the kernel gave no events or no dump
+    sysctls: Mapping[str, int | None] = field(default_factory=dict)
+    rmem_max: int | None = None
+    bridge_calls: int | None = None  # net.bridge.bridge-nf-call-iptables
+    statistics: Mapping[str, int] | None = None  # /proc/net/stat/nf_conntrack, summed
+    entries: int = 0
+    offloaded: int = 0
+    events: int = 0
+    listened_s: float = 0
+    interfaces: Sequence[kernel.Interface] = ()
+    apart_from_init: bool = False  # in another network namespace than process 1
+    rules: str | None = None  # as nft and iptables-save write them
+    disk: Path = Path()
+    free_bytes: int | None = None
+    cluster: str | None = None  # why there is none, or it cannot be asked
+    rights: Mapping[Resource, str | None] | None = None  # resource: what was refused
+
+
+def judge(seen: Readings) -> Iterator[Finding]:
+    """Yield a finding for everything that was looked at, in the order a person would go."""
+    yield from _kernel(seen)
+    yield from _settings(seen)
+    yield from _table(seen)
+    yield from _namespace(seen)
+    yield from _bypasses(seen)
+    yield from _cluster(seen)
+    yield from _disk(seen)
+
+
+def _kernel(seen: Readings) -> Iterator[Finding]:
+    if seen.net_admin:
+        yield Finding("rights", "ok", "CAP_NET_ADMIN")
+    else:
+        yield Finding(
+            "rights",
+            "problem",
+            "no CAP_NET_ADMIN: the kernel tells nothing of its connections",
+            "run as root, or give a container the capability NET_ADMIN",
+        )
+    if seen.refused is not None:
+        yield Finding("kernel", "problem", seen.refused.message, seen.refused.hint)
+    else:
+        yield Finding("kernel", "ok", f"Linux {seen.release} answers conntrack netlink")
+
+
+def _settings(seen: Readings) -> Iterator[Finding]:
+    acct, stamp, events = (seen.sysctls.get(name) for name in _SYSCTLS[:3])
+    if acct == 0:
+        yield Finding(
+            "accounting",
+            "warning",
+            "nf_conntrack_acct=0: bytes and packets are not counted",
+            "record with --enable-accounting, or sysctl -w net.netfilter.nf_conntrack_acct=1",
+        )
+    elif acct is not None:
+        yield Finding("accounting", "ok", f"nf_conntrack_acct={acct}")
+    if stamp == 0:
+        yield Finding(
+            "timestamps",
+            "warning",
+            "nf_conntrack_timestamp=0: an event's time is that of its receipt, and how old a"
+            " connection is stays unknown",
+            "record with --enable-accounting, or sysctl -w net.netfilter.nf_conntrack_timestamp=1",
+        )
+    elif stamp is not None:
+        yield Finding("timestamps", "ok", f"nf_conntrack_timestamp={stamp}")
+    if events == 0:
+        yield Finding(
+            "events",
+            "problem",
+            "nf_conntrack_events=0: the kernel sends none",
+            "sysctl -w net.netfilter.nf_conntrack_events=1",
+        )
+    elif events is not None:
+        yield Finding("events", "ok", f"nf_conntrack_events={events}")
+    if seen.net_admin:
+        yield Finding("buffer", "ok", f"{kernel.BUFFER_BYTES // _MIB} MiB, past net.core.rmem_max")
+    elif seen.rmem_max is not None and seen.rmem_max < kernel.BUFFER_BYTES:
+        yield Finding(
+            "buffer",
+            "warning",
+            f"net.core.rmem_max={seen.rmem_max}: bursts may be lost",
+            f"sysctl -w net.core.rmem_max={kernel.BUFFER_BYTES}",
+        )
+
+
+def _table(seen: Readings) -> Iterator[Finding]:
+    count, most = seen.sysctls.get("nf_conntrack_count"), seen.sysctls.get("nf_conntrack_max")
+    if count is not None and most:
+        share = count / most
+        advice = f"sysctl -w net.netfilter.nf_conntrack_max={2 * most}"
+        text = f"{count:,} of {most:,} entries ({share:.0%})"
+        if share >= 0.95:
+            yield Finding("table", "problem", f"{text}: new connections are refused", advice)
+        elif share >= 0.8:
+            yield Finding("table", "warning", text, advice)
+        else:
+            yield Finding("table", "ok", text)
+    if seen.statistics is None:
+        return
+    refused = {
+        name: n
+        for name in ("insert_failed", "drop", "early_drop")
+        if (n := seen.statistics.get(name, 0))
+    }
+    if refused:
+        yield Finding(
+            "refused",
+            "warning",
+            ", ".join(f"{name} {n:,}" for name, n in refused.items())
+            + " since boot: connections failed for want of a place in the table",
+            "watch whether the numbers grow: conntrack -S",
+        )
+    else:
+        yield Finding("refused", "ok", "no connection failed for want of a place in the table")
+
+
+def _namespace(seen: Readings) -> Iterator[Finding]:
+    others = [interface for interface in seen.interfaces if interface.name != "lo"]
+    advice = "record on the node itself; a pod needs hostNetwork: true"
+    if seen.apart_from_init:
+        yield Finding(
+            "namespace",
+            "warning",
+            "not the network namespace of process 1: is it a node's?",
+            advice,
+        )
+    elif len(others) == 1 and others[0].peer_elsewhere:
+        yield Finding(
+            "namespace",
+            "warning",
+            f"{others[0].name} is all there is, and leads to another namespace: a pod's?",
+            advice,
+        )
+    else:
+        yield Finding("namespace", "ok", f"{len(others)} interfaces besides lo")
+
+
+def _bypasses(seen: Readings) -> Iterator[Finding]:
+    names = {interface.name for interface in seen.interfaces}
+    if "cilium_host" in names:
+        yield Finding(
+            "data plane",
+            "warning",
+            "Cilium is here: with its kube-proxy replacement, connections pass conntrack by",
+            "compare with: hubble observe",
+        )
+    elif "bpfin.cali" in names:
+        yield Finding(
+            "data plane",
+            "warning",
+            "Calico's eBPF data plane is here: connections pass conntrack by",
+            'calicoctl patch felixconfiguration default -p \'{"spec":{"bpfEnabled":false}}\'',
+        )
+    elif seen.refused is None and not seen.entries and not seen.events:
+        yield Finding(
+            "data plane",
+            "warning",
+            f"no entries, and no event within {seen.listened_s:.0f} s: nothing goes through"
+            " conntrack here",
+            "look whether pods are on this node, and whether its data plane uses conntrack",
+        )
+    elif seen.refused is None and not seen.events:
+        yield Finding(
+            "data plane",
+            "warning",
+            f"{seen.entries:,} entries, but no event within {seen.listened_s:.0f} s",
+            "make a connection on this node, and try again",
+        )
+    elif seen.refused is None:
+        yield Finding("data plane", "ok", f"{seen.events:,} events within {seen.listened_s:.0f} s")
+    if seen.bridge_calls != 1 and any(interface.bridge for interface in seen.interfaces):
+        yield Finding(
+            "bridge",
+            "warning",
+            "there is a bridge and bridge-nf-call-iptables is not on: what stays on the bridge,"
+            " conntrack does not see",
+            "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1",
+        )
+    if seen.offloaded or "flowtable" in (seen.rules or ""):
+        yield Finding(
+            "offload",
+            "warning",
+            f"flow-table offload: {seen.offloaded:,} connections whose counters stand still",
+            "nft list flowtables",
+        )
+    if seen.rules is None:
+        yield Finding(
+            "NOTRACK",
+            "warning",
+            "rules could not be read: nft is not here",
+            "look on the node: nft list ruleset | grep -i notrack",
+        )
+    elif re.search(r"\bnotrack\b|xt target \"CT\"", seen.rules, re.IGNORECASE):
+        yield Finding(
+            "NOTRACK",
+            "warning",
+            "there are rules that keep connections out of conntrack (NodeLocal DNS has some)",
+            "nft list ruleset | grep -i notrack",
+        )
+    else:
+        yield Finding("NOTRACK", "ok", "no rule keeps connections out of conntrack")
+
+
+def _cluster(seen: Readings) -> Iterator[Finding]:
+    if seen.rights is None:
+        yield Finding(
+            "API server",
+            "warning",
+            f"{seen.cluster or 'not asked'}: addresses stay without names",
+            "give --kubeconfig, or record with --objects",
+        )
+        return
+    refused = {resource: why for resource, why in seen.rights.items() if why is not None}
+    if not refused:
+        yield Finding("API server", "ok", f"lists and watches {', '.join(seen.rights)}")
+    for resource, why in refused.items():
+        yield Finding(
+            f"API {resource}",
+            "problem",
+            why,
+            "kubectl apply -k deploy/" if "forbidden" in why else None,
+        )
+
+
+def _disk(seen: Readings) -> Iterator[Finding]:
+    if seen.free_bytes is None:
+        yield Finding("disk", "problem", f"{seen.disk} is not there", "make the directory")
+        return
+    text = f"{seen.free_bytes / _GIB:,.1f} GiB free for {seen.disk}"
+    if seen.free_bytes < 100 * _MIB:
+        yield Finding("disk", "problem", text, "make room, or record elsewhere")
+    elif seen.free_bytes < _GIB:
+        yield Finding("disk", "warning", text, "record with --max-size")
+    else:
+        yield Finding("disk", "ok", text)
+
+
+def read(
+    *, disk: Path, kubeconfig: Path | None, context: str | None, kube: bool, listen_s: float
+) -> Readings:
+    """Look at everything; it takes `listen_s`, and as long as the API server does."""
+    refused, entries, offloaded, events = _ask_kernel(listen_s)
+    cluster, rights = _ask_cluster(kubeconfig, context) if kube else (None, None)
+    return Readings(
+        net_admin=_has_net_admin(),
+        release=platform.release(),
+        refused=refused,
+        sysctls={name: kernel.sysctl(name) for name in _SYSCTLS},
+        rmem_max=_number("/proc/sys/net/core/rmem_max"),
+        bridge_calls=_number("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+        statistics=_statistics(),
+        entries=entries,
+        offloaded=offloaded,
+        events=events,
+        listened_s=listen_s,
+        interfaces=kernel.interfaces(),
+        apart_from_init=_apart_from_init(),
+        rules=_rules(),
+        disk=disk,
+        free_bytes=_free_bytes(disk),
+        cluster=cluster,
+        rights=rights,
+    )
+
+
+def _ask_kernel(listen_s: float) -> tuple[CtkError | None, int, int, int]:
+    """Open the socket, dump some of the table, and listen for a while."""
+    entries = offloaded = events = 0
+    status = Event._fields.index("status")
+    decoder = Decoder()
+    try:
+        with kernel.Socket() as source:
+            for batch in kernel.dump():
+                found = decoder.read(batch)
+                entries += len(found)
+                offloaded += sum(bool((event[status] or 0) & _IPS_OFFLOADED) for event in found)
+                if entries >= _LOOKED_AT:
+                    break
+            end = time.monotonic() + listen_s
+            while (left := end - time.monotonic()) > 0:
+                received = source.receive(left)
+                events += len(received.lengths) if received else 0
+    except CtkError as error:
+        return error, 0, 0, 0
+    return None, entries, offloaded, events
+
+
+def _ask_cluster(
+    kubeconfig: Path | None, context: str | None
+) -> tuple[str | None, Mapping[Resource, str | None] | None]:
+    from ctk.kube import watch
+
+    try:
+        return None, watch.refusals(kubeconfig, context)
+    except KubeError as error:
+        if kubeconfig is not None:
+            raise
+        return error.message, None
+
+
+def _has_net_admin() -> bool:
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.M)
+    return found is not None and bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1)
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _statistics() -> Mapping[str, int] | None:
+    """Sum the kernel's counters, which it keeps by processor."""
+    try:
+        lines = Path("/proc/thread-self/net/stat/nf_conntrack").read_text(encoding="ascii")
+    except OSError:
+        return None
+    names, *rows = map(str.split, lines.splitlines())
+    return {name: sum(int(row[column], 16) for row in rows) for column, name in enumerate(names)}
+
+
+def _apart_from_init() -> bool:
+    try:
+        return Path("/proc/self/ns/net").readlink() != Path("/proc/1/ns/net").readlink()
+    except OSError:
+        return False
+
+
+def _rules() -> str | None:
+    """All packet rules there are; reading them loads no module that is not in use."""
+    commands = [("nft", "list", "ruleset")]
+    for family in ("ip", "ip6"):
+        try:
+            tables = Path(f"/proc/thread-self/net/{family}_tables_names").read_text("ascii")
+        except OSError:
+            continue
+        if "raw" in tables.split():  # saving a table that is not there would make it
+            commands.append((f"{family}tables-save", "-t", "raw"))
+    texts = [text for command in commands if (text := _output(command)) is not None]
+    return "\n".join(texts) if texts else None
+
+
+def _output(command: Sequence[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _free_bytes(path: Path) -> int | None:
+    """What a recording in that directory, or into that file, could still take."""
+    for folder in (path, path.parent):
+        if folder.is_dir():
+            return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
+    return None
