@@ -337,6 +337,7 @@ def _listen(
         started_ns=started_ns,
         dump_every_s=options["accounting_interval"] / SECOND,
         stopping=stopping,
+        counting=lambda: kernel.sysctl("nf_conntrack_acct") != 0,
     )
 
 

@@ -43,7 +43,12 @@ class Replay:
 
 
 class Listener:
-    """Yields the stream until `stopping` says so; then what is still queued, and a last dump."""
+    """
+    Yields the stream until `stopping` says so; then what is still queued, and a last dump.
+
+    Where nothing is `counting` bytes, the last dump is left out, unless one is due: it would
+    tell nothing new, at 4 us an entry.
+    """
 
     def __init__(
         self,
@@ -52,8 +57,10 @@ class Listener:
         started_ns: int,  # no later than the socket listened
         dump_every_s: float,
         stopping: Callable[[], bool],
+        counting: Callable[[], bool] = lambda: True,
     ) -> None:
         self._socket = sock
+        self._counting = counting
         self._every_s = dump_every_s
         self._stopping = stopping
         self._gaps: list[Gap] = []
@@ -81,8 +88,9 @@ class Listener:
         yield from self._queued()
         if self._dump is not None:
             yield from self._slice(float("inf"))
-        self._dump = dump()
-        yield from self._slice(float("inf"))
+        if self._counting() or time.monotonic() >= self._due:
+            self._dump = dump()
+            yield from self._slice(float("inf"))
         # Entries past their time are not in a dump: it made the kernel end them.
         yield from self._queued()
 
