@@ -39,7 +39,6 @@ OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
 
 _NEVER = -(2**63)
 _COLUMNS = ", ".join(COUNT_KEYS)
-_VALUES = ",".join("?" * len(COUNT_KEYS))
 _SUMS = ", ".join(f"SUM({key})" for key in COUNT_KEYS)
 _MEASURED = COUNT_KEYS.index("bytes_out")  # from here on NULL is "not measured"
 _ADDED = ", ".join(
@@ -92,7 +91,7 @@ def add_late(
         folded_ns, pruned_ns = marked[level.name]
         start_ns = floor(started_ns, level.width_ns)
         if folded_ns is not None and (pruned_ns or 0) <= start_ns < folded_ns:
-            conn.execute(_add(level), (start_ns, edge_id, *counts))
+            conn.execute(_add(level.table, "started_ns, edge_id"), (start_ns, edge_id, *counts))
     return started_ns >= (marked["flow"].pruned_ns or 0)
 
 
@@ -133,15 +132,21 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
         (start_ns, start_ns + level.width_ns),
     )
     tail = _tail(conn, level.peers)
-    conn.executemany("DELETE FROM temp.bucket WHERE edge_id = ?", [row[:1] for row in tail])
+    if tail:
+        others = _others(tail)
+        with transaction(conn):
+            ids = [_other_edge(conn, key) for key in others]
+        conn.executemany("DELETE FROM temp.bucket WHERE edge_id = ?", [row[:1] for row in tail])
+        conn.executemany(
+            _add("temp.bucket", "edge_id"),
+            [(found, *counts) for found, counts in zip(ids, others.values(), strict=True)],
+        )
     with transaction(conn):
         conn.execute(
             f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS})"
             f" SELECT ?, edge_id, {_COLUMNS} FROM temp.bucket ORDER BY edge_id",
             (start_ns,),
         )
-        for key, counts in _others(tail).items():
-            conn.execute(_add(level), (start_ns, _other_edge(conn, key), *counts))
         mark(conn, level, "folded_ns", start_ns + level.width_ns)
 
 
@@ -225,10 +230,12 @@ def _other_edge(conn: sqlite3.Connection, key: _OtherEdge) -> int:
     return int(other_id)
 
 
-def _add(level: Level) -> str:
+def _add(table: str, key: str) -> str:
+    """SQL to add counts to the row with this key, or to make it."""
+    marks = ", ".join("?" * (key.count(",") + 1 + len(COUNT_KEYS)))
     return (
-        f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS}) VALUES (?, ?, {_VALUES})"
-        f" ON CONFLICT(started_ns, edge_id) DO UPDATE SET {_ADDED}"
+        f"INSERT INTO {table}({key}, {_COLUMNS}) VALUES ({marks})"
+        f" ON CONFLICT({key}) DO UPDATE SET {_ADDED}"
     )
 
 
