@@ -1,0 +1,59 @@
+"""`ctk doctor` in a played node."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from playednode import PlayedNode, Servers, Traffic, inside, run
+
+pytestmark = pytest.mark.live
+
+DOCTOR = (sys.executable, "-m", "ctk", "doctor", "--no-kube", "-o", "json")
+
+
+def findings(play: PlayedNode, *before: str, listen: str = "0") -> tuple[int, dict[str, str]]:
+    """Exit code, and each check's status."""
+    done = subprocess.run(
+        play.command(*before, *DOCTOR, "--listen", listen),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd="/tmp",
+    )
+    return done.returncode, {one["check"]: one["status"] for one in json.loads(done.stdout)}
+
+
+def test_a_node_with_traffic_is_well(play):
+    with Servers(play) as servers, inside(play.node):
+        Traffic(play, servers).known()
+        code, found = findings(play)
+    # Whether process 1's namespace can be read differs; nobody dials while nobody listens; and no
+    # cluster was asked.
+    ill = {check for check, status in found.items() if status != "ok"} - {"namespace"}
+    assert (code, ill) == (0, {"data plane", "API server"})
+
+
+def test_rules_that_hide_connections_and_settings_that_are_off_are_found():
+    with PlayedNode(accounting=False) as play:
+        with inside(play.node):
+            run(
+                "nft",
+                "add table ip raw; add chain ip raw out { type filter hook output priority raw; };"
+                " add rule ip raw out udp dport 53 notrack",
+            )
+        code, found = findings(play)
+    assert code == 0
+    assert {found[check] for check in ("accounting", "timestamps", "NOTRACK")} == {"warning"}
+
+
+def test_without_rights_it_is_a_problem(play):
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    code, found = findings(play, *nobody, "--bounding-set=-all", "--inh-caps=-all")
+    assert (code, found["rights"], found["kernel"]) == (1, "problem", "problem")
+
+
+def test_a_pods_namespace_is_not_a_nodes(play):
+    command = ["ip", "netns", "exec", next(iter(play.pods.values())), *DOCTOR, "--listen", "0"]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
+    assert [one["status"] for one in found if one["check"] == "namespace"] == ["warning"]
