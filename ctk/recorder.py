@@ -236,11 +236,11 @@ class _Recorder:
         self._tell(self.now_ns)
 
     def _write(self, window: Window, committed_ns: int) -> None:
-        rows, events = _rows(window, self._edge, apart=self._plan.aggregation == "none")
+        rows, events = _rows(window, self._edge, self._plan.aggregation)
         self._flows += len(rows) + sum(map(len, events.values()))
         self._commit(rows, events, committed_ns)
         if self._listening.rows is not None:
-            self._listening.rows(rows)
+            self._listening.rows([*rows, *_as_rows(events)])
         for cohort in window.cohorts:
             cohort.clear()
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
@@ -326,8 +326,10 @@ class _Recorder:
 
     def _tell(self, at_ns: int) -> None:
         self._told_ns = at_ns
-        if self._plan.live and not 0 <= at_ns - self._committed_ns < _HEARTBEAT_NS:
-            self._commit([], {}, at_ns)
+        whole_ns = self._aggregator.whole_ns(at_ns)
+        due = whole_ns - self._committed_ns >= _HEARTBEAT_NS or at_ns < self._committed_ns
+        if self._plan.live and due:
+            self._commit([], {}, whole_ns)
         self._listening.status(
             Status(
                 self._aggregator.events,
@@ -346,28 +348,28 @@ class _Recorder:
 
 
 def _rows(
-    window: Window, edge_of: Callable[[Cohort], Edge], *, apart: bool
+    window: Window, edge_of: Callable[[Cohort], Edge], aggregation: Aggregation
 ) -> tuple[list[FlowRow], dict[Edge, list[LoneEvent]]]:
     """
-    Turn what a window held into rows: one an edge, where cohorts have the same.
+    Turn what a window held into rows: one an edge, a connection or an event.
 
-    With `apart`, one an event; those without counters stand under their edge.
+    Events without counters are the second part, under their edge.
     """
     first_ns, last_ns = window.started_ns, window.ended_ns - 1
-    merged: dict[tuple[Edge, int | None], FlowRow] = {}
+    merged: dict[Edge, FlowRow] = {}
     alone: list[FlowRow] = []
     events: dict[Edge, list[LoneEvent]] = {}
     for cohort in window.cohorts:
         edge = cohort.edge
         if edge is None:
             edge = cohort.edge = edge_of(cohort)
-        if apart:
-            events.setdefault(edge, []).extend(cohort.lone)
+        if aggregation == "none":
+            if cohort.lone:
+                events.setdefault(edge, []).extend(_with_ports(edge, cohort.lone))
             for at_ns, port, counts, moved in cohort.lone_measured:
-                bits = [counts >> bit & 1 for bit in range(6)]
                 packets_out, bytes_out, packets_in, bytes_in = moved
                 measured = (bytes_out, packets_out, bytes_in, packets_in)
-                alone.append(FlowRow._make((edge, at_ns, at_ns, port, *bits, *measured)))
+                alone.append(_as_row(edge, (at_ns, port, counts), measured))
             continue
         started_ns = min(max(cohort.started_ns, first_ns), last_ns)
         row = FlowRow(
@@ -387,10 +389,29 @@ def _rows(
                 else (None, None, None, None)
             ),
         )
-        key = (edge, cohort.src_port)
-        other = merged.get(key)
-        merged[key] = row if other is None else _sum(other, row)
+        if aggregation == "connections":
+            alone.append(row)
+            continue
+        other = merged.get(edge)
+        merged[edge] = row if other is None else _sum(other, row)
     return [*merged.values(), *alone], events
+
+
+def _with_ports(edge: Edge, events: Sequence[LoneEvent]) -> Sequence[LoneEvent]:
+    """What stands in place of a port where a protocol has none is nobody's source port."""
+    if edge.dst_port is not None:
+        return events
+    return [(at_ns, None, counts) for at_ns, _, counts in events]
+
+
+def _as_row(edge: Edge, event: LoneEvent, measured: Sequence[int | None] = (None,) * 4) -> FlowRow:
+    [(at_ns, port, counts)] = _with_ports(edge, [event])
+    bits = (counts >> bit & 1 for bit in range(6))
+    return FlowRow._make((edge, at_ns, at_ns, port, *bits, *measured))
+
+
+def _as_rows(events: Mapping[Edge, Sequence[LoneEvent]]) -> Iterator[FlowRow]:
+    return (_as_row(edge, event) for edge, under in events.items() for event in under)
 
 
 def _sum(one: FlowRow, other: FlowRow) -> FlowRow:

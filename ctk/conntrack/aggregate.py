@@ -119,6 +119,10 @@ class Aggregator:
         self._slice.clear()
         self._slice_end_ns = at_ns - at_ns % SECOND_NS + SECOND_NS
 
+    def whole_ns(self, at_ns: int) -> int:
+        """Up to when everything was handed over, at `at_ns`."""
+        return self._start_ns if self._cohorts else at_ns
+
     def _is_large(self) -> bool:
         rows = self.events - self._part_at if self._apart else len(self._cohorts)
         return rows >= MOST_ROWS
@@ -244,7 +248,7 @@ class Aggregator:
             cohort.add_lone(at_ns, port, counts | COUNTS_DESTROY, moved)
 
     def _begin(self, flow: Flow, port: int, at_ns: int) -> Cohort:
-        cohort = Cohort(flow, self._src_port(port), at_ns)
+        cohort = Cohort(flow, self._src_port(flow, port), at_ns)
         if not self._by_port:
             if flow.cohort is None:
                 self._slice.append(flow)
@@ -258,8 +262,8 @@ class Aggregator:
         except KeyError:
             return self.connections.flow(*key)
 
-    def _src_port(self, port: int) -> int | None:
-        return port if self._by_port else None
+    def _src_port(self, flow: Flow, port: int) -> int | None:
+        return port if self._by_port and flow.tuple.dst_port is not None else None
 
     def _found(self, flow: Flow, key: int, event: tuple[Any, ...]) -> Cohort:
         """Make a cohort for a connection whose begin was not seen."""
@@ -269,7 +273,7 @@ class Aggregator:
         began_ns = start_ns
         if began_ns is None:
             began_ns = event[_AT] if whole else min(event[_AT], census.whole_from_ns - 1)
-        cohort = Cohort(flow, self._src_port(event[_PORT]), began_ns)
+        cohort = Cohort(flow, self._src_port(flow, event[_PORT]), began_ns)
         cohort.connections = int(whole or census.count_older)
         counters = _counters(event)
         if counters is not None and not whole:
