@@ -24,8 +24,8 @@ def info(db: Path, gaps: bool, output: Output) -> None:
     """
     with connect.reader(db) as conn:
         if gaps:
-            found = describe.gaps(conn)
-            if not render.rows(describe.StoredGap._fields, found, output, sys.stdout.buffer):
+            written = render.gaps(describe.gaps(conn), output, sys.stdout.buffer)
+            if not written and output.format == "table":
                 remark("no gaps")
         else:
             render.description(describe.describe(conn), output, sys.stdout.buffer)

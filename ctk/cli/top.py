@@ -43,5 +43,7 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
     with connect.reader(db) as conn:
         ranked = rank.top(conn, filters, keys, sort, limit)
         render.ranking(ranked, output, sys.stdout.buffer)
+        if not ranked.groups and output.format == "table":
+            remark("no flows fit")
         for line in describe.lacks_of_ranking(conn, filters, ranked):
             remark(line)

@@ -1,7 +1,7 @@
 """What a file holds, and what a span of it lacks."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ctk.model import Filters
@@ -36,8 +36,8 @@ def gaps(
     return map(StoredGap._make, found)
 
 
-def gaps_in_words(found: Iterable[StoredGap]) -> str | None:
-    """Sum gaps up in a line: "2 gaps in this window: 1,204 events lost"; None for none."""
+def gaps_in_words(found: Iterable[StoredGap], where: str = "") -> str | None:
+    """Sum gaps up in a line: "2 gaps: 1,204 events lost"; None for none."""
     count = 0
     lost = 0
     lasted: dict[str, int] = {}
@@ -50,13 +50,18 @@ def gaps_in_words(found: Iterable[StoredGap]) -> str | None:
         return None
     parts = [f"{lost:,} events lost"] if lost else []
     parts += [f"{kind} for {format_age(ns)}" if ns else kind for kind, ns in lasted.items()]
-    return f"{count:,} gap{'' if count == 1 else 's'} in this window: {', '.join(parts)}"
+    return f"{count:,} gap{'' if count == 1 else 's'}{where}: {', '.join(parts)}"
+
+
+def _gaps_of(conn: sqlite3.Connection, filters: Filters) -> list[str]:
+    found = gaps(conn, filters.since_ns, filters.until_ns)
+    words = gaps_in_words(found, " in this window")
+    return [words] if words else []
 
 
 def lacks(conn: sqlite3.Connection, filters: Filters) -> list[str]:
     """Say in a line each what the flows of a span lack: what was lost, and what was pruned."""
-    words = gaps_in_words(gaps(conn, filters.since_ns, filters.until_ns))
-    said = [words] if words else []
+    said = _gaps_of(conn, filters)
     levels = held(conn)
     pruned_ns = levels[0].pruned_ns
     span = clip(conn, levels, filters.since_ns, filters.until_ns)
@@ -69,8 +74,7 @@ def lacks_of_ranking(conn: sqlite3.Connection, filters: Filters, ranked: Ranking
     """Say in a line each what a ranking lacks, or counts beyond what was asked."""
     if ranked.one_by_one:
         return lacks(conn, filters)
-    words = gaps_in_words(gaps(conn, filters.since_ns, filters.until_ns))
-    said = [words] if words else []
+    said = _gaps_of(conn, filters)
     if ranked.widened:
         since, until = map(_short, ranked.widened)
         said.append(f"counted from {since} to {until}: finer rows were pruned")
@@ -97,7 +101,7 @@ def describe(conn: sqlite3.Connection) -> dict[str, Any]:
     Sizes come from a look at every page: 0.2 s for ten million flows.
     """
     levels = held(conn)
-    span = extent(conn, levels)
+    span = _span(conn, levels)
     tables = _tables(conn)
     rows = {table["table"]: table["rows"] for table in tables}
     (pages,) = conn.execute("PRAGMA page_count").fetchone()
@@ -135,6 +139,17 @@ def describe(conn: sqlite3.Connection) -> dict[str, Any]:
         ],
         "tables": tables,
     }
+
+
+def _span(conn: sqlite3.Connection, levels: Sequence[Held]) -> tuple[int, int] | None:
+    """Give from when to when there are rows, as exactly as those that are left tell."""
+    whole = extent(conn, levels)
+    if whole is None:
+        return None
+    finest = next((level for level in levels if level.pruned_ns < whole[0]), levels[-1])
+    first = extent(conn, [finest])
+    last = extent(conn, levels[:1])
+    return (first or whole)[0], (last or whole)[1]
 
 
 def _dicts(conn: sqlite3.Connection, sql: str) -> list[dict[str, Any]]:
