@@ -123,12 +123,12 @@ def run(
     for batch in stream:
         if listening.capture is not None and (batch.lengths or batch.dumped):
             listening.capture.write(batch)
-        recorder.learn(_waiting(changes), batch.at_ns)
+        recorder.learn(_waiting(changes))
         if batch.dumped:
             recorder.take_dumped(batch)
         else:
             recorder.take(batch)
-    recorder.learn(_waiting(changes), recorder.now_ns)
+    recorder.learn(_waiting(changes))
     recorder.finish()
 
 
@@ -185,7 +185,7 @@ class _Recorder:
         self._connections.restore(kept, by_port=self._plan.aggregation == "connections")
         return Census(whole_from_ns=previous.ended_ns, undated_whole=True)
 
-    def learn(self, changes: Iterable[Change], at_ns: int) -> None:
+    def learn(self, changes: Iterable[Change]) -> None:
         """Take in what the API server said."""
         learned = False
         for change in changes:
@@ -195,7 +195,7 @@ class _Recorder:
             for pod in self._endpoints.pods_added():
                 self._listening.pods(pod)
             # Who owns an address may have changed: connections from here on are asked about anew.
-            self._aggregator.cut(at_ns)
+            self._aggregator.cut()
 
     def take_dumped(self, batch: Datagrams) -> None:
         """Count what live connections moved; an empty batch ends the dump."""

@@ -7,7 +7,7 @@ counts. Nothing is looked up by event but the flow and the connection; who they 
 by whoever takes the window, once for all connections of a flow that began in the same second.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
@@ -64,40 +64,40 @@ class Aggregator:
         self.census = EVERYTHING  # how to count what is found
         self._listed: set[int] = set()
 
-    def add(self, events: list[tuple[Any, ...]], at_ns: int) -> list[Window]:
+    def add(self, events: list[tuple[Any, ...]], at_ns: int) -> Iterator[Window]:
         """
-        Count a batch read at `at_ns`; return the windows that are now over, oldest first.
+        Count a batch read at `at_ns`; yield the windows that are over by then, oldest first.
 
-        An event older than the open window counts there: a closed one is never reopened. An
-        empty batch is a tick. Where the clock went back by over a second, the window is closed
-        and one begins at the new time.
+        A window is to be written, and its cohorts cleared, before the next is asked for: they are
+        counted on in that one. An event older than the open window counts there: a closed one is
+        never reopened. An empty batch is a tick. Where the clock went back by over a second, the
+        window is closed and one begins at the new time.
         """
         if not events or at_ns - events[0][_AT] < SECOND_NS:
-            return self._add(events, at_ns)
+            yield from self._add(events, at_ns)
+            return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
-        windows: list[Window] = []
         for _, second in groupby(events, lambda event: event[_AT] // SECOND_NS):
             waited = list(second)
-            windows += self._add(waited, max(waited[-1][_AT], self._start_ns))
-        return windows
+            yield from self._add(waited, max(waited[-1][_AT], self._start_ns))
 
-    def _add(self, events: list[tuple[Any, ...]], at_ns: int) -> list[Window]:
+    def _add(self, events: list[tuple[Any, ...]], at_ns: int) -> Iterator[Window]:
         if at_ns >= self._slice_end_ns:
-            self.cut(at_ns)
-        windows: list[Window] = []
+            self.cut()
+            self._slice_end_ns = at_ns - at_ns % SECOND_NS + SECOND_NS
         if at_ns < self._start_ns - SECOND_NS:
-            windows += self.close()
+            yield from self.close()
             self._open(at_ns)
+            self._slice_end_ns = at_ns
         # at_ns is no earlier than any event of the batch, so this is once a window.
         while at_ns >= self._end_ns:
             self._count([event for event in events if event[_AT] < self._end_ns])
             events = [event for event in events if event[_AT] >= self._end_ns]
-            windows += self.close()
+            yield from self.close()
             self._open(min((event[_AT] for event in events), default=at_ns))
         self._count(events)
         if self._is_large():
-            windows += self.close()
-        return windows
+            yield from self.close()
 
     def _open(self, at_ns: int) -> None:
         self._start_ns = at_ns - at_ns % self._width_ns
@@ -108,16 +108,15 @@ class Aggregator:
         cohorts, self._cohorts = self._cohorts, []
         self._number += 1
         self._part_at = self.events
-        self.cut(self._slice_end_ns)
+        self.cut()
         self.connections.sweep()
         return [Window(self._start_ns, self._end_ns, cohorts)] if cohorts else []
 
-    def cut(self, at_ns: int) -> None:
-        """From `at_ns` on connections make new cohorts: who they belong to may differ."""
+    def cut(self) -> None:
+        """From now on connections make new cohorts: who they belong to may differ."""
         for flow in self._slice:
             flow.cohort = None
         self._slice.clear()
-        self._slice_end_ns = at_ns - at_ns % SECOND_NS + SECOND_NS
 
     def whole_ns(self, at_ns: int) -> int:
         """Up to when everything was handed over, at `at_ns`."""
@@ -279,6 +278,8 @@ class Aggregator:
         if counters is not None and not whole:
             # What it moved so far was before this recording, or was counted by the one before.
             self.connections.counted[key] = counters
+        if start_ns is None and not whole:
+            self.connections.undated[key] = census.count_older
         return cohort
 
     def _is_another(self, cohort: Cohort, key: int, entry: Event) -> bool:

@@ -146,6 +146,8 @@ class Connections:
         self.flows: dict[FlowKey, Flow | None] = {}
         self.malformed = 0
         self.gone: set[int] | None = None  # ended while a dump is under way
+        # Taken for older than the recording, for want of a date; True where counted all the same.
+        self.undated: dict[int, bool] = {}
         self._wanted = wanted
         self._numbers = 0
         self._sweep_at = _SWEEP_AT_LEAST
@@ -179,6 +181,7 @@ class Connections:
         """A dump starts: remember what lives now, and which connections end meanwhile."""
         self._before = set(self.live)
         self.gone = set()
+        self.undated.clear()
 
     def end_census(self, listed: set[int]) -> int:
         """
@@ -201,13 +204,16 @@ class Connections:
         """
         Whether a connection that seems to begin while it lives is the one that lives.
 
-        Otherwise its end was missed, and the kernel's id came again.
+        Otherwise its end was missed, and the kernel's id came again; or it was taken for older
+        than the recording, and not counted.
         """
-        if key not in self._doubtful:
+        was_counted = self.undated.pop(key, None)
+        if was_counted is None and key not in self._doubtful:
             return True
-        self._doubtful.remove(key)
+        # Either way all it has moved is still to be counted.
+        self._doubtful.discard(key)
         self.counted.pop(key, None)
-        return False
+        return bool(was_counted)
 
     def export(self) -> Iterator[LiveConnections]:
         """Yield the live connections whose owner is known, for a clean stop to keep."""
