@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
 from ctk.migrations.migrations import migrations
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from ctk.model import COUNT_KEYS, Counters, Edge, Endpoint, FlowRow
-from ctk.store import prune, rollup
+from ctk.store import connect, prune, rollup
 from ctk.store.rollup import LEVELS, marks
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -108,6 +109,7 @@ _steps = st.lists(
         st.tuples(st.just("write"), _rows),
         st.tuples(st.just("fold"), _times, st.integers(1, 5) | st.just(1000)),
         st.tuples(st.just("prune"), _times, st.integers(1, 5) | st.just(1000)),
+        st.tuples(st.just("squeeze"), st.integers(1, 5) | st.just(1000)),
         st.tuples(st.just("restart")),
     ),
     max_size=12,
@@ -116,7 +118,7 @@ _steps = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(_steps)
-def test_sums_hold_whatever_is_written_folded_pruned_and_restarted(
+def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
     steps: list[tuple[object, ...]],
 ) -> None:
     conn = _new()
@@ -132,6 +134,8 @@ def test_sums_hold_whatever_is_written_folded_pruned_and_restarted(
             case ("prune", int(now_ns), int(some)):
                 doom = writer._identities.doom
                 list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, doom), some))
+            case ("squeeze", int(some)):
+                list(islice(prune.by_size(conn, 1, writer._identities.doom), some))
             case ("restart",):
                 writer = _writer(conn)
         _hold(conn, everything)
@@ -252,3 +256,34 @@ def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
     ]
     _write(writer, [_row(START + 3 * DAY + HOUR, EDGES[1])])
     assert conn.execute("SELECT src, dst FROM flows").fetchall() == [("10.0.0.1", "8.8.8.0")]
+
+
+def test_max_size_holds_and_the_oldest_fine_rows_go_first(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    max_bytes = 1_500_000
+    everything: list[FlowRow] = []
+    biggest = 0
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        for window in range(150):
+            at_ns = START + window * 10 * SECOND
+            peers = [
+                Endpoint(address=f"8.{window}.{i >> 8}.{i & 255}", kind="external", valid_from_ns=0)
+                for i in range(100)
+            ]
+            rows = [
+                _row(at_ns + i, EDGES[0]._replace(dialled=peer, backend=peer))
+                for i, peer in enumerate(peers)
+            ]
+            rows += [_row(at_ns + i) for i in range(100)]
+            _write(writer, rows)
+            everything += rows
+            list(writer.tend(at_ns + 10 * SECOND, {}, max_bytes))
+            biggest = max(biggest, sum(p.stat().st_size for p in tmp_path.glob("node.db*")))
+        _hold(conn, everything)
+        marked = marks(conn)
+        assert marked["flow"].pruned_ns is not None
+        assert marked["1h"].pruned_ns is None
+    shm_bytes = 32_768
+    assert biggest < max_bytes + shm_bytes
+    assert path.stat().st_size < max_bytes

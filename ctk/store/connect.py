@@ -30,8 +30,7 @@ _PAGE_BYTES = 4096
 _CACHE_KIB = 16 * 1024
 _MAPPED_BYTES = 2**34
 _BUSY_MS = 5_000
-_CHECKPOINT_PAGES = 4_000
-_WAL_LEFT_BYTES = 32 * 1024 * 1024
+WAL_BYTES = 4 * 1024 * 1024  # copied into the file at this size: no slower than with 16 MB
 _FULL_BYTES = 256 * 1024  # with less room than this a failed write is a full disk
 
 _FAILURES = {
@@ -71,8 +70,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
             conn.execute("PRAGMA synchronous = NORMAL")
             conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             conn.execute("PRAGMA temp_store = MEMORY")
-            conn.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            conn.execute(f"PRAGMA journal_size_limit = {_WAL_LEFT_BYTES}")
+            limit_wal(conn, WAL_BYTES)
             made = False
             yield conn
         finally:
@@ -104,6 +102,12 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
             yield conn
         finally:
             conn.close()
+
+
+def limit_wal(conn: sqlite3.Connection, limit_bytes: int) -> None:
+    """Copy the -wal into the file when it is this big, and cut it back to this."""
+    conn.execute(f"PRAGMA wal_autocheckpoint = {limit_bytes // _PAGE_BYTES}").fetchall()
+    conn.execute(f"PRAGMA journal_size_limit = {limit_bytes}").fetchall()
 
 
 def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:

@@ -6,19 +6,21 @@ in its sums.
 """
 
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ctk.store.rollup import LEVELS, Level, floor, mark, marks, transaction
+from ctk.store.connect import WAL_BYTES, limit_wal
+from ctk.store.rollup import LEVELS, Level, floor, fold, mark, marks, transaction
 from ctk.timespan import DAY
 
 _ROWS = 10_000  # deleted in one transaction: some 20 ms
-_PAGES = 500  # given back in one transaction
+_PAGES = 50  # given back in one transaction
 _SPARE = 0.25  # the part of a file that may be free before it is given back
 
 # Past the first share of --max-size rows go, until the file fits into the second. What is between
 # is room for the -wal and for what arrives before the next look.
 _HIGH, _LOW = 0.85, 0.7
+_WAL = 1 / 16
 
 # Called with "edge" or "endpoint" and the ids that are about to go: none may be used again. What
 # it takes out of the set stays.
@@ -43,25 +45,49 @@ def by_age(
 
 
 def by_size(conn: sqlite3.Connection, max_bytes: int, doom: Doom) -> Iterator[None]:
-    """Throw away the oldest of the finest rows where the file, its -wal included, is too big."""
+    """
+    Throw away the oldest of the finest rows where the file, its -wal included, is too big.
+
+    Where that is not enough, buckets that are still open are folded early: what comes for them
+    later is added as late rows are.
+    """
+    limit_wal(conn, min(WAL_BYTES, int(max_bytes * _WAL)))
     if file_bytes(conn) <= max_bytes * _HIGH:
         return
-    for level in LEVELS:
-        while _used_bytes(conn) > max_bytes * _LOW:
-            row = conn.execute(
-                f"SELECT started_ns FROM {level.table} ORDER BY started_ns LIMIT 1 OFFSET ?",
-                (_ROWS,),
-            ).fetchone()
-            if not (yield from _before(conn, level, row[0] + _width_ns(level) if row else None)):
+    low_bytes = int(max_bytes * _LOW)
+    for early in (False, True):
+        for i, level in enumerate(LEVELS):
+            if _used_bytes(conn) <= low_bytes:
                 break
-        yield from orphans(conn, doom)
+            if early:
+                _fold_open(conn, LEVELS[: i + 2])
+            yield from _down_to(conn, level, low_bytes)
+            yield from orphans(conn, doom)
     yield from _give_back(conn)
+
+
+def _fold_open(conn: sqlite3.Connection, levels: Sequence[Level]) -> None:
+    """Fold all there is, at once: no window may come between one of the levels and the next."""
+    newest = [_newest_ns(conn, level) for level in levels]
+    newest_ns = max((at_ns for at_ns in newest if at_ns is not None), default=None)
+    if newest_ns is not None:
+        for _ in fold(conn, newest_ns + levels[-1].width_ns, levels):
+            pass
+
+
+def _down_to(conn: sqlite3.Connection, level: Level, low_bytes: int) -> Iterator[None]:
+    while _used_bytes(conn) > low_bytes:
+        row = conn.execute(
+            f"SELECT started_ns FROM {level.table} ORDER BY started_ns LIMIT 1 OFFSET ?", (_ROWS,)
+        ).fetchone()
+        until_ns = row[0] + _width_ns(level) if row else None
+        if not (yield from _before(conn, level, until_ns)):
+            break
 
 
 def file_bytes(conn: sqlite3.Connection) -> int:
     """The size of the file and its -wal."""
-    path = Path(conn.execute("PRAGMA database_list").fetchone()[2])
-    wal = path.with_name(path.name + "-wal")
+    wal = Path(conn.execute("PRAGMA database_list").fetchone()[2] + "-wal")
     pages = _pragma(conn, "page_count") * _pragma(conn, "page_size")
     return pages + (wal.stat().st_size if wal.exists() else 0)
 
@@ -113,7 +139,7 @@ def _before(
     second = "edge_id" if level.width_ns else "n"
     found = False
     while True:
-        (first_ns,) = conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()
+        first_ns = _oldest_ns(conn, level)
         if first_ns is None or first_ns >= until_ns:
             return found
         found = True
@@ -156,6 +182,16 @@ def _give_back(conn: sqlite3.Connection) -> Iterator[None]:
         yield
     # What readers do not hold up; they never have to wait for this.
     conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _oldest_ns(conn: sqlite3.Connection, level: Level) -> int | None:
+    found: int | None = conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()[0]
+    return found
+
+
+def _newest_ns(conn: sqlite3.Connection, level: Level) -> int | None:
+    found: int | None = conn.execute(f"SELECT MAX(started_ns) FROM {level.table}").fetchone()[0]
+    return found
 
 
 def _coarser(level: Level) -> Level | None:

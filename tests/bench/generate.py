@@ -31,7 +31,7 @@ NAMESPACES = ("shop", "pay", "search", "mail", "ops", "data", "web", "batch")
 PORTS = (80, 443, 5432, 6379, 8080, 8443, 9090, 9200, 3306, 50051)
 FIRST = (3, 8, 34, 52, 93, 142, 185)  # of external addresses
 WINDOW = 10 * SECOND
-GOES_ON = 0.75  # how often an edge that had a row in a window has one in the next
+GOES_ON = 0.8  # how often an edge that had a row in a window has one in the next
 
 TABLES = ("flow", "edge", "endpoint", "flow_1m", "flow_1h", "flow_1d")
 
