@@ -47,6 +47,7 @@ KINDS = {
     "nodes": ("Node", "v1"),
 }
 RESOURCES = {kind: resource for resource, (kind, _) in KINDS.items()}
+GONE = Path(__file__).parent.parent / "fixtures" / "kube" / "watch.pods.gone.jsonl"
 _COMPRESSED_FROM_BYTES = 128 << 10  # as a real server does
 
 
@@ -83,11 +84,17 @@ class ApiServer:
     """
     The server and the cluster it tells of.
 
-    `bookmark_s` is how often a watch gets one. `stop` and `start` may come again; the port stays.
+    `mutual` asks for a client certificate, for which its own will do. `bookmark_s` is how often a
+    watch gets one. `stop` and `start` may come again; the port stays.
     """
 
     def __init__(
-        self, *, tls: bool = False, token: str | None = None, bookmark_s: float = 60.0
+        self,
+        *,
+        tls: bool = False,
+        mutual: bool = False,
+        token: str | None = None,
+        bookmark_s: float = 60.0,
     ) -> None:
         self.token = token
         self.denied: set[str] = set()
@@ -101,7 +108,8 @@ class ApiServer:
         self._changed = threading.Condition()
         self._faults: list[tuple[str, bool | None, Fault]] = []
         self._port = 0
-        self._certificate = _certificate() if tls else None
+        self._certificate = _certificate() if tls or mutual else None
+        self._mutual = mutual
         self._http: _Http | None = None
         self._running: threading.Thread | None = None
 
@@ -196,6 +204,9 @@ class ApiServer:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             with _files(*self._certificate) as (cert, key):
                 context.load_cert_chain(cert, key)
+                if self._mutual:
+                    context.verify_mode = ssl.CERT_REQUIRED
+                    context.load_verify_locations(cert)
             # The handshake belongs to the thread of the connection, not to the listener.
             self._http.socket = context.wrap_socket(
                 self._http.socket, server_side=True, do_handshake_on_connect=False
@@ -230,6 +241,17 @@ class ApiServer:
         self.stop()
 
     @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._port
+
+    @property
+    def certificate(self) -> bytes:
+        """The authority that signed its certificate, as PEM."""
+        assert self._certificate is not None
+        return self._certificate[0]
+
+    @property
     def url(self) -> str:
         """Where it listens."""
         return f"http{'s' if self._certificate else ''}://127.0.0.1:{self._port}"
@@ -241,12 +263,16 @@ class ApiServer:
             cluster["insecure-skip-tls-verify"] = True
         elif self._certificate is not None and trusted:
             cluster["certificate-authority-data"] = base64.b64encode(self._certificate[0]).decode()
+        user = {"token": self.token} if self.token else {}
+        if self._mutual and self._certificate is not None:
+            certificate, key = (base64.b64encode(each).decode() for each in self._certificate)
+            user = {"client-certificate-data": certificate, "client-key-data": key}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
             "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": "test", "user": {"token": self.token} if self.token else {}}],
+            "users": [{"name": "test", "user": user}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }
         path.write_text(json.dumps(config))
@@ -366,7 +392,7 @@ class _Handler(BaseHTTPRequestHandler):
             code, body = fault.status, status(fault.status, "Failure", "as the test wants")
             if fault.retry_after is not None:
                 headers["Retry-After"] = str(fault.retry_after)
-        elif api.token and self.headers.get("Authorization") != f"Bearer {api.token}":
+        elif api.token and self._token() != api.token:
             code, body = 401, status(401, "Unauthorized", "Unauthorized")
         elif resource in api.denied:
             code, body = 403, status(403, "Forbidden", f'{resource} is forbidden: User "test"')
@@ -383,6 +409,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(code, body, headers, half=fault is not None and fault.half)
         else:
             self._stream(resource, query, fault)
+
+    def _token(self) -> str:
+        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        return token if scheme.lower() == "bearer" else ""
 
     def _answer(self, code: int, body: Json, headers: dict[str, str], *, half: bool) -> None:
         text = json.dumps(body).encode()
@@ -405,7 +435,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         if fault is not None and fault.gone_inside:
-            self._line({"type": "ERROR", "object": status(410, "Expired", "too old")})
+            self._chunk(GONE.read_bytes().strip() + b"\n")
         elif fault is not None and fault.half:
             self._chunk(b'{"type":"MODIFIED","object":{"kind":"Po')
             return

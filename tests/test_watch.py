@@ -1,5 +1,6 @@
 """Watching, against a server that behaves like the API and misbehaves like it."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def api() -> Iterator[ApiServer]:
 class Watching:
     """A watch, and what it put on its queue."""
 
-    def __init__(self, kubeconfig: Path, *, only_node: str | None = None) -> None:
+    def __init__(self, kubeconfig: Path | None, *, only_node: str | None = None) -> None:
         self.queue: SimpleQueue[Change] = SimpleQueue()
         self.taken: list[Change] = []
         self.pending: list[Change] = []
@@ -369,7 +370,6 @@ def test_an_untrusted_certificate_is_refused_in_plain_words(
         assert api.requests == []
 
 
-@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 @pytest.mark.parametrize("insecure", [False, True], ids=["trusted", "not verified, as told"])
 def test_tls_that_the_kubeconfig_allows_is_watched(insecure: bool, tmp_path: Path) -> None:
     api = ApiServer(tls=True, token="secret")
@@ -378,6 +378,70 @@ def test_tls_that_the_kubeconfig_allows_is_watched(insecure: bool, tmp_path: Pat
         watching.until(Listed)
         api.put(pod("new"))
         watching.until(Seen, name="new")
+
+
+def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
+    api = ApiServer(mutual=True)
+    api.load(LISTS)
+    with api, Watching(api.kubeconfig(tmp_path / "kubeconfig")) as watching:
+        watching.until(Listed)
+
+
+def test_inside_a_cluster_the_token_that_is_mounted_is_read_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = ApiServer(tls=True, token="old")
+    api.load(LISTS)
+    token, authority = tmp_path / "token", tmp_path / "ca.crt"
+    token.write_text("old")
+    authority.write_bytes(api.certificate)
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(authority))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    with api:
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+        with Watching(None) as watching:
+            watching.until(Listed)
+            time.sleep(2 * QUICK.retry)
+            token.write_text("new")
+            api.token = "new"
+            api.cut()
+            api.put(pod("new"))
+            watching.until(Seen, name="new")
+
+
+def test_credentials_may_come_from_a_program(tmp_path: Path) -> None:
+    api = ApiServer(token="made")
+    api.load(LISTS)
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "made"},
+    }
+    program = tmp_path / "credential"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(credential)}\nEND\n")
+    program.chmod(0o700)
+    with api:
+        kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+        config = json.loads(kubeconfig.read_text())
+        config["users"][0]["user"] = {
+            "exec": {"apiVersion": credential["apiVersion"], "command": str(program)}
+        }
+        kubeconfig.write_text(json.dumps(config))
+        with Watching(kubeconfig) as watching:
+            watching.until(Listed)
+
+
+def test_a_server_too_old_for_a_resource_costs_only_it(
+    api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(100):
+        api.fail(Fault(status=404), "endpointslices")
+    with Watching(api.kubeconfig(tmp_path / "kubeconfig")) as watching:
+        watching.until(Listed)
+        lost = watching.until(Lost, "endpointslices")
+        assert isinstance(lost, Lost)
+        assert (lost.denied, lost.why) == (True, "the server does not have it")
 
 
 def test_only_this_nodes_pods_are_asked_for(api: ApiServer, tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ class Api:
             load_incluster_config,
             load_kube_config,
         )
+        from urllib3 import disable_warnings
+        from urllib3.exceptions import InsecureRequestWarning
         from yaml import YAMLError
 
         configuration = Configuration()
@@ -191,6 +193,9 @@ class Api:
                 f"{self._kubeconfig}: {' '.join(text.split())}",
                 hint="check it with: kubectl --kubeconfig FILE config view",
             ) from error
+        if not configuration.verify_ssl:
+            # The kubeconfig says so; a warning a request would be all there is to read.
+            disable_warnings(InsecureRequestWarning)
         self._configuration, self._pool = configuration, pool
         self._loaded_s = time.monotonic()
 

@@ -168,8 +168,11 @@ class _Follower:
             self._api.reload()
             if self._failures == 1:
                 return 0.0
-        if answer.code == 403:
-            self._lose(_missing_rule(resource), denied=True)
+        if answer.code in (403, 404):
+            group = "discovery.k8s.io" if resource == "endpointslices" else ""
+            rule = f'needs get, list and watch on {resource} of apiGroup "{group}"'
+            unserved = "the server does not have it"
+            self._lose(f"forbidden: {rule}" if answer.code == 403 else unserved, denied=True)
             return self._patience.denied
         return max(answer.retry_after_s, self._failed(f"{answer.code} {answer.message}"))
 
