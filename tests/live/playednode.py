@@ -8,7 +8,8 @@ whose sockets are opened in the namespaces and stay there, so how much went wher
 
     python tests/live/playednode.py -- ctk record node.db --objects {objects}
 
-runs a command in the node's namespace while traffic is made, and stops it with SIGINT after.
+runs a command that listens to conntrack in the node's namespace, makes traffic, and stops the
+command with SIGINT.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -100,6 +101,7 @@ SHORT_TIMEOUTS = {
 }
 
 _CLONE_NEWNET = 0x40000000
+_CONNTRACK_GROUPS = 0b111  # NFNLGRP_CONNTRACK_NEW, UPDATE, DESTROY, as /proc/net/netlink has them
 _libc = ctypes.CDLL(None, use_errno=True)
 _serial = itertools.count()
 
@@ -501,6 +503,23 @@ def batch(namespace: str, *commands: str) -> None:
     run("ip", "-n", namespace, "-batch", "-", text="\n".join(commands) + "\n")
 
 
+def until(true: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """Wait for something that is about to happen."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.02)
+
+
+def listeners(play: PlayedNode) -> int:
+    """How many sockets in the node's namespace receive conntrack events."""
+    with inside(play.node):
+        lines = Path("/proc/thread-self/net/netlink").read_text(encoding="ascii").splitlines()
+    fields = [line.split() for line in lines[1:]]
+    return sum(f[1] == "12" and bool(int(f[3], 16) & _CONNTRACK_GROUPS) for f in fields)
+
+
 def unplayable() -> str | None:
     """Return why a node cannot be played here; None where it can."""
     if os.geteuid():
@@ -528,6 +547,7 @@ def main(argv: Sequence[str]) -> int:
         file.flush()
         command = [word.replace("{objects}", file.name) for word in asked.command]
         with subprocess.Popen(play.command(*command)) as process:
+            until(lambda: listeners(play) > 0 or process.poll() is not None, "it to listen")
             end = time.monotonic() + asked.seconds
             traffic = Traffic(play, servers, pause_s=0.05)
             while process.poll() is None and (left := end - time.monotonic()) > 0:

@@ -116,11 +116,11 @@ def test_a_connection_older_than_the_recorder_is_counted_from_its_start_on(tmp_p
 
 def test_without_accounting_bytes_are_unknown_and_the_command_is_said(tmp_path):
     db = tmp_path / "node.db"
-    with PlayedNode(accounting=False) as play, Servers(play) as servers:
-        with recording(play, db) as process:
-            Traffic(play, servers).tcp(CLIENT, "10.96.0.80", 80, None, None)
-        assert process.returncode == 0
+    with PlayedNode(accounting=False) as play, Servers(play) as servers, recording(play, db):
+        Traffic(play, servers).tcp(CLIENT, "10.96.0.80", 80, None, None)
     assert rows(db, "SELECT DISTINCT bytes_out, packets_in FROM flows") == [(None, None)]
+    said = db.with_suffix(".log").read_text()
+    assert said.count("sysctl -w net.netfilter.nf_conntrack_acct=1") == 1
 
 
 def test_the_file_is_sound_and_its_owners_only(play, tmp_path):
