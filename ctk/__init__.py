@@ -1,12 +1,12 @@
 """ctk: who talked to whom on this Kubernetes node, when, how much, and what failed."""
 
-from importlib.metadata import version
-
 __version__: str
 
 
 def __getattr__(name: str) -> str:
-    # Reading the version scans installed metadata; only `--version` and record ask for it.
     if name == "__version__":
+        # 10 ms to import, and only `--version` and record ask for it.
+        from importlib.metadata import version
+
         return version("ctk")
     raise AttributeError(name)

@@ -15,12 +15,12 @@ from ctk.errors import CtkError, UsageError
 
 # Name and short help of every command, so that `ctk --help` imports none of them.
 COMMANDS: dict[str, str] = {
-    "record": "Record what connections do into DB.",
+    "record": "Record what this node's connections do into DB.",
     "query": "List the flows in DB, or ask it in SQL.",
     "top": "Rank who moved most in DB.",
     "export": "Write the flows in DB out, for other programs.",
     "info": "Say what DB holds.",
-    "doctor": "Find what keeps ctk from recording here.",
+    "doctor": "Find what keeps ctk from recording here, and what it would not see.",
     "snapshot": "Copy DB safely while it is being written.",
 }
 

@@ -31,6 +31,8 @@ _PRAGMAS = {
     "table_xinfo",
     "user_version",
 }
+_VIEWS = ("flows", "flows_1m", "flows_1h", "flows_1d", "pods", "services", "endpoints", "nodes")
+_VIEWS += ("gaps", "recordings")
 _READ_ONLY_HINT = "a question only reads: SELECT, WITH or EXPLAIN"
 
 
@@ -45,8 +47,8 @@ def ask(
     deadline = time.monotonic() + limit_s
     refused: list[str] = []
 
-    def authorize(action: int, first: str | None, *_: str | None) -> int:
-        if action in _ALLOWED and first != "load_extension":
+    def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        if action in _ALLOWED and second != "load_extension":
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS:
             return sqlite3.SQLITE_OK
@@ -66,7 +68,8 @@ def ask(
 
 def _rows(cursor: sqlite3.Cursor, limit_s: float) -> Iterator[tuple[Any, ...]]:
     try:
-        yield from cursor
+        for row in cursor:  # noqa: UP028 - `yield from` would close it, after its connection
+            yield row
     except sqlite3.Error as error:
         raise _explained(error, False, limit_s) from error
 
@@ -83,7 +86,7 @@ def _explained(error: Exception, refused: bool, limit_s: float) -> StoreError | 
         return StoreError(f"the file could not be read: {error}")
     hint = None
     if "no such table" in str(error) or "no such column" in str(error):
-        hint = "the views are flows, flows_1m, flows_1h, flows_1d, pods, services, endpoints, nodes"
+        hint = f"the views are {', '.join(_VIEWS)}"
     if "binding" in str(error) or "did not supply" in str(error):
         hint = "give each :name in the SQL its value with -p name value"
     return UsageError(f"bad SQL: {error}", hint=hint)

@@ -1,0 +1,214 @@
+"""The group: what it costs to start, and how failures look."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from ctk.cli import COMMANDS, main
+
+Invoke = Callable[..., Result]
+
+CTK = [sys.executable, "-m", "ctk"]
+
+
+def _run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "CTK_TRACEBACK"}
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [*CTK, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("words", [("query",), ("export",)])
+def test_a_reader_that_goes_away_in_the_middle_of_flows_ends_it_quietly(
+    shop: Path, words: tuple[str, ...]
+) -> None:
+    with subprocess.Popen(
+        [*CTK, words[0], str(shop)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as ran:
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        ran.stdout.close()
+        assert (ran.wait(20), ran.stderr.read()) == (141, b"")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_the_group_is_that_of_each_command(name: str) -> None:
+    command = getattr(import_module(f"ctk.cli.{name}"), name)
+    assert isinstance(command, click.Command)
+    assert (command.name, command.get_short_help_str(100)) == (name, COMMANDS[name])
+
+
+def test_help_comes_at_once() -> None:
+    # In seconds of CPU, which is what it takes where nothing else runs.
+    lasted = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert _run("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        lasted.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(lasted) < 0.15
+
+
+@pytest.mark.parametrize(
+    "words", [("query", "--last", "1"), ("top",), ("export",), ("info",), ("query", "SELECT 1")]
+)
+def test_a_reader_imports_neither_kubernetes_nor_pyroute2_nor_sqlite_utils(
+    shop: Path, words: tuple[str, ...]
+) -> None:
+    code = (
+        "import sys\nfrom ctk.cli import main\ntry:\n    main(sys.argv[1:])\n"
+        "finally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    command, *options = words
+    ran = subprocess.run(
+        [sys.executable, "-c", code, command, str(shop), *options],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {name.split(".")[0] for name in ran.stderr.split()}
+    assert not loaded & {"kubernetes", "pyroute2", "sqlite_utils", "asyncio", "urllib3"}
+
+
+def test_the_version_is_one_line(invoke: Invoke) -> None:
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, "ctk 0.1.0\n")
+
+
+def test_the_module_is_the_command() -> None:
+    assert _run("--version").stdout == "ctk 0.1.0\n"
+
+
+def test_no_command_shows_the_help_and_exits_2(invoke: Invoke) -> None:
+    result = invoke()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Commands:\n  record " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "stderr"),
+    [
+        (["qury"], "Error: No such command 'qury'\nTry: ctk query\n"),
+        (["frobnicate"], "Error: No such command 'frobnicate'\nTry: ctk --help\n"),
+        (["top"], "Error: Missing argument 'DB'\nTry: ctk top --help\n"),
+        (
+            ["query", "x.db", "--podd", "w"],
+            "Error: No such option '--podd'\nTry: --pod or --to-pod or --port\n",
+        ),
+        (["query", "x.db", "--xyzzy"], "Error: No such option '--xyzzy'\nTry: ctk query --help\n"),
+        (
+            ["query", "x.db", "-o", "xml"],
+            "Error: Invalid value for '-o' / '--format': 'xml' is not one of 'table', 'json', "
+            "'jsonl', 'csv', 'tsv'\nTry: ctk query --help\n",
+        ),
+        (
+            ["query", "x.db", "--last", "many"],
+            "Error: Invalid value for '--last': 'many' is not a valid integer range\n"
+            "Try: ctk query --help\n",
+        ),
+        (
+            ["query", "x.db", "--since", "soon"],
+            "Error: 'soon' is neither an age nor a time\n"
+            "Try: write it as 90s, 15m, 2h or 7d, or as 2024-11-25T18:47:22Z\n",
+        ),
+        (
+            ["query", "x.db", "--since", "1h", "--until", "2h"],
+            "Error: --since is later than --until\nTry: --since 2h --until 1h\n",
+        ),
+        (
+            ["query", "x.db", "--first", "1", "--last", "1"],
+            "Error: --first and --last exclude each other\nTry: give one of them\n",
+        ),
+        (
+            ["query", "x.db", "--not"],
+            "Error: --not needs a filter behind it\nTry: --not --pod NAME\n",
+        ),
+        (
+            ["top", "x.db", "--not", "--since", "1h"],
+            "Error: --not needs a filter behind it\nTry: --not --pod NAME\n",
+        ),
+        (["query", "x.db"], "Error: there is no file x.db\nTry: `ctk record` makes one\n"),
+    ],
+)
+def test_what_was_asked_wrongly_is_an_error_and_a_hint_and_exit_2(
+    invoke: Invoke, words: list[str], stderr: str
+) -> None:
+    result = invoke(*words)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", stderr)
+    assert not Path("x.db").exists()
+
+
+@pytest.mark.parametrize("command", ["query", "top", "export", "info"])
+def test_what_is_no_ctk_file_is_refused(invoke: Invoke, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("dear diary " * 1000)
+    result = invoke(command, path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"Error: {path} is not a ctk file\nTry: `ctk record` makes one\n"
+
+
+def test_a_damaged_file_is_one_line_and_exit_1(shop: Path) -> None:
+    damaged = bytearray(shop.read_bytes())
+    damaged[4096 * 3 :] = b"\xff" * (len(damaged) - 4096 * 3)
+    shop.write_bytes(damaged)
+    ran = _run("query", shop)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"Error: {shop} is damaged")
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(main, "invoke", fail)
+    result = CliRunner().invoke(main, ["info", "x.db"])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: ctk failed where it should not: KeyError: 'oops'\n"
+        "Try: run it again with CTK_TRACEBACK=1, and report what it prints\n",
+    )
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(shop: Path) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+    with subprocess.Popen(
+        [*CTK, "query", str(shop), endless, "-o", "csv"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as ran:
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        assert ran.stdout.readline() == b"i\n"
+        ran.stdout.close()
+        assert (ran.wait(20), ran.stderr.read()) == (141, b"")
+
+
+def test_an_interrupt_ends_it_quietly(shop: Path) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+    with subprocess.Popen(
+        [*CTK, "query", str(shop), endless, "-o", "jsonl"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as ran:
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        ran.stdout.readline()
+        ran.send_signal(signal.SIGINT)
+        while ran.stdout.read(1 << 16):
+            pass
+        assert (ran.wait(20), ran.stderr.read().strip()) == (130, b"")

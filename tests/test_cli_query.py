@@ -1,0 +1,270 @@
+"""`ctk query`: filters in all their forms, every format, and SQL."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from ctk.model import FLOW_KEYS
+
+Invoke = Callable[..., Result]
+
+TABLE = """\
+TIME (UTC)           SOURCE       DESTINATION                           SERVICE    PORT         CONNS    FAILED      OUT        IN
+2024-11-25 18:47:22  n1           kube-system/coredns-7c65d6cfc9-sq2br  -          8181/tcp         1         -        -         -
+2024-11-25 18:47:32  shop/web-1   shop/db-0                             shop/db    5432/tcp         3         -  1.2 KiB  46.9 KiB
+2024-11-25 18:47:42  203.0.113.9  shop/web-1                            shop/web   30080/tcp        2         -    900 B   4.8 MiB
+2024-11-25 18:47:52  shop/web-1   203.0.113.9                           -          443/tcp          4         4    240 B     160 B
+2024-11-25 18:48:02  shop/db-0    2001:db8::9                           -          514/udp          5         5    700 B       0 B
+2024-11-25 18:48:12  shop/web-1   10.9.9.9                              -          icmp             1         -     84 B      84 B
+2024-11-25 18:48:22  shop/web-1   shop/db-0                             shop/db    5432/tcp         1         -    400 B  15.6 KiB
+"""  # noqa: E501
+GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
+
+
+def test_flows_are_a_table_and_what_is_missing_is_said(invoke: Invoke, shop: Path) -> None:
+    result = invoke("query", shop)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, TABLE, GAPS)
+
+
+# The flows of the file, in order.
+DNS, DB_1, WEB, REFUSED, SYSLOG, PING, DB_2 = range(7)
+EVERYTHING = {DNS, DB_1, WEB, REFUSED, SYSLOG, PING, DB_2}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("", EVERYTHING),
+        ("--since 2024-11-25T18:48:00Z", {SYSLOG, PING, DB_2}),
+        ("--until 2024-11-25T18:47:32.852716307Z", {DNS}),
+        ("--since 2024-11-25T18:47:32.852716307Z --until 2024-11-25T19:47:43+01:00", {DB_1, WEB}),
+        ("--since 1h", set()),
+        ("--last 2", {PING, DB_2}),
+        ("--first 2", {DNS, DB_1}),
+        ("--last 0", set()),
+        ("-n shop", EVERYTHING - {DNS}),
+        ("-nshop --first 1", {DB_1}),
+        ("--namespace kube-system", {DNS}),
+        ("-n shop -n kube-system", EVERYTHING),
+        ("--not -n shop", {DNS}),
+        ("--not -nkube-system", EVERYTHING - {DNS}),
+        ("--from-namespace shop", {DB_1, REFUSED, SYSLOG, PING, DB_2}),
+        ("--pod web-1", {DB_1, WEB, REFUSED, PING, DB_2}),
+        ("--pod shop/web-1 --to-pod db-0", {DB_1, DB_2}),
+        ("--pod blog/web-1", set()),
+        ("--pod web-*", {DB_1, WEB, REFUSED, PING, DB_2}),
+        ("--from-pod=web-1", {DB_1, REFUSED, PING, DB_2}),
+        ("--to-pod web-1", {WEB}),
+        ("--not --to-pod=web-1 --pod web-1", {DB_1, REFUSED, PING, DB_2}),
+        ("--not --pod web-1 --not --pod db-0", {DNS}),
+        ("--service shop/db", {DB_1, DB_2}),
+        ("--service db", {DB_1, DB_2}),
+        ("--to-service web --service db", set()),
+        ("--service web --service db", {DB_1, WEB, DB_2}),
+        ("--not --service db", EVERYTHING - {DB_1, DB_2}),
+        ("--workload db", {DB_1, SYSLOG, DB_2}),
+        ("--from-workload shop/web", {DB_1, REFUSED, PING, DB_2}),
+        ("--label app=web", {DB_1, WEB, REFUSED, PING, DB_2}),
+        ("--to-label app=db,tier", {DB_1, DB_2}),
+        ("--label !app", {DNS}),
+        ("--node n2", {DB_1, SYSLOG, DB_2}),
+        ("--from-node n1", {DNS, DB_1, REFUSED, PING, DB_2}),
+        ("--kind unknown", {PING}),
+        ("--to-kind external", {REFUSED, SYSLOG}),
+        ("--ip 10.96.0.20", {DB_1, DB_2}),
+        ("--ip 10.244.1.0/24", {DB_1, DB_2}),
+        ("--from-ip 203.0.113.0/24", {WEB}),
+        ("--ip ::/0", {SYSLOG}),
+        ("--not --ip 10.0.0.0/8", {SYSLOG}),
+        ("--port 5432", {DB_1, DB_2}),
+        ("--port 8080", {WEB}),
+        ("--from-port 53388", {DNS}),
+        ("--from-port 514 --to-port 514", {SYSLOG}),
+        ("--protocol udp --protocol ICMP", {SYSLOG, PING}),
+        ("--protocol 17", {SYSLOG}),
+        ("--failed", {REFUSED, SYSLOG}),
+        ("--not --failed --from-kind pod", {DB_1, PING, DB_2}),
+    ],
+)
+def test_filters_choose_flows(invoke: Invoke, shop: Path, words: str, found: set[int]) -> None:
+    result = invoke("query", shop, "-o", "jsonl", *words.split())
+    starts = [json.loads(line)["started_ns"] for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert starts == sorted(starts)
+    first_ns = 1_732_560_442_852_716_307
+    assert {(start - first_ns) // 10**10 for start in starts} == found
+
+
+FIRST = {
+    "started_at": "2024-11-25T18:47:32.852716307Z",
+    "ended_at": "2024-11-25T18:47:34.852716307Z",
+    "started_ns": 1732560452852716307,
+    "ended_ns": 1732560454852716307,
+    "node": "n1",
+    "proto": "tcp",
+    "ip_version": 4,
+    "zone": 0,
+    "src": "10.244.0.5",
+    "src_port": None,
+    "dst": "10.96.0.20",
+    "dst_port": 5432,
+    "nat_src": None,
+    "nat_dst": "10.244.1.7",
+    "nat_dst_port": 15432,
+    "src_kind": "pod",
+    "src_namespace": "shop",
+    "src_name": "web-1",
+    "src_workload": "web",
+    "src_workload_kind": "Deployment",
+    "src_node": "n1",
+    "src_labels": {"app": "web", "tier": "front"},
+    "dst_kind": "pod",
+    "dst_namespace": "shop",
+    "dst_name": "db-0",
+    "dst_workload": "db",
+    "dst_workload_kind": "StatefulSet",
+    "dst_node": "n2",
+    "dst_labels": {"app": "db", "tier": "back"},
+    "service": "shop/db",
+    "service_via": "address",
+    "connections": 3,
+    "new_events": 3,
+    "update_events": 6,
+    "destroy_events": 2,
+    "unreplied": 0,
+    "refused": 0,
+    "bytes_out": 1200,
+    "packets_out": 14,
+    "bytes_in": 48000,
+    "packets_in": 40,
+}
+
+
+def test_json_lines_have_every_key_in_order_and_nulls(invoke: Invoke, shop: Path) -> None:
+    result = invoke("query", shop, "--pod", "db-0", "--first", "1", "-o", "jsonl")
+    assert list(json.loads(result.stdout).items()) == list(FIRST.items())
+    assert tuple(FIRST) == FLOW_KEYS
+
+
+def test_json_is_one_array(invoke: Invoke, shop: Path) -> None:
+    lines = invoke("query", shop, "-o", "jsonl").stdout.splitlines()
+    result = invoke("query", shop, "-o", "json")
+    assert json.loads(result.stdout) == [json.loads(line) for line in lines]
+    assert invoke("query", shop, "--last", "0", "-o", "json").stdout == "[]\n"
+
+
+def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
+    row = (
+        "2024-11-25T18:48:12.852716307Z{s}2024-11-25T18:48:14.852716307Z{s}1732560492852716307{s}"
+        "1732560494852716307{s}n1{s}icmp{s}4{s}0{s}10.244.0.5{s}{s}10.9.9.9{s}{s}{s}{s}{s}pod{s}"
+        "shop{s}web-1{s}web{s}Deployment{s}n1{s}{labels}{s}unknown{s}{s}{s}{s}{s}{s}{s}{s}{s}"
+        "1{s}1{s}1{s}1{s}0{s}0{s}84{s}1{s}84{s}1\n"
+    )
+    labels = '"{""app"":""web"",""tier"":""front""}"'
+    result = invoke("query", shop, "--protocol", "icmp", "-o", "csv")
+    assert result.stdout == ",".join(FLOW_KEYS) + "\n" + row.format(s=",", labels=labels)
+    result = invoke("query", shop, "--protocol", "icmp", "-o", "tsv")
+    assert result.stdout == row.format(s="\t", labels='{"app":"web","tier":"front"}')
+
+
+def test_no_flows_is_said_where_a_person_reads(invoke: Invoke, shop: Path) -> None:
+    result = invoke("query", shop, "--pod", "nobody")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"no flows fit\n{GAPS}")
+    result = invoke("query", shop, "--pod", "nobody", "-o", "jsonl")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", GAPS)
+
+
+@pytest.mark.parametrize(
+    ("span", "stderr"),
+    [
+        ("--until 2024-11-25T18:47:30Z", ""),
+        ("--until 2024-11-25T18:47:36Z", "1 gap in this window: recorder down for 3s\n"),
+        ("--since 2024-11-25T18:47:40Z", "1 gap in this window: 1,204 events lost\n"),
+    ],
+)
+def test_only_the_gaps_of_the_span_are_told(
+    invoke: Invoke, shop: Path, span: str, stderr: str
+) -> None:
+    assert invoke("query", shop, *span.split()).stderr == stderr
+
+
+def test_sql_is_answered_under_its_own_names(invoke: Invoke, shop: Path) -> None:
+    sql = "SELECT src_name AS who, SUM(bytes_out) FROM flows WHERE dst_port = :p GROUP BY 1"
+    result = invoke("query", shop, sql, "-p", "p", "5432")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "who      SUM(bytes_out)\nweb-1              1600\n",
+    )
+    result = invoke("query", shop, sql, "-p", "p", "5432", "-o", "json")
+    assert json.loads(result.stdout) == [{"who": "web-1", "SUM(bytes_out)": 1600}]
+
+
+def test_a_number_is_bound_as_a_number(invoke: Invoke, shop: Path) -> None:
+    sql = "SELECT COUNT(*) AS n FROM flows WHERE bytes_out + bytes_in > :least"
+    assert invoke("query", shop, sql, "-p", "least", "5000", "-o", "tsv").stdout == "3\n"
+
+
+def test_bytes_are_shown_as_hex(invoke: Invoke, shop: Path) -> None:
+    sql = "SELECT packed FROM endpoint WHERE address = '10.9.9.9'"
+    assert invoke("query", shop, sql, "-o", "jsonl").stdout == '{"packed":"0a090909"}\n'
+    assert invoke("query", shop, sql, "-o", "csv").stdout == "packed\n0a090909\n"
+
+
+READS = "Try: a question only reads: SELECT, WITH or EXPLAIN\n"
+
+
+@pytest.mark.parametrize(
+    ("sql", "stderr"),
+    [
+        ("DELETE FROM flow", f"Error: the SQL may only read\n{READS}"),
+        ("ATTACH 'x.db' AS x", f"Error: the SQL may only read\n{READS}"),
+        ("CREATE TEMP TABLE t (x)", f"Error: the SQL may only read\n{READS}"),
+        ("PRAGMA query_only = OFF", f"Error: the SQL may only read\n{READS}"),
+        ("PRAGMA journal_mode = DELETE", f"Error: the SQL may only read\n{READS}"),
+        ("VACUUM INTO 'x.db'", f"Error: the SQL may only read\n{READS}"),
+        ("BEGIN IMMEDIATE", f"Error: the SQL may only read\n{READS}"),
+        ("SELECT load_extension('x')", f"Error: the SQL may only read\n{READS}"),
+        ("", f"Error: the SQL has no answer\n{READS}"),
+        ("SELEC 1", 'Error: bad SQL: near "SELEC": syntax error\n'),
+        ("SELECT 1; SELECT 2", "Error: bad SQL: You can only execute one statement at a time.\n"),
+        (
+            "SELECT * FROM flowz",
+            "Error: bad SQL: no such table: flowz\nTry: the views are flows, flows_1m, flows_1h,"
+            " flows_1d, pods, services, endpoints, nodes, gaps, recordings\n",
+        ),
+        (
+            "SELECT :pod",
+            "Error: bad SQL: You did not supply a value for binding parameter :pod.\n"
+            "Try: give each :name in the SQL its value with -p name value\n",
+        ),
+    ],
+)
+def test_sql_only_reads_and_bad_sql_is_an_error(
+    invoke: Invoke, shop: Path, sql: str, stderr: str
+) -> None:
+    before = shop.read_bytes()
+    result = invoke("query", shop, sql)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", stderr)
+    assert shop.read_bytes() == before
+    assert not Path("x.db").exists()
+
+
+def test_sql_that_takes_too_long_is_stopped(invoke: Invoke, shop: Path) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT MAX(i) FROM n"
+    result = invoke("query", shop, endless, "--timeout", "1s")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        2,
+        "",
+        "Error: the SQL took longer than 1 s\nTry: ask for less, or give --timeout 5m\n",
+    )
+
+
+def test_sql_and_filters_exclude_each_other(invoke: Invoke, shop: Path) -> None:
+    result = invoke("query", shop, "SELECT 1", "--pod", "web-1")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: filters and SQL exclude each other\nTry: filter in its WHERE\n",
+    )
