@@ -19,7 +19,7 @@ _SPARE = 0.25  # the part of a file that may be free before it is given back
 
 # Past the first share of --max-size rows go, until the file fits into the second. What is between
 # is room for the -wal and for what arrives before the next look.
-_HIGH, _LOW = 0.85, 0.7
+_HIGH, _LOW = 0.8, 0.65
 _WAL = 1 / 16
 
 # Called with "edge" or "endpoint" and the ids that are about to go: none may be used again. What
