@@ -294,9 +294,7 @@ class LiveConnections(NamedTuple):
     of this host can use them.
     """
 
-    opening: bytes  # the flow's tuples, as decode tells flows apart
-    answering: bytes
-    zone: int
+    flow: bytes  # 8 of them, a hash of the flow's tuples
     began_ns: int
     edge: Edge
     keys: bytes  # one a connection: CTA_ID << 16 | source port

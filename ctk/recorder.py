@@ -230,7 +230,7 @@ class _Recorder:
         self._commit([], {}, self.now_ns)
         for cohort in set(self._connections.live.values()):
             if cohort.edge is None:
-                cohort.edge = self._edge(cohort)
+                self._edge(cohort)
         self._tend(self.now_ns, _LAST_TEND_S)
         self._writer.finish(self.now_ns, self._connections.export() if self._plan.live else ())
         self._tell(self.now_ns)
@@ -241,8 +241,6 @@ class _Recorder:
         self._commit(rows, events, committed_ns)
         if self._listening.rows is not None:
             self._listening.rows([*rows, *_as_rows(events)])
-        for cohort in window.cohorts:
-            cohort.clear()
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
         # The open window may still add rows that start in it: it is folded with the next.
         self._tend(window.started_ns, _TEND_S)
@@ -341,10 +339,15 @@ class _Recorder:
         )
 
     def _edge(self, cohort: Cohort) -> Edge:
-        ends: Any = cohort.flow.ends
-        if ends is None:
-            ends = cohort.flow.ends = _as_text(cohort.flow.tuple)
-        return self._endpoints.edge(*(*ends, cohort.began_ns))
+        """Ask who a cohort belonged to; once, for its flow is not needed any more then."""
+        flow = cohort.flow
+        if flow is None:
+            raise RuntimeError("a cohort without a flow has an edge")
+        if flow.ends is None:
+            flow.ends = _as_text(flow.tuple)
+        edge = cohort.edge = self._endpoints.edge(*(*flow.ends, cohort.began_ns))
+        cohort.flow = None
+        return edge
 
 
 def _rows(
@@ -359,33 +362,34 @@ def _rows(
     merged: dict[Edge, FlowRow] = {}
     alone: list[FlowRow] = []
     events: dict[Edge, list[LoneEvent]] = {}
-    for cohort in window.cohorts:
+    for totals in window.totals:
+        cohort = totals.cohort
         edge = cohort.edge
         if edge is None:
-            edge = cohort.edge = edge_of(cohort)
+            edge = edge_of(cohort)
         if aggregation == "none":
-            if cohort.lone:
-                events.setdefault(edge, []).extend(_with_ports(edge, cohort.lone))
-            for at_ns, port, counts, moved in cohort.lone_measured:
+            if totals.lone:
+                events.setdefault(edge, []).extend(_with_ports(edge, totals.lone))
+            for at_ns, port, counts, moved in totals.lone_measured:
                 packets_out, bytes_out, packets_in, bytes_in = moved
                 measured = (bytes_out, packets_out, bytes_in, packets_in)
                 alone.append(_as_row(edge, (at_ns, port, counts), measured))
             continue
-        started_ns = min(max(cohort.started_ns, first_ns), last_ns)
+        started_ns = min(max(totals.started_ns, first_ns), last_ns)
         row = FlowRow(
             edge,
             started_ns,
-            max(started_ns, min(cohort.ended_ns, last_ns)),
+            max(started_ns, min(totals.ended_ns, last_ns)),
             cohort.src_port,
-            cohort.connections,
-            cohort.new_events,
-            cohort.update_events,
-            cohort.destroy_events,
-            cohort.unreplied,
-            cohort.refused,
+            totals.connections,
+            totals.new_events,
+            totals.update_events,
+            totals.destroy_events,
+            totals.unreplied,
+            totals.refused,
             *(
-                (cohort.bytes_out, cohort.packets_out, cohort.bytes_in, cohort.packets_in)
-                if cohort.measured
+                (totals.bytes_out, totals.packets_out, totals.bytes_in, totals.packets_in)
+                if totals.measured
                 else (None, None, None, None)
             ),
         )

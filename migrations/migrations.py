@@ -212,9 +212,7 @@ def m004_live_connections(db: Database) -> None:
     db.conn.execute(
         """
         CREATE TABLE connection (
-            opening BLOB NOT NULL, -- with answering, a flow's tuples as the kernel sends them
-            answering BLOB NOT NULL,
-            zone INTEGER NOT NULL,
+            flow BLOB NOT NULL, -- 8 bytes, a hash of the tuples without the source port
             began_ns INTEGER NOT NULL,
             edge_id INTEGER NOT NULL REFERENCES edge(id),
             keys BLOB NOT NULL, -- CTA_ID << 16 | source port of each, 8 bytes in the host's order

@@ -379,7 +379,7 @@ def test_nothing_is_written_before_the_first_window(conn: sqlite3.Connection) ->
     assert list(conn.iterdump()) == before
 
 
-LIVE = LiveConnections(b"\x01", b"\x02", 0, T - S, TO_DB, bytes(8), bytes(32))
+LIVE = LiveConnections(bytes(8), T - S, TO_DB, bytes(8), bytes(32))
 
 
 def _recorded(path: Path, *, clean: bool = True) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from ctk.conntrack.connections import Census, Cohort, Connections, Counters, Flow
+from ctk.conntrack.connections import Census, Cohort, Connections, Counters, Flow, Totals
 from ctk.conntrack.decode import DESTROY, IPS_SEEN_REPLY, NEW, TCP_CONNTRACK_CLOSE, Event
 from ctk.model import (
     COUNTS_CONNECTION,
@@ -25,19 +25,21 @@ from ctk.model import (
 Aggregation = Literal["ports", "connections", "none"]
 SECOND_NS = 1_000_000_000
 _PORT, _AT, _STATUS, _START = map(Event._fields.index, ("port", "at_ns", "status", "start_ns"))
-MOST_ROWS = 100_000  # of a window in memory: past it, it is handed over in parts
+# Of a window in memory: past it, it is handed over in parts.
+MOST_ROWS = 25_000
+MOST_EVENTS = 100_000
 
 
 class Window(NamedTuple):
     """
-    What one window held: the cohorts that had events, in the order of their first.
+    What one window held: the totals of the cohorts that had events, in the order of their first.
 
     A window with very many of them comes in parts.
     """
 
     started_ns: int
     ended_ns: int
-    cohorts: list[Cohort]
+    totals: list[Totals]
 
 
 # Whatever is found began, and moved all it has, since the recording started.
@@ -54,11 +56,10 @@ class Aggregator:
         self.events = 0  # kernel events counted so far
         self._width_ns = window_ns
         self._by_port = aggregation == "connections"
-        self._number = 1
         self._start_ns = self._end_ns = 0
         self._slice_end_ns = 0
         self._slice: list[Flow] = []  # flows with an open cohort
-        self._cohorts: list[Cohort] = []
+        self._open_totals: list[Totals] = []
         self._apart = aggregation == "none"  # every event is a row of its own
         self._part_at = 0
         self.census = EVERYTHING  # how to count what is found
@@ -68,10 +69,9 @@ class Aggregator:
         """
         Count a batch read at `at_ns`; yield the windows that are over by then, oldest first.
 
-        A window is to be written, and its cohorts cleared, before the next is asked for: they are
-        counted on in that one. An event older than the open window counts there: a closed one is
-        never reopened. An empty batch is a tick. Where the clock went back by over a second, the
-        window is closed and one begins at the new time.
+        An event older than the open window counts there: a closed one is never reopened. An
+        empty batch is a tick. Where the clock went back by over a second, the window is closed
+        and one begins at the new time.
         """
         if not events or at_ns - events[0][_AT] < SECOND_NS:
             yield from self._add(events, at_ns)
@@ -105,12 +105,13 @@ class Aggregator:
 
     def close(self) -> list[Window]:
         """End the open window whatever the time; nothing where it is empty."""
-        cohorts, self._cohorts = self._cohorts, []
-        self._number += 1
+        open_totals, self._open_totals = self._open_totals, []
+        for totals in open_totals:
+            totals.cohort.totals = None
         self._part_at = self.events
         self.cut()
         self.connections.sweep()
-        return [Window(self._start_ns, self._end_ns, cohorts)] if cohorts else []
+        return [Window(self._start_ns, self._end_ns, open_totals)] if open_totals else []
 
     def cut(self) -> None:
         """From now on connections make new cohorts: who they belong to may differ."""
@@ -120,11 +121,12 @@ class Aggregator:
 
     def whole_ns(self, at_ns: int) -> int:
         """Up to when everything was handed over, at `at_ns`."""
-        return self._start_ns if self._cohorts else at_ns
+        return self._start_ns if self._open_totals else at_ns
 
     def _is_large(self) -> bool:
-        rows = self.events - self._part_at if self._apart else len(self._cohorts)
-        return rows >= MOST_ROWS
+        if self._apart:
+            return self.events - self._part_at >= MOST_EVENTS
+        return len(self._open_totals) >= MOST_ROWS
 
     def begin_census(self) -> None:
         """The kernel's table is about to be dumped; `add_census` takes what it lists."""
@@ -140,7 +142,7 @@ class Aggregator:
     def add_census(self, entries: Iterable[tuple[Any, ...]]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
-        live, counted, gone = connections.live, connections.counted, connections.gone
+        live, gone = connections.live, connections.gone
         for entry in map(Event._make, entries):
             flow = self._flow(entry)
             if flow is None:
@@ -154,29 +156,33 @@ class Aggregator:
             if cohort is not None and self._is_another(cohort, key, entry):
                 cohort = None
             begun = 0
+            before = connections.counted(key)
             if cohort is None:
-                cohort = live[key] = self._found(flow, key, entry)
-                begun = cohort.connections
-            elif key not in counted and cohort.began_ns < self.census.whole_from_ns and counters:
-                counted[key] = counters
-            before = counted.get(key)
+                cohort, begun = self._found(flow, key, entry)
+                live[key] = cohort
+                before = connections.counted(key)
+            elif before is None and cohort.began_ns < self.census.whole_from_ns and counters:
+                before = counters
+                connections.count(key, counters)
+            if not begun and counters == before:
+                continue
+            totals = self._totals(cohort, entry.at_ns)
+            totals.connections += begun
             moved = None
             if counters is not None and counters != before:
-                moved = cohort.moved(counters, before)
-                counted[key] = counters
-            if begun or moved is not None:
-                self._touch(cohort, entry.at_ns)
-                if self._apart:
-                    cohort.add_lone(entry.at_ns, entry.port, begun and COUNTS_CONNECTION, moved)
+                moved = totals.moved(counters, before)
+                connections.count(key, counters)
+            if self._apart:
+                totals.add_lone(entry.at_ns, entry.port, begun and COUNTS_CONNECTION, moved)
 
-    def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912, PLR0915
+    def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
         # look-ups. A connection is counted when it is entered, so a new event of one that a dump
         # found first does not count it again.
         self.events += len(events)
         connections = self.connections
         flows, live, gone = connections.flows, connections.live, connections.gone
-        number, cohorts, by_port, apart = self._number, self._cohorts, self._by_port, self._apart
+        open_totals, by_port, apart = self._open_totals, self._by_port, self._apart
         for event in events:
             what, opening, port, answering, zone, ct_id, at_ns = event[:7]
             try:
@@ -186,65 +192,62 @@ class Aggregator:
             if flow is None:
                 continue
             key = flow.base | ct_id << 16 | port
-            counts = 0
-            if what == DESTROY:
+            begun = 0
+            if what == NEW:
+                cohort = live.get(key)
+                if cohort is None or not connections.goes_on(key):
+                    cohort = flow.cohort
+                    if cohort is None or by_port:
+                        cohort = self._begin(flow, port, at_ns)
+                    live[key] = cohort
+                    begun = 1
+            elif what == DESTROY:
                 cohort = live.pop(key, None)
                 if gone is not None:
                     gone.add(key)
-                if cohort is None:
-                    cohort = self._found(flow, key, event)
-                    counts = cohort.connections and COUNTS_CONNECTION
-                if cohort.window != number:
-                    cohort.begin_window(number, at_ns, apart)
-                    cohorts.append(cohort)
-                cohort.destroy_events += 1
-                self._end(cohort, key, event, counts)
-                continue
-            if what == NEW:
-                cohort = flow.cohort
-                if cohort is None or by_port:
-                    cohort = self._begin(flow, port, at_ns)
-                known = live.get(key)
-                if known is not None and connections.goes_on(key):
-                    cohort = known
-                else:
-                    live[key] = cohort
-                    cohort.connections += 1
-                    counts = COUNTS_CONNECTION
-                cohort.new_events += 1
-                counts |= COUNTS_NEW
             else:
-                try:
-                    cohort = live[key]
-                except KeyError:
-                    cohort = live[key] = self._found(flow, key, event)
-                    counts = cohort.connections and COUNTS_CONNECTION
-                cohort.update_events += 1
-                counts |= COUNTS_UPDATE
-            if cohort.window != number:
-                cohort.begin_window(number, at_ns, apart)
-                cohorts.append(cohort)
-            cohort.ended_ns = at_ns
-            if apart:
-                cohort.lone.append((at_ns, port, counts))
+                cohort = live.get(key)
+            if cohort is None:
+                cohort, begun = self._found(flow, key, event)
+                if what != DESTROY:
+                    live[key] = cohort
+            totals = cohort.totals
+            if totals is None:
+                totals = cohort.totals = Totals(cohort, at_ns)
+                open_totals.append(totals)
+            totals.connections += begun
+            if what == DESTROY:
+                totals.destroy_events += 1
+                self._end(totals, key, event, begun)
+                continue
+            totals.ended_ns = at_ns
+            if what == NEW:
+                totals.new_events += 1
+                if apart:
+                    totals.lone.append((at_ns, port, begun | COUNTS_NEW))
+            else:
+                totals.update_events += 1
+                if apart:
+                    totals.lone.append((at_ns, port, begun | COUNTS_UPDATE))
 
-    def _end(self, cohort: Cohort, key: int, event: tuple[Any, ...], counts: int) -> None:
+    def _end(self, totals: Totals, key: int, event: tuple[Any, ...], counts: int) -> None:
         """Count how a connection ended, and what moved since it was last looked at."""
         status, state, *counters = event[_STATUS:_START]
         if status is None or not status & IPS_SEEN_REPLY:
             # A refused connection ends at once in state CLOSE: reset before it was established.
             if state == TCP_CONNTRACK_CLOSE:
-                cohort.refused += 1
+                totals.refused += 1
                 counts |= COUNTS_REFUSED
             elif status is not None:
-                cohort.unreplied += 1
+                totals.unreplied += 1
                 counts |= COUNTS_UNREPLIED
+        before = self.connections.uncount(key)
         moved = None
         if None not in counters:
-            moved = cohort.moved(tuple(counters), self.connections.counted.pop(key, None))
+            moved = totals.moved(tuple(counters), before)
         if self._apart:
             at_ns, port = event[_AT], event[_PORT]
-            cohort.add_lone(at_ns, port, counts | COUNTS_DESTROY, moved)
+            totals.add_lone(at_ns, port, counts | COUNTS_DESTROY, moved)
 
     def _begin(self, flow: Flow, port: int, at_ns: int) -> Cohort:
         cohort = Cohort(flow, self._src_port(flow, port), at_ns)
@@ -264,23 +267,22 @@ class Aggregator:
     def _src_port(self, flow: Flow, port: int) -> int | None:
         return port if self._by_port and flow.tuple.dst_port is not None else None
 
-    def _found(self, flow: Flow, key: int, event: tuple[Any, ...]) -> Cohort:
-        """Make a cohort for a connection whose begin was not seen."""
+    def _found(self, flow: Flow, key: int, event: tuple[Any, ...]) -> tuple[Cohort, int]:
+        """Make a cohort for a connection whose begin was not seen; 1 where it is to be counted."""
         start_ns: int | None = event[_START]
         census = self.census
         whole = census.undated_whole if start_ns is None else start_ns >= census.whole_from_ns
         began_ns = start_ns
         if began_ns is None:
             began_ns = event[_AT] if whole else min(event[_AT], census.whole_from_ns - 1)
-        cohort = Cohort(flow, self._src_port(flow, event[_PORT]), began_ns)
-        cohort.connections = int(whole or census.count_older)
         counters = _counters(event)
         if counters is not None and not whole:
             # What it moved so far was before this recording, or was counted by the one before.
-            self.connections.counted[key] = counters
+            self.connections.count(key, counters)
         if start_ns is None and not whole:
             self.connections.undated[key] = census.count_older
-        return cohort
+        cohort = Cohort(flow, self._src_port(flow, event[_PORT]), began_ns)
+        return cohort, int(whole or census.count_older)
 
     def _is_another(self, cohort: Cohort, key: int, entry: Event) -> bool:
         """Whether a restored connection ended meanwhile, and the kernel's id came again."""
@@ -289,11 +291,13 @@ class Aggregator:
             return False
         return not self.connections.goes_on(key)
 
-    def _touch(self, cohort: Cohort, at_ns: int) -> None:
-        if cohort.window != self._number:
-            cohort.begin_window(self._number, at_ns, self._apart)
-            self._cohorts.append(cohort)
-        cohort.ended_ns = at_ns
+    def _totals(self, cohort: Cohort, at_ns: int) -> Totals:
+        totals = cohort.totals
+        if totals is None:
+            totals = cohort.totals = Totals(cohort, at_ns)
+            self._open_totals.append(totals)
+        totals.ended_ns = at_ns
+        return totals
 
 
 def _counters(event: tuple[Any, ...]) -> Counters | None:

@@ -2,13 +2,16 @@
 The table of live connections: what they belonged to when they began, and what was counted.
 
 A connection is known by (id, zone, original tuple): CTA_ID is a hash and can come again. Here it
-is one integer, `flow.base | ct_id << 16 | source port`, since the flow stands for the rest of the
-tuple; a quarter of a million of them take 35 MB.
+is one integer, `flow.base | ct_id << 16 | source port`: the flow's base stands for the rest of the
+tuples. There may be millions, so one that is idle is a key, a share of a cohort and, where they
+are known, its packed counters: some 500 bytes where each is of a flow of its own, 200 where not.
 """
 
+import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from operator import sub
 from typing import Any
 
@@ -18,43 +21,58 @@ from ctk.model import LiveConnections, LoneEvent
 Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, bytes_in
 FlowKey = tuple[bytes, bytes, int]  # opening, answering, zone, as decode gives them
 
-_SWEEP_AT_LEAST = 10_000
+MOST_FLOWS = 25_000  # remembered with their tuples, twice: it is a cache, and parsing costs 15 us
 _OF_FLOW = (1 << 48) - 1  # a key without its flow
-# Of a cohort whose events are not kept apart: nothing is ever added to these.
-_NO_EVENTS: list[LoneEvent] = []
-_NO_MEASURED_EVENTS: list[tuple[int, int, int, Counters]] = []
+_COUNTERS = struct.Struct("=4Q")
 
 
 class Flow:
-    """What connections with the same tuple but for the source port have in common."""
+    """
+    What connections with the same tuples but for the source port have in common.
 
-    __slots__ = ("base", "cohort", "ends", "key", "tuple")
+    `base` is a hash of the tuples, 64 bits wide, so that a flow that was forgotten comes back
+    with the same: of a million live flows two share one with a chance of 1 in 37 million.
+    """
 
-    def __init__(self, key: FlowKey, flow_tuple: FlowTuple, number: int) -> None:
-        self.key = key
+    __slots__ = ("base", "cohort", "ends", "tuple")
+
+    def __init__(self, key: FlowKey, flow_tuple: FlowTuple) -> None:
+        opening, answering, zone = key
+        digest = blake2b(opening + answering, digest_size=8, salt=zone.to_bytes(2, "big"))
         self.tuple = flow_tuple
-        self.base = number << 48
+        self.base = int.from_bytes(digest.digest(), "big") << 48
         self.cohort: Cohort | None = None  # that connections beginning now belong to
         self.ends: Any = None  # the recorder's: the tuple as text
 
 
 class Cohort:
     """
-    Connections of one flow that began within the same second, and what they did in this window.
+    Connections of one flow that began within the same second.
 
     Who they belonged to is asked once for all of them, by when they began; their later events
     come back to it, however long they live.
     """
 
+    __slots__ = ("began_ns", "edge", "flow", "src_port", "totals")
+
+    def __init__(self, flow: Flow | None, src_port: int | None, began_ns: int) -> None:
+        self.flow = flow  # None once the edge is known
+        self.src_port = src_port
+        self.began_ns = began_ns
+        self.edge: Any = None  # the recorder's: who they belonged to
+        self.totals: Totals | None = None  # of the open window, where it had events
+
+
+class Totals:
+    """What a cohort did in one window."""
+
     __slots__ = (
-        "began_ns",
         "bytes_in",
         "bytes_out",
+        "cohort",
         "connections",
         "destroy_events",
-        "edge",
         "ended_ns",
-        "flow",
         "lone",
         "lone_measured",
         "measured",
@@ -62,38 +80,21 @@ class Cohort:
         "packets_in",
         "packets_out",
         "refused",
-        "src_port",
         "started_ns",
         "unreplied",
         "update_events",
-        "window",
     )
 
-    def __init__(self, flow: Flow, src_port: int | None, began_ns: int) -> None:
-        self.flow = flow
-        self.src_port = src_port
-        self.began_ns = began_ns
-        self.edge: Any = None  # the recorder's: who they belonged to
-        self.window = 0  # number of the window the counts below are of
-        self.lone: list[LoneEvent]
-        self.lone_measured: list[tuple[int, int, int, Counters]]
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the counts: they were written."""
-        self.started_ns = self.ended_ns = 0
+    def __init__(self, cohort: Cohort, at_ns: int) -> None:
+        self.cohort = cohort
+        self.started_ns = self.ended_ns = at_ns
         self.connections = self.new_events = self.update_events = self.destroy_events = 0
         self.unreplied = self.refused = 0
         self.measured = False
         self.packets_out = self.bytes_out = self.packets_in = self.bytes_in = 0
-        self.lone, self.lone_measured = _NO_EVENTS, _NO_MEASURED_EVENTS
-
-    def begin_window(self, number: int, at_ns: int, apart: bool) -> None:
-        """The first event in a window came; `apart`: events are to be kept one by one."""
-        self.window = number
-        self.started_ns = self.ended_ns = at_ns
-        if apart:
-            self.lone, self.lone_measured = [], []
+        # With `--aggregate none`, the events themselves.
+        self.lone: list[LoneEvent] = []
+        self.lone_measured: list[tuple[int, int, int, Counters]] = []
 
     def moved(self, now: Counters, before: Counters | None) -> Counters:
         """
@@ -141,41 +142,53 @@ class Connections:
 
     def __init__(self, wanted: Callable[[FlowTuple], bool] | None = None) -> None:
         self.live: dict[int, Cohort] = {}
-        self.counted: dict[int, Counters] = {}  # of those whose counters a dump has shown
-        # None stands for a flow that a filter does not want, or whose tuple does not parse.
+        # None stands for a flow that a filter does not want.
         self.flows: dict[FlowKey, Flow | None] = {}
         self.malformed = 0
         self.gone: set[int] | None = None  # ended while a dump is under way
         # Taken for older than the recording, for want of a date; True where counted all the same.
         self.undated: dict[int, bool] = {}
+        self._counted: dict[int, bytes] = {}  # packed, of those whose counters a dump has shown
         self._wanted = wanted
-        self._numbers = 0
-        self._sweep_at = _SWEEP_AT_LEAST
+        self._older_flows: dict[FlowKey, Flow | None] = {}
         self._before: set[int] = set()  # what lived when the dump under way began
         self._missed: set[int] = set()  # what the last dump did not have
         self._doubtful: set[int] = set()  # what may have ended untold: restored, or missed
 
     def flow(self, opening: bytes, answering: bytes, zone: int) -> Flow | None:
-        """Enter a flow not seen before; None where it is not wanted or not well-formed."""
+        """Enter a flow that is not among `flows`; None where it is not wanted or well-formed."""
         key = (opening, answering, zone)
         try:
-            flow_tuple = FlowTuple.parse(opening, answering, zone)
-        except MalformedError:
-            self.malformed += 1
-            return None  # not kept: each of them is to be counted
-        flow = None
-        if self._wanted is None or self._wanted(flow_tuple):
-            self._numbers += 1
-            flow = Flow(key, flow_tuple, self._numbers)
+            flow = self._older_flows[key]
+        except KeyError:
+            try:
+                flow_tuple = FlowTuple.parse(opening, answering, zone)
+            except MalformedError:
+                self.malformed += 1
+                return None  # not kept: each of them is to be counted
+            wanted = self._wanted is None or self._wanted(flow_tuple)
+            flow = Flow(key, flow_tuple) if wanted else None
         self.flows[key] = flow
         return flow
 
     def sweep(self) -> None:
-        """Drop flows that no connection is in; called between windows, acts when they doubled."""
-        if len(self.flows) < self._sweep_at:
-            return
-        self.flows = {cohort.flow.key: cohort.flow for cohort in set(self.live.values())}
-        self._sweep_at = max(_SWEEP_AT_LEAST, 2 * len(self.flows))
+        """Forget flows that had no event for long; between windows, when there are many."""
+        if len(self.flows) >= MOST_FLOWS:
+            self._older_flows, self.flows = self.flows, {}
+
+    def counted(self, key: int) -> Counters | None:
+        """What of a live connection is in the windows so far; None where it was not measured."""
+        packed = self._counted.get(key)
+        return None if packed is None else _COUNTERS.unpack(packed)
+
+    def count(self, key: int, counters: Counters) -> None:
+        """From here on what a connection moved is what it has beyond `counters`."""
+        self._counted[key] = _COUNTERS.pack(*counters)
+
+    def uncount(self, key: int) -> Counters | None:
+        """The same as `counted`, of a connection that ended."""
+        packed = self._counted.pop(key, None) if self._counted else None
+        return None if packed is None else _COUNTERS.unpack(packed)
 
     def begin_census(self) -> None:
         """A dump starts: remember what lives now, and which connections end meanwhile."""
@@ -194,7 +207,7 @@ class Connections:
         ended = missing & self._missed
         for key in ended:
             del self.live[key]
-            self.counted.pop(key, None)
+            self._counted.pop(key, None)
         self._missed = self._doubtful = missing - ended
         self._before = set()
         self.gone = None
@@ -212,14 +225,14 @@ class Connections:
             return True
         # Either way all it has moved is still to be counted.
         self._doubtful.discard(key)
-        self.counted.pop(key, None)
+        self._counted.pop(key, None)
         return bool(was_counted)
 
     def export(self) -> Iterator[LiveConnections]:
         """Yield the live connections whose owner is known, for a clean stop to keep."""
         # Packed: 0.3 us a connection, where a row each took 6 us and 150 bytes.
         groups: dict[tuple[Cohort, bool], list[int]] = {}
-        counted = self.counted
+        counted = self._counted
         for key, cohort in self.live.items():
             group = (cohort, key in counted)
             if group in groups:
@@ -227,41 +240,28 @@ class Connections:
             else:
                 groups[group] = [key]
         for (cohort, measured), keys in groups.items():
-            if cohort.edge is None:
-                continue
-            opening, answering, zone = cohort.flow.key
-            yield LiveConnections(
-                opening,
-                answering,
-                zone,
-                cohort.began_ns,
-                cohort.edge,
-                array("Q", [key & _OF_FLOW for key in keys]).tobytes(),
-                array("Q", [number for key in keys for number in counted[key]]).tobytes()
-                if measured
-                else None,
-            )
+            if cohort.edge is not None:
+                yield LiveConnections(
+                    (keys[0] >> 48).to_bytes(8, "big"),
+                    cohort.began_ns,
+                    cohort.edge,
+                    array("Q", [key & _OF_FLOW for key in keys]).tobytes(),
+                    b"".join([counted[key] for key in keys]) if measured else None,
+                )
 
     def restore(self, kept: Iterable[LiveConnections], *, by_port: bool) -> None:
-        """
-        Take up what a clean stop kept. `by_port`: each connection is a row of its own.
-
-        Connections of one flow and edge share a cohort; what does not parse is left out.
-        """
-        cohorts: dict[Any, Cohort] = {}
+        """Take up what a clean stop kept. `by_port`: each connection is a row of its own."""
         for some in kept:
-            flow = self.flows.get(some[:3]) or self.flow(*some[:3])
-            if flow is None:
-                continue
-            numbers = array("Q", some.counters or b"")
+            base = int.from_bytes(some.flow, "big") << 48
+            cohort = Cohort(None, None, some.began_ns)
+            cohort.edge = some.edge
             for n, of_flow in enumerate(array("Q", some.keys)):
-                key = flow.base | of_flow
-                group = key if by_port else (flow.base, id(some.edge))
-                cohort = cohorts.get(group)
-                if cohort is None:
-                    port = of_flow & 0xFFFF if by_port else None
-                    cohort = cohorts[group] = Cohort(flow, port, some.began_ns)
+                key = base | of_flow
+                if by_port:
+                    port = of_flow & 0xFFFF if some.edge.dst_port is not None else None
+                    cohort = Cohort(None, port, some.began_ns)
                     cohort.edge = some.edge
                 self.live[key] = cohort
-                if numbers:
-                    self.counted[key] = tuple(numbers[4 * n : 4 * n + 4])  # type: ignore[assignment]
+                if some.counters is not None:
+                    self._counted[key] = some.counters[32 * n : 32 * n + 32]
+        self._doubtful = set(self.live)

@@ -152,11 +152,11 @@ class Writer:
                 if self._recording_id is None:
                     self._begin()
                 kept = [
-                    (*some[:4], self._identities.edge_id(some.edge), *some[5:])
+                    (*some[:2], self._identities.edge_id(some.edge), *some[3:])
                     for some in connections
                 ]
                 self._identities.flush()
-                self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?,?,?)", kept)
+                self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?)", kept)
                 self._conn.execute(
                     "UPDATE recording SET ended_ns = ? WHERE id = ?",
                     (ended_ns, self._recording_id),
@@ -180,8 +180,8 @@ class Writer:
         rows = self._conn.execute("SELECT * FROM connection").fetchall()
         edges = self._read_edges()
         return [
-            LiveConnections(opening, answering, zone, began_ns, edges[edge_id], keys, counters)
-            for opening, answering, zone, began_ns, edge_id, keys, counters in rows
+            LiveConnections(flow, began_ns, edges[edge_id], keys, counters)
+            for flow, began_ns, edge_id, keys, counters in rows
         ]
 
     @contextmanager
