@@ -161,7 +161,8 @@ class Aggregator:
                 cohort, begun = self._found(flow, key, entry)
                 live[key] = cohort
                 before = connections.counted(key)
-            elif before is None and cohort.began_ns < self.census.whole_from_ns and counters:
+            elif counters is not None and key in connections.unmeasured:
+                connections.unmeasured.remove(key)
                 before = counters
                 connections.count(key, counters)
             if not begun and counters == before:
@@ -243,7 +244,7 @@ class Aggregator:
                 counts |= COUNTS_UNREPLIED
         before = self.connections.uncount(key)
         moved = None
-        if None not in counters:
+        if None not in counters and key not in self.connections.unmeasured:
             moved = totals.moved(tuple(counters), before)
         if self._apart:
             at_ns, port = event[_AT], event[_PORT]
@@ -276,9 +277,12 @@ class Aggregator:
         if began_ns is None:
             began_ns = event[_AT] if whole else min(event[_AT], census.whole_from_ns - 1)
         counters = _counters(event)
-        if counters is not None and not whole:
+        if not whole:
             # What it moved so far was before this recording, or was counted by the one before.
-            self.connections.count(key, counters)
+            if counters is not None:
+                self.connections.count(key, counters)
+            else:
+                self.connections.unmeasured.add(key)
         if start_ns is None and not whole:
             self.connections.undated[key] = census.count_older
         cohort = Cohort(flow, self._src_port(flow, event[_PORT]), began_ns)

@@ -148,6 +148,8 @@ class Connections:
         self.gone: set[int] | None = None  # ended while a dump is under way
         # Taken for older than the recording, for want of a date; True where counted all the same.
         self.undated: dict[int, bool] = {}
+        # Older ones that an event told of: what they moved before is in no dump yet.
+        self.unmeasured: set[int] = set()
         self._counted: dict[int, bytes] = {}  # packed, of those whose counters a dump has shown
         self._wanted = wanted
         self._older_flows: dict[FlowKey, Flow | None] = {}
@@ -210,6 +212,7 @@ class Connections:
             self._counted.pop(key, None)
         self._missed = self._doubtful = missing - ended
         self._before = set()
+        self.unmeasured.clear()
         self.gone = None
         return len(ended)
 
