@@ -71,7 +71,8 @@ class Watching:
                     self.pending.remove(change)
                     return change
             self._take(0.2)
-        raise AssertionError(f"no {kind.__name__} of {name or resource} in {self.pending}")
+        told = [(type(each).__name__, str(each)[:99]) for each in self.pending]
+        raise AssertionError(f"no {kind.__name__} of {name or resource} in {told}")
 
     def settle(self, api: ApiServer) -> None:
         """Wait until all is listed and watched."""
@@ -390,7 +391,7 @@ def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
 def test_inside_a_cluster_the_token_that_is_mounted_is_read_again_when_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = ApiServer(tls=True, token="old")
+    api = ApiServer(tls=True, token="old", bookmark_s=0.2)
     api.load(LISTS)
     token, authority = tmp_path / "token", tmp_path / "ca.crt"
     token.write_text("old")
@@ -401,13 +402,15 @@ def test_inside_a_cluster_the_token_that_is_mounted_is_read_again_when_it_change
     with api:
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         with Watching(None) as watching:
-            watching.until(Listed)
-            time.sleep(2 * QUICK.retry)
+            watching.settle(api)
+            time.sleep(1.1)  # so that the streams have lasted
             token.write_text("new")
             api.token = "new"
             api.cut()
             api.put(pod("new"))
             watching.until(Seen, name="new")
+            assert watching.losses() == []
+            assert 401 in [each.status for each in api.requests]
 
 
 def test_credentials_may_come_from_a_program(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ class _Follower:
         self._lost: Lost | None = None
         self._heard_ns = time.time_ns()
         self._failures = 0  # in a row
+        self._reloaded = False  # credentials, since they were last good
         self._response: Any = None
         self.thread = threading.Thread(target=self._run, name=resource, daemon=True)
 
@@ -166,7 +167,10 @@ class _Follower:
             return self._pause() if self._failures > 1 else 0.0
         if answer.code == 401:
             self._api.reload()
-            if self._failures == 1:
+            if not self._reloaded:
+                # Tokens expire: that is no failure if the next one is good.
+                self._reloaded = True
+                self._failures -= 1
                 return 0.0
         if answer.code in (403, 404):
             group = "discovery.k8s.io" if resource == "endpointslices" else ""
@@ -287,7 +291,9 @@ class _Follower:
         self, query: Mapping[str, str], read_s: float, *, compressed: bool = False
     ) -> "_Response":
         url = f"{_PATHS[self._resource]}?{urlencode(query)}"
-        return _Response(self, self._api.get(url, read_s, compressed=compressed))
+        response = self._api.get(url, read_s, compressed=compressed)
+        self._reloaded = False
+        return _Response(self, response)
 
     def _chunks(self, response: Any) -> Iterator[bytes]:
         while not self._stopping.is_set():
