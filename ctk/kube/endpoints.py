@@ -36,7 +36,7 @@ from ctk.kube.owners import FOREVER_NS, Owners
 from ctk.kube.staleness import Staleness
 from ctk.model import Closed, Completed, Edge, Endpoint, Gap, HistoryChange, ObjectClosed
 
-_MOST_CACHED = 65_536  # edges
+_MOST_CACHED = 16_384  # edges
 _OWNING: frozenset[Resource] = frozenset(("pods", "services", "nodes"))
 _KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
     "pods": "pod",

@@ -161,7 +161,6 @@ class _Follower:
 
     def _refused(self, answer: Answer) -> float:
         """Decide what a refusal means; gives the seconds to wait."""
-        resource = self._resource
         if answer.code == 410:
             self._lose("the version that was watched has expired")
             return self._pause() if self._failures > 1 else 0.0
@@ -173,10 +172,9 @@ class _Follower:
                 self._failures -= 1
                 return 0.0
         if answer.code in (403, 404):
-            group = "discovery.k8s.io" if resource == "endpointslices" else ""
-            rule = f'needs get, list and watch on {resource} of apiGroup "{group}"'
             unserved = "the server does not have it"
-            self._lose(f"forbidden: {rule}" if answer.code == 403 else unserved, denied=True)
+            why = _missing_rule(self._resource) if answer.code == 403 else unserved
+            self._lose(why, denied=True)
             return self._patience.denied
         return max(answer.retry_after_s, self._failed(f"{answer.code} {answer.message}"))
 
