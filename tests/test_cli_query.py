@@ -233,7 +233,7 @@ READS = "Try: a question only reads: SELECT, WITH or EXPLAIN\n"
         (
             "SELECT * FROM flowz",
             "Error: bad SQL: no such table: flowz\nTry: the views are flows, flows_1m, flows_1h,"
-            " flows_1d, pods, services, endpoints, nodes, gaps, recordings\n",
+            " flows_1d, pods, services, endpoints, nodes, gaps and recordings\n",
         ),
         (
             "SELECT :pod",

@@ -319,11 +319,20 @@ def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(ROWS, MOMENT, MOMENT, st.integers(0, 3), st.integers(0, 3 * DAY), st.booleans())
+@given(
+    ROWS,
+    MOMENT,
+    MOMENT,
+    st.integers(0, 4 * DAY),
+    st.integers(0, 3),
+    st.integers(0, 3 * DAY),
+    st.booleans(),
+)
 def test_where_finer_rows_are_pruned_a_span_reaches_to_the_buckets_that_are_left(
     rows: list[FlowRow],
     since_ns: int | None,
     until_ns: int | None,
+    folded: int,
     pruned: int,
     age: int,
     tail: bool,
@@ -331,7 +340,7 @@ def test_where_finer_rows_are_pruned_a_span_reaches_to_the_buckets_that_are_left
     conn = _new()
     _write(conn, rows)
     everything = list(read.flows(conn, Filters()))
-    _finish(rollup.fold(conn, START + 4 * DAY, SMALL if tail else LEVELS))
+    _finish(rollup.fold(conn, START + folded, SMALL if tail else LEVELS))
     retain = {level.name: age if i < pruned else 10 * DAY for i, level in enumerate(LEVELS)}
     _finish(prune.by_age(conn, START + 3 * DAY, retain, lambda table, ids: None))
     filters = Filters(since_ns=since_ns, until_ns=until_ns)
@@ -450,6 +459,16 @@ def _held(**pruned_ns: int) -> list[spans.Held]:
         # Within the bucket in which rows start to be there.
         ({"lflow": 30}, (40, 50), [("flow", 40, 50)]),
         ({"lflow": 30}, (20, 50), [("flow_1m", 0, MINUTE)]),
+        # Pruned at its start, not folded yet at its end.
+        (
+            {"lflow": 99 * HOUR},
+            (99 * HOUR - 1, 101 * HOUR),
+            [
+                ("flow_1m", 99 * HOUR - MINUTE, 99 * HOUR),
+                ("flow_1h", 99 * HOUR, 100 * HOUR),
+                ("flow", 100 * HOUR, 101 * HOUR),
+            ],
+        ),
         ({}, (7, 7), []),
     ],
 )

@@ -31,8 +31,9 @@ _PRAGMAS = {
     "table_xinfo",
     "user_version",
 }
-_VIEWS = ("flows", "flows_1m", "flows_1h", "flows_1d", "pods", "services", "endpoints", "nodes")
-_VIEWS += ("gaps", "recordings")
+_VIEWS = (
+    "flows, flows_1m, flows_1h, flows_1d, pods, services, endpoints, nodes, gaps and recordings"
+)
 _READ_ONLY_HINT = "a question only reads: SELECT, WITH or EXPLAIN"
 
 
@@ -86,7 +87,7 @@ def _explained(error: Exception, refused: bool, limit_s: float) -> StoreError | 
         return StoreError(f"the file could not be read: {error}")
     hint = None
     if "no such table" in str(error) or "no such column" in str(error):
-        hint = f"the views are {', '.join(_VIEWS)}"
+        hint = f"the views are {_VIEWS}"
     if "binding" in str(error) or "did not supply" in str(error):
         hint = "give each :name in the SQL its value with -p name value"
     return UsageError(f"bad SQL: {error}", hint=hint)

@@ -88,20 +88,24 @@ def cover(found: Sequence[Held], since_ns: int, until_ns: int) -> list[Piece]:
         return []
     if level.width_ns == 1:
         return [Piece(level.table, since_ns, until_ns)]
-    before = [fine for fine in finer if fine.pruned_ns <= since_ns]
-    middle_ns = (_up if before else _down)(since_ns, level.width_ns)
-    rest_ns = _down(min(until_ns, level.folded_ns), level.width_ns)
-    after = [fine for fine in finer if fine.pruned_ns <= max(rest_ns, since_ns)]
-    if not after:
-        rest_ns = _up(until_ns, level.width_ns)
-    if middle_ns > rest_ns:
-        return cover(before, since_ns, until_ns)
-    middle = [Piece(level.table, middle_ns, rest_ns)] if middle_ns < rest_ns else []
+    # From where on, and until where, this level's buckets are whole; the rest is for finer ones.
+    start_ns = _up(max(since_ns, level.pruned_ns), level.width_ns)
+    end_ns = _down(min(until_ns, level.folded_ns), level.width_ns)
+    if not _kept(finer, since_ns):
+        start_ns = _down(since_ns, level.width_ns)
+    if not _kept(finer, max(end_ns, since_ns)):
+        end_ns = _up(until_ns, level.width_ns)
+    if start_ns >= end_ns:
+        return cover(finer, since_ns, until_ns)
     return [
-        *(cover(before, since_ns, middle_ns) if before else []),
-        *middle,
-        *(cover(after, rest_ns, until_ns) if after else []),
+        *cover(finer, since_ns, start_ns),
+        Piece(level.table, start_ns, end_ns),
+        *cover(finer, end_ns, until_ns),
     ]
+
+
+def _kept(levels: Sequence[Held], at_ns: int) -> bool:
+    return any(level.pruned_ns <= at_ns for level in levels)
 
 
 def holding(

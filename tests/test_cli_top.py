@@ -1,0 +1,129 @@
+"""`ctk top`: exact tables, machine output and what is said about an answer."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from ctk.timespan import SECOND
+
+Invoke = Callable[..., Result]
+
+GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
+
+
+def test_the_two_sides_at_their_finest_names_are_ranked_by_bytes(
+    invoke: Invoke, shop: Path
+) -> None:
+    result = invoke("top", shop)
+    assert (result.exit_code, result.stderr) == (0, GAPS)
+    assert result.stdout == (
+        "SOURCE       DESTINATION                             CONNS    FAILED    PACKETS     BYTES      %\n"
+        "203.0.113.9  shop/web-1                                  2         0      3,510   4.8 MiB   98.7\n"
+        "shop/web-1   shop/db-0                                   4         0         71  64.1 KiB    1.3\n"
+        "shop/db-0    2001:db8::9                                 5         5          5     700 B    0.0\n"
+        "shop/web-1   203.0.113.9                                 4         4          8     400 B    0.0\n"
+        "shop/web-1   10.9.9.9                                    1         0          2     168 B    0.0\n"
+        "n1           kube-system/coredns-7c65d6cfc9-sq2br        1         0          -         -      -\n"
+        "total                                                   17         9      3,596   4.8 MiB  100.0\n"
+    )
+
+
+def test_the_total_is_of_all_groups_whatever_the_limit(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--by", "src_workload,service", "--limit", "1")
+    assert result.stdout == (
+        "SRC WORKLOAD    SERVICE      CONNS    FAILED    PACKETS    BYTES      %\n"
+        "-               shop/web         2         0      3,510  4.8 MiB   98.7\n"
+        "total of 5                      17         9      3,596  4.8 MiB  100.0\n"
+    )
+
+
+def test_connections_rank_where_no_bytes_were_measured(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "-n", "kube-system", "--by", "dst_port")
+    assert result.stdout == (
+        "DST PORT      CONNS    FAILED    PACKETS    BYTES      %\n"
+        "8181              1         0          -        -  100.0\n"
+        "total             1         0          -        -  100.0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"),
+    [
+        ("bytes", ["tcp", 11, 33, 4, 3589, 5066900, 99.98]),
+        ("packets", ["tcp", 11, 33, 4, 3589, 5066900, 99.81]),
+        ("connections", ["tcp", 11, 33, 4, 3589, 5066900, 64.71]),
+        ("events", ["tcp", 11, 33, 4, 3589, 5066900, 71.74]),
+        ("failed", ["udp", 5, 10, 5, 5, 700, 55.56]),
+    ],
+)
+def test_machine_output_is_unscaled_and_says_what_part_each_is(
+    invoke: Invoke, shop: Path, sort: str, first: list[object]
+) -> None:
+    result = invoke("top", shop, "--by", "proto", "--sort", sort, "-o", "json")
+    found = json.loads(result.stdout)
+    keys = ["proto", "connections", "events", "failed", "packets", "bytes", "percent"]
+    assert list(found[0]) == keys
+    assert list(found[0].values()) == first
+
+
+def test_csv_has_a_header_and_no_total(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--by", "proto,ip_version", "--failed", "-o", "csv")
+    assert result.stdout == (
+        "proto,ip_version,connections,events,failed,packets,bytes,percent\n"
+        "udp,6,5,10,5,5,700,63.64\n"
+        "tcp,4,4,8,4,8,400,36.36\n"
+    )
+
+
+def test_a_source_port_is_a_key_too(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--by", "src_port", "--sort", "connections", "-o", "tsv")
+    assert result.stdout == (
+        "\t11\t34\t4\t3591\t5067068\t64.71\n514\t5\t10\t5\t5\t700\t29.41\n53388\t1\t2\t0\t\t\t5.88\n"
+    )
+
+
+def test_the_last_flows_alone_can_be_ranked(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--by", "proto", "--last", "2", "-o", "tsv")
+    assert result.stdout == "tcp\t1\t4\t0\t17\t16400\t98.99\nicmp\t1\t3\t0\t2\t168\t1.01\n"
+
+
+def test_nothing_to_rank_is_said(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--pod", "nobody")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"no flows fit\n{GAPS}")
+
+
+def test_a_mistyped_key_is_corrected(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--by", "src_workload,servce")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        2,
+        "",
+        "Error: 'servce' is not a key to rank by\nTry: --by service\n",
+    )
+
+
+def test_a_span_that_was_widened_says_so(invoke: Invoke, shop: Path) -> None:
+    conn = sqlite3.connect(shop)
+    pruned_ns = 1_732_560_480 * SECOND  # 18:48:00
+    conn.execute("DELETE FROM flow WHERE started_ns < ?", (pruned_ns,))
+    conn.execute("UPDATE level SET pruned_ns = ? WHERE name = 'flow'", (pruned_ns,))
+    conn.commit()
+    conn.close()
+    words = ("top", shop, "--since", "2024-11-25T18:47:40Z", "--by", "proto", "-o", "tsv")
+    result = invoke(*words)
+    assert result.stdout == (
+        "tcp\t11\t33\t4\t3589\t5066900\t99.98\nudp\t5\t10\t5\t5\t700\t0.01\nicmp\t1\t3\t0\t2\t168\t0.0\n"
+    )
+    assert result.stderr == (
+        "1 gap in this window: 1,204 events lost\n"
+        "counted from 2024-11-25T18:47:00Z to 2024-11-25T18:48:22.852716308Z: finer rows were pruned\n"
+    )
+    # Where only flows can tell, those that are left do.
+    result = invoke(*words, "--failed")
+    assert result.stdout == "udp\t5\t10\t5\t5\t700\t100.0\n"
+    assert result.stderr.endswith(
+        "flows before 2024-11-25T18:48:00Z were pruned: only rollups hold them\n"
+    )
