@@ -199,14 +199,15 @@ class _Recorder:
 
     def take_dumped(self, batch: Datagrams) -> None:
         """Count what live connections moved; an empty batch ends the dump."""
-        self.take(batch._replace(lengths=()))
+        if not self._aggregator.behind:
+            self.take(batch._replace(lengths=()))
         if not self._in_census:
             self._in_census = True
-            self._aggregator.begin_census()
+            self._connections.begin_census()
         if batch.lengths:
             self._aggregator.add_census(self._decoder.read(batch))
             return
-        self._aggregator.end_census()
+        self._connections.end_census()
         self._in_census = False
         # What a later dump finds began since, whether or not its event was lost.
         self._aggregator.census = EVERYTHING

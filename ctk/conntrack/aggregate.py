@@ -54,6 +54,7 @@ class Aggregator:
     ) -> None:
         self.connections = connections
         self.events = 0  # kernel events counted so far
+        self.behind = False  # whether the last of them had waited for over a second
         self._width_ns = window_ns
         self._by_port = aggregation == "connections"
         self._start_ns = self._end_ns = 0
@@ -63,7 +64,6 @@ class Aggregator:
         self._apart = aggregation == "none"  # every event is a row of its own
         self._part_at = 0
         self.census = EVERYTHING  # how to count what is found
-        self._listed: set[int] = set()
 
     def add(self, events: list[tuple[Any, ...]], at_ns: int) -> Iterator[Window]:
         """
@@ -73,7 +73,8 @@ class Aggregator:
         empty batch is a tick. Where the clock went back by over a second, the window is closed
         and one begins at the new time.
         """
-        if not events or at_ns - events[0][_AT] < SECOND_NS:
+        self.behind = bool(events) and at_ns - events[0][_AT] >= SECOND_NS
+        if not self.behind:
             yield from self._add(events, at_ns)
             return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
@@ -128,29 +129,17 @@ class Aggregator:
             return self.events - self._part_at >= MOST_EVENTS
         return len(self._open_totals) >= MOST_ROWS
 
-    def begin_census(self) -> None:
-        """The kernel's table is about to be dumped; `add_census` takes what it lists."""
-        self._listed = set()
-        self.connections.begin_census()
-
-    def end_census(self) -> int:
-        """The dump is complete: connections that two did not have are over. Return how many."""
-        gone = self.connections.end_census(self._listed)
-        self._listed = set()
-        return gone
-
     def add_census(self, entries: Iterable[tuple[Any, ...]]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
-        live, gone = connections.live, connections.gone
+        live = connections.live
         for entry in map(Event._make, entries):
             flow = self._flow(entry)
             if flow is None:
                 continue
             key = flow.base | entry.ct_id << 16 | entry.port
-            if gone and key in gone:
+            if not connections.listed(key):
                 continue
-            self._listed.add(key)
             counters = _counters(entry)
             cohort = live.get(key)
             if cohort is not None and self._is_another(cohort, key, entry):
