@@ -7,6 +7,7 @@ integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
@@ -54,6 +55,9 @@ PROTOCOLS: Mapping[int, str] = {
 }
 
 
+NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Endpoint:
     """
@@ -71,7 +75,7 @@ class Endpoint:
     workload: str | None = None
     workload_kind: str | None = None
     node: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     uid: str | None = None
 
 

@@ -52,6 +52,7 @@ log = logging.getLogger("ctk")
 
 _CLOCK_STEP_NS = SECOND_NS
 _HEARTBEAT_NS = 60 * SECOND_NS  # a file with nothing to say still tells how far it goes
+_MANY_CHANGES = 1_000  # of history: they are written without waiting for the window's end
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
 _LAST_TEND_S = 30.0
@@ -196,6 +197,9 @@ class _Recorder:
                 self._listening.pods(pod)
             # Who owns an address may have changed: connections from here on are asked about anew.
             self._aggregator.cut()
+        if self._endpoints.untold >= _MANY_CHANGES:
+            # Thousands come at the start: they are not to make the first window a long one.
+            self._commit([], {}, self._committed_ns)
 
     def take_dumped(self, batch: Datagrams) -> None:
         """Count what live connections moved; an empty batch ends the dump."""

@@ -57,10 +57,10 @@ class Recording:
     def dump(self, *listed: bytes, at_ns: int, meanwhile: Iterable[bytes] = ()) -> int:
         """Take a dump, and events that are read before what it lists; return how many ended."""
         self.events(at_ns=at_ns)
-        self.aggregator.begin_census()
+        self.connections.begin_census()
         self.events(*meanwhile, at_ns=at_ns)
         self.aggregator.add_census(self.decoder.read(batch(*listed, at_ns=at_ns)))
-        return self.aggregator.end_census()
+        return self.connections.end_census()
 
     def end(self) -> list[Any]:
         self._over(self.aggregator.close())

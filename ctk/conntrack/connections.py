@@ -21,7 +21,7 @@ from ctk.model import LiveConnections, LoneEvent
 Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, bytes_in
 FlowKey = tuple[bytes, bytes, int]  # opening, answering, zone, as decode gives them
 
-MOST_FLOWS = 25_000  # remembered with their tuples, twice: it is a cache, and parsing costs 15 us
+MOST_FLOWS = 15_000  # remembered with their tuples, twice: it is a cache, and parsing costs 15 us
 _OF_FLOW = (1 << 48) - 1  # a key without its flow
 _COUNTERS = struct.Struct("=4Q")
 
@@ -153,7 +153,7 @@ class Connections:
         self._counted: dict[int, bytes] = {}  # packed, of those whose counters a dump has shown
         self._wanted = wanted
         self._older_flows: dict[FlowKey, Flow | None] = {}
-        self._before: set[int] = set()  # what lived when the dump under way began
+        self._unlisted: set[int] = set()  # what the dump under way did not show yet
         self._missed: set[int] = set()  # what the last dump did not have
         self._doubtful: set[int] = set()  # what may have ended untold: restored, or missed
 
@@ -194,24 +194,31 @@ class Connections:
 
     def begin_census(self) -> None:
         """A dump starts: remember what lives now, and which connections end meanwhile."""
-        self._before = set(self.live)
+        self._unlisted = set(self.live)
         self.gone = set()
         self.undated.clear()
 
-    def end_census(self, listed: set[int]) -> int:
+    def listed(self, key: int) -> bool:
+        """The dump shows a connection; False where it ended since, and is not to be counted."""
+        if self.gone and key in self.gone:
+            return False
+        self._unlisted.discard(key)
+        return True
+
+    def end_census(self) -> int:
         """
-        A dump ended that listed these keys: drop what two in a row did not have. Return how many.
+        The dump is over: drop what two in a row did not have. Return how many.
 
         One miss is not enough: the destroy event may still be in the socket, and would be taken
         for a connection never seen.
         """
-        missing = (self._before & self.live.keys()) - listed  # not what began meanwhile
+        missing = self._unlisted & self.live.keys()  # what began meanwhile is not among them
         ended = missing & self._missed
         for key in ended:
             del self.live[key]
             self._counted.pop(key, None)
         self._missed = self._doubtful = missing - ended
-        self._before = set()
+        self._unlisted = set()
         self.unmeasured.clear()
         self.gone = None
         return len(ended)

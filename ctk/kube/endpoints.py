@@ -133,6 +133,11 @@ class Endpoints:
         self._history.clear()
         return history
 
+    @property
+    def untold(self) -> int:
+        """How many changes `drain` would return."""
+        return len(self._history)
+
     def gaps(self) -> list[Gap]:
         """The spans of staleness that ended since the last call."""
         return self._staleness.gaps()
