@@ -256,9 +256,10 @@ def items(chunks: Iterator[bytes], page: dict[str, Any]) -> Iterator[object]:
                     break  # the rest of it comes with the next chunk
                 yield item
             text, start = text[start:], 0
-        page.update(json.loads(text if start < 0 else head + text))
-    except (RecursionError, ValueError) as error:
-        raise BrokenError(f"the list ended halfway: {error}") from error
+        page.update(json.loads(text if start < 0 else head + text).items())
+        page["metadata"] = dict(page["metadata"])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise BrokenError(f"the answer is no whole list: {error}") from error
 
 
 def _skip(text: str, start: int) -> int:

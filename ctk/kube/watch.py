@@ -213,7 +213,7 @@ class _Follower:
             with self._get(query, self._patience.list, compressed=True) as response:
                 for raw in items(self._chunks(response), page):
                     found.extend(self._object(raw))
-            meta = page.get("metadata") or {}
+            meta = page["metadata"]
             if not meta.get("continue"):
                 break
             # A token stands for its version, and a server refuses both.
