@@ -114,8 +114,12 @@ class Listener:
         end = time.monotonic() + seconds
         while self._dump is not None and time.monotonic() < end:
             chunk = next(self._dump, None)
-            if chunk is None:
-                self._dump = None
-                self._due = time.monotonic() + self._every_s
-                chunk = Datagrams(time.time_ns(), True, bytearray(), (), ())
-            yield chunk
+            if chunk is not None:
+                yield chunk
+                continue
+            self._dump = None
+            self._due = time.monotonic() + self._every_s
+            # What the dump did not show has ended. That is to be heard from the events that wait
+            # first, the ends that the dump itself brought about among them.
+            yield from self._queued()
+            yield Datagrams(time.time_ns(), True, bytearray(), (), ())
