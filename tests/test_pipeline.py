@@ -1,0 +1,549 @@
+"""The whole way: from messages, recorded or made, to what the file says."""
+
+import json
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from live.playednode import objects
+from wire import SECOND, UDP, Connection, batch
+
+from ctk import recorder
+from ctk.kube.objects import Change, Listed, Pod, Seen
+from ctk.model import COUNT_KEYS, FLOW_KEYS, Datagrams, Gap
+from ctk.store import connect
+from ctk.store.rollup import LEVELS
+
+CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
+SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)
+T = 1_000_000 * SECOND
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    """The played node's cluster, as kubectl prints it."""
+    path = tmp_path / "cluster.json"
+    path.write_text(json.dumps(objects()), encoding="utf-8")
+    return path
+
+
+def ask(db: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as conn:
+        return conn.execute(sql, values).fetchall()
+
+
+# From recorded captures.
+
+
+@pytest.mark.parametrize("name", ["node", "uncounted"])
+def test_every_recorded_connection_stands_under_its_names(invoke, cluster, tmp_path, name):
+    db = tmp_path / "node.db"
+    capture = CAPTURES / f"{name}.ctkcap.gz"
+    result = invoke("record", db, "--from-capture", capture, "--objects", cluster)
+    assert (result.exit_code, result.stdout) == (0, "")
+    talks = json.loads((CAPTURES / f"{name}.json").read_text(encoding="utf-8"))
+    made = Counter({tuple(talk.values())[:10]: talk["connections"] for talk in talks})
+    found: Counter[tuple[Any, ...]] = Counter()
+    moved: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for *who, connections, sent, answered in ask(
+        db,
+        """
+        SELECT proto, src, dst, dst_port, coalesce(nat_dst, dst),
+            coalesce(nat_dst_port, dst_port),
+            coalesce(src_namespace || '/' || src_name, src_name, ''),
+            coalesce(dst_namespace || '/' || dst_name, dst_name, ''),
+            service, service_via, sum(connections), sum(bytes_out), sum(bytes_in)
+        FROM flows GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+        """,
+    ):
+        found[tuple(who)] = connections
+        moved[tuple(who)] = (sent, answered)
+    assert found == made
+    for talk in talks:
+        who, connections = tuple(talk.values())[:10], talk["connections"]
+        if name == "uncounted":
+            assert moved[who] == (None, None)
+        else:
+            assert moved[who][0] >= connections * talk["sent"]
+            assert moved[who][1] >= connections * talk["answered"]
+    [(new, all_connections, not_ended)] = ask(
+        db,
+        "SELECT sum(new_events), sum(connections), count(*) FILTER (WHERE ended_at IS NULL) "
+        "FROM flows",
+    )
+    assert (new, all_connections, not_ended) == (made.total(), made.total(), 0)
+
+
+KUBERNETES = {
+    "node": "kl-control-plane",
+    "proto": "tcp",
+    "ip_version": 4,
+    "zone": 0,
+    "src": "10.244.0.22",
+    "src_port": None,
+    "dst": "10.96.0.1",
+    "dst_port": 443,
+    "nat_src": None,
+    "nat_dst": "172.18.0.2",
+    "nat_dst_port": 6443,
+    "src_kind": "pod",
+    "src_namespace": "load",
+    "src_name": "client-1",
+    "src_workload": None,
+    "src_workload_kind": None,
+    "src_node": "kl-control-plane",
+    "src_labels": '{"app":"client"}',
+    "dst_kind": "node",
+    "dst_namespace": None,
+    "dst_name": "kl-control-plane",
+    "dst_workload": None,
+    "dst_workload_kind": None,
+    "dst_node": "kl-control-plane",
+    "dst_labels": None,
+    "service": "default/kubernetes",
+    "service_via": "address",
+    "connections": 1,
+    "new_events": 1,
+    "update_events": 5,
+    "destroy_events": 1,
+    "unreplied": 0,
+    "refused": 0,
+    "bytes_out": 568,
+    "packets_out": 5,
+    "bytes_in": 2268,
+    "packets_in": 5,
+}
+POD = {
+    "dst_kind": "pod",
+    "dst_namespace": "shop",
+    "dst_workload": "web",
+    "dst_workload_kind": "Deployment",
+    "dst_node": "kl-control-plane",
+    "dst_labels": '{"app":"web","pod-template-hash":"7c65d6cfc9"}',
+}
+REFUSED = (
+    KUBERNETES
+    | POD
+    | {
+        "src": "10.244.0.21",
+        "src_name": "client-0",
+        "dst": "10.244.0.11",
+        "dst_name": "web-7c65d6cfc9-aaaaa",
+        "dst_port": 9999,
+        "nat_dst": None,
+        "nat_dst_port": None,
+        "service": None,
+        "service_via": None,
+        "update_events": 0,
+        "refused": 1,
+        "bytes_out": 60,
+        "packets_out": 1,
+        "bytes_in": 40,
+        "packets_in": 1,
+    }
+)
+UNANSWERED = REFUSED | {
+    "dst": "10.244.0.12",
+    "dst_name": "web-7c65d6cfc9-bbbbb",
+    "dst_port": 9998,
+    "refused": 0,
+    "unreplied": 1,
+    "bytes_in": 0,
+    "packets_in": 0,
+}
+
+
+@pytest.fixture
+def recorded(invoke, cluster, tmp_path) -> Path:
+    """The capture of the known traffic as a file."""
+    db = tmp_path / "node.db"
+    capture = CAPTURES / "node.ctkcap.gz"
+    assert invoke("record", db, "--from-capture", capture, "--objects", cluster).exit_code == 0
+    return db
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(KUBERNETES, id="a pod to the API server's service"),
+        pytest.param(REFUSED, id="refused"),
+        pytest.param(UNANSWERED, id="unanswered"),
+    ],
+)
+def test_whole_rows(recorded, row):
+    [found] = ask(recorded, "SELECT * FROM flows WHERE dst_port = ?", row["dst_port"])
+    named = dict(zip(FLOW_KEYS, found, strict=True))
+    assert named["started_ns"] <= named["ended_ns"]
+    assert {key: named[key] for key in FLOW_KEYS[4:]} == row
+
+
+def test_a_capture_that_is_read_twice_is_there_twice_under_the_same_names(
+    recorded, invoke, cluster
+):
+    once = ask(recorded, f"SELECT {SUMS} FROM flows")[0]
+    named = ask(recorded, "SELECT count(*) FROM endpoint")
+    edges = ask(recorded, "SELECT count(*) FROM edge")
+    capture = CAPTURES / "node.ctkcap.gz"
+    assert (
+        invoke("record", recorded, "--from-capture", capture, "--objects", cluster).exit_code == 0
+    )
+    assert ask(recorded, f"SELECT {SUMS} FROM flows") == [tuple(2 * each for each in once)]
+    assert ask(recorded, "SELECT count(*) FROM edge") == edges
+    assert ask(recorded, "SELECT count(*) FROM endpoint") == named
+    assert ask(recorded, "SELECT count(*) FROM recordings WHERE ended_at IS NOT NULL") == [(2,)]
+    assert ask(recorded, "SELECT * FROM gaps") == []
+    assert_levels_agree(recorded)
+
+
+def assert_levels_agree(db: Path) -> int:
+    """Each bucket that is folded holds the sums of the finer level; give how many were."""
+    folded = dict(ask(db, "SELECT name, folded_ns FROM level"))
+    buckets = 0
+    for finer, level in pairwise(LEVELS):
+        if folded[level.name] is None:
+            continue
+        by_edge = f"started_ns / {level.width_ns} AS bucket, edge_id, {SUMS}"
+        grouped = "WHERE started_ns < ? GROUP BY 1, 2 ORDER BY 1, 2"
+        assert ask(db, f"SELECT {by_edge} FROM {level.table} {grouped}", folded[level.name]) == ask(
+            db, f"SELECT {by_edge} FROM {finer.table} {grouped}", folded[level.name]
+        )
+        buckets += ask(db, f"SELECT count(DISTINCT started_ns) FROM {level.table}")[0][0]
+    return buckets
+
+
+@pytest.mark.parametrize("aggregate", ["ports", "connections", "none"])
+def test_however_it_is_aggregated_the_file_has_the_same_sums(
+    recorded, invoke, cluster, tmp_path, aggregate
+):
+    db = tmp_path / f"{aggregate}.db"
+    capture = CAPTURES / "node.ctkcap.gz"
+    words = ("--from-capture", capture, "--objects", cluster, "--aggregate", aggregate)
+    assert invoke("record", db, *words).exit_code == 0
+    by_who = (
+        "SELECT src, dst, dst_port, nat_dst, service, proto, {} FROM flows GROUP BY 1,2,3,4,5,6"
+    )
+    assert ask(db, by_who.format(SUMS)) == ask(recorded, by_who.format(SUMS))
+    without_port = ask(db, "SELECT DISTINCT proto FROM flows WHERE src_port IS NULL")
+    assert without_port == (
+        [("tcp",), ("udp",), ("icmp",)] if aggregate == "ports" else [("icmp",)]
+    )
+    assert assert_levels_agree(db) > 0
+
+
+def test_every_protocol_and_zone_of_the_mixed_capture(invoke, tmp_path):
+    db = tmp_path / "mixed.db"
+    capture = CAPTURES / "mixed.ctkcap.gz"
+    assert invoke("record", db, "--from-capture", capture, "--no-kube").exit_code == 0
+    protos = {row[0] for row in ask(db, "SELECT DISTINCT proto FROM flows")}
+    assert protos == {"tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "gre", "udplite", "253"}
+    assert {row[0] for row in ask(db, "SELECT DISTINCT zone FROM flows")} == {0, 7, 9}
+    assert ask(db, "SELECT sum(connections) - sum(new_events) FROM flows") == [
+        (1,)
+    ]  # one is older than the recording
+    assert ask(db, "SELECT * FROM gaps") == []
+
+
+def test_the_demo_folds_into_minutes(invoke, cluster, tmp_path):
+    db = tmp_path / "demo.db"
+    capture = CAPTURES / "demo.ctkcap.gz"
+    assert invoke("record", db, "--from-capture", capture, "--objects", cluster).exit_code == 0
+    assert assert_levels_agree(db) > 0
+    [(connections, new)] = ask(db, "SELECT sum(connections), sum(new_events) FROM flows")
+    assert connections == new > 500
+
+
+@pytest.mark.parametrize("aggregate", ["ports", "connections", "none"])
+def test_what_is_printed_is_what_is_logged_and_what_is_in_the_file(
+    invoke, cluster, tmp_path, aggregate
+):
+    db, log = tmp_path / "node.db", tmp_path / "node.log"
+    words = ("--from-capture", CAPTURES / "node.ctkcap.gz", "--objects", cluster)
+    result = invoke("record", db, *words, "--aggregate", aggregate, "--print", "--log", log)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    pods = [line for line in lines if line.startswith("Pod added: ")]
+    assert pods[:2] == [
+        "Pod added: client-0 (10.244.0.21)",
+        "Pod added: client-0 (fd00:10:244::15)",
+    ]
+    assert len(pods) == 10
+    flows = lines[10:]
+    logged = log.read_text(encoding="utf-8").splitlines()
+    assert [line.partition(" - ")[2] for line in flows] == logged
+    assert len(logged) == ask(db, "SELECT count(*) FROM flows")[0][0]
+    counts = [json.loads(line).get("cnt", 0) for line in logged]
+    events = "SELECT sum(new_events + update_events + destroy_events) FROM flows"
+    assert sum(counts) == ask(db, events)[0][0]
+
+
+def test_a_printed_line(invoke, cluster, tmp_path):
+    words = ("--from-capture", CAPTURES / "node.ctkcap.gz", "--objects", cluster, "--print")
+    result = invoke("record", tmp_path / "node.db", *words)
+    [line] = [line for line in result.stdout.splitlines() if "10.96.0.1:443" in line]
+    head, _, event = line.partition(" - ")
+    assert head == "<tcp, Src: 10.244.0.22, Dst: 10.96.0.1:443> (true)"
+    told = json.loads(event)
+    assert list(told.items())[1:] == [
+        ("src", "10.244.0.22"),
+        ("srcNs", "load"),
+        ("srcName", "load:client-1"),
+        ("srcLbls", {"app": "client"}),
+        ("dst", "10.96.0.1"),
+        ("dstPort", 443),
+        ("dstName", "kl-control-plane"),
+        ("proto", "TCP"),
+        ("new", True),
+        ("update", True),
+        ("cnt", 7),
+        ("destroy", True),
+        ("natDst", "172.18.0.2"),
+        ("natDstPort", 6443),
+        ("service", "default/kubernetes"),
+        ("bytesOut", 568),
+        ("packetsOut", 5),
+        ("bytesIn", 2268),
+        ("packetsIn", 5),
+    ]
+
+
+# From messages made here.
+
+
+class Source:
+    """Batches where the kernel would be; what its steps do between them happens in between."""
+
+    malformed = 0
+
+    def __init__(self, steps: Iterable[Datagrams], *, started_ns: int = T) -> None:
+        self.started_ns = started_ns
+        self._steps = steps
+        self.lost: list[Gap] = []
+
+    def gaps(self) -> list[Gap]:
+        lost, self.lost = self.lost, []
+        return lost
+
+    def __iter__(self) -> Iterator[Datagrams]:
+        return iter(self._steps)
+
+
+def record(
+    db: Path,
+    steps: Iterable[Datagrams],
+    changes: "SimpleQueue[Change] | None" = None,
+    *,
+    prepare: Callable[[sqlite3.Connection], object] = lambda conn: None,
+    **plan: Any,
+) -> None:
+    planned = {"node": "n1", "source": "test", "local_addresses": frozenset(), "live": False}
+    planned |= {"cluster": changes is not None, **plan}
+    with connect.writer(db) as conn:
+        prepare(conn)
+        recorder.run(
+            conn,
+            Source(steps),
+            recorder.Plan(**planned),
+            changes if changes is not None else SimpleQueue(),
+            recorder.Listening(),
+        )
+
+
+def tick(at_ns: int) -> Datagrams:
+    return batch(at_ns=at_ns)
+
+
+def pod(name: str, started_ns: int, *addresses: str) -> Pod:
+    return Pod(
+        uid=f"uid-{name}",
+        namespace="load",
+        name=name,
+        labels={},
+        node="n1",
+        workload=None,
+        workload_kind=None,
+        phase="Running",
+        host_network=False,
+        addresses=addresses,
+        started_ns=started_ns,
+        ended_ns=None,
+    )
+
+
+def listed(at_ns: int, *pods: Pod) -> list[Change]:
+    return [
+        Listed("pods", pods, at_ns),
+        Listed("services", (), at_ns),
+        Listed("nodes", (), at_ns),
+        Listed("endpointslices", (), at_ns),
+    ]
+
+
+OPENED = Connection(src="10.244.0.21", dst="10.244.0.22", port=1)
+MOVED = (3, 300, 2, 200)
+NAMES = "SELECT src_name, dst_name, connections, destroy_events FROM flows ORDER BY started_ns"
+
+
+def test_traffic_before_a_pods_address_is_known_stands_under_the_pod_afterwards(tmp_path):
+    db = tmp_path / "late.db"
+    changes: SimpleQueue[Change] = SimpleQueue()
+
+    def steps() -> Iterator[Datagrams]:
+        yield batch(OPENED.new(T + 1), at_ns=T + 2)
+        yield tick(T + 11 * SECOND)
+        assert ask(db, NAMES) == [(None, None, 1, 0)]
+        for change in listed(T + 12 * SECOND, pod("a", T - SECOND, "10.244.0.21")):
+            changes.put(change)
+        yield tick(T + 12 * SECOND)
+        changes.put(Seen(pod("b", T - SECOND, "10.244.0.22"), T + 13 * SECOND))
+        yield batch(OPENED.destroy(T + 14 * SECOND, MOVED), at_ns=T + 14 * SECOND)
+
+    record(db, steps(), changes)
+    assert ask(db, NAMES) == [("a", "b", 1, 0), ("a", "b", 0, 1)]
+
+
+def test_an_address_that_passes_to_another_pod_within_a_window_is_each_pods_in_its_time(tmp_path):
+    db = tmp_path / "passed.db"
+    changes: SimpleQueue[Change] = SimpleQueue()
+    later = Connection(src="10.244.0.21", dst="10.244.0.22", port=2, ct_id=2)
+
+    def steps() -> Iterator[Datagrams]:
+        for change in listed(T, pod("first", T - SECOND, "10.244.0.21")):
+            changes.put(change)
+        yield batch(OPENED.new(T + 1), at_ns=T + 2)
+        changes.put(Seen(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
+        yield batch(later.new(T + 3 * SECOND), at_ns=T + 3 * SECOND)
+        ends = (OPENED.destroy(T + 4 * SECOND), later.destroy(T + 4 * SECOND))
+        yield batch(*ends, at_ns=T + 4 * SECOND)
+
+    record(db, steps(), changes)
+    assert ask(db, NAMES) == [("first", None, 1, 1), ("second", None, 1, 1)]
+
+
+def test_an_end_two_minutes_later_is_the_first_pods_too(tmp_path):
+    db = tmp_path / "later.db"
+    changes: SimpleQueue[Change] = SimpleQueue()
+
+    def steps() -> Iterator[Datagrams]:
+        for change in listed(T, pod("first", T - SECOND, "10.244.0.21")):
+            changes.put(change)
+        yield batch(OPENED.new(T + 1), at_ns=T + 2)
+        changes.put(Seen(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
+        yield batch(OPENED.destroy(T + 120 * SECOND, MOVED), at_ns=T + 120 * SECOND)
+
+    record(db, steps(), changes)
+    assert ask(db, NAMES) == [("first", None, 1, 0), ("first", None, 0, 1)]
+
+
+def test_two_pings_are_two_rows_with_connections_and_have_no_source_port(tmp_path):
+    for aggregation, rows in (("ports", [(None, 2)]), ("connections", [(None, 1), (None, 1)])):
+        db = tmp_path / f"{aggregation}.db"
+        pings = [Connection(proto=1, port=n, ct_id=n, dst="10.0.0.1").new(T + n) for n in (1, 2)]
+        record(db, [batch(*pings, at_ns=T + 5)], aggregation=aggregation)
+        assert ask(db, "SELECT src_port, connections FROM flows") == rows
+
+
+def test_what_is_malformed_is_a_gap(tmp_path):
+    db = tmp_path / "malformed.db"
+    record(db, [batch(OPENED.new(T + 1), b"\0" * 30, b"", at_ns=T + 2)])
+    assert ask(db, "SELECT kind, lost, started_ns, ended_ns FROM gaps") == [
+        ("malformed", 2, T, T + 2)
+    ]
+    assert ask(db, "SELECT events, malformed, lost FROM recordings") == [(1, 2, 0)]
+
+
+def test_what_the_source_lost_is_a_gap_and_in_the_recordings_counts(tmp_path):
+    db = tmp_path / "lost.db"
+    lost = Gap("events lost", T + 1, T + 2, 1_204)
+    source = Source([batch(OPENED.new(T + 1), at_ns=T + 2), tick(T + 10 * SECOND)])
+    source.lost = [lost]
+    with connect.writer(db) as conn:
+        plan = recorder.Plan(
+            node="n1", source="test", local_addresses=frozenset(), live=False, cluster=False
+        )
+        recorder.run(conn, source, plan, SimpleQueue(), recorder.Listening())
+    assert ask(db, "SELECT kind, started_ns, ended_ns, lost FROM gaps") == [tuple(lost[:4])]
+    assert ask(db, "SELECT lost FROM recordings") == [(1_204,)]
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_step_of_the_clock_is_a_gap_and_recording_goes_on(tmp_path, monkeypatch, step_s):
+    db = tmp_path / "clock.db"
+    clock = time.time_ns
+    began_ns = clock()
+    other = Connection(port=2, ct_id=2)
+
+    def steps() -> Iterator[Datagrams]:
+        now = clock()
+        yield batch(OPENED.new(now), at_ns=now)
+        monkeypatch.setattr(time, "time_ns", lambda: clock() + step_s * SECOND)
+        now = time.time_ns()
+        yield batch(OPENED.update(now), other.new(now), at_ns=now)
+
+    record(db, steps(), live=True)
+    [(kind, started_ns, ended_ns, detail)] = ask(
+        db, "SELECT kind, started_ns, ended_ns, detail FROM gaps WHERE kind != 'recorder down'"
+    )
+    assert (kind, detail) == ("clock step", f"the clock went {step_s:+.3f} s")
+    assert abs(ended_ns - started_ns - abs(step_s) * SECOND) < SECOND
+    rows = ask(db, "SELECT started_ns - ?, connections FROM flows ORDER BY new_events", began_ns)
+    assert [connections for _, connections in rows] == sorted(c for _, c in rows)
+    assert sum(connections for _, connections in rows) == 2
+    assert ask(db, "SELECT count(*) FROM flows WHERE ended_ns < started_ns") == [(0,)]
+    assert max(abs(at_ns) for at_ns, _ in rows) < (abs(step_s) + 10) * SECOND
+
+
+# A disk that is full.
+
+
+def flood(windows: int, flows: int) -> Iterator[tuple[int, Datagrams]]:
+    """As many new flows a window, each to a port of its own, all ended at once."""
+    for window in range(windows):
+        at_ns = T + window * 10 * SECOND
+        messages = []
+        for n in range(flows):
+            one = Connection(
+                proto=UDP, port=1 + n, ct_id=n, dst_port=1 + (window * flows + n) % 60_000
+            )
+            messages += [one.new(at_ns), one.destroy(at_ns, MOVED)]
+        yield at_ns, batch(*messages, at_ns=at_ns)
+
+
+def test_a_full_disk_is_survived_with_a_gap_and_bounded_memory(tmp_path):
+    db = tmp_path / "full.db"
+    blocks: list[int] = []
+    opened: list[sqlite3.Connection] = []
+
+    def fill(conn: sqlite3.Connection) -> None:
+        opened.append(conn)
+        conn.execute("PRAGMA max_page_count = 100")
+
+    def steps() -> Iterator[Datagrams]:
+        for at_ns, flows in flood(40, 200):
+            yield flows
+            blocks.append(sys.getallocatedblocks())
+            if at_ns == T + 300 * SECOND:
+                opened[0].execute("PRAGMA max_page_count = 100000")
+        yield tick(T + 410 * SECOND)
+
+    record(db, steps(), prepare=fill)
+    with closing(sqlite3.connect(db)) as conn:
+        assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    [(kind, started_ns, ended_ns, lost)] = ask(
+        db, "SELECT kind, started_ns, ended_ns, lost FROM gaps"
+    )
+    [(new, destroyed)] = ask(db, "SELECT sum(new_events), sum(destroy_events) FROM flows")
+    assert (kind, new + destroyed + lost) == ("disk full", 40 * 200 * 2)
+    assert T < started_ns < ended_ns <= T + 310 * SECOND
+    assert lost > 0
+    written = "SELECT count(*) FROM flows WHERE started_ns >= ? AND started_ns < ?"
+    assert ask(db, written, started_ns, ended_ns - 10 * SECOND) == [(0,)]
+    assert ask(db, written, T + 310 * SECOND, T + 400 * SECOND) == [(9 * 200,)]
+    assert max(blocks[20:30]) < 1.5 * min(blocks[15:20])
