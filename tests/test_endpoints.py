@@ -724,6 +724,20 @@ def test_what_ended_long_ago_is_forgotten() -> None:
     assert who(endpoints, "10.244.0.9", 500.5) == "unknown"
 
 
+def test_dials_of_no_service_are_remembered_up_to_a_number() -> None:
+    endpoints = cluster(node(), pod())
+    for port in range(1, 60_000):
+        dial(endpoints, f"10.244.{port % 7}.9", port)
+    assert sum(map(len, endpoints._dials._unserved.values())) == endpoints._dials._count <= 20_000
+
+
+def test_external_addresses_are_remembered_up_to_a_number() -> None:
+    endpoints = cluster(node())
+    for i in range(100_500):
+        endpoints.at(f"8.{i >> 16}.{i >> 8 & 255}.{i & 255}", T0)
+    assert len(endpoints._guesses._of) == 100_000
+
+
 def test_the_cache_of_edges_is_never_wrong() -> None:
     endpoints = cluster(node(), service(), pod(), pod("client", "10.244.0.8"))
     first = dial(endpoints, "10.96.0.80", at=200)

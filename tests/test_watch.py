@@ -27,7 +27,7 @@ LISTS = [
         "nodes.json",
     )
 ]
-QUICK = Patience(connect=1.0, list=0.5, silence=0.6, watch=60.0, retry=0.01, most=0.05, denied=0.05)
+QUICK = Patience(connect=1.0, list=1.0, silence=1.2, watch=60.0, retry=0.01, most=0.05, denied=0.05)
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from ctk.kube.doors import ANY_NODE, Door, Doors
 from ctk.kube.owners import Owners
 from ctk.model import Endpoint, ServiceFound, Via
 
-_MOST_ADDRESSES = 20_000
-_MOST_PORTS = 100  # of one address
+_MOST = 20_000  # dials remembered
 
 
 class Dials:
@@ -24,6 +23,7 @@ class Dials:
         self._owners = owners
         # By address: endpoint, protocol and port, with when it was first dialled.
         self._unserved: OrderedDict[str, dict[tuple[Endpoint, str, int], int]] = OrderedDict()
+        self._count = 0
 
     def service(
         self, dialled: Endpoint, proto: str, port: int, when_ns: int
@@ -44,18 +44,19 @@ class Dials:
 
     def remember(self, dialled: Endpoint, proto: str, port: int, when_ns: int) -> None:
         """This led to no service."""
-        dials = self._unserved.get(dialled.address)
-        if dials is None:
-            dials = self._unserved[dialled.address] = {}
-            if len(self._unserved) > _MOST_ADDRESSES:
-                self._unserved.popitem(last=False)
-        if len(dials) < _MOST_PORTS:
-            dials.setdefault((dialled, proto, port), when_ns)
+        dials = self._unserved.setdefault(dialled.address, {})
+        key = (dialled, proto, port)
+        if key not in dials:
+            dials[key] = when_ns
+            self._count += 1
+        while self._count > _MOST:
+            _, oldest = self._unserved.popitem(last=False)
+            self._count -= len(oldest)
 
     def opened(self, doors: Iterable[Door]) -> Iterator[ServiceFound]:
         """Doors opened: some may have been dialled before that was known."""
         addresses = {door[0] for door in doors}
-        for address in self._unserved if ANY_NODE in addresses else addresses:
+        for address in list(self._unserved) if ANY_NODE in addresses else addresses:
             for dialled in {key[0] for key in self._unserved.get(address, ())}:
                 yield from self.completed(dialled)
 
@@ -69,4 +70,7 @@ class Dials:
             found = self.service(known, proto, port, dials[key])
             if found is not None:
                 del dials[key]
+                self._count -= 1
                 yield ServiceFound(dialled, proto, port, *found)
+        if not dials:
+            self._unserved.pop(dialled.address, None)
