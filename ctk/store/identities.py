@@ -22,7 +22,7 @@ from ctk.model import (
 )
 
 _NO_NAME = (None,) * 7
-CACHED = 2**17  # ids remembered of each kind; past it the older half is looked up again
+CACHED = 50_000  # edges, and as many endpoints: past it all are looked up in the file again
 
 _ENDPOINT = (
     "INSERT INTO endpoint(id, address, packed, kind, namespace, name, workload, workload_kind,"
@@ -32,7 +32,7 @@ _ENDPOINT = (
 _NAMELESS = "INSERT INTO endpoint(id, address, packed, kind, valid_from_ns) VALUES (?,?,?,?,?)"
 _COMPLETE = (
     "UPDATE endpoint SET kind = ?, namespace = ?, name = ?, workload = ?, workload_kind = ?,"
-    " node = ?, labels = ?, uid = ?, valid_from_ns = ?, valid_to_ns = NULL WHERE id = ?"
+    " node = ?, labels = ?, uid = ?, valid_from_ns = ?, valid_to_ns = ? WHERE id = ?"
 )
 _SAME_ENDPOINT = (
     "packed = ? AND kind = ? AND namespace IS ? AND name IS ? AND workload IS ?"
@@ -213,7 +213,7 @@ class Identities:
     def close_open(self, at_ns: int) -> None:
         """End every interval that a former recording left open: what came after is not known."""
         for table, which in (
-            ("endpoint", "AND kind IN ('pod', 'service', 'node')"),
+            ("endpoint", "AND uid IS NOT NULL"),
             *((kind, "") for kind in _OBJECT_COLUMNS),
         ):
             self.conn.execute(
@@ -264,7 +264,8 @@ class Identities:
             # No flow points to it yet; one of a connection that began before may still come.
             found = self.endpoint_id(known)
         else:
-            self.conn.execute(_COMPLETE, (*_identity(known)[1:], known.valid_from_ns, found))
+            valid = (known.valid_from_ns, self._ended.get(known))
+            self.conn.execute(_COMPLETE, (*_identity(known)[1:], *valid, found))
             if known not in self._endpoints:
                 self._endpoints[known] = found
                 self._new_endpoints.append(known)

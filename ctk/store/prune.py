@@ -13,6 +13,7 @@ from ctk.store.connect import WAL_BYTES, limit_wal
 from ctk.store.rollup import LEVELS, Level, floor, fold, mark, marks, transaction
 from ctk.timespan import DAY
 
+_NEVER = -(2**63)
 _ROWS = 10_000  # deleted in one transaction: some 20 ms
 _PAGES = 50  # given back in one transaction
 _SPARE = 0.25  # the part of a file that may be free before it is given back
@@ -96,8 +97,13 @@ def orphans(conn: sqlite3.Connection, doom: Doom) -> Iterator[None]:
     """Throw away edges without rows, endpoints without edges, and what ended before all rows."""
     conn.execute("CREATE TEMP TABLE IF NOT EXISTS used (id INTEGER PRIMARY KEY)")
     conn.execute("DELETE FROM temp.used")
-    for table in (*(level.table for level in LEVELS), "connection"):
-        conn.execute(f"INSERT OR IGNORE INTO temp.used SELECT edge_id FROM {table}")
+    conn.execute("INSERT OR IGNORE INTO temp.used SELECT edge_id FROM connection")
+    for level in LEVELS:
+        conn.execute(
+            f"INSERT OR IGNORE INTO temp.used SELECT edge_id FROM {level.table}"
+            " WHERE started_ns >= ?",
+            (_own_since_ns(conn, level),),
+        )
     yield from _unused(conn, "edge", doom)
     conn.execute("DELETE FROM temp.used")
     for side in ("src_id", "dialled_id", "backend_id"):
@@ -114,6 +120,23 @@ def orphans(conn: sqlite3.Connection, doom: Doom) -> Iterator[None]:
                 conn.execute(f"DELETE FROM {table} WHERE valid_to_ns < ?", (oldest_ns,))
             conn.execute("DELETE FROM gap WHERE ended_ns < ?", (oldest_ns,))
         yield
+
+
+def _own_since_ns(conn: sqlite3.Connection, level: Level) -> int:
+    """
+    From when on a level may have edges that the next has not.
+
+    Reading ten million flows takes 2.5 s, and their minutes a tenth of it.
+    """
+    coarser = _coarser(level)
+    if coarser is None:
+        return _NEVER
+    folded_ns, pruned_ns = marks(conn)[coarser.name]
+    oldest_ns = _oldest_ns(conn, level)
+    if folded_ns is None or (pruned_ns or _NEVER) > (oldest_ns or 0):
+        return _NEVER
+    some_are_other = f"SELECT 1 FROM {coarser.table} WHERE edge_id < 0 LIMIT 1"
+    return _NEVER if conn.execute(some_are_other).fetchone() else folded_ns
 
 
 def _before(
@@ -152,7 +175,7 @@ def _before(
             mark(conn, level, "pruned_ns", until_ns)
             conn.execute(
                 f"DELETE FROM {level.table} WHERE (started_ns, {second}) < (?, ?)",
-                last or (until_ns, -(2**63)),
+                last or (until_ns, _NEVER),
             )
         yield
 
