@@ -232,7 +232,7 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
         yield Finding(
             "NOTRACK",
             "warning",
-            "rules could not be read: nft is not here",
+            "rules could not be read: nft is not here, or not allowed",
             "look on the node: nft list ruleset | grep -i notrack",
         )
     elif re.search(r"\bnotrack\b|xt target \"CT\"", seen.rules, re.IGNORECASE):
@@ -247,11 +247,14 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
 
 
 def _cluster(seen: Readings) -> Iterator[Finding]:
+    if seen.rights is None and seen.cluster is None:
+        yield Finding("API server", "ok", "not asked")
+        return
     if seen.rights is None:
         yield Finding(
             "API server",
             "warning",
-            f"{seen.cluster or 'not asked'}: addresses stay without names",
+            f"{seen.cluster}: addresses stay without names",
             "give --kubeconfig, or record with --objects",
         )
         return

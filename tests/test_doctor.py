@@ -142,6 +142,11 @@ def test_a_bridge_that_calls_iptables_is_nothing_to_say():
     assert "bridge" not in {one.check for one in judge(seen)}
 
 
+def test_a_cluster_that_was_not_asked_about_is_no_warning():
+    found = list(judge(replace(HEALTHY, rights=None)))
+    assert Finding("API server", "ok", "not asked") in found
+
+
 def test_findings_are_lines_for_people_and_objects_for_programs():
     found = [Finding("disk", "ok", "room"), Finding("rights", "problem", "none", "be root")]
     out = BytesIO()

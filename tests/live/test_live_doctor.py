@@ -28,10 +28,10 @@ def test_a_node_with_traffic_is_well(play):
     with Servers(play) as servers, inside(play.node):
         Traffic(play, servers).known()
         code, found = findings(play)
-    # Whether process 1's namespace can be read differs; nobody dials while nobody listens; and no
-    # cluster was asked.
+    # Whether process 1's namespace can be read differs; and nobody dials while the doctor
+    # listens.
     ill = {check for check, status in found.items() if status != "ok"} - {"namespace"}
-    assert (code, ill) == (0, {"data plane", "API server"})
+    assert (code, ill) == (0, {"data plane"})
 
 
 def test_rules_that_hide_connections_and_settings_that_are_off_are_found():
