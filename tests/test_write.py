@@ -181,10 +181,10 @@ def test_lone_events_are_rows_like_any_other(conn: sqlite3.Connection) -> None:
         (T, 0, 2, 2, 0, 1, 0, 0, 0, 0, None, None),
         (T + 5, 0, 1, 40001, 1, 1, 0, 0, 0, 0, None, None),
         (T + 5, 1, 1, 40002, 0, 0, 1, 0, 0, 0, None, None),
-        (T + 5, 2, 2, 1, 1, 0, 0, 0, 0, 0, None, None),
-        (T + 5, 3, 1, None, 1, 1, 2, 1, 0, 0, 900, None),
-        (T + 7, 0, 1, None, 0, 0, 0, 1, 1, 1, None, None),
-        (T + 9, 0, 2, 3, 0, 1, 0, 0, 0, 0, None, None),
+        (T + 5, 3, 2, 1, 1, 0, 0, 0, 0, 0, None, None),
+        (T + 5, 4, 1, None, 1, 1, 2, 1, 0, 0, 900, None),
+        (T + 7, 2, 1, None, 0, 0, 0, 1, 1, 1, None, None),
+        (T + 9, 1, 2, 3, 0, 1, 0, 0, 0, 0, None, None),
     ]
 
 

@@ -20,16 +20,23 @@ from ctk.model import (
     ObjectRecord,
     ServiceFound,
 )
+from ctk.store import bulk
 
 _NO_NAME = (None,) * 7
 CACHED = 50_000  # edges, and as many endpoints: past it all are looked up in the file again
 
-_ENDPOINT = (
-    "INSERT INTO endpoint(id, address, packed, kind, namespace, name, workload, workload_kind,"
-    " node, labels, uid, valid_from_ns, valid_to_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_ENDPOINT = bulk.plain(
+    "endpoint",
+    "id, address, packed, kind, namespace, name, workload, workload_kind, node, labels, uid,"
+    " valid_from_ns, valid_to_ns",
 )
 # Most endpoints are external and have no names: five bound values cost half of thirteen.
-_NAMELESS = "INSERT INTO endpoint(id, address, packed, kind, valid_from_ns) VALUES (?,?,?,?,?)"
+_NAMELESS = bulk.plain("endpoint", "id, address, packed, kind, valid_from_ns")
+_EDGE = bulk.plain(
+    "edge",
+    "id, recorder_id, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id,"
+    " nat_dst_port, service, service_via",
+)
 _COMPLETE = (
     "UPDATE endpoint SET kind = ?, namespace = ?, name = ?, workload = ?, workload_kind = ?,"
     " node = ?, labels = ?, uid = ?, valid_from_ns = ?, valid_to_ns = ? WHERE id = ?"
@@ -37,10 +44,6 @@ _COMPLETE = (
 _SAME_ENDPOINT = (
     "packed = ? AND kind = ? AND namespace IS ? AND name IS ? AND workload IS ?"
     " AND workload_kind IS ? AND node IS ? AND labels IS ? AND uid IS ?"
-)
-_EDGE = (
-    "INSERT INTO edge(id, recorder_id, proto, zone, src_id, dialled_id, dst_port, nat_src,"
-    " backend_id, nat_dst_port, service, service_via) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _SAME_EDGE = (
     "SELECT id FROM edge WHERE recorder_id = ? AND proto = ? AND zone = ? AND src_id = ?"
@@ -134,9 +137,9 @@ class Identities:
 
     def flush(self) -> None:
         """Write the rows that were given ids."""
-        self.conn.executemany(_ENDPOINT, self._endpoint_rows)
-        self.conn.executemany(_NAMELESS, self._nameless_rows)
-        self.conn.executemany(_EDGE, self._edge_rows)
+        bulk.run(self.conn, _ENDPOINT, self._endpoint_rows)
+        bulk.run(self.conn, _NAMELESS, self._nameless_rows)
+        bulk.run(self.conn, _EDGE, self._edge_rows)
         self._endpoint_rows.clear()
         self._nameless_rows.clear()
         self._edge_rows.clear()
