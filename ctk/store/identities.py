@@ -23,7 +23,7 @@ from ctk.model import (
 from ctk.store import bulk
 
 _NO_NAME = (None,) * 7
-CACHED = 50_000  # edges, and as many endpoints: past it all are looked up in the file again
+CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again
 
 _ENDPOINT = bulk.plain(
     "endpoint",
