@@ -149,6 +149,8 @@ class _Echo:
 _csv_writer = csv.writer(_Echo(), lineterminator="")
 # What would end a cell or a row is written as in a string.
 _TSV = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+# What would break a table, or tell a terminal what to do, is shown as what it is.
+_CONTROLS = _TSV | {i: f"\\x{i:02x}" for i in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
 
 
 def _csv_line(row: Sequence[Any]) -> bytes:
@@ -172,25 +174,31 @@ def _table(
     out: BinaryIO,
 ) -> int:
     """Write a table a batch at a time, so that any number of rows can be written."""
-    from tabulate import tabulate
+    import tabulate
 
+    tabulate.MIN_PADDING = 0  # else a header is two wider than it looks
+    names = [name for name, _ in heads]
+    align = ["right" if number else "left" for _, number in heads]
     written = 0
     remaining = islice(cells, most)
     while batch := list(islice(remaining, _BATCH)):
-        text = tabulate(
-            batch,
-            headers=() if written else [name for name, _ in heads],
-            tablefmt="plain",
-            disable_numparse=True,
-            colalign=["right" if number else "left" for _, number in heads],
+        # Columns grow from batch to batch, and never shrink.
+        longest = [max(map(len, column)) for column in zip(names, *batch, strict=True)]
+        names = [
+            name.rjust(width) if right else name.ljust(width)
+            for name, (_, right), width in zip(names, heads, longest, strict=True)
+        ]
+        text = tabulate.tabulate(
+            batch, names, tablefmt="plain", disable_numparse=True, colalign=align
         )
-        out.write("".join(f"{line.rstrip()}\n" for line in text.splitlines()).encode())
+        lines = text.splitlines()[1 if written else 0 :]
+        out.write("".join(f"{line.rstrip()}\n" for line in lines).encode())
         written += len(batch)
     return written
 
 
 def _cell(value: object) -> str:
-    return _NOTHING if value is None else str(_plain(value))
+    return _NOTHING if value is None else str(_plain(value)).translate(_CONTROLS)
 
 
 def _is_number(cell: str) -> bool:

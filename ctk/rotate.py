@@ -50,7 +50,7 @@ class RotatingFile:
                 self.size = start_bytes
             self._begin()
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +71,7 @@ class RotatingFile:
                 self._put_aside()
             self._append(line + b"\n")
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def close(self) -> None:
         """Close the file, and wait for a compression that runs."""
@@ -130,7 +130,8 @@ def _compress(path: Path) -> None:
     path.unlink()
 
 
-def _cannot_write(path: Path, error: OSError) -> StoreError:
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """Give the sentence for a file of lines that cannot be written."""
     return StoreError(
         f"{path} cannot be written: {error.strerror}", hint="check its directory and its disk"
     )

@@ -12,14 +12,14 @@ from ctk.model import FLOW_KEYS
 Invoke = Callable[..., Result]
 
 TABLE = """\
-TIME (UTC)           SOURCE       DESTINATION                           SERVICE    PORT         CONNS    FAILED      OUT        IN
-2024-11-25 18:47:22  n1           kube-system/coredns-7c65d6cfc9-sq2br  -          8181/tcp         1         -        -         -
-2024-11-25 18:47:32  shop/web-1   shop/db-0                             shop/db    5432/tcp         3         -  1.2 KiB  46.9 KiB
-2024-11-25 18:47:42  203.0.113.9  shop/web-1                            shop/web   30080/tcp        2         -    900 B   4.8 MiB
-2024-11-25 18:47:52  shop/web-1   203.0.113.9                           -          443/tcp          4         4    240 B     160 B
-2024-11-25 18:48:02  shop/db-0    2001:db8::9                           -          514/udp          5         5    700 B       0 B
-2024-11-25 18:48:12  shop/web-1   10.9.9.9                              -          icmp             1         -     84 B      84 B
-2024-11-25 18:48:22  shop/web-1   shop/db-0                             shop/db    5432/tcp         1         -    400 B  15.6 KiB
+TIME (UTC)           SOURCE       DESTINATION                           SERVICE   PORT       CONNS  FAILED      OUT        IN
+2024-11-25 18:47:22  n1           kube-system/coredns-7c65d6cfc9-sq2br  -         8181/tcp       1       -        -         -
+2024-11-25 18:47:32  shop/web-1   shop/db-0                             shop/db   5432/tcp       3       -  1.2 KiB  46.9 KiB
+2024-11-25 18:47:42  203.0.113.9  shop/web-1                            shop/web  30080/tcp      2       -    900 B   4.8 MiB
+2024-11-25 18:47:52  shop/web-1   203.0.113.9                           -         443/tcp        4       4    240 B     160 B
+2024-11-25 18:48:02  shop/db-0    2001:db8::9                           -         514/udp        5       5    700 B       0 B
+2024-11-25 18:48:12  shop/web-1   10.9.9.9                              -         icmp           1       -     84 B      84 B
+2024-11-25 18:48:22  shop/web-1   shop/db-0                             shop/db   5432/tcp       1       -    400 B  15.6 KiB
 """  # noqa: E501
 GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
 
@@ -196,7 +196,7 @@ def test_sql_is_answered_under_its_own_names(invoke: Invoke, shop: Path) -> None
     result = invoke("query", shop, sql, "-p", "p", "5432")
     assert (result.exit_code, result.stdout) == (
         0,
-        "who      SUM(bytes_out)\nweb-1              1600\n",
+        "who    SUM(bytes_out)\nweb-1            1600\n",
     )
     result = invoke("query", shop, sql, "-p", "p", "5432", "-o", "json")
     assert json.loads(result.stdout) == [{"who": "web-1", "SUM(bytes_out)": 1600}]

@@ -12,6 +12,16 @@ from ctk.timespan import SECOND
 
 Invoke = Callable[..., Result]
 
+BY_NAME = """\
+SOURCE       DESTINATION                           CONNS  FAILED  PACKETS     BYTES      %
+203.0.113.9  shop/web-1                                2       0    3,510   4.8 MiB   98.7
+shop/web-1   shop/db-0                                 4       0       71  64.1 KiB    1.3
+shop/db-0    2001:db8::9                               5       5        5     700 B    0.0
+shop/web-1   203.0.113.9                               4       4        8     400 B    0.0
+shop/web-1   10.9.9.9                                  1       0        2     168 B    0.0
+n1           kube-system/coredns-7c65d6cfc9-sq2br      1       0        -         -      -
+total                                                 17       9    3,596   4.8 MiB  100.0
+"""
 GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
 
 
@@ -20,33 +30,24 @@ def test_the_two_sides_at_their_finest_names_are_ranked_by_bytes(
 ) -> None:
     result = invoke("top", shop)
     assert (result.exit_code, result.stderr) == (0, GAPS)
-    assert result.stdout == (
-        "SOURCE       DESTINATION                             CONNS    FAILED    PACKETS     BYTES      %\n"
-        "203.0.113.9  shop/web-1                                  2         0      3,510   4.8 MiB   98.7\n"
-        "shop/web-1   shop/db-0                                   4         0         71  64.1 KiB    1.3\n"
-        "shop/db-0    2001:db8::9                                 5         5          5     700 B    0.0\n"
-        "shop/web-1   203.0.113.9                                 4         4          8     400 B    0.0\n"
-        "shop/web-1   10.9.9.9                                    1         0          2     168 B    0.0\n"
-        "n1           kube-system/coredns-7c65d6cfc9-sq2br        1         0          -         -      -\n"
-        "total                                                   17         9      3,596   4.8 MiB  100.0\n"
-    )
+    assert result.stdout == BY_NAME
 
 
 def test_the_total_is_of_all_groups_whatever_the_limit(invoke: Invoke, shop: Path) -> None:
     result = invoke("top", shop, "--by", "src_workload,service", "--limit", "1")
     assert result.stdout == (
-        "SRC WORKLOAD    SERVICE      CONNS    FAILED    PACKETS    BYTES      %\n"
-        "-               shop/web         2         0      3,510  4.8 MiB   98.7\n"
-        "total of 5                      17         9      3,596  4.8 MiB  100.0\n"
+        "SRC WORKLOAD  SERVICE   CONNS  FAILED  PACKETS    BYTES      %\n"
+        "-             shop/web      2       0    3,510  4.8 MiB   98.7\n"
+        "total of 5                 17       9    3,596  4.8 MiB  100.0\n"
     )
 
 
 def test_connections_rank_where_no_bytes_were_measured(invoke: Invoke, shop: Path) -> None:
     result = invoke("top", shop, "-n", "kube-system", "--by", "dst_port")
     assert result.stdout == (
-        "DST PORT      CONNS    FAILED    PACKETS    BYTES      %\n"
-        "8181              1         0          -        -  100.0\n"
-        "total             1         0          -        -  100.0\n"
+        "DST PORT  CONNS  FAILED  PACKETS  BYTES      %\n"
+        "8181          1       0        -      -  100.0\n"
+        "total         1       0        -      -  100.0\n"
     )
 
 
@@ -119,7 +120,8 @@ def test_a_span_that_was_widened_says_so(invoke: Invoke, shop: Path) -> None:
     )
     assert result.stderr == (
         "1 gap in this window: 1,204 events lost\n"
-        "counted from 2024-11-25T18:47:00Z to 2024-11-25T18:48:22.852716308Z: finer rows were pruned\n"
+        "counted from 2024-11-25T18:47:00Z to 2024-11-25T18:48:22.852716308Z:"
+        " finer rows were pruned\n"
     )
     # Where only flows can tell, those that are left do.
     result = invoke(*words, "--failed")

@@ -15,7 +15,7 @@ from ctk.cursor import Cursor
 from ctk.errors import UsageError
 from ctk.model import FLOW_KEYS, Filters, FlowRecord
 from ctk.render import Output
-from ctk.rotate import RotatingFile
+from ctk.rotate import RotatingFile, cannot_write
 from ctk.store import connect, describe, read
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -148,4 +148,9 @@ def _to_stdout(
 
 
 def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(sys.stdout.buffer) if output is None else output.open("wb")
+    if output is None:
+        return nullcontext(sys.stdout.buffer)
+    try:
+        return output.open("wb")
+    except OSError as error:
+        raise cannot_write(output, error) from error

@@ -1,0 +1,219 @@
+"""`ctk export`: forms, files that are put aside, and cursors: every flow exactly once."""
+
+import gzip
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ctk.model import Counters, Edge, Endpoint, FlowRow
+from ctk.store import connect
+from ctk.store.write import Writer
+from ctk.timespan import SECOND
+
+Invoke = Callable[..., Result]
+
+GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
+FIRST_LOG_LINE = (
+    '{"timestamp":"2024-11-25T18:47:22.852716307Z","src":"10.244.0.1","srcPort":53388,'
+    '"srcName":"n1","dst":"10.244.0.3","dstPort":8181,"dstNs":"kube-system",'
+    '"dstName":"kube-system:coredns-7c65d6cfc9-sq2br",'
+    '"dstLbls":{"k8s-app":"kube-dns","pod-template-hash":"7c65d6cfc9"},'
+    '"proto":"TCP","new":true,"update":true,"cnt":2}\n'
+)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "json"])
+def test_a_form_is_what_query_writes(invoke: Invoke, shop: Path, form: str) -> None:
+    asked = invoke("query", shop, "-o", form, "--pod", "db-0")
+    result = invoke("export", shop, "--format", form, "--pod", "db-0")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, asked.stdout, GAPS)
+
+
+def test_json_lines_are_the_default(invoke: Invoke, shop: Path) -> None:
+    assert invoke("export", shop).stdout == invoke("query", shop, "-o", "jsonl").stdout
+
+
+def test_the_log_form_leaves_empty_fields_out(invoke: Invoke, shop: Path) -> None:
+    result = invoke("export", shop, "--format", "log", "--first", "1")
+    assert result.stdout == FIRST_LOG_LINE
+
+
+def test_a_file_gets_what_stdout_would(invoke: Invoke, shop: Path, tmp_path: Path) -> None:
+    for form in ("jsonl", "log", "csv", "json"):
+        out = tmp_path / f"out.{form}"
+        out.write_text("what was there before")
+        result = invoke("export", shop, "--format", form, "--output", out)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert out.read_text() == invoke("export", shop, "--format", form).stdout
+
+
+def test_a_full_file_is_put_aside_and_no_line_is_cut(
+    invoke: Invoke, shop: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "flows.csv"
+    words = ("--format", "csv", "--output", out, "--max-size", "1K", "--keep", "9")
+    assert invoke("export", shop, *words).exit_code == 0
+    files = sorted(tmp_path.glob("flows.csv*"), key=lambda file: file.suffix[1:].zfill(2))
+    files.sort(key=lambda file: -int(file.suffix[1:]) if file.suffix != ".csv" else 1)
+    header, *rows = invoke("export", shop, "--format", "csv").stdout.splitlines()
+    written = [file.read_text().splitlines() for file in files]
+    assert len(files) > 2
+    assert all(lines[0] == header for lines in written)
+    assert [line for lines in written for line in lines[1:]] == rows
+    assert all(file.stat().st_size <= 1024 for file in files)
+
+
+def test_what_is_put_aside_is_compressed_and_the_oldest_goes(
+    invoke: Invoke, shop: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "flows.log"
+    words = ("--format", "log", "--output", out, "--max-size", "400", "--keep", "2", "--compress")
+    assert invoke("export", shop, *words).exit_code == 0
+    lines = invoke("export", shop, "--format", "log").stdout.splitlines(keepends=True)
+    assert sorted(file.name for file in tmp_path.glob("flows*")) == [
+        "flows.log",
+        "flows.log.1.gz",
+        "flows.log.2.gz",
+    ]
+    aside = [gzip.decompress((tmp_path / f"flows.log.{i}.gz").read_bytes()) for i in (2, 1)]
+    kept = b"".join([*aside, out.read_bytes()]).decode()
+    assert "".join(lines).endswith(kept)
+    assert kept.count("\n") >= 3
+
+
+def test_a_cursor_goes_on_where_the_last_one_stopped(invoke: Invoke, shop: Path) -> None:
+    everything = invoke("export", shop).stdout.splitlines()
+    seen = []
+    for expected in (3, 3, 1, 0):
+        result = invoke("export", shop, "--cursor", "siem", "--first", "3")
+        assert result.exit_code == 0
+        assert len(result.stdout.splitlines()) == expected
+        seen += result.stdout.splitlines()
+    assert seen == everything
+    assert len(invoke("export", shop, "--cursor", "other").stdout.splitlines()) == 7
+    kept = shop.with_name("shop.db.siem.cursor")
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_cursor_for_a_file_is_beside_it_and_the_header_comes_once(
+    invoke: Invoke, shop: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "flows.csv"
+    out.parent.mkdir()
+    for _ in range(3):
+        words = ("--format", "csv", "--output", out, "--cursor", "siem", "--first", "3")
+        assert invoke("export", shop, *words).exit_code == 0
+    assert out.read_text() == invoke("export", shop, "--format", "csv").stdout
+    assert sorted(file.name for file in out.parent.iterdir()) == [
+        "flows.csv",
+        "flows.csv.siem.cursor",
+    ]
+
+
+def test_what_a_killed_export_wrote_behind_its_cursor_is_written_again(
+    invoke: Invoke, shop: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "flows.jsonl"
+    invoke("export", shop, "--output", out, "--cursor", "siem", "--first", "2")
+    with out.open("a") as file:
+        file.write('{"started_at":"2024-11-25T18:47:4')
+    invoke("export", shop, "--output", out, "--cursor", "siem")
+    assert out.read_text() == invoke("export", shop).stdout
+
+
+def test_a_cursor_of_another_file_starts_anew(invoke: Invoke, shop: Path) -> None:
+    invoke("export", shop, "--cursor", "siem")
+    kept = shop.with_name("shop.db.siem.cursor")
+    kept.write_text(kept.read_text().replace("n1 2024", "n1 2023"))
+    result = invoke("export", shop, "--cursor", "siem")
+    assert len(result.stdout.splitlines()) == 7
+    assert result.stderr.startswith(f"{shop} is another file than the one {kept} was kept for")
+
+
+def test_a_cursor_that_is_broken_is_an_error(invoke: Invoke, shop: Path) -> None:
+    kept = shop.with_name("shop.db.siem.cursor")
+    kept.write_text("{")
+    result = invoke("export", shop, "--cursor", "siem")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: the cursor {kept} cannot be read: ")
+    assert result.stderr.endswith("\nTry: remove it to start anew\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "stderr"),
+    [
+        (
+            ("--format", "json", "--cursor", "siem"),
+            "Error: json is one array: it cannot be gone on with\nTry: --format jsonl\n",
+        ),
+        (("--max-size", "1M"), "Error: --max-size needs a file to put aside\nTry: --output FILE\n"),
+        (
+            ("--output", "x", "--max-size", "much"),
+            "Error: 'much' is not a size\nTry: write it as 512K, 16MiB or 1G\n",
+        ),
+        (
+            ("--cursor", "../x"),
+            "Error: '../x' is not a name for a cursor\nTry: --cursor siem\n",
+        ),
+        (
+            ("--cursor", "siem", "--last", "3"),
+            "Error: --last would skip flows for good\nTry: --first 1000 --cursor siem\n",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    invoke: Invoke, shop: Path, words: Sequence[str], stderr: str
+) -> None:
+    result = invoke("export", shop, *words)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", stderr)
+
+
+def test_a_place_that_cannot_be_written_is_an_error(invoke: Invoke, shop: Path) -> None:
+    out = shop.parent / "nowhere" / "flows"
+    for form in ("jsonl", "json"):
+        result = invoke("export", shop, "--format", form, "--output", out)
+        assert (result.exit_code, result.stdout, result.stderr) == (
+            1,
+            "",
+            f"Error: {out} cannot be written: No such file or directory\n"
+            "Try: check its directory and its disk\n",
+        )
+
+
+POD = Endpoint(address="10.244.0.5", kind="pod", valid_from_ns=0, namespace="shop", name="web")
+PEER = Endpoint(address="192.0.2.1", kind="external", valid_from_ns=0)
+EDGES = [Edge("tcp", 0, POD, PEER, port, None, PEER, None, None, None) for port in (80, 443)]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    windows=st.lists(st.lists(st.sampled_from(EDGES), max_size=8), min_size=1, max_size=5),
+    most=st.integers(1, 5),
+)
+def test_whatever_is_committed_between_exports_is_written_exactly_once(
+    invoke: Invoke,
+    tmp_path_factory: pytest.TempPathFactory,
+    windows: list[list[Edge]],
+    most: int,
+) -> None:
+    path = tmp_path_factory.mktemp("exports") / "node.db"
+    exported: list[str] = []
+    with connect.writer(path) as conn:
+        writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=0, boot_id=None)
+        for i, edges in enumerate(windows):
+            # All at one time: only their numbers tell these rows apart.
+            rows = [FlowRow(edge, i * SECOND, i * SECOND, None, *(1,) * 10) for edge in edges]
+            writer.window(rows, committed_ns=i * SECOND, counters=Counters())
+            result = invoke("export", path, "--cursor", "c", "--first", most)
+            exported += result.stdout.splitlines()
+        while batch := invoke("export", path, "--cursor", "c", "--first", most).stdout.splitlines():
+            exported += batch
+        everything = invoke("export", path).stdout.splitlines()
+    assert exported == everything
+    assert len(everything) == sum(map(len, windows))

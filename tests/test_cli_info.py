@@ -1,0 +1,136 @@
+"""`ctk info`: what a file holds, and its gaps; `ctk snapshot`: a copy of it."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+
+from ctk.store import connect
+
+Invoke = Callable[..., Result]
+
+
+def test_a_person_sees_span_nodes_levels_and_sizes(invoke: Invoke, shop: Path) -> None:
+    result = invoke("info", shop)
+    size = shop.stat().st_size
+    assert (result.exit_code, result.stderr) == (0, "")
+    facts, levels, tables = result.stdout.split("\n\n")
+    assert facts == (
+        "nodes       n1\n"
+        "from        2024-11-25 18:47:22\n"
+        "until       2024-11-25 18:48:22\n"
+        f"file        {size / 1024:.1f} KiB\n"
+        "endpoints   2 external, 1 node, 4 pod, 1 service, 1 unknown\n"
+        "recordings  1\n"
+        "            2024-11-25 18:47:22 to 2024-11-25 18:48:32, kernel: 40 events, 1,204 lost\n"
+        "gaps        2 gaps: 1,204 events lost, recorder down for 3s"
+    )
+    assert levels == (
+        "LEVEL  FROM (UTC)           FOLDED UNTIL         PRUNED UNTIL  ROWS\n"
+        "flow   2024-11-25 18:47:22  -                    -                7\n"
+        "1m     2024-11-25 18:47:00  2024-11-25 18:48:00  -                4\n"
+        "1h     -                    -                    -                0\n"
+        "1d     -                    -                    -                0"
+    )
+    rows = [line.split()[:2] for line in tables.splitlines()[1:]]
+    assert ["flow", "7"] in rows
+    assert ["edge", "6"] in rows
+    assert ["endpoint", "9"] in rows
+
+
+def test_a_program_gets_one_object(invoke: Invoke, shop: Path) -> None:
+    found = json.loads(invoke("info", shop, "-o", "json").stdout)
+    assert {key: found[key] for key in ("since", "until", "bytes", "nodes")} == {
+        "since": "2024-11-25T18:47:22.852716307Z",
+        "until": "2024-11-25T18:48:22.852716308Z",
+        "bytes": shop.stat().st_size,
+        "nodes": ["n1"],
+    }
+    assert found["recordings"] == [
+        {
+            "node": "n1",
+            "started_at": "2024-11-25T18:47:22.852716307Z",
+            "committed_at": "2024-11-25T18:48:32.852716307Z",
+            "ended_at": "2024-11-25T18:48:32.852716307Z",
+            "version": found["recordings"][0]["version"],
+            "source": "kernel",
+            "events": 40,
+            "lost": 1204,
+            "malformed": 0,
+        }
+    ]
+    assert found["gaps"] == [
+        {"kind": "events lost", "gaps": 1, "lost": 1204, "lasted_ns": 10**9},
+        {"kind": "recorder down", "gaps": 1, "lost": None, "lasted_ns": 3 * 10**9},
+    ]
+    assert json.loads(invoke("info", shop, "-o", "jsonl").stdout) == found
+
+
+def test_the_sizes_of_the_tables_are_those_of_their_pages(invoke: Invoke, shop: Path) -> None:
+    found = json.loads(invoke("info", shop, "-o", "json").stdout)
+    conn = sqlite3.connect(shop)
+    pages = dict(
+        conn.execute(
+            "SELECT tbl_name, SUM(pgsize) FROM dbstat JOIN sqlite_schema USING (name)"
+            " WHERE aggregate = TRUE GROUP BY 1"
+        )
+    )
+    counts = {
+        name: conn.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0]
+        for name in ("flow", "flow_1m", "edge", "endpoint", "gap", "level")
+    }
+    conn.close()
+    tables = {table["table"]: table for table in found["tables"]}
+    assert {name: table["bytes"] for name, table in tables.items()} == {
+        name: pages[name] for name in tables
+    }
+    assert {name: tables[name]["rows"] for name in counts} == counts
+
+
+def test_gaps_are_listed(invoke: Invoke, shop: Path) -> None:
+    assert invoke("info", shop, "--gaps").stdout == (
+        "FROM (UTC)           LASTED  NODE  WHAT           EVENTS LOST  DETAIL\n"
+        "2024-11-25 18:47:34      3s  n1    recorder down            -  -\n"
+        "2024-11-25 18:47:57      1s  n1    events lost          1,204  -\n"
+    )
+    result = invoke("info", shop, "--gaps", "-o", "jsonl")
+    assert json.loads(result.stdout.splitlines()[1]) == {
+        "started_at": "2024-11-25T18:47:57.852716307Z",
+        "ended_at": "2024-11-25T18:47:58.852716307Z",
+        "started_ns": 1732560477852716307,
+        "ended_ns": 1732560478852716307,
+        "node": "n1",
+        "kind": "events lost",
+        "lost": 1204,
+        "detail": None,
+    }
+
+
+def test_a_new_file_holds_nothing_and_says_so(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with connect.writer(path):
+        pass
+    result = invoke("info", path)
+    assert result.exit_code == 0
+    assert "from        -\n" in result.stdout
+    assert "gaps        none\n" in result.stdout
+    assert invoke("info", path, "--gaps").stderr == "no gaps\n"
+    for command in ("query", "top"):
+        result = invoke(command, path)
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no flows fit\n")
+    assert invoke("top", path, "-o", "json").stdout == "[]\n"
+    assert invoke("export", path).stdout == ""
+
+
+def test_a_snapshot_is_the_file(invoke: Invoke, shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy.db"
+    result = invoke("snapshot", shop, out)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert invoke("query", out).stdout == invoke("query", shop).stdout
+    result = invoke("snapshot", shop, out)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: {out} is there already\nTry: name another file, or remove it\n",
+    )

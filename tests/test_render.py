@@ -1,0 +1,205 @@
+"""Rows in every form, and the lines of the event log."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from ctk.model import FlowRecord
+from ctk.render import Format, Output, live_line, log_line, rows, scaled
+
+# The event log's own example: a node's probe of a pod.
+PROBE = FlowRecord(
+    started_at="2024-11-25T18:47:22.852716307Z",
+    ended_at="2024-11-25T18:47:22.852816307Z",
+    started_ns=1_732_560_442_852_716_307,
+    ended_ns=1_732_560_442_852_816_307,
+    node="n1",
+    proto="tcp",
+    ip_version=4,
+    zone=0,
+    src="10.244.0.1",
+    src_port=53388,
+    dst="10.244.0.3",
+    dst_port=8181,
+    nat_src=None,
+    nat_dst=None,
+    nat_dst_port=None,
+    src_kind="unknown",
+    src_namespace=None,
+    src_name=None,
+    src_workload=None,
+    src_workload_kind=None,
+    src_node=None,
+    src_labels=None,
+    dst_kind="pod",
+    dst_namespace="kube-system",
+    dst_name="coredns-7c65d6cfc9-sq2br",
+    dst_workload="coredns",
+    dst_workload_kind="Deployment",
+    dst_node="n1",
+    dst_labels='{"k8s-app":"kube-dns","pod-template-hash":"7c65d6cfc9"}',
+    service=None,
+    service_via=None,
+    connections=1,
+    new_events=1,
+    update_events=1,
+    destroy_events=0,
+    unreplied=0,
+    refused=0,
+    bytes_out=None,
+    packets_out=None,
+    bytes_in=None,
+    packets_in=None,
+)
+LINE = (
+    '{"timestamp":"2024-11-25T18:47:22.852716307Z","src":"10.244.0.1","srcPort":53388,'
+    '"dst":"10.244.0.3","dstPort":8181,"dstNs":"kube-system",'
+    '"dstName":"kube-system:coredns-7c65d6cfc9-sq2br",'
+    '"dstLbls":{"k8s-app":"kube-dns","pod-template-hash":"7c65d6cfc9"},'
+    '"proto":"TCP","new":true,"update":true,"cnt":2}'
+)
+
+
+def test_a_log_line_is_what_its_users_parse() -> None:
+    assert log_line(PROBE).decode() == LINE
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        # A node has its bare name, and neither namespace nor labels.
+        (
+            {"src_kind": "node", "src_name": "n1", "src_node": "n1", "src_labels": '{"a":"b"}'},
+            {"srcName": "n1"},
+        ),
+        (
+            {"src_kind": "pod", "src_namespace": "shop", "src_name": "web-1", "src_labels": "{}"},
+            {"srcNs": "shop", "srcName": "shop:web-1"},
+        ),
+        ({"src_port": None, "new_events": 0}, {"srcPort": None, "new": None, "cnt": 1}),
+        (
+            {"proto": "icmp", "src_port": None, "dst_port": None},
+            {"proto": "ICMP", "srcPort": None, "dstPort": None},
+        ),
+        # What was dialled stays; what is new follows.
+        (
+            {
+                "dst": "10.96.0.10",
+                "nat_dst": "10.244.0.3",
+                "nat_dst_port": 8181,
+                "dst_port": 53,
+                "service": "kube-system/kube-dns",
+                "destroy_events": 2,
+                "refused": 1,
+                "bytes_out": 120,
+                "bytes_in": 0,
+            },
+            {
+                "dst": "10.96.0.10",
+                "dstPort": 53,
+                "cnt": 4,
+                "destroy": True,
+                "natDst": "10.244.0.3",
+                "natDstPort": 8181,
+                "service": "kube-system/kube-dns",
+                "refused": 1,
+                "bytesOut": 120,
+            },
+        ),
+    ],
+)
+def test_a_log_line_leaves_empty_fields_out(changed: dict[str, Any], line: dict[str, Any]) -> None:
+    expected = {key: value for key, value in (json.loads(LINE) | line).items() if value is not None}
+    assert json.loads(log_line(PROBE._replace(**changed))) == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "head"),
+    [
+        ({}, "<tcp, Src: 10.244.0.1:53388, Dst: 10.244.0.3:8181> (true) - "),
+        ({"update_events": 0}, "<tcp, Src: 10.244.0.1:53388, Dst: 10.244.0.3:8181> (false) - "),
+        ({"src_port": None}, "<tcp, Src: 10.244.0.1, Dst: 10.244.0.3:8181> (true) - "),
+        (
+            {"src": "fd00::1", "dst": "fd00::2", "proto": "udp"},
+            "<udp, Src: [fd00::1]:53388, Dst: [fd00::2]:8181> (true) - ",
+        ),
+    ],
+)
+def test_a_live_line_says_whether_events_were_merged(changed: dict[str, Any], head: str) -> None:
+    record = PROBE._replace(**changed)
+    assert live_line(record) == head.encode() + log_line(record)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1_048_524, "1023.9 KiB"),
+        (1_048_575, "1.0 MiB"),
+        (5 * 2**30, "5.0 GiB"),
+        (2**63 - 1, "8.0 EiB"),
+        (2**80, "1048576.0 EiB"),
+    ],
+)
+def test_bytes_are_scaled_for_people(size: int | None, text: str) -> None:
+    assert scaled(size) == text
+
+
+COLUMNS = ("name", "n")
+FOUND = [("a\tb", 1), (None, None), ('"q", 1', 2**62), (b"\x00\xff", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (
+            "jsonl",
+            '{"name":"a\\tb","n":1}\n{"name":null,"n":null}\n'
+            '{"name":"\\"q\\", 1","n":4611686018427387904}\n{"name":"00ff","n":0.5}\n',
+        ),
+        (
+            "json",
+            '[{"name":"a\\tb","n":1},\n{"name":null,"n":null},\n'
+            '{"name":"\\"q\\", 1","n":4611686018427387904},\n{"name":"00ff","n":0.5}]\n',
+        ),
+        ("csv", 'name,n\na\tb,1\n,\n"""q"", 1",4611686018427387904\n00ff,0.5\n'),
+        ("tsv", 'a\\tb\t1\n\t\n"q", 1\t4611686018427387904\n00ff\t0.5\n'),
+        (
+            "table",
+            "name                      n\n"
+            "a\\tb                      1\n"
+            "-                         -\n"
+            '"q", 1  4611686018427387904\n'
+            "00ff                    0.5\n",
+        ),
+    ],
+)
+def test_any_rows_can_be_written_in_any_form(form: Format, text: str) -> None:
+    out = io.BytesIO()
+    assert rows(COLUMNS, FOUND, Output(format=form), out) == 4
+    assert out.getvalue().decode() == text
+
+
+def test_a_table_stops_where_it_is_told_to() -> None:
+    out = io.BytesIO()
+    found = iter([(i,) for i in range(10)])
+    assert rows(("n",), found, Output(format="table", most=3), out) == 3
+    assert out.getvalue() == b"n\n0\n1\n2\n"
+
+
+def test_a_table_is_written_a_batch_at_a_time() -> None:
+    out = io.BytesIO()
+    assert rows(("n",), ((i,) for i in range(2500)), Output(format="table"), out) == 2500
+    lines = out.getvalue().decode().splitlines()
+    assert (len(lines), lines[0], lines[1], lines[-1]) == (2501, "  n", "  0", "2499")
+
+
+def test_a_table_shows_what_would_command_a_terminal_as_text() -> None:
+    out = io.BytesIO()
+    rows(("name",), [("\x1b[2J\n",), ("a\u009bb",)], Output(format="table"), out)
+    assert out.getvalue() == b"name\n\\x1b[2J\\n\na\\x9bb\n"
