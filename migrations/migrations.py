@@ -172,7 +172,7 @@ def m003_flows(db: Database) -> None:
         f"""
         CREATE TABLE flow (
             started_ns INTEGER NOT NULL,
-            n INTEGER NOT NULL, -- tells rows with the same started_ns apart: 0, 1, ...
+            n INTEGER NOT NULL, -- tells rows with the same started_ns apart
             edge_id INTEGER NOT NULL REFERENCES edge(id),
             lasted_ns INTEGER NOT NULL, -- ended_ns - started_ns
             src_port INTEGER, -- NULL where several were merged
