@@ -27,7 +27,7 @@ SECOND_NS = 1_000_000_000
 _PORT, _AT, _STATUS, _START = map(Event._fields.index, ("port", "at_ns", "status", "start_ns"))
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
-MOST_EVENTS = 100_000
+MOST_EVENTS = 20_000
 
 
 class Window(NamedTuple):
