@@ -10,7 +10,14 @@ from typing import BinaryIO
 import click
 
 from ctk import render
-from ctk.cli.options import FilterCommand, db_argument, filter_options, parse_size, remark
+from ctk.cli.options import (
+    FilterCommand,
+    db_argument,
+    filter_options,
+    parse_count,
+    parse_size,
+    remark,
+)
 from ctk.cursor import Cursor
 from ctk.errors import UsageError
 from ctk.model import FLOW_KEYS, Filters, FlowRecord
@@ -34,7 +41,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Not to stdout.")
 @click.option("--max-size", type=parse_size, metavar="SIZE", help="Put FILE aside when it is full.")
-@click.option("--keep", type=click.IntRange(min=0), default=5, show_default=True, help="How many.")
+@click.option(
+    "--keep", type=parse_count, metavar="N", default=5, show_default=True, help="How many of them."
+)
 @click.option("--compress", is_flag=True, help="Compress what is put aside.")
 @click.option("--cursor", metavar="NAME", help="Go on where the last export by this NAME stopped.")
 @filter_options

@@ -34,6 +34,13 @@ def parse_size(text: str) -> int:
     return int(match[1]) * int(thousand ** _POWERS[(match[2] or "").upper()])
 
 
+def parse_count(text: str | int) -> int:
+    """Turn "50" into a number that is not negative."""
+    if not str(text).isdecimal():
+        raise UsageError(f"{text!r} is not a number", hint="write it as 50")
+    return int(text)
+
+
 def _time_from_now(text: str) -> int:
     return parse_time(text, time.time_ns())
 
@@ -94,7 +101,7 @@ class FilterCommand(click.Command):
         """List the filters under a heading of their own."""
         sections: dict[str, list[tuple[str, str]]] = {"Filters": [], "Options": []}
         for param in self.get_params(ctx):
-            if record := param.get_help_record(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
                 filtering = (param.name or "").startswith("filter_")
                 sections["Filters" if filtering else "Options"].append(record)
         for title, records in sections.items():
@@ -159,7 +166,7 @@ def _param_name(long_name: str, negated: bool) -> str:
 
 def _filter_params() -> list[Callable[[Any], Any]]:
     moment: dict[str, Any] = {"type": _time_from_now, "metavar": "AGE|TIME"}
-    number: dict[str, Any] = {"type": click.IntRange(min=0), "metavar": "N"}
+    number: dict[str, Any] = {"type": parse_count, "metavar": "N"}
     params = [
         click.option("--since", "filter_since_ns", **moment, help="From then on: 15m, 2h, 7d."),
         click.option("--until", "filter_until_ns", **moment, help="Before then: an age or time."),

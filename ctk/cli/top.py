@@ -6,7 +6,14 @@ from pathlib import Path
 import click
 
 from ctk import render
-from ctk.cli.options import FilterCommand, db_argument, filter_options, output_options, remark
+from ctk.cli.options import (
+    FilterCommand,
+    db_argument,
+    filter_options,
+    output_options,
+    parse_count,
+    remark,
+)
 from ctk.model import Filters
 from ctk.render import Output
 from ctk.store import connect, describe, rank
@@ -27,7 +34,7 @@ from ctk.store import connect, describe, rank
     help="The largest first of.  [default: bytes, or connections if none were counted]",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many rows."
+    "--limit", type=parse_count, metavar="N", default=20, show_default=True, help="How many rows."
 )
 @filter_options
 @output_options
