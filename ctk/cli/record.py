@@ -56,7 +56,7 @@ def _retention(text: str) -> tuple[str, int]:
 @db_argument
 @click.option(
     "--kubeconfig",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
     help="The cluster to ask for names; inside one, it is found without.",
 )

@@ -3,7 +3,7 @@ Which connections to record: by address, protocol and port.
 
 One filter, told twice: `EventFilter.wants` in Python, for the entries of a dump and for replays,
 and `program`, which the kernel runs for each event before it queues it. What the kernel drops
-for it costs 0.2 us and is not loss. That both say the same is tested on every fixture.
+for it is not loss. That both say the same is tested on every fixture.
 """
 
 import ipaddress
