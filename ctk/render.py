@@ -159,8 +159,11 @@ def _csv_line(row: Sequence[Any]) -> bytes:
 
 
 def _tsv_line(row: Sequence[Any]) -> bytes:
-    cells = ("" if value is None else str(_plain(value)).translate(_TSV) for value in row)
-    return "\t".join(cells).encode()
+    cells = ["" if value is None else str(_plain(value)) for value in row]
+    line = "\t".join(cells)
+    if line.count("\t") >= len(cells) or any(mark in line for mark in "\n\r\\"):
+        line = "\t".join(cell.translate(_TSV) for cell in cells)
+    return line.encode()
 
 
 def _plain(value: object) -> object:
