@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,23 @@ def test_an_unknown_endpoint_is_completed_in_place(conn: sqlite3.Connection) -> 
         ("web-7c65d6cfc9-sq2br", T, None),
         ("late-0", T - S, T + 5),
     ]
+
+
+def test_an_address_that_was_unknown_before_stays_so_when_a_later_span_is_explained(
+    path: Path,
+) -> None:
+    with connect.writer(path) as conn:
+        _window(_writer(conn), _row(TO_NOBODY))
+    with connect.writer(path) as conn:
+        writer, again = _writer(conn, T + 60 * S), replace(NOBODY, valid_from_ns=T + 60 * S)
+        late = replace(DB, address=NOBODY.address, valid_from_ns=T + 50 * S)
+        to_again = TO_NOBODY._replace(dialled=again, backend=again)
+        _window(writer, _row(to_again, T + 60 * S))
+        _window(writer, changes=[Completed(again, late)])
+        assert _all(conn, "SELECT dst_kind, dst_name FROM flows ORDER BY started_ns") == [
+            ("unknown", None),
+            ("pod", "db-0"),
+        ]
 
 
 def test_completed_before_its_first_row_it_is_known_from_the_start(

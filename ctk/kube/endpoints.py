@@ -34,7 +34,7 @@ from ctk.kube.objects import (
 )
 from ctk.kube.owners import FOREVER_NS, Owners
 from ctk.kube.staleness import Staleness
-from ctk.model import Closed, Completed, Edge, Endpoint, Gap, HistoryChange, ObjectClosed
+from ctk.model import Completed, Edge, Endpoint, Gap, HistoryChange, ObjectClosed
 
 _MOST_CACHED = 16_384  # edges
 _OWNING: frozenset[Resource] = frozenset(("pods", "services", "nodes"))
@@ -192,11 +192,8 @@ class Endpoints:
             owned = self._owners.at(address, guess.valid_from_ns)
             if owned is None:
                 return False
-            owned.guesses += (guess,)
             if not same(guess, owned.endpoint):
                 self._history.append(Completed(guess, owned.endpoint))
-            if owned.to_ns != FOREVER_NS:
-                self._history.append(Closed(guess, owned.to_ns))
             self._history.extend(self._dials.completed(guess))
             return True
 

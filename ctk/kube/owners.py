@@ -25,7 +25,6 @@ class Owned:
     endpoint: Endpoint
     from_ns: int
     to_ns: int = FOREVER_NS
-    guesses: tuple[Endpoint, ...] = ()  # completed to be this one, so they end with it
 
 
 class Owners:
@@ -129,7 +128,7 @@ class Owners:
         endpoint = owned.endpoint
         owned.to_ns = max(at_ns, endpoint.valid_from_ns)
         self._ended.append((owned.to_ns, endpoint.address))
-        self._history.extend(Closed(each, owned.to_ns) for each in (endpoint, *owned.guesses))
+        self._history.append(Closed(endpoint, owned.to_ns))
 
 
 def _rank(owned: Owned) -> int:

@@ -231,7 +231,7 @@ class Identities:
 
     def _find_or_add(self, endpoint: Endpoint) -> int:
         identity = _identity(endpoint)
-        found = self._search_endpoint(identity) if self._searches else None
+        found = self._search_endpoint(endpoint, identity) if self._searches else None
         if found is None:
             found = self._next_endpoint
             self._next_endpoint += 1
@@ -244,11 +244,15 @@ class Identities:
         self._new_endpoints.append(endpoint)
         return found
 
-    def _search_endpoint(self, identity: tuple[object, ...]) -> int | None:
+    def _search_endpoint(self, endpoint: Endpoint, identity: tuple[object, ...]) -> int | None:
+        # What is unknown, or a pod for want of better knowledge, may be completed: each such span
+        # of an address is a row of its own, that two spans don't become what one of them was.
+        apart = endpoint.kind in ("pod", "unknown")
         match = self.conn.execute(
             f"SELECT id, valid_to_ns FROM endpoint WHERE {_SAME_ENDPOINT}"
-            " AND (valid_to_ns IS NULL OR valid_to_ns = ?) ORDER BY valid_from_ns DESC LIMIT 1",
-            (*identity, self.closed_ns),
+            " AND (valid_to_ns IS NULL OR valid_to_ns = ?) AND valid_from_ns = IFNULL(?,"
+            " valid_from_ns) ORDER BY valid_from_ns DESC LIMIT 1",
+            (*identity, self.closed_ns, endpoint.valid_from_ns if apart else None),
         ).fetchone()
         if match is None:
             return None
@@ -262,7 +266,7 @@ class Identities:
     def _complete(self, unknown: Endpoint, known: Endpoint) -> None:
         found = self._endpoints.get(unknown)
         if found is None and self._searches:
-            found = self._search_endpoint(_identity(unknown))
+            found = self._search_endpoint(unknown, _identity(unknown))
         if found is None:
             # No flow points to it yet; one of a connection that began before may still come.
             found = self.endpoint_id(known)
