@@ -183,6 +183,11 @@ def test_no_flows_is_said_where_a_person_reads(invoke: Invoke, shop: Path) -> No
         ("--until 2024-11-25T18:47:30Z", ""),
         ("--until 2024-11-25T18:47:36Z", "1 gap in this window: recorder down for 3s\n"),
         ("--since 2024-11-25T18:47:40Z", "1 gap in this window: 1,204 events lost\n"),
+        # The window of the last ones begins with the first of them.
+        ("--last 2", ""),
+        ("--last 3 --not --port 514", "1 gap in this window: 1,204 events lost\n"),
+        ("--first 1", ""),
+        ("--first 3", "1 gap in this window: recorder down for 3s\n"),
     ],
 )
 def test_only_the_gaps_of_the_span_are_told(

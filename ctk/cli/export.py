@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,6 +77,7 @@ def export(
         raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
     with connect.reader(db) as conn, read.one_moment(conn):
         place = _Place(db, output, cursor, describe.first_recording(conn))
+        before_ns = place.after[0]
         records = read.numbered_flows(conn, filters, place.after)
         if form == "json":
             with _opened(output) as out:
@@ -99,7 +101,9 @@ def export(
                     place.keep(file.size)
                     place.write(records, encode, file.write)
                     place.keep(file.size)
-        for line in describe.lacks(conn, filters):
+        if before_ns >= 0:  # what was lacking before was told then
+            filters = replace(filters, since_ns=max(before_ns, filters.since_ns or 0))
+        for line in describe.lacks(conn, filters, place.reach):
             remark(line)
 
 
@@ -111,6 +115,7 @@ class _Place:
         self._path = beside.with_name(f"{beside.name}.{name}.cursor") if name else None
         self._recording = recording
         self.after = (-1, 0)  # before every flow
+        self.reach: tuple[int, int] | None = None  # when the first and the last one started
         # A file that goes on is cut where the last export knew to be; else it starts anew.
         self.output_bytes: int | None = None if name else 0
         last = Cursor.load(self._path) if self._path else None
@@ -130,6 +135,7 @@ class _Place:
         for number, record in records:
             write(encode(record))
             self.after = (record.started_ns, number)
+            self.reach = (self.reach[0] if self.reach else record.started_ns, record.started_ns)
 
     def keep(self, output_bytes: int) -> None:
         """Keep for the next export by this name what is written by now."""

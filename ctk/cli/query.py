@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ctk.cli.options import (
     remark,
 )
 from ctk.errors import UsageError
-from ctk.model import Filters
+from ctk.model import Filters, FlowRecord
 from ctk.render import Output
 from ctk.store import connect, describe, read
 from ctk.store.ask import ask
@@ -69,15 +70,23 @@ def query(
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
         records = read.flows(conn, filters)
-        written = render.flows(records, output, sys.stdout.buffer)
+        reach: list[int] = []
+        written = render.flows(_reaching(records, reach), output, sys.stdout.buffer)
         if written == output.most and next(records, None) is not None:
             remark(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
             )
         elif not written and output.format == "table":
             remark("no flows fit")
-        for line in describe.lacks(conn, filters):
+        for line in describe.lacks(conn, filters, (reach[0], reach[1]) if reach else None):
             remark(line)
+
+
+def _reaching(records: Iterable[FlowRecord], reach: list[int]) -> Iterator[FlowRecord]:
+    """Keep in `reach` when the first and the last record started."""
+    for record in records:
+        reach[:] = (reach[0] if reach else record.started_ns, record.started_ns)
+        yield record
 
 
 def _value(text: str) -> str | int | float:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ctk.model import Filters
@@ -59,8 +60,18 @@ def _gaps_of(conn: sqlite3.Connection, filters: Filters) -> list[str]:
     return [words] if words else []
 
 
-def lacks(conn: sqlite3.Connection, filters: Filters) -> list[str]:
-    """Say in a line each what the flows of a span lack: what was lost, and what was pruned."""
+def lacks(
+    conn: sqlite3.Connection, filters: Filters, reach: tuple[int, int] | None = None
+) -> list[str]:
+    """
+    Say in a line each what the flows of a span lack: what was lost, and what was pruned.
+
+    `reach` is when the first and the last flow started, where --first or --last cut the span.
+    """
+    if reach is not None and filters.last is not None:
+        filters = replace(filters, since_ns=reach[0])
+    if reach is not None and filters.first is not None:
+        filters = replace(filters, until_ns=reach[1] + 1)
     said = _gaps_of(conn, filters)
     levels = held(conn)
     pruned_ns = levels[0].pruned_ns
