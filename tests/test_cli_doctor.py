@@ -47,6 +47,6 @@ def test_a_kubeconfig_that_is_none_is_one_error(tmp_path):
     result = CliRunner().invoke(
         main, ["doctor", "--kubeconfig", str(tmp_path / "none"), "--listen", "0"]
     )
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
     assert "Traceback" not in result.stderr

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from ctk.errors import KubeError
+from ctk.errors import CtkError, KubeError, UsageError
 from ctk.kube.objects import RESOURCES, Resource
 
 log = logging.getLogger("ctk.kube")
@@ -121,7 +121,7 @@ class Api:
             if time.monotonic() - self._loaded_s > self._patience.retry:
                 try:
                     self._load()
-                except KubeError as error:
+                except CtkError as error:
                     log.warning("%s", error)
 
     def complain(self, resource: Resource, why: str, *, denied: bool) -> None:
@@ -189,7 +189,7 @@ class Api:
                     "this is not inside a cluster", hint="give --kubeconfig, --objects or --no-kube"
                 ) from error
             text = "it is no kubeconfig" if isinstance(error, TypeError) else str(error)
-            raise KubeError(
+            raise UsageError(
                 f"{self._kubeconfig}: {' '.join(text.split())}",
                 hint="check it with: kubectl --kubeconfig FILE config view",
             ) from error
@@ -221,7 +221,7 @@ def _plainly(error: Exception) -> str:
     if "IncompleteRead" in text:
         return "the connection was cut"
     # urllib3 begins with its pool's repr.
-    return text.partition("): ")[2] or text or type(error).__name__
+    return re.sub(r"^.*(\): |new connection: )", "", text) or type(error).__name__
 
 
 _ITEMS = re.compile(r'"items"\s*:\s*\[')
