@@ -340,9 +340,7 @@ def _ask_cluster(
 
     try:
         return None, watch.refusals(kubeconfig, context)
-    except KubeError as error:
-        if kubeconfig is not None:
-            raise
+    except KubeError as error:  # none was named, and this is not inside a cluster
         return error.message, None
 
 
