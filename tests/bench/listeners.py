@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cluster
+
 CTK = Path(sys.executable).with_name("ctk")
 BUFFER_BYTES = 256 << 20  # for the others: twice what ctk takes by default
 _ULOGD_SECTIONS = {
@@ -79,7 +81,7 @@ def ulogd(output: str, most_events: int | None) -> Listener:
             "hash_enable=0",
             "event_mask=7",
             f"netlink_socket_buffer_size={BUFFER_BYTES}",
-            f"netlink_socket_buffer_maxsize={BUFFER_BYTES}",
+            f"netlink_socket_buffer_maxsize={2 * BUFFER_BYTES}",  # one as large is refused
             f"[{section}]",
             _ULOGD_SECTIONS[output].format(output=written),
         ]
@@ -118,9 +120,8 @@ def floor_python() -> Listener:
 
 def ctk(objects: Path) -> Listener:
     def prepare(where: Path, options: Sequence[str]) -> Sequence[str | Path]:
-        return [CTK, "record", where / "node.db", "--objects", objects, "--node-name", "node-0"] + [
-            *options
-        ]
+        names = ("--objects", objects, "--node-name", cluster.NODE)
+        return (CTK, "record", where / "node.db", *names, *options)
 
     def seen(where: Path) -> Seen:
         with sqlite3.connect(f"file:{where / 'node.db'}?mode=ro", uri=True) as conn:
@@ -137,4 +138,6 @@ def _printed(where: Path) -> Seen:
 
 
 def _lines(path: Path) -> int:
-    return int(subprocess.run(["wc", "-l", path], check=True, capture_output=True).stdout.split()[0])
+    return int(
+        subprocess.run(["wc", "-l", path], check=True, capture_output=True).stdout.split()[0]
+    )

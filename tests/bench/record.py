@@ -3,8 +3,8 @@ What recording costs: `make bench`, or `python tests/bench/record.py`, as root.
 
 Floods a network namespace of its own with connections, and measures who listens: each alone on
 the same flood, in turns, so that the machine's moods hit all alike. The median of the rounds is
-shown, as a table and in bench-results/. At the end all listen beside each other to one flood, and
-have to agree on what they saw.
+shown, as a table and in bench-results/. At the end all listen beside each other to one flood, so
+that what they saw and lost can be compared; then ctk alone, at full rate and idle.
 
 The kernel's limit of entries holds for all namespaces: it is raised for the run and put back.
 """
@@ -17,9 +17,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -35,7 +35,10 @@ LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 ENTRIES = 4_000_000
 SOURCES = 200
 PODS = 10_000
-FILLED = 200_000
+IDLE_PODS = 1_000
+IDLE_S = 20
+FULL_RATE_S = 5
+FILLED, FILLED_FROM = 200_000, 10_000_000
 EVENTS_A_CONNECTION = {"udp": 1, "tcp": 7}
 NAMESPACE = """
 table inet bench {
@@ -58,21 +61,22 @@ class Mix(NamedTuple):
     """A flood, and how ctk is to record it."""
 
     name: str
+    about: str
     kind: str
     connections: int
     options: tuple[str, ...] = ()
     filled: bool = False  # FILLED entries stand in the table before anybody listens
-    unseen: bool = False  # ctk's filter matches none of it, so the kernel drops it
 
 
 MIXES = (
-    Mix("udp", "udp", 400_000),
-    Mix("tcp", "tcp", 50_000),
-    Mix("filled", "udp", 400_000, filled=True),
-    Mix("none", "udp", 400_000, ("--aggregate", "none")),
-    Mix("tcp none", "tcp", 50_000, ("--aggregate", "none")),
-    Mix("unmatched", "udp", 400_000, ("--cidr", "192.0.2.0/24"), unseen=True),
+    Mix("udp", "unique flows", "udp", 400_000),
+    Mix("tcp", "opened and closed through NAT, seven events each", "tcp", 50_000),
+    Mix("filled", "unique flows, 200,000 entries before", "udp", 400_000, filled=True),
+    Mix("none", "unique flows, a row each", "udp", 400_000, ("--aggregate", "none")),
+    Mix("tcp none", "tcp, a row an event", "tcp", 50_000, ("--aggregate", "none")),
+    Mix("unmatched", "the kernel drops all for ctk", "udp", 400_000, ("--cidr", "192.0.2.0/24")),
 )
+BESIDE = Mix("beside", "all on one flood", "tcp", 20_000)
 
 
 class Run(NamedTuple):
@@ -131,13 +135,13 @@ class Started:
             before = now
             time.sleep(QUIET_S)
 
-    def stop(self, *, events: int, seconds: float, connections: int) -> Run:
+    def stop(self, events: int, rate: float) -> Run:
         pid = self.process.pid
         self.settle()
         flooded_ns = self.cpu_ns()
         lost = _drops(pid)
-        self.process.send_signal(signal.SIGINT)
-        peak = 0
+        peak = _peak_bytes(pid)
+        os.kill(pid, signal.SIGINT)
         while True:
             peak = _peak_bytes(pid) or peak
             ended, code, usage = os.wait4(pid, os.WNOHANG)
@@ -145,6 +149,8 @@ class Started:
                 break
             time.sleep(0.01)
         self.process.returncode = os.waitstatus_to_exitcode(code)
+        if self.process.returncode > 0:
+            sys.exit(f"{self.listener.name} failed: {(self.where / 'stderr').read_text()}")
         seen = self.listener.seen(self.where)
         used_s = usage.ru_utime + usage.ru_stime
         return Run(
@@ -152,7 +158,7 @@ class Started:
             seen.events,
             lost,
             seen.rows,
-            connections / seconds,
+            rate,
             self.start_ns / 1e9,
             (flooded_ns - self.start_ns) / 1e9,
             max(0.0, used_s - flooded_ns / 1e9),
@@ -172,12 +178,7 @@ def conntrack_sockets() -> list[list[str]]:
 
 
 def _drops(pid: int) -> int:
-    sockets = {
-        link.name
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir()
-        for link in [Path(os.readlink(descriptor))]
-        if link.name.startswith("socket:")
-    }
+    sockets = {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
     return sum(int(one[8]) for one in conntrack_sockets() if f"socket:[{one[9]}]" in sockets)
 
 
@@ -209,45 +210,101 @@ class Bench:
 
     def flood(self, kind: str, connections: int, *, first: int = 0) -> float:
         """Make that many connections, and for TCP their end, too; return how long it took."""
-        argv = [self.where / "flood", kind, str(connections), str(SOURCES), str(first)]
+        argv: list[str | Path] = [
+            self.where / "flood",
+            kind,
+            str(connections),
+            str(SOURCES),
+            str(first),
+        ]
         took = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
         if kind == "tcp":
             self.empty()  # the seventh event; the kernel would send it two minutes later
         return float(took)
 
+    def start(self, listener: Listener, options: Sequence[str] = ()) -> Started:
+        self._runs += 1
+        return Started(listener, self.where / str(self._runs), options)
+
     def run(self, mix: Mix, listener: Listener) -> Run:
         """Start, flood, stop: one listener alone."""
         return self.beside(mix, [listener])[0]
 
-    def beside(self, mix: Mix, several: Iterable[Listener]) -> list[Run]:
+    def beside(self, mix: Mix, several: Sequence[Listener]) -> list[Run]:
         """Let all listen to one flood."""
-        several = list(several)
         self.empty()
         if mix.filled:
-            self.flood("udp", FILLED, first=10_000_000)
-        started = []
-        for listener in several:
-            self._runs += 1
-            options = mix.options if listener.name == "ctk record" else ()
-            started.append(Started(listener, self.where / str(self._runs), options))
-        most = [one.most_events for one in several if one.most_events is not None]
-        connections = mix.connections
-        if most:
-            connections = min(connections, min(most) // EVENTS_A_CONNECTION[mix.kind])
-        seconds = self.flood(mix.kind, connections)
-        events = connections * EVENTS_A_CONNECTION[mix.kind]
-        return [
-            one.stop(events=events, seconds=seconds, connections=connections) for one in started
+            self.flood("udp", FILLED, first=FILLED_FROM)
+        started = [
+            self.start(one, mix.options if one.name == "ctk record" else ()) for one in several
         ]
+        each = EVENTS_A_CONNECTION[mix.kind]
+        most = [one.most_events // each for one in several if one.most_events is not None]
+        connections = min([mix.connections, *most])
+        seconds = self.flood(mix.kind, connections)
+        return [one.stop(connections * each, connections / seconds) for one in started]
+
+    def full_rate(self, ctk: Listener, seconds: float) -> dict[str, object]:
+        """Flood for so long, with queries beside: nothing may be lost."""
+        self.empty()
+        started = self.start(ctk)
+        answers = 0
+        flooded = threading.Event()
+
+        def ask() -> None:
+            nonlocal answers
+            db = started.where / ctk.output
+            while not flooded.is_set():
+                for question in (("query", db, "--last", "50"), ("top", db)):
+                    subprocess.run((listeners.CTK, *question), check=True, capture_output=True)
+                    answers += 1
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        took, connections = 0.0, 0
+        while took < seconds:
+            took += self.flood("udp", FILLED, first=connections)
+            connections += FILLED
+        flooded.set()
+        asking.join()
+        run = started.stop(connections, connections / took)
+        return {
+            "seconds": round(took, 1),
+            "events": connections,
+            "seen": run.seen,
+            "lost": run.lost,
+            "events/s": round(run.rate),
+            "queries beside": answers,
+            "peak MiB": round(run.peak_bytes / 2**20, 1),
+        }
+
+    def idle(self, seconds: float) -> dict[str, object]:
+        """What it costs where nothing happens, with names from 1,000 pods."""
+        self.empty()
+        objects = self.where / "idle.json"
+        cluster.write(objects, IDLE_PODS)
+        started = self.start(listeners.ctk(objects))
+        before_ns = started.cpu_ns()
+        time.sleep(seconds)
+        used_ns = started.cpu_ns() - before_ns
+        run = started.stop(0, 0)
+        return {
+            "pods": IDLE_PODS,
+            "seconds": seconds,
+            "% of a core": round(used_ns / seconds / 1e7, 2),
+            "peak MiB": round(run.peak_bytes / 2**20, 1),
+        }
 
 
-def table(mix: Mix, runs: dict[str, list[Run]]) -> list[dict[str, object]]:
-    """One row a listener: medians, and the ratio to conntrack -E."""
-    rows: list[dict[str, object]] = []
+def medians(mix: Mix, runs: dict[str, list[Run]]) -> list[dict[str, object]]:
+    """One row a listener, with the ratio to conntrack -E."""
+
+    def us(several: Sequence[Run]) -> float:
+        return median(run.us_an_event for run in several)
+
     base = runs.get("conntrack -E")
-    base_us = median(run.us_an_event for run in base) if base else None
+    rows: list[dict[str, object]] = []
     for name, several in runs.items():
-        us = median(run.us_an_event for run in several)
         last = several[-1]
         rows.append(
             {
@@ -257,9 +314,9 @@ def table(mix: Mix, runs: dict[str, list[Run]]) -> list[dict[str, object]]:
                 "seen": min(run.seen for run in several),
                 "lost": max(run.lost for run in several),
                 "connections/s": round(median(run.rate for run in several)),
-                "us/event": round(us, 2),
+                "us/event": round(us(several), 2),
                 "of it at stop": round(median(r.stop_s / r.handled * 1e6 for r in several), 2),
-                "of conntrack -E": round(us / base_us, 2) if base_us else None,
+                "of conntrack -E": round(us(several) / us(base), 3) if base else None,
                 "start s": round(median(run.start_s for run in several), 2),
                 "peak MiB": round(max(run.peak_bytes for run in several) / 2**20, 1),
                 "bytes/event": round(last.file_bytes / last.handled, 1),
@@ -269,8 +326,8 @@ def table(mix: Mix, runs: dict[str, list[Run]]) -> list[dict[str, object]]:
     return rows
 
 
-def show(rows: Iterable[dict[str, object]]) -> None:
-    print(tabulate(list(rows), headers="keys", floatfmt="g"), flush=True)
+def show(title: str, rows: Sequence[dict[str, object]]) -> None:
+    print(f"{title}\n\n{tabulate(rows, headers='keys', floatfmt='g')}\n", flush=True)
 
 
 def with_raised_limit() -> int:
@@ -296,54 +353,87 @@ def set_up_namespace() -> None:
     subprocess.run(["nft", "-f", "-"], check=True, input=NAMESPACE, text=True)
 
 
-def main() -> None:
-    names = [mix.name for mix in MIXES]
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mix", action="append", choices=names, help="only this one")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[*(mix.name for mix in MIXES), "beside", "full rate", "idle"],
+        help="only this part; several allowed",
+    )
     parser.add_argument("--listener", action="append", help="only those whose name has this in it")
     parser.add_argument("--output", type=Path, default=RESULTS / "record.json")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
+    objects = bench.where / "objects.json"
+    cluster.write(objects, PODS)
+    ctk = listeners.ctk(objects)
+    everybody = [
+        listeners.conntrack(),
+        ctk,
+        listeners.floor_c(bench.where / "floor"),
+        listeners.floor_python(),
+        listeners.ulogd("JSON", 100_000),
+        listeners.ulogd("SQLITE3", 10_000),
+    ]
+    for one in everybody:
+        if one.missing:
+            print(f"without {one.name}: {one.missing}")
+    wanted = options.listener or [""]
+    present = [
+        one for one in everybody if not one.missing and any(part in one.name for part in wanted)
+    ]
+    results: dict[str, object] = {}
+
+    def is_wanted(part: str) -> bool:
+        return options.only is None or part in options.only
+
+    for mix in filter(lambda mix: is_wanted(mix.name), MIXES):
+        runs: dict[str, list[Run]] = {one.name: [] for one in present}
+        for _ in range(options.rounds):
+            for one in present:
+                runs[one.name].append(bench.run(mix, one))
+        rows = medians(mix, runs)
+        results[mix.name] = rows
+        show(f"{mix.name}: {mix.about}", rows)
+    if is_wanted("beside"):
+        fast = [one for one in present if one.most_events is None]
+        both = zip(fast, bench.beside(BESIDE, fast), strict=True)
+        seen = [
+            {"listener": one.name, "seen": run.seen, "lost": run.lost, "sum": run.seen + run.lost}
+            for one, run in both
+        ]
+        results["beside"] = seen
+        show("beside each other, on one flood", seen)
+    if is_wanted("full rate"):
+        row = bench.full_rate(ctk, FULL_RATE_S)
+        results["full rate"] = row
+        show("ctk record at full rate, with queries beside", [row])
+    if is_wanted("idle"):
+        row = bench.idle(IDLE_S)
+        results["idle"] = row
+        show("ctk record where nothing happens", [row])
+    return results
+
+
+def main() -> None:
+    options = parse()
     if not options.inside:
         sys.exit(with_raised_limit())
-
-    with ExitStack() as stack:
-        where = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctk-bench-")))
-        set_up_namespace()
-        objects = where / "objects.json"
-        cluster.write(objects, PODS)
-        bench = Bench(where)
-        everybody = [
-            listeners.conntrack(),
-            listeners.ctk(objects),
-            listeners.floor_c(where / "floor"),
-            listeners.floor_python(),
-            listeners.ulogd("JSON", 100_000),
-            listeners.ulogd("SQLITE3", 10_000),
-        ]
-        present = []
-        for one in everybody:
-            if options.listener and not any(part in one.name for part in options.listener):
-                continue
-            if one.missing:
-                print(f"{one.name}: {one.missing}")
-            else:
-                present.append(one)
-        rows: list[dict[str, object]] = []
-        for mix in MIXES:
-            if options.mix and mix.name not in options.mix:
-                continue
-            runs: dict[str, list[Run]] = {one.name: [] for one in present}
-            for _ in range(options.rounds):
-                for one in present:
-                    runs[one.name].append(bench.run(mix, one))
-            rows += table(mix, runs)
-            show(rows[-len(runs) :])
-            print()
+    set_up_namespace()
+    with tempfile.TemporaryDirectory(prefix="ctk-bench-") as where:
+        results = measure(Bench(Path(where)), options)
+    machine = {
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
     options.output.parent.mkdir(exist_ok=True)
-    result = {"kernel": platform.release(), "python": platform.python_version(), "rows": rows}
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    options.output.write_text(json.dumps({"machine": machine, **results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
