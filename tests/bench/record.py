@@ -100,8 +100,8 @@ class Run(NamedTuple):
 
     @property
     def handled(self) -> int:
-        """What it lost cost it nothing; what a filter spared it did."""
-        return self.events if self.seen == 0 else self.seen
+        """What it lost cost it nothing; what it left out, by a filter or by choice, did."""
+        return max(1, self.events - self.lost)
 
 
 class Started:
