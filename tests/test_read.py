@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
+from itertools import product
 from typing import Any
 
 import orjson
@@ -261,6 +262,36 @@ def test_flows_are_those_that_fit_when_asked_one_by_one(
             expected[len(expected) - min(count, len(expected)) :] if newest else expected[:count]
         )
     assert list(read.flows(conn, filters)) == expected
+    conn.close()
+
+
+EVERY_TERM = [
+    Term(field, side, (value,) if value else (), negated)  # type: ignore[arg-type]
+    for field, (_, values, sides) in FITS.items()
+    for value in values or [""]
+    for side in sides
+    for negated in (False, True)
+]
+
+
+def test_each_filter_alone_fits_on_whatever_level_its_flows_are_found() -> None:
+    conn = _new()
+    failures = ((0, 0), (1, 0), (0, 1))
+    rows = [
+        FlowRow(edge, START + i * MINUTE, START + i * MINUTE, port, 1, 1, 0, 0, *failed, *(1,) * 4)
+        for i, (edge, failed, port) in enumerate(product(EDGES, failures, (None, 53)))
+    ]
+    _write(conn, rows)
+    everything = list(read.flows(conn, Filters()))
+    for folded_ns in (0, 40 * MINUTE, HOUR, 2 * DAY):
+        conn.execute("PRAGMA query_only = OFF")
+        _finish(rollup.fold(conn, START + folded_ns, SMALL))
+        for term in EVERY_TERM:
+            filters = Filters(terms=(term,))
+            expected = [record for record in everything if _fits(record, filters)]
+            assert list(read.flows(conn, filters)) == expected, term
+            assert list(read.flows(conn, replace(filters, last=2))) == expected[-2:], term
+            assert list(read.flows(conn, replace(filters, first=2))) == expected[:2], term
     conn.close()
 
 
