@@ -265,6 +265,25 @@ def test_flows_are_those_that_fit_when_asked_one_by_one(
     conn.close()
 
 
+def test_flows_are_found_where_only_a_coarser_level_is_pruned() -> None:
+    conn = _new()
+    rows = [
+        FlowRow(EDGES[0], START + i * MINUTE, START + i * MINUTE, None, *(1,) * 10)
+        for i in range(0, 300, 7)
+    ]
+    _write(conn, rows)
+    _finish(rollup.fold(conn, START + 4 * HOUR))
+    pruned_ns = START + 2 * HOUR + 30 * MINUTE
+    for table, name in (("flow_1m", "1m"), ("flow_1h", "1h")):
+        conn.execute(f"DELETE FROM {table} WHERE started_ns < ?", (pruned_ns,))
+        conn.execute("UPDATE level SET pruned_ns = ? WHERE name = ?", (pruned_ns, name))
+    everything = list(read.flows(conn, Filters()))
+    assert list(read.flows(conn, Filters(terms=(Term("pod", "any", ("web-1",)),)))) == everything
+    ranked = rank.top(conn, Filters(since_ns=START + 1), ("proto",))
+    assert (ranked.rows, ranked.widened) == ([("tcp", 42, 126, 84, 84, 84)], None)
+    conn.close()
+
+
 EVERY_TERM = [
     Term(field, side, (value,) if value else (), negated)  # type: ignore[arg-type]
     for field, (_, values, sides) in FITS.items()

@@ -36,8 +36,9 @@ class Piece(NamedTuple):
 def held(conn: sqlite3.Connection) -> list[Held]:
     """Read what each level holds, the finest first."""
     found = []
+    marked = marks(conn)
     for level in LEVELS:
-        folded_ns, pruned_ns = marks(conn)[level.name]
+        folded_ns, pruned_ns = marked[level.name]
         if not level.width_ns:
             folded_ns = _ALWAYS
         found.append(
@@ -128,7 +129,9 @@ def holding(
         return
     since_ns, until_ns = span
     width_ns = level.width_ns
-    first_ns = min(max(since_ns, _down(max(since_ns, level.pruned_ns), width_ns)), until_ns)
+    first_ns = since_ns
+    if _down(since_ns, width_ns) < level.pruned_ns:
+        first_ns = min(max(since_ns, _up(level.pruned_ns, width_ns)), until_ns)
     last_ns = max(min(until_ns, level.folded_ns), first_ns)
     asked = f"SELECT EXISTS (SELECT 1 FROM {level.table} WHERE started_ns = ? AND {condition})"
     parts: list[tuple[int, int, bool]] = [(since_ns, first_ns, False)]
