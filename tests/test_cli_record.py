@@ -1,0 +1,282 @@
+"""`ctk record`: what it refuses, in one line, before it makes a file; and how it ends."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from live.playednode import objects, until
+
+from ctk.store import connect
+
+CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
+NODE = str(CAPTURES / "node.ctkcap.gz")
+CTK = (sys.executable, "-m", "ctk")
+
+
+def lines(message: str, hint: str | None = None) -> str:
+    return f"Error: {message}\n" + (f"Try: {hint}\n" if hint else "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (
+            "--no-kube --objects o.json",
+            "--objects and --no-kube exclude each other",
+            "give one of them",
+        ),
+        (
+            "--kubeconfig /dev/null --objects o.json --no-kube",
+            "--kubeconfig and --objects and --no-kube exclude each other",
+            "give one of them",
+        ),
+        ("--context c", "--context needs --kubeconfig", "--kubeconfig ~/.kube/config"),
+        (
+            "--from-capture c --capture d",
+            "--capture and --from-capture exclude each other",
+            "give one of them",
+        ),
+        (
+            "--from-capture c --enable-accounting",
+            "--enable-accounting is for the kernel, not for a capture",
+            None,
+        ),
+        ("--window 0s", "--window is shorter than a second", "--window 10s"),
+        (
+            "--accounting-interval 0s",
+            "--accounting-interval is shorter than a second",
+            "--accounting-interval 10s",
+        ),
+        ("--window soon", "'soon' is not an age", "write it as 90s, 15m, 2h or 7d"),
+        ("--max-time 5", "'5' is not an age", "write it as 90s, 15m, 2h or 7d"),
+        (
+            "--cidr 10.0.0.0/33",
+            "'10.0.0.0/33' is not an address or a CIDR",
+            "write it as 10.244.0.0/16 or fd00::/8",
+        ),
+        (
+            "--exclude-cidr pods",
+            "'pods' is not an address or a CIDR",
+            "write it as 10.244.0.0/16 or fd00::/8",
+        ),
+        ("--protocol tpc", "'tpc' is not a protocol", "tcp, udp, icmp, ... or its number"),
+        ("--events new,gone", "'gone' is not an event", "write new,update,destroy"),
+        (
+            "--retain flows",
+            "'flows' is not a retention",
+            "write it as flows=24h, 1m=7d, 1h=90d or 1d=730d",
+        ),
+        ("--retain 2m=1d", "'2m=1d' is not a retention", None),
+        ("--port http", "'http' is not a port", None),
+        ("--max-size big", "'big' is not a size", None),
+        ("--aggregate all", "Invalid value for '--aggregate'", "ctk record --help"),
+        ("--nope", "No such option", None),
+        ("--capture node.db", "--capture is DB itself", "give it another name"),
+        ("--log ./node.db", "--log is DB itself", "give it another name"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_error_and_makes_no_file(
+    invoke, tmp_path, monkeypatch, words, message, hint
+):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("record", "node.db", *words.split())
+    assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    error, *tries = result.stderr.splitlines()
+    assert error.startswith(f"Error: {message}")
+    assert len(tries) <= 1
+    if hint is not None:
+        assert tries == [f"Try: {hint}"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "content", "message"),
+    [
+        ("--objects", None, "{}: No such file or directory"),
+        ("--objects", b"{", "{}: not a list of objects"),
+        ("--objects", b"[1]", "{}"),
+        ("--from-capture", None, "{} cannot be read: No such file or directory"),
+        ("--from-capture", b"not a capture", "{} is not a ctk capture"),
+        ("--from-capture", b"", "{} is not a ctk capture"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(invoke, tmp_path, flag, content, message):
+    file, db = tmp_path / "file", tmp_path / "node.db"
+    if content is not None:
+        file.write_bytes(content)
+    capture = () if flag == "--from-capture" else ("--from-capture", NODE)
+    result = invoke("record", db, flag, file, *capture)
+    assert (result.exit_code, result.stdout, db.exists()) == (2, "", False)
+    assert result.stderr.startswith(f"Error: {message.format(file)}")
+    assert result.stderr.count("\n") <= 2
+
+
+@pytest.mark.parametrize(
+    ("made", "code", "message"),
+    [
+        (lambda path: path.mkdir(), 2, "{} is a directory"),
+        (lambda path: path.write_bytes(b"not a database at all" * 50), 2, "{} is not a ctk file"),
+        (lambda path: None, None, ""),
+    ],
+)
+def test_what_is_not_a_ctk_file_is_left_as_it_is(invoke, tmp_path, made, code, message):
+    db = tmp_path / "node.db"
+    made(db)
+    result = invoke("record", db, "--from-capture", NODE, "--no-kube")
+    if code is not None:
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert result.stderr.startswith(f"Error: {message.format(db)}")
+        assert {path.name for path in tmp_path.iterdir()} == {"node.db"}
+    else:
+        assert result.exit_code == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"node.db"}  # no -wal, no .lock
+
+
+def test_a_mistyped_directory_makes_nothing(invoke, tmp_path):
+    result = invoke("record", tmp_path / "nowhere" / "node.db", "--from-capture", NODE, "--no-kube")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert result.stderr == lines(f"there is no directory {tmp_path / 'nowhere'}")
+
+
+def test_a_log_that_cannot_be_written_makes_no_database(invoke, tmp_path):
+    log = tmp_path / "nowhere" / "node.log"
+    words = ("--from-capture", NODE, "--no-kube", "--log", log)
+    result = invoke("record", tmp_path / "node.db", *words)
+    assert (result.exit_code in (1, 2), list(tmp_path.iterdir())) == (True, [])
+    assert result.stderr.startswith(f"Error: {log}")
+
+
+def test_a_second_recorder_on_a_file_is_refused(invoke, tmp_path):
+    db = tmp_path / "node.db"
+    with connect.writer(db):
+        result = invoke("record", db, "--from-capture", NODE, "--no-kube")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        lines(
+            f"{db} is being recorded to by process {os.getpid()}",
+            "stop that recorder, or record to another file",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("--cidr 10.96.0.10", "dst = '10.96.0.10'"),
+        ("--cidr fd00::/8", "src LIKE 'fd00:%'"),
+        ("--exclude-cidr 10.244.0.21", "src != '10.244.0.21'"),
+        ("--protocol udp --protocol icmp", "proto IN ('udp', 'icmp')"),
+        ("--port 8080", "dst_port = 8080 OR nat_dst_port = 8080"),
+        ("--port 443 --protocol tcp", "dst_port = 443"),
+    ],
+)
+def test_a_filter_leaves_the_rows_it_wants(invoke, tmp_path, words, where):
+    chosen, whole = tmp_path / "chosen.db", tmp_path / "whole.db"
+    for db, filters in ((whole, ()), (chosen, words.split())):
+        assert invoke("record", db, "--from-capture", NODE, "--no-kube", *filters).exit_code == 0
+    columns = "SELECT src, dst, dst_port, proto, started_ns, connections, bytes_out FROM flows"
+    wanted = invoke("query", whole, f"{columns} WHERE {where}", "-o", "csv").stdout
+    assert wanted.count("\n") > 1
+    assert invoke("query", chosen, columns, "-o", "csv").stdout == wanted
+
+
+def test_the_node_is_the_captures_unless_it_is_named(invoke, tmp_path, monkeypatch):
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    node = "SELECT node FROM recordings"
+    for n, (words, name) in enumerate([((), "kl-control-plane"), (("--node-name", "n2"), "n2")]):
+        db = tmp_path / f"{n}.db"
+        assert invoke("record", db, "--from-capture", NODE, "--no-kube", *words).exit_code == 0
+        assert invoke("query", db, node, "-o", "tsv").stdout == f"{name}\n"
+
+
+def test_a_capture_that_was_cut_off_is_read_as_far_as_it_goes(invoke, tmp_path, caplog):
+    cut, db = tmp_path / "cut.ctkcap.gz", tmp_path / "node.db"
+    cut.write_bytes(Path(NODE).read_bytes()[:5000])
+    assert invoke("record", db, "--from-capture", cut, "--no-kube").exit_code == 0
+    assert f"{cut} was cut off: read up to its last whole message" in caplog.text
+    assert invoke("query", db, "SELECT count(*) > 0 FROM flows", "-o", "tsv").stdout == "1\n"
+
+
+# As a process.
+
+
+def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload]
+        [*CTK, "record", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        **options,
+    )
+
+
+def test_recording_a_capture_says_nothing(tmp_path):
+    cluster = tmp_path / "cluster.json"
+    cluster.write_text(json.dumps(objects()), encoding="utf-8")
+    done = run(tmp_path / "node.db", "--from-capture", NODE, "--objects", cluster)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_names_the_way_to_them_is_said(tmp_path):
+    done = run(tmp_path / "node.db", "--from-capture", NODE)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("\n") == 1
+    assert "no cluster to ask for names: give --kubeconfig, --objects or --no-kube" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_without_rights_it_is_one_error_with_a_hint_and_no_file(tmp_path):
+    tmp_path.chmod(0o777)
+    for parent in list(tmp_path.parents)[:2]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
+    done = subprocess.run(
+        [*command, *CTK, "record", str(tmp_path / "node.db"), "--no-kube"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith(("Error:", "Try:"))]
+    assert (done.returncode, done.stdout, said) == (
+        1,
+        "",
+        [
+            "Error: listening to conntrack events needs CAP_NET_ADMIN",
+            "Try: run it as root, or give a container the capability NET_ADMIN",
+        ],
+    )
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_recording(tmp_path, number):
+    """The capture comes through a pipe that stays open, as the kernel does."""
+    db, pipe = tmp_path / "node.db", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = gzip.decompress(Path(NODE).read_bytes())
+    command = [*CTK, "record", str(db), "--from-capture", str(pipe), "--no-kube"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        with pipe.open("wb") as out:
+            out.write(content[: len(content) // 2])
+            out.flush()
+            until(db.exists, "the recording to begin")
+            time.sleep(0.2)
+            process.send_signal(number)
+            time.sleep(0.1)
+            out.write(content[len(content) // 2 :])
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (0, "")
+    with connect.reader(db) as conn:
+        [(ended, events)] = conn.execute("SELECT ended_ns IS NOT NULL, events FROM recording")
+    assert (ended, 0 < events < 516) == (1, True)
