@@ -13,13 +13,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Any, NamedTuple, Protocol
-
-import orjson
+from typing import NamedTuple, Protocol
 
 from ctk.conntrack.aggregate import (
     EVERYTHING,
@@ -39,14 +35,13 @@ from ctk.model import (
     Datagrams,
     Edge,
     Endpoint,
-    FlowRecord,
     FlowRow,
     Gap,
     HistoryChange,
     LoneEvent,
 )
+from ctk.rows import ends_of, rows_of, rows_of_events
 from ctk.store.write import Writer
-from ctk.timespan import format_time
 
 log = logging.getLogger("ctk")
 
@@ -241,11 +236,11 @@ class _Recorder:
         self._tell(self.now_ns)
 
     def _write(self, window: Window, committed_ns: int) -> None:
-        rows, events = _rows(window, self._edge, self._plan.aggregation)
+        rows, events = rows_of(window, self._edge, self._plan.aggregation)
         self._flows += len(rows) + sum(map(len, events.values()))
         self._commit(rows, events, committed_ns)
         if self._listening.rows is not None:
-            self._listening.rows([*rows, *_as_rows(events)])
+            self._listening.rows([*rows, *rows_of_events(events)])
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
         # The open window may still add rows that start in it: it is folded with the next.
         self._tend(window.started_ns, _TEND_S)
@@ -349,154 +344,10 @@ class _Recorder:
         if flow is None:
             raise RuntimeError("a cohort without a flow has an edge")
         if flow.ends is None:
-            flow.ends = _as_text(flow.tuple)
+            flow.ends = ends_of(flow.tuple)
         edge = cohort.edge = self._endpoints.edge(*(*flow.ends, cohort.began_ns))
         cohort.flow = None
         return edge
-
-
-def _rows(
-    window: Window, edge_of: Callable[[Cohort], Edge], aggregation: Aggregation
-) -> tuple[list[FlowRow], dict[Edge, list[LoneEvent]]]:
-    """
-    Turn what a window held into rows: one an edge, a connection or an event.
-
-    Events without counters are the second part, under their edge.
-    """
-    first_ns, last_ns = window.started_ns, window.ended_ns - 1
-    merged: dict[Edge, FlowRow] = {}
-    alone: list[FlowRow] = []
-    events: dict[Edge, list[LoneEvent]] = {}
-    for totals in window.totals:
-        cohort = totals.cohort
-        edge = cohort.edge
-        if edge is None:
-            edge = edge_of(cohort)
-        if aggregation == "none":
-            if totals.lone:
-                events.setdefault(edge, []).extend(_with_ports(edge, totals.lone))
-            for at_ns, port, counts, moved in totals.lone_measured:
-                packets_out, bytes_out, packets_in, bytes_in = moved
-                measured = (bytes_out, packets_out, bytes_in, packets_in)
-                alone.append(_as_row(edge, (at_ns, port, counts), measured))
-            continue
-        started_ns = min(max(totals.started_ns, first_ns), last_ns)
-        row = FlowRow(
-            edge,
-            started_ns,
-            max(started_ns, min(totals.ended_ns, last_ns)),
-            cohort.src_port,
-            totals.connections,
-            totals.new_events,
-            totals.update_events,
-            totals.destroy_events,
-            totals.unreplied,
-            totals.refused,
-            *(
-                (totals.bytes_out, totals.packets_out, totals.bytes_in, totals.packets_in)
-                if totals.measured
-                else (None, None, None, None)
-            ),
-        )
-        if aggregation == "connections":
-            alone.append(row)
-            continue
-        other = merged.get(edge)
-        merged[edge] = row if other is None else _sum(other, row)
-    return [*merged.values(), *alone], events
-
-
-def _with_ports(edge: Edge, events: Sequence[LoneEvent]) -> Sequence[LoneEvent]:
-    """What stands in place of a port where a protocol has none is nobody's source port."""
-    if edge.dst_port is not None:
-        return events
-    return [(at_ns, None, counts) for at_ns, _, counts in events]
-
-
-def _as_row(edge: Edge, event: LoneEvent, measured: Sequence[int | None] = (None,) * 4) -> FlowRow:
-    [(at_ns, port, counts)] = _with_ports(edge, [event])
-    bits = (counts >> bit & 1 for bit in range(6))
-    return FlowRow._make((edge, at_ns, at_ns, port, *bits, *measured))
-
-
-def _as_rows(events: Mapping[Edge, Sequence[LoneEvent]]) -> Iterator[FlowRow]:
-    return (_as_row(edge, event) for edge, under in events.items() for event in under)
-
-
-def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
-    counts = [
-        mine if its is None else its if mine is None else mine + its
-        for mine, its in zip(one[4:], other[4:], strict=True)
-    ]
-    return FlowRow(
-        one.edge,
-        min(one.started_ns, other.started_ns),
-        max(one.ended_ns, other.ended_ns),
-        one.src_port,
-        *counts,  # type: ignore[arg-type]
-    )
-
-
-@lru_cache(maxsize=65_536)
-def _address(packed: bytes) -> str:
-    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
-
-
-def _as_text(
-    flow: FlowTuple,
-) -> tuple[str, int, str, str, int | None, str, int | None, str]:
-    return (
-        flow.proto,
-        flow.zone,
-        _address(flow.src),
-        _address(flow.dst),
-        flow.dst_port,
-        _address(flow.reply_src),
-        flow.reply_src_port,
-        _address(flow.reply_dst),
-    )
-
-
-def as_record(row: FlowRow, node: str) -> FlowRecord:
-    """The row as the `flows` view shows it."""
-    edge = row.edge
-    src, dialled, backend = edge.src, edge.dialled, edge.backend
-    return FlowRecord._make(
-        (
-            format_time(row.started_ns),
-            format_time(row.ended_ns),
-            row.started_ns,
-            row.ended_ns,
-            node,
-            edge.proto,
-            6 if ":" in src.address else 4,
-            edge.zone,
-            src.address,
-            row.src_port,
-            dialled.address,
-            edge.dst_port,
-            edge.nat_src,
-            backend.address if backend.address != dialled.address else None,
-            edge.nat_dst_port,
-            *_identity(src),
-            *_identity(backend),
-            edge.service,
-            edge.service_via,
-            *row[4:],
-        )
-    )
-
-
-def _identity(endpoint: Endpoint) -> tuple[Any, ...]:
-    return (
-        endpoint.kind,
-        endpoint.namespace,
-        endpoint.name,
-        endpoint.workload,
-        endpoint.workload_kind,
-        endpoint.node,
-        orjson.dumps(dict(endpoint.labels)).decode() if endpoint.labels else None,
-    )
 
 
 def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:

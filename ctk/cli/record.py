@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ctk.cli.options import db_argument, parse_size
+from ctk.cli.progress import Progress
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import EventFilter
 from ctk.errors import UsageError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ctk.kube.objects import Change
     from ctk.kube.watch import Watch
     from ctk.model import Endpoint, FlowRecord, FlowRow
-    from ctk.recorder import Status
 
 log = logging.getLogger("ctk")
 
@@ -182,6 +181,7 @@ def record(**options: Any) -> None:
     Recording again into the same DB goes on where the last one ended.
     """
     _refuse_contradictions(options)
+    _refuse_one_file_twice(options)
     with _stop_on_signals(options["max_time"]) as stopping, ExitStack() as stack:
         _record(stack, stopping, **options)
 
@@ -210,7 +210,7 @@ def _record(
         ports=options["port"],
     )
     changes: SimpleQueue[Change] = SimpleQueue()
-    status = _Progress()
+    status = Progress()
     stack.callback(status.end)
     for change in _objects(options["objects"]):
         changes.put(change)
@@ -250,12 +250,13 @@ def _record(
         settings={"window_ns": window, "aggregate": aggregate, "events": options["events"]}
         | {name: options[name] for name in ("cidr", "exclude_cidr", "protocol", "port")},
     )
+    rows_told = _rows_told(stack, prints, node, options)
     conn = stack.enter_context(connect.writer(db))
     if watch is not None:
         watch.start(changes)
         stack.callback(watch.stop)
     listening = recorder.Listening(
-        rows=_rows_told(stack, prints, node, options),
+        rows=rows_told,
         pods=_print_pod if prints else lambda pod: None,
         status=status.show,
         capture=capture,
@@ -278,6 +279,17 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
         if options[name] < SECOND:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is shorter than a second", hint=f"{flag} 10s")
+
+
+def _refuse_one_file_twice(options: dict[str, Any]) -> None:
+    """What is written is written over: no file may be two things."""
+    files = {"DB itself": options["db"]}
+    for flag, name in (("--capture", "capture"), ("--log", "log_file")):
+        for other, path in files.items():
+            if options[name] is not None and options[name].resolve() == path.resolve():
+                raise UsageError(f"{flag} is {other}", hint="give it another name")
+        if options[name] is not None:
+            files[flag] = options[name]
 
 
 def _objects(paths: tuple[Path, ...]) -> "list[Change]":
@@ -345,7 +357,8 @@ def _rows_told(
     stack: ExitStack, prints: bool, node: str, options: dict[str, Any]
 ) -> "Callable[[Sequence[FlowRow]], None] | None":
     """Who gets the records of a window: standard output, a log file, both or nobody."""
-    from ctk import recorder, render
+    from ctk import render
+    from ctk.rows import as_record
 
     takers: list[Callable[[FlowRecord], None]] = []
     if prints:
@@ -367,7 +380,7 @@ def _rows_told(
 
     def tell(rows: "Sequence[FlowRow]") -> None:
         for row in rows:
-            record = recorder.as_record(row, node)
+            record = as_record(row, node)
             for taker in takers:
                 taker(record)
 
@@ -395,40 +408,3 @@ def _stop_on_signals(max_time_ns: int | None) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Progress:
-    """One line that is written over on a terminal; a log line a minute elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._every_s = 1.0 if self._terminal else 60.0
-        self._told_s = time.monotonic()
-        self._events = 0
-        self._shown = False
-        logging.basicConfig(
-            level=logging.INFO,
-            format="%(message)s" if self._terminal else "%(asctime)s %(levelname)s %(message)s",
-        )
-
-    def show(self, status: "Status") -> None:
-        passed_s = time.monotonic() - self._told_s
-        if passed_s < self._every_s:
-            return
-        rate = (status.events - self._events) / passed_s
-        self._told_s += passed_s
-        self._events = status.events
-        line = (
-            f"{rate:,.0f} events/s, {status.flows:,} flows, {status.live:,} live connections,"
-            f" {status.gaps:,} gaps, {status.file_bytes / 2**20:,.1f} MiB"
-        )
-        if self._terminal:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
-            self._shown = True
-        else:
-            log.info("%s", line)
-
-    def end(self) -> None:
-        """Leave the line as it is."""
-        if self._shown:
-            click.echo(err=True)
