@@ -42,6 +42,9 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
     """
     Rank who moved most in DB.
 
+    KEYS are those of `ctk query -o jsonl` that are no times or counts, and source and
+    destination: the two sides by the finest name that is known.
+
     \b
     ctk top node.db --since 24h
     ctk top node.db --by src_workload,service --sort failed
