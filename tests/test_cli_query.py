@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from conftest import AT, ROWS
+from sample import AT, ROWS
 
 from ctk.model import FLOW_KEYS, Counters
 from ctk.store import connect
