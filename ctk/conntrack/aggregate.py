@@ -60,6 +60,8 @@ class Aggregator:
         self._start_ns = self._end_ns = 0
         self._slice_end_ns = 0
         self._slice: list[Flow] = []  # flows with an open cohort
+        # The same of connections that were found: by their flow, their second and their kind.
+        self._found_alike: dict[tuple[int, int, bool], Cohort] = {}
         self._open_totals: list[Totals] = []
         self._apart = aggregation == "none"  # every event is a row of its own
         self._part_at = 0
@@ -119,6 +121,7 @@ class Aggregator:
         for flow in self._slice:
             flow.cohort = None
         self._slice.clear()
+        self._found_alike.clear()
 
     def whole_ns(self, at_ns: int) -> int:
         """Up to when everything was handed over, at `at_ns`."""
@@ -132,17 +135,27 @@ class Aggregator:
     def add_census(self, entries: Iterable[tuple[Any, ...]]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
-        live = connections.live
-        for entry in map(Event._make, entries):
-            flow = self._flow(entry)
+        flows, live, whole_from_ns = connections.flows, connections.live, self.census.whole_from_ns
+        for entry in entries:
+            _, opening, port, answering, zone, ct_id, at_ns = entry[:7]
+            try:
+                flow = flows[opening, answering, zone]
+            except KeyError:
+                flow = connections.flow(opening, answering, zone)
             if flow is None:
                 continue
-            key = flow.base | entry.ct_id << 16 | entry.port
+            key = flow.base | ct_id << 16 | port
             if not connections.listed(key):
                 continue
             counters = _counters(entry)
-            cohort = live.get(key)
-            if cohort is not None and self._is_another(cohort, key, entry):
+            cohort, start_ns = live.get(key), entry[_START]
+            if (
+                cohort is not None
+                and start_ns is not None
+                and cohort.began_ns < whole_from_ns <= start_ns
+                and not connections.goes_on(key)
+            ):
+                # A restored one ended meanwhile, and the kernel's id came again.
                 cohort = None
             begun = 0
             before = connections.counted(key)
@@ -156,14 +169,14 @@ class Aggregator:
                 connections.count(key, counters)
             if not begun and counters == before:
                 continue
-            totals = self._totals(cohort, entry.at_ns)
+            totals = self._totals(cohort, at_ns)
             totals.connections += begun
             moved = None
             if counters is not None and counters != before:
                 moved = totals.moved(counters, before)
                 connections.count(key, counters)
             if self._apart:
-                totals.add_lone(entry.at_ns, entry.port, begun and COUNTS_CONNECTION, moved)
+                totals.add_lone(at_ns, port, begun and COUNTS_CONNECTION, moved)
 
     def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
@@ -247,18 +260,11 @@ class Aggregator:
             flow.cohort = cohort
         return cohort
 
-    def _flow(self, event: Event) -> Flow | None:
-        key = (event.opening, event.answering, event.zone)
-        try:
-            return self.connections.flows[key]
-        except KeyError:
-            return self.connections.flow(*key)
-
     def _src_port(self, flow: Flow, port: int) -> int | None:
         return port if self._by_port and flow.tuple.dst_port is not None else None
 
     def _found(self, flow: Flow, key: int, event: tuple[Any, ...]) -> tuple[Cohort, int]:
-        """Make a cohort for a connection whose begin was not seen; 1 where it is to be counted."""
+        """The cohort of a connection whose begin was not seen; 1 where it is to be counted."""
         start_ns: int | None = event[_START]
         census = self.census
         whole = census.undated_whole if start_ns is None else start_ns >= census.whole_from_ns
@@ -274,15 +280,13 @@ class Aggregator:
                 self.connections.unmeasured.add(key)
         if start_ns is None and not whole:
             self.connections.undated[key] = census.count_older
-        cohort = Cohort(flow, self._src_port(flow, event[_PORT]), began_ns)
+        alike = (flow.base, began_ns // SECOND_NS, whole)
+        cohort = None if self._by_port else self._found_alike.get(alike)
+        if cohort is None:
+            cohort = self._found_alike[alike] = Cohort(
+                flow, self._src_port(flow, event[_PORT]), began_ns
+            )
         return cohort, int(whole or census.count_older)
-
-    def _is_another(self, cohort: Cohort, key: int, entry: Event) -> bool:
-        """Whether a restored connection ended meanwhile, and the kernel's id came again."""
-        whole_from_ns, start_ns = self.census.whole_from_ns, entry.start_ns
-        if start_ns is None or not cohort.began_ns < whole_from_ns <= start_ns:
-            return False
-        return not self.connections.goes_on(key)
 
     def _totals(self, cohort: Cohort, at_ns: int) -> Totals:
         totals = cohort.totals
