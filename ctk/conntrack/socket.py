@@ -114,10 +114,8 @@ class Socket:
         None where there were none in time. The buffer is the same every time. After a None,
         `lost` knows all that was lost so far.
         """
-        if not self._hurry:
-            if not self._poll.poll(timeout_s * 1000):
-                self._emptied(time.time_ns())
-                return None
+        # Then it is read in any case: a poll that a signal ended says nothing of what waits.
+        if not self._hurry and self._poll.poll(timeout_s * 1000):
             time.sleep(GATHER_S)
         at_ns = time.time_ns()
         n = self._slots.fill(self._socket.fileno())
