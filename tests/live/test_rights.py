@@ -1,0 +1,39 @@
+"""The recorder with CAP_NET_ADMIN as its only capability, as another user id."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, udp
+from recording import CTK, listening, rows
+
+pytestmark = pytest.mark.live
+
+NOBODY = 65534
+ALONE = "-all,+net_admin"
+ENVIRONMENT = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_net_admin_alone_records(tmp_path):
+    folder = tmp_path / "nobodys"
+    folder.mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+    for parent in list(folder.parents)[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    db = folder / "node.db"
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    become += [f"--bounding-set={ALONE}", f"--inh-caps={ALONE}", f"--ambient-caps={ALONE}"]
+    with PlayedNode(accounting=False) as play:
+        command = [*become, *CTK, "record", str(db), "--no-kube", "--enable-accounting"]
+        with (
+            (tmp_path / "said").open("w") as said,
+            listening(play, *command, stderr=said, env=ENVIRONMENT) as process,
+        ):
+            with udp(play.pods[CLIENT], PODS[CLIENT][0], 0) as sock:
+                sock.sendto(bytes(100), (PODS[CLIENT_1][0], 80))
+            time.sleep(0.5)
+    text = Path(said.name).read_text(encoding="utf-8")
+    assert (process.returncode, "net.netfilter.nf_conntrack_acct=1 is set now" in text) == (0, True)
+    assert rows(db, "SELECT connections, bytes_out FROM flows WHERE dst_port = 80") == [(1, 128)]
+    assert (db.stat().st_uid, db.stat().st_mode & 0o777) == (NOBODY, 0o600)
