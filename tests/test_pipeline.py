@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from wire import SECOND, UDP, Connection, batch
 
 from ctk import recorder
 from ctk.kube.objects import Change, Listed, Pod, Seen
-from ctk.model import COUNT_KEYS, FLOW_KEYS, Datagrams, Gap
+from ctk.model import COUNT_KEYS, FLOW_KEYS, Datagrams, Filters, Gap
 from ctk.store import connect
+from ctk.store.rank import COUNTS, top
 from ctk.store.rollup import LEVELS
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
@@ -500,6 +502,43 @@ def test_a_step_of_the_clock_is_a_gap_and_recording_goes_on(tmp_path, monkeypatc
     assert sum(connections for _, connections in rows) == 2
     assert ask(db, "SELECT count(*) FROM flows WHERE ended_ns < started_ns") == [(0,)]
     assert max(abs(at_ns) for at_ns, _ in rows) < (abs(step_s) + 10) * SECOND
+
+
+def test_two_hours_are_folded_and_pruned_right_at_every_step(tmp_path):
+    db = tmp_path / "hours.db"
+    minute = 60 * SECOND
+    retain = {"flow": 10 * minute, "1m": 30 * minute}
+    made: list[int] = []  # when each connection began
+
+    def steps() -> Iterator[Datagrams]:
+        chance = random.Random(2)
+        for window in range(720):
+            at_ns = T + window * 10 * SECOND
+            new = []
+            for n in range(chance.randrange(1, 8)):
+                made.append(at_ns + n)
+                one = Connection(port=1 + n, ct_id=len(made), dst_port=chance.choice((80, 443, 53)))
+                new += [one.new(at_ns + n), one.destroy(at_ns + n, MOVED)]
+            yield batch(*new, at_ns=at_ns + 9 * SECOND)
+            if window % 30:
+                continue
+            yield tick(at_ns + 10 * SECOND)
+            assert_right(at_ns)
+
+    def assert_right(now_ns: int) -> None:
+        with connect.reader(db) as conn:
+            whole = top(conn, Filters(), ["dst_port"]).total
+            since_ns = max(T, now_ns - 25 * minute)
+            since_ns -= since_ns % minute
+            spanned = top(conn, Filters(since_ns=since_ns), ["dst_port"]).total
+            oldest = conn.execute("SELECT MIN(started_ns) FROM flow").fetchone()[0]
+        connections, moved = COUNTS.index("connections"), COUNTS.index("bytes")
+        assert (whole[connections], whole[moved]) == (len(made), 500 * len(made))
+        assert spanned[connections] == sum(at_ns >= since_ns for at_ns in made)
+        assert oldest >= now_ns - 12 * minute
+
+    record(db, steps(), retain=retain)
+    assert len(made) > 2000
 
 
 # A disk that is full.
