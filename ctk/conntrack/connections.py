@@ -16,6 +16,7 @@ from operator import sub
 from typing import Any
 
 from ctk.conntrack.decode import FlowTuple, MalformedError
+from ctk.conntrack.tuples import TupleReader
 from ctk.model import LiveConnections, LoneEvent
 
 Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, bytes_in
@@ -152,6 +153,7 @@ class Connections:
         self.unmeasured: set[int] = set()
         self._counted: dict[int, bytes] = {}  # packed, of those whose counters a dump has shown
         self._wanted = wanted
+        self._tuples = TupleReader()
         self._older_flows: dict[FlowKey, Flow | None] = {}
         self._unlisted: set[int] = set()  # what the dump under way did not show yet
         self._missed: set[int] = set()  # what the last dump did not have
@@ -164,7 +166,7 @@ class Connections:
             flow = self._older_flows[key]
         except KeyError:
             try:
-                flow_tuple = FlowTuple.parse(opening, answering, zone)
+                flow_tuple = self._tuples.read(opening, answering, zone)
             except MalformedError:
                 self.malformed += 1
                 return None  # not kept: each of them is to be counted

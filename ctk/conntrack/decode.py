@@ -115,13 +115,8 @@ class FlowTuple(NamedTuple):
     @classmethod
     def parse(cls, opening: bytes, answering: bytes, zone: int) -> "FlowTuple":
         """Read what an event holds of its flow; MalformedError where its headers do not fit."""
-        if len(opening) < NFGENMSG + 4:
-            raise MalformedError("tuples are too short")
-        orig_end = NFGENMSG + _aligned(_header(opening, NFGENMSG)[0])
-        region = opening + answering
-        if len(opening) != orig_end:
-            region = _with_ports(opening, answering, orig_end)
-        found = {path: region[at : at + size] for path, at, size in _walk(region, NFGENMSG)}
+        tuples, places = tuple_places(opening, answering)
+        found = {path: tuples[at : at + size] for path, (at, size) in places.items()}
         orig, reply = _ends(found, CTA_TUPLE_ORIG), _ends(found, CTA_TUPLE_REPLY)
         if orig.proto != reply.proto or len(orig.src) != len(reply.src):
             raise MalformedError("tuples of two protocols")
@@ -150,7 +145,7 @@ class _Ends(NamedTuple):
     zone: int
 
 
-_Path = tuple[int, ...]
+_Path = tuple[int, ...]  # of attribute types, the outermost first
 # Attributes that hold attributes, by their path.
 _NESTED: frozenset[_Path] = frozenset(
     [
@@ -327,6 +322,21 @@ def _walk(data: bytes, start: int) -> Iterator[tuple[_Path, int, int]]:
             if path in _NESTED:
                 todo.append((path, at + 4, at + size))
             at += _aligned(size)
+
+
+def tuple_places(opening: bytes, answering: bytes) -> tuple[bytes, dict[_Path, tuple[int, int]]]:
+    """
+    Return both tuples whole, and the offset and size of each attribute's value in them.
+
+    Where ports were left out between `opening` and `answering`, and behind, zeros stand there.
+    """
+    if len(opening) < NFGENMSG + 4:
+        raise MalformedError("tuples are too short")
+    orig_end = NFGENMSG + _aligned(_header(opening, NFGENMSG)[0])
+    tuples = opening + answering
+    if len(opening) != orig_end:
+        tuples = _with_ports(opening, answering, orig_end)
+    return tuples, {path: (at, size) for path, at, size in _walk(tuples, NFGENMSG)}
 
 
 def _ends(found: dict[_Path, bytes], which: int) -> _Ends:
