@@ -85,7 +85,7 @@ def seconds(argv: Sequence[str | Path]) -> float:
     took = []
     for _ in range(1 + ROUNDS):
         began = time.perf_counter()
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         took.append(time.perf_counter() - began)
     return round(median(took[1:]), 3)
 

@@ -38,6 +38,7 @@ PODS = 10_000
 IDLE_PODS = 1_000
 IDLE_S = 20
 FULL_RATE_S = 5
+WIDE = 100_000
 FILLED, FILLED_FROM = 200_000, 10_000_000
 EVENTS_A_CONNECTION = {"udp": 1, "tcp": 7}
 NAMESPACE = """
@@ -66,12 +67,20 @@ class Mix(NamedTuple):
     connections: int
     options: tuple[str, ...] = ()
     filled: bool = False  # FILLED entries stand in the table before anybody listens
+    sources: int = SOURCES
 
 
 MIXES = (
-    Mix("udp", "unique flows", "udp", 400_000),
+    Mix("udp", "unique flows, from 200 pods to one", "udp", 400_000),
     Mix("tcp", "opened and closed through NAT, seven events each", "tcp", 50_000),
     Mix("filled", "unique flows, 200,000 entries before", "udp", 400_000, filled=True),
+    Mix(
+        "wide",
+        "each from another address: a row each, of endpoints not seen before",
+        "udp",
+        WIDE,
+        sources=WIDE,
+    ),
     Mix("none", "unique flows, a row each", "udp", 400_000, ("--aggregate", "none")),
     Mix("tcp none", "tcp, a row an event", "tcp", 50_000, ("--aggregate", "none")),
     Mix("unmatched", "the kernel drops all for ctk", "udp", 400_000, ("--cidr", "192.0.2.0/24")),
@@ -208,7 +217,9 @@ class Bench:
     def empty(self) -> None:
         subprocess.run(["conntrack", "-F"], check=True, capture_output=True)
 
-    def flood(self, kind: str, connections: int, *, first: int = 0) -> float:
+    def flood(
+        self, kind: str, connections: int, *, first: int = 0, sources: int = SOURCES
+    ) -> float:
         """Make that many connections, and for TCP their end, too; return how long it took."""
         argv: list[str | Path] = [
             self.where / "flood",
