@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address
@@ -44,6 +45,7 @@ from ctk.conntrack.decode import (
     FlowTuple,
     MalformedError,
 )
+from ctk.conntrack.tuples import TupleReader
 from ctk.model import PROTOCOLS, Datagrams
 
 CAPTURES = sorted((Path(__file__).parents[1] / "fixtures" / "captures").glob("*.gz"))
@@ -434,10 +436,17 @@ def every_layout() -> list[bytes]:
     return list(found.values())
 
 
+def tuples_or_none(read_tuples: Callable[[], FlowTuple]) -> FlowTuple | None:
+    try:
+        return read_tuples()
+    except MalformedError:
+        return None
+
+
 def test_mutated_messages_never_raise_and_leave_nothing_behind():
     chance = random.Random(1)
     originals = every_layout()
-    decoder = Decoder()
+    decoder, tuples = Decoder(), TupleReader()
     read_ = malformed = 0
     blocks = []
     for n in range(MUTATIONS):
@@ -448,10 +457,10 @@ def test_mutated_messages_never_raise_and_leave_nothing_behind():
         events = decoder.read(batch(raw, at_ns=7))
         read_ += len(events)
         for values in events:
-            try:
-                flow(Event(*values))
-            except MalformedError:
-                malformed += 1
+            event = Event(*values)
+            read_tuples = tuples_or_none(lambda event=event: tuples.read(*key(event)))
+            assert read_tuples == tuples_or_none(lambda event=event: flow(event))
+            malformed += read_tuples is None
     assert decoder.malformed + read_ == MUTATIONS
     assert min(decoder.malformed, read_, malformed) > MUTATIONS / 100
     assert abs(blocks[1] - blocks[0]) < 1000
