@@ -474,3 +474,22 @@ def test_a_file_that_was_taken_away_ends_the_recording(path: Path, replaced: boo
             path.touch()
         with pytest.raises(StoreError, match="was deleted or replaced while it was written"):
             _window(writer, _row(TO_DB))
+
+
+def test_a_file_at_rest_adds_up_in_every_view_and_goes_on(path: Path) -> None:
+    views = ("flows", "flows_1m", "flows_1h", "flows_1d")
+    # Connections, and the rows they are in; the second recording starts in the first one's minute.
+    for first_s, last_s, connections, rows in (
+        (0, 3, 4, (4, 1, 1, 1)),
+        (20, 100, 85, (85, 3, 1, 1)),
+    ):
+        with connect.writer(path) as conn:
+            writer = _writer(conn, started_ns=T + first_s * S)
+            _window(writer, *(_row(TO_DB, T + at * S) for at in range(first_s, last_s + 1)))
+            for _ in writer.tend(T + last_s * S, {}):
+                pass
+            writer.finish(T + last_s * S)
+            found = [
+                _all(conn, f"SELECT SUM(connections), COUNT(*) FROM {view}")[0] for view in views
+            ]
+        assert found == [(connections, n) for n in rows]

@@ -38,6 +38,7 @@ LEVELS: tuple[Level, ...] = (
 OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
 
 _NEVER = -(2**63)
+EVER = 2**63 - 1
 _COLUMNS = ", ".join(COUNT_KEYS)
 _SUMS = ", ".join(f"SUM({key})" for key in COUNT_KEYS)
 _MEASURED = COUNT_KEYS.index("bytes_out")  # from here on NULL is "not measured"
@@ -121,6 +122,22 @@ def fold(
             done_ns = start_ns + level.width_ns
             _fold_bucket(conn, finer, level, start_ns)
             yield
+
+
+def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
+    """
+    Unfold the buckets that hold `at_ns`, which the end of a recording folded as they were.
+
+    Rows to come in them are then folded with their bucket, not one by one as late ones. Where a
+    finer row is gone already, its bucket stays.
+    """
+    marked = marks(conn)
+    for finer, level in pairwise(LEVELS):
+        start_ns = floor(at_ns, level.width_ns)
+        is_last = marked[level.name].folded_ns == start_ns + level.width_ns
+        if is_last and (marked[finer.name].pruned_ns or _NEVER) <= start_ns:
+            conn.execute(f"DELETE FROM {level.table} WHERE started_ns >= ?", (start_ns,))
+            mark(conn, level, "folded_ns", start_ns)
 
 
 def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int) -> None:

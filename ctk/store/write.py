@@ -149,7 +149,15 @@ class Writer:
                 yield from prune.by_size(self._conn, max_bytes, doom)
 
     def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
-        """End the recording cleanly, keeping the connections that go on for the next one."""
+        """
+        End the recording cleanly, keeping the connections that go on for the next one.
+
+        Buckets that are not over are folded too, so that in a file at rest every view adds up to
+        the same; the next recording opens them again.
+        """
+        with explained(self._path):
+            for _ in rollup.fold(self._conn, rollup.EVER):
+                pass
         try:
             with self._transaction():
                 if self._recording_id is None:
@@ -215,6 +223,7 @@ class Writer:
             ),
         ).lastrowid
         conn.execute("DELETE FROM connection")
+        rollup.reopen(conn, self._started_ns)
         if self._identities.closed_ns is not None:
             self._identities.close_open(self._identities.closed_ns)
         if previous is not None and previous.committed_ns < self._started_ns:
