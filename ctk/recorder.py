@@ -50,6 +50,7 @@ _HEARTBEAT_NS = 60 * SECOND_NS  # a file with nothing to say still tells how far
 _MANY_CHANGES = 1_000  # of history: they are written without waiting for the window's end
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
+_MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them ended untold
 _LAST_TEND_S = 30.0
 _TEND_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
 
@@ -63,6 +64,8 @@ class Stream(Protocol):
     def malformed(self) -> int: ...
 
     def gaps(self) -> list[Gap]: ...
+
+    def dump_soon(self) -> None: ...
 
     def __iter__(self) -> Iterator[Datagrams]: ...
 
@@ -328,6 +331,8 @@ class _Recorder:
         due = whole_ns - self._committed_ns >= _HEARTBEAT_NS or at_ns < self._committed_ns
         if self._plan.live and due:
             self._commit([], {}, whole_ns)
+        if len(self._connections.live) > _MOST_LIVE:
+            self._stream.dump_soon()
         self._listening.status(
             Status(
                 self._aggregator.events,

@@ -1,8 +1,11 @@
-"""What `ctk record` says while it runs: one line on a terminal, log lines elsewhere."""
+"""What `ctk record` says while it runs, and how it is told to stop."""
 
 import logging
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -48,3 +51,52 @@ class Progress:
         """Leave the line as it is."""
         if self._shown:
             click.echo(err=True)
+
+
+class Stop:
+    """Tells whether to stop: a first signal asks, a second one ends at once."""
+
+    def __init__(self, max_time_ns: int | None) -> None:
+        self._deadline = None if max_time_ns is None else time.monotonic_ns() + max_time_ns
+        self._asked = False
+
+    def __call__(self) -> bool:
+        late = self._deadline is not None and time.monotonic_ns() >= self._deadline
+        return self._asked or late
+
+    def ask(self) -> None:
+        self._asked = True
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        def ask(number: int, frame: object) -> None:
+            self.ask()
+            signal.signal(number, signal.SIG_DFL)
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Printer:
+    """Standard output. When its reader goes away (`| head`), recording ends as by Ctrl-C."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._gone: BrokenPipeError | None = None
+
+    def line(self, text: str | bytes) -> None:
+        if self._gone is not None:
+            return
+        try:
+            click.echo(text)
+        except BrokenPipeError as error:
+            self._gone = error
+            self._stop.ask()
+
+    def end(self) -> None:
+        if self._gone is not None:
+            raise self._gone

@@ -2,11 +2,10 @@
 
 import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ctk.cli.options import db_argument, parse_size
-from ctk.cli.progress import Progress
+from ctk.cli.progress import Printer, Progress, Stop
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import EventFilter
 from ctk.errors import UsageError
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ctk.conntrack.listen import Listener
     from ctk.kube.objects import Change
     from ctk.kube.watch import Watch
-    from ctk.model import Endpoint, FlowRecord, FlowRow
+    from ctk.model import FlowRecord, FlowRow
 
 log = logging.getLogger("ctk")
 
@@ -182,13 +181,14 @@ def record(**options: Any) -> None:
     """
     _refuse_contradictions(options)
     _refuse_one_file_twice(options)
-    with _stop_on_signals(options["max_time"]) as stopping, ExitStack() as stack:
-        _record(stack, stopping, **options)
+    stop = Stop(options["max_time"])
+    with stop.on_signals(), ExitStack() as stack:
+        _record(stack, stop, **options)
 
 
 def _record(
     stack: ExitStack,
-    stopping: Callable[[], bool],
+    stop: Stop,
     *,
     db: Path,
     window: int,
@@ -220,11 +220,11 @@ def _record(
     stream: Listener | Replay
     if options["from_capture"] is not None:
         replayed = stack.enter_context(Capture(options["from_capture"], note=log.warning))
-        stream = Replay(replayed, stopping=stopping)
+        stream = Replay(replayed, stopping=stop)
         node = node_name or replayed.header.node
         addresses = replayed.header.addresses
     else:
-        stream = _listen(stack, stopping, chosen, options)
+        stream = _listen(stack, stop, chosen, options)
         node = node_name or socket.gethostname()
         addresses = kernel.local_addresses()
         if options["capture"] is not None:
@@ -250,18 +250,23 @@ def _record(
         settings={"window_ns": window, "aggregate": aggregate, "events": options["events"]}
         | {name: options[name] for name in ("cidr", "exclude_cidr", "protocol", "port")},
     )
-    rows_told = _rows_told(stack, prints, node, options)
+    printer = Printer(stop) if prints else None
+    rows_told = _rows_told(stack, printer, node, options)
     conn = stack.enter_context(connect.writer(db))
     if watch is not None:
         watch.start(changes)
         stack.callback(watch.stop)
     listening = recorder.Listening(
         rows=rows_told,
-        pods=_print_pod if prints else lambda pod: None,
+        pods=lambda pod: (
+            printer.line(f"Pod added: {pod.name} ({pod.address})") if printer else None
+        ),
         status=status.show,
         capture=capture,
     )
     recorder.run(conn, stream, plan, changes, listening)
+    if printer is not None:
+        printer.end()
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
@@ -354,15 +359,15 @@ def _listen(
 
 
 def _rows_told(
-    stack: ExitStack, prints: bool, node: str, options: dict[str, Any]
+    stack: ExitStack, printer: Printer | None, node: str, options: dict[str, Any]
 ) -> "Callable[[Sequence[FlowRow]], None] | None":
     """Who gets the records of a window: standard output, a log file, both or nobody."""
     from ctk import render
     from ctk.rows import as_record
 
     takers: list[Callable[[FlowRecord], None]] = []
-    if prints:
-        takers.append(lambda record: click.echo(render.live_line(record)))
+    if printer is not None:
+        takers.append(lambda record: printer.line(render.live_line(record)))
     if options["log_file"] is not None:
         from ctk.rotate import RotatingFile
 
@@ -385,26 +390,3 @@ def _rows_told(
                 taker(record)
 
     return tell
-
-
-def _print_pod(pod: "Endpoint") -> None:
-    click.echo(f"Pod added: {pod.name} ({pod.address})")
-
-
-@contextmanager
-def _stop_on_signals(max_time_ns: int | None) -> Iterator[Callable[[], bool]]:
-    """Yield what tells whether to stop: a first signal asks, a second one ends at once."""
-    deadline = None if max_time_ns is None else time.monotonic_ns() + max_time_ns
-    asked = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked or (deadline is not None and time.monotonic_ns() >= deadline)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

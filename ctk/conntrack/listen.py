@@ -33,6 +33,9 @@ class Replay:
         """Nothing is lost from a file."""
         return []
 
+    def dump_soon(self) -> None:
+        """The dumps of a file are where they are."""
+
     def __iter__(self) -> Iterator[Datagrams]:
         if self._first is None:
             return
@@ -77,6 +80,10 @@ class Listener:
         """What was lost since the last call."""
         gaps, self._gaps = self._gaps, []
         return gaps
+
+    def dump_soon(self) -> None:
+        """Do not wait with the next dump until it is due."""
+        self._due = time.monotonic()
 
     def __iter__(self) -> Iterator[Datagrams]:
         while not self._stopping():
