@@ -48,7 +48,7 @@ def rows_of(
             edge,
             started_ns,
             max(started_ns, min(totals.ended_ns, last_ns)),
-            cohort.src_port,
+            totals.port if edge.dst_port is not None else None,
             totals.connections,
             totals.new_events,
             totals.update_events,
@@ -95,7 +95,7 @@ def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
         one.edge,
         min(one.started_ns, other.started_ns),
         max(one.ended_ns, other.ended_ns),
-        one.src_port,
+        one.src_port if one.src_port == other.src_port else None,
         *counts,  # type: ignore[arg-type]
     )
 

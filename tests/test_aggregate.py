@@ -50,6 +50,7 @@ class Recording:
         self.aggregator.census = census
         self.decoder = Decoder()
         self.windows: list[Any] = []
+        self.by_port = aggregation == "connections"
 
     def events(self, *messages: bytes, at_ns: int) -> None:
         self._over(self.aggregator.add(self.decoder.read(batch(*messages, at_ns=at_ns)), at_ns))
@@ -69,14 +70,16 @@ class Recording:
 
     def _over(self, windows: Iterable[Window]) -> None:
         for window in windows:
-            self.windows.append((window.started_ns, window.ended_ns, rows(window)))
+            self.windows.append(
+                (window.started_ns, window.ended_ns, rows(window, by_port=self.by_port))
+            )
 
 
-def rows(window: Window) -> dict[Any, Row]:
-    """A window's rows by dialled port, or source port where it tells rows apart."""
+def rows(window: Window, *, by_port: bool) -> dict[Any, Row]:
+    """A window's rows by dialled port, or by source port where it tells rows apart."""
     found: dict[Any, Row] = {}
     for each in window.totals:
-        name = each.cohort.src_port or each.cohort.flow.tuple.dst_port
+        name = each.port if by_port else each.cohort.flow.tuple.dst_port
         row = Row(
             each.connections,
             each.new_events,
@@ -129,12 +132,14 @@ def test_with_connections_each_is_a_row():
     assert recording.end() == [(T, T + WIDTH, {1: Row(1, 1), 2: Row(1, 1, 1)})]
 
 
-def test_a_ping_has_no_source_port_however_it_is_aggregated():
-    recording = Recording("connections")
-    pings = [Connection(proto=ICMP, port=n, ct_id=n) for n in (1, 2)]
-    recording.events(*(ping.new(T) for ping in pings), at_ns=T)
+@pytest.mark.parametrize(
+    ("events", "port"), [((A.new(T), A.update(T)), 1), ((A.new(T), B.new(T)), None)]
+)
+def test_a_source_port_is_told_unless_several_were_merged(events, port):
+    recording = Recording()
+    recording.events(*events, at_ns=T)
     [window] = recording.aggregator.close()
-    assert [(each.cohort.src_port, each.connections) for each in window.totals] == [(None, 1)] * 2
+    assert [each.port for each in window.totals] == [port]
 
 
 def test_with_none_each_event_is_kept():

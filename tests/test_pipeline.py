@@ -92,7 +92,7 @@ KUBERNETES = {
     "ip_version": 4,
     "zone": 0,
     "src": "10.244.0.22",
-    "src_port": None,
+    "src_port": 46706,
     "dst": "10.96.0.1",
     "dst_port": 443,
     "nat_src": None,
@@ -139,6 +139,7 @@ REFUSED = (
     | {
         "src": "10.244.0.21",
         "src_name": "client-0",
+        "src_port": 33570,
         "dst": "10.244.0.11",
         "dst_name": "web-7c65d6cfc9-aaaaa",
         "dst_port": 9999,
@@ -155,6 +156,7 @@ REFUSED = (
     }
 )
 UNANSWERED = REFUSED | {
+    "src_port": 38642,
     "dst": "10.244.0.12",
     "dst_name": "web-7c65d6cfc9-bbbbb",
     "dst_port": 9998,
@@ -293,10 +295,11 @@ def test_a_printed_line(invoke, cluster, tmp_path):
     result = invoke("record", tmp_path / "node.db", *words)
     [line] = [line for line in result.stdout.splitlines() if "10.96.0.1:443" in line]
     head, _, event = line.partition(" - ")
-    assert head == "<tcp, Src: 10.244.0.22, Dst: 10.96.0.1:443> (true)"
+    assert head == "<tcp, Src: 10.244.0.22:46706, Dst: 10.96.0.1:443> (true)"
     told = json.loads(event)
     assert list(told.items())[1:] == [
         ("src", "10.244.0.22"),
+        ("srcPort", 46706),
         ("srcNs", "load"),
         ("srcName", "load:client-1"),
         ("srcLbls", {"app": "client"}),

@@ -408,17 +408,19 @@ def test_a_ranking_says_that_it_touches_what_was_folded_into_other() -> None:
     rows = [
         FlowRow(edge, START + i, START + i, None, *(1,) * 10) for i, edge in enumerate(EDGES[7:])
     ]
-    _write(conn, rows)
-    assert not rank.top(conn, Filters(), ("dst",)).folded
+    later = FlowRow(EDGES[0], START + 3 * DAY, START + 3 * DAY, None, *(1,) * 10)
+    _write(conn, [*rows, later])
+    span = Filters(until_ns=START + 2 * DAY)
+    assert not rank.top(conn, span, ("dst",)).folded
     _finish(rollup.fold(conn, START + 2 * DAY, SMALL))
-    ranked = rank.top(conn, Filters(), ("dst", "dst_port"))
+    ranked = rank.top(conn, span, ("dst", "dst_port"))
     assert ranked.folded
     assert {row[:3] for row in ranked.rows} == {
         ("other", None, 3),
         ("203.0.113.0", 443, 1),
         ("203.0.113.1", 443, 1),
     }
-    lost = Filters(terms=(Term("ip", "any", ("203.0.113.4",)),))
+    lost = replace(span, terms=(Term("ip", "any", ("203.0.113.4",)),))
     assert (rank.top(conn, lost, ("dst",)).rows, rank.top(conn, lost, ("dst",)).folded) == (
         [],
         True,

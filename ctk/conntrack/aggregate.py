@@ -169,7 +169,7 @@ class Aggregator:
                 connections.count(key, counters)
             if not begun and counters == before:
                 continue
-            totals = self._totals(cohort, at_ns)
+            totals = self._totals(cohort, at_ns, port)
             totals.connections += begun
             moved = None
             if counters is not None and counters != before:
@@ -178,7 +178,7 @@ class Aggregator:
             if self._apart:
                 totals.add_lone(at_ns, port, begun and COUNTS_CONNECTION, moved)
 
-    def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912
+    def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912, PLR0915
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
         # look-ups. A connection is counted when it is entered, so a new event of one that a dump
         # found first does not count it again.
@@ -216,8 +216,10 @@ class Aggregator:
                     live[key] = cohort
             totals = cohort.totals
             if totals is None:
-                totals = cohort.totals = Totals(cohort, at_ns)
+                totals = cohort.totals = Totals(cohort, at_ns, port)
                 open_totals.append(totals)
+            elif totals.port != port:
+                totals.port = None
             totals.connections += begun
             if what == DESTROY:
                 totals.destroy_events += 1
@@ -253,15 +255,12 @@ class Aggregator:
             totals.add_lone(at_ns, port, counts | COUNTS_DESTROY, moved)
 
     def _begin(self, flow: Flow, port: int, at_ns: int) -> Cohort:
-        cohort = Cohort(flow, self._src_port(flow, port), at_ns)
+        cohort = Cohort(flow, at_ns)
         if not self._by_port:
             if flow.cohort is None:
                 self._slice.append(flow)
             flow.cohort = cohort
         return cohort
-
-    def _src_port(self, flow: Flow, port: int) -> int | None:
-        return port if self._by_port and flow.tuple.dst_port is not None else None
 
     def _found(self, flow: Flow, key: int, event: tuple[Any, ...]) -> tuple[Cohort, int]:
         """The cohort of a connection whose begin was not seen; 1 where it is to be counted."""
@@ -283,16 +282,16 @@ class Aggregator:
         alike = (flow.base, began_ns // SECOND_NS, whole)
         cohort = None if self._by_port else self._found_alike.get(alike)
         if cohort is None:
-            cohort = self._found_alike[alike] = Cohort(
-                flow, self._src_port(flow, event[_PORT]), began_ns
-            )
+            cohort = self._found_alike[alike] = Cohort(flow, began_ns)
         return cohort, int(whole or census.count_older)
 
-    def _totals(self, cohort: Cohort, at_ns: int) -> Totals:
+    def _totals(self, cohort: Cohort, at_ns: int, port: int) -> Totals:
         totals = cohort.totals
         if totals is None:
-            totals = cohort.totals = Totals(cohort, at_ns)
+            totals = cohort.totals = Totals(cohort, at_ns, port)
             self._open_totals.append(totals)
+        elif totals.port != port:
+            totals.port = None
         totals.ended_ns = at_ns
         return totals
 

@@ -54,11 +54,10 @@ class Cohort:
     come back to it, however long they live.
     """
 
-    __slots__ = ("began_ns", "edge", "flow", "src_port", "totals")
+    __slots__ = ("began_ns", "edge", "flow", "totals")
 
-    def __init__(self, flow: Flow | None, src_port: int | None, began_ns: int) -> None:
+    def __init__(self, flow: Flow | None, began_ns: int) -> None:
         self.flow = flow  # None once the edge is known
-        self.src_port = src_port
         self.began_ns = began_ns
         self.edge: Any = None  # the recorder's: who they belonged to
         self.totals: Totals | None = None  # of the open window, where it had events
@@ -80,14 +79,16 @@ class Totals:
         "new_events",
         "packets_in",
         "packets_out",
+        "port",
         "refused",
         "started_ns",
         "unreplied",
         "update_events",
     )
 
-    def __init__(self, cohort: Cohort, at_ns: int) -> None:
+    def __init__(self, cohort: Cohort, at_ns: int, port: int) -> None:
         self.cohort = cohort
+        self.port: int | None = port  # the source port; None once there were several
         self.started_ns = self.ended_ns = at_ns
         self.connections = self.new_events = self.update_events = self.destroy_events = 0
         self.unreplied = self.refused = 0
@@ -265,13 +266,12 @@ class Connections:
         """Take up what a clean stop kept. `by_port`: each connection is a row of its own."""
         for some in kept:
             base = int.from_bytes(some.flow, "big") << 48
-            cohort = Cohort(None, None, some.began_ns)
+            cohort = Cohort(None, some.began_ns)
             cohort.edge = some.edge
             for n, of_flow in enumerate(array("Q", some.keys)):
                 key = base | of_flow
                 if by_port:
-                    port = of_flow & 0xFFFF if some.edge.dst_port is not None else None
-                    cohort = Cohort(None, port, some.began_ns)
+                    cohort = Cohort(None, some.began_ns)
                     cohort.edge = some.edge
                 self.live[key] = cohort
                 if some.counters is not None:

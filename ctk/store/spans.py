@@ -54,7 +54,12 @@ def held(conn: sqlite3.Connection) -> list[Held]:
 
 
 def extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] | None:
-    """Give the span that holds every row of every level; None for a file without any."""
+    """
+    Give the span of all that was recorded; None for a file without rows.
+
+    It ends where the finest rows do: they are pruned from the other end, and the last bucket of a
+    coarser level may not be over.
+    """
     starts, ends = [], []
     for level in found:
         # Each alone is one step into the primary key; both in one SELECT would read it all.
@@ -63,7 +68,7 @@ def extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] |
         if first_ns is not None:
             starts.append(first_ns)
             ends.append(last_ns + level.width_ns)
-    return (min(starts), max(ends)) if starts else None
+    return (min(starts), ends[0]) if starts else None
 
 
 def clip(
