@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import CLOSE, CONFIRMED, ICMP, SECOND, SYN_SENT, UDP, Connection, Counted, batch
+from wire import CLOSE, CONFIRMED, SECOND, SYN_SENT, UDP, Connection, Counted, batch
 
 from ctk.conntrack.aggregate import EVERYTHING, Aggregation, Aggregator, Window
 from ctk.conntrack.connections import Census, Connections
