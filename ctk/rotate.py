@@ -1,8 +1,10 @@
 """A file of lines that is put aside when it is full."""
 
 import gzip
+import io
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,8 @@ class RotatingFile:
     """
     Lines appended to PATH; past `max_bytes` it becomes PATH.1, what was PATH.1 becomes PATH.2,
     and of those only `keep` are kept.
+
+    It is readable by its owner only, and where he changed that, so is the next one as he likes it.
 
     A line is never cut in two. Every step is a rename, so a crash loses nothing that was written;
     compression (PATH.1.gz) runs beside the writing and replaces a file only when it is whole.
@@ -43,7 +47,7 @@ class RotatingFile:
         self._compressing: threading.Thread | None = None
         try:
             # Without a buffer: a line that is written is seen by who follows the file.
-            self._file = path.open("ab", buffering=0)
+            self._file = io.FileIO(path, "ab", opener=_private)
             self.size = self._file.tell()
             if start_bytes is not None and self.size > start_bytes:
                 self._file.truncate(start_bytes)
@@ -91,6 +95,7 @@ class RotatingFile:
 
     def _put_aside(self) -> None:
         os.fsync(self._file.fileno())
+        mode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
         if self._compressing is not None:
             self._compressing.join()
         if self._on_size is not None:
@@ -99,7 +104,8 @@ class RotatingFile:
         if self.keep:
             self._shift()
             self.path.replace(self._aside(1))
-        self._file = self.path.open("wb", buffering=0)
+        self._file = io.FileIO(self.path, "wb", opener=_private)
+        os.fchmod(self._file.fileno(), mode)
         self.size = 0
         if self._on_size is not None:
             self._on_size(0)
@@ -121,10 +127,20 @@ class RotatingFile:
         return self.path.with_name(f"{self.path.name}.{number}{suffix}")
 
 
+def _private(path: str, flags: int) -> int:
+    """Open for a file that its owner alone may read, until he says otherwise."""
+    return os.open(path, flags, 0o600)
+
+
 def _compress(path: Path) -> None:
     whole = path.with_name(f"{path.name}.gz")
     part = whole.with_name(f"{whole.name}.part")
-    with path.open("rb") as read, gzip.open(part, "wb", compresslevel=6) as write:
+    with (
+        path.open("rb") as read,
+        open(part, "wb", opener=_private) as opened,
+        gzip.GzipFile(path.name, "wb", compresslevel=6, fileobj=opened) as write,
+    ):
+        os.fchmod(opened.fileno(), stat.S_IMODE(os.fstat(read.fileno()).st_mode))
         shutil.copyfileobj(read, write, 1 << 20)
     part.replace(whole)
     path.unlink()

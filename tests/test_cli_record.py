@@ -185,6 +185,32 @@ def test_a_filter_leaves_the_rows_it_wants(invoke, tmp_path, words, where):
     assert invoke("query", chosen, columns, "-o", "csv").stdout == wanted
 
 
+@pytest.mark.parametrize("events", ["new", "destroy", "new,update"])
+def test_of_a_capture_only_the_events_asked_for_are_heard(invoke, tmp_path, events):
+    chosen, whole = tmp_path / "chosen.db", tmp_path / "whole.db"
+    sums = "SELECT sum(new_events), sum(update_events), sum(destroy_events) FROM flows"
+    for db, words in ((whole, ()), (chosen, ("--events", events))):
+        assert invoke("record", db, "--from-capture", NODE, "--no-kube", *words).exit_code == 0
+    told, all_of_them = (
+        json.loads(invoke("query", db, sums, "-o", "jsonl").stdout).values()
+        for db in (chosen, whole)
+    )
+    assert list(told) == [
+        n if name in events.split(",") else 0
+        for name, n in zip(("new", "update", "destroy"), all_of_them, strict=True)
+    ]
+
+
+def test_a_second_recorder_leaves_the_captures_of_the_first(tmp_path):
+    db, capture = tmp_path / "node.db", tmp_path / "node.ctkcap"
+    capture.write_bytes(b"the first recorder's")
+    with connect.writer(db):
+        second = subprocess.run(
+            (*CTK, "record", db, "--no-kube", "--capture", capture), check=False, timeout=20
+        )
+    assert (second.returncode, capture.read_bytes()) == (1, b"the first recorder's")
+
+
 def test_the_node_is_the_captures_unless_it_is_named(invoke, tmp_path, monkeypatch):
     monkeypatch.delenv("NODE_NAME", raising=False)
     node = "SELECT node FROM recordings"

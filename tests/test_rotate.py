@@ -92,6 +92,20 @@ def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
         assert path.read_bytes() == b"abc\n"
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_it_is_its_owners_alone_until_he_says_otherwise(
+    tmp_path: Path, mode: int, compress: bool
+) -> None:
+    path = tmp_path / "flows.log"
+    with RotatingFile(path, max_bytes=10, compress=compress) as file:
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(mode)
+        for line in (b"one", b"another", b"third"):
+            file.write(line)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {mode}
+
+
 def test_a_header_begins_every_file(tmp_path: Path) -> None:
     path = tmp_path / "flows.csv"
     with RotatingFile(path, max_bytes=8, header=b"h\n") as file:

@@ -48,7 +48,8 @@ def _time_from_now(text: str) -> int:
 # More rows than these of a table on a terminal are not read by anybody.
 TERMINAL_ROWS = 1_000
 
-db_argument = click.argument("db", type=click.Path(path_type=Path))
+# Who may not read it is told by the store: that failed, and was not asked wrongly.
+db_argument = click.argument("db", type=click.Path(path_type=Path, readable=False))
 
 
 class _Flag(NamedTuple):

@@ -216,25 +216,16 @@ def _record(
         changes.put(change)
     watch = _watch(options, node_name or socket.gethostname())
 
-    capture = None
     stream: Listener | Replay
     if options["from_capture"] is not None:
         replayed = stack.enter_context(Capture(options["from_capture"], note=log.warning))
-        stream = Replay(replayed, stopping=stop)
+        stream = Replay(replayed, stopping=stop, events=options["events"])
         node = node_name or replayed.header.node
         addresses = replayed.header.addresses
     else:
         stream = _listen(stack, stop, chosen, options)
         node = node_name or socket.gethostname()
         addresses = kernel.local_addresses()
-        if options["capture"] is not None:
-            names = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
-            header = Header(
-                node=node,
-                addresses=addresses,
-                sysctls={name: kernel.sysctl(name) for name in names},
-            )
-            capture = stack.enter_context(CaptureWriter(options["capture"], header))
 
     plan = recorder.Plan(
         node=node,
@@ -252,7 +243,15 @@ def _record(
     )
     printer = Printer(stop) if prints else None
     rows_told = _rows_told(stack, printer, node, options)
+    # A capture is begun anew: not before the lock, or a second recorder would take the first's.
     conn = stack.enter_context(connect.writer(db))
+    capture = None
+    if options["capture"] is not None:
+        names = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
+        header = Header(
+            node=node, addresses=addresses, sysctls={name: kernel.sysctl(name) for name in names}
+        )
+        capture = stack.enter_context(CaptureWriter(options["capture"], header))
     if watch is not None:
         watch.start(changes)
         stack.callback(watch.stop)

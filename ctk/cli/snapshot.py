@@ -10,7 +10,7 @@ from ctk.cli.options import db_argument
 
 @click.command(short_help="Copy DB safely while it is being written.")
 @db_argument
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path, readable=False))
 def snapshot(db: Path, out: Path) -> None:
     """
     Copy DB to OUT, as of one moment, while a recorder goes on writing it.

@@ -282,7 +282,7 @@ class Decoder:
             raise MalformedError("shorter than its headers")
         if int.from_bytes(message[:4], "little" if _LITTLE else "big") != len(message):
             raise MalformedError("length is not the header's")
-        if int.from_bytes(message[4:8], "big") not in _KINDS:
+        if what_of(message, 0) not in _KINDS:
             raise MalformedError("not a conntrack message")
         layout = _Layout(message)
         if self._learned < _MAX_LAYOUTS:
@@ -290,6 +290,11 @@ class Decoder:
             layout.next = self._layouts.get(len(message))
             self._layouts[len(message)] = layout
         return layout
+
+
+def what_of(buffer: bytes | bytearray, offset: int) -> int:
+    """Return what the message there is: NEW, UPDATE, DESTROY, DUMPED or something unknown."""
+    return int.from_bytes(buffer[offset + 4 : offset + 8], "big")
 
 
 _LITTLE = struct.pack("=H", 1) == struct.pack("<H", 1)

@@ -6,10 +6,11 @@ empty dumped batch comes; an empty batch of events is a tick.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from ctk.conntrack.capture import Capture
+from ctk.conntrack.decode import DESTROY, NEW, UPDATE, what_of
 from ctk.conntrack.socket import Socket, dump
 from ctk.model import Datagrams, Gap
 
@@ -18,12 +19,22 @@ _DUMP_SLICE_S = 0.02  # of a dump, between two looks at the events
 _DRAIN_S = 5.0  # at most, for what is queued when recording stops
 
 
+_KINDS = {"new": NEW, "update": UPDATE, "destroy": DESTROY}
+
+
 class Replay:
-    """A capture file as that stream."""
+    """A capture file as that stream; of its events only those that a socket would be given."""
 
     malformed = 0
 
-    def __init__(self, capture: Capture, *, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        *,
+        stopping: Callable[[], bool],
+        events: Sequence[str] = tuple(_KINDS),
+    ) -> None:
+        self._unwanted = {kind for name, kind in _KINDS.items() if name not in events}
         self._batches = iter(capture)
         self._stopping = stopping
         self._first = next(self._batches, None)
@@ -40,9 +51,19 @@ class Replay:
         if self._first is None:
             return
         for batch in chain((self._first,), self._batches):
-            yield batch
+            yield self._heard(batch) if self._unwanted and not batch.dumped else batch
             if self._stopping():
                 return
+
+    def _heard(self, batch: Datagrams) -> Datagrams:
+        places = [
+            (offset, length)
+            for offset, length in zip(batch.offsets, batch.lengths, strict=False)
+            if what_of(batch.buffer, offset) not in self._unwanted
+        ]
+        return batch._replace(
+            offsets=[offset for offset, _ in places], lengths=[length for _, length in places]
+        )
 
 
 class Listener:
