@@ -33,7 +33,7 @@ demo: install ## Record from a recording of a real node, and ask what was record
 
 demo-live: install tools ## Play a node with pods in network namespaces, and record that (root).
 	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
-	$(BIN)/python tests/live/playednode.py --seconds 20 -- $(BIN)/ctk record $(DEMO) --objects {objects} --enable-accounting
+	$(BIN)/python tests/live/playednode.py --seconds 20 -- $(BIN)/ctk record $(DEMO) --objects {objects} --node-name kl-control-plane --enable-accounting
 	@echo
 	$(BIN)/ctk top $(DEMO) --limit 10
 
