@@ -41,6 +41,7 @@ from ctk.model import (
     LoneEvent,
 )
 from ctk.rows import ends_of, rows_of, rows_of_events
+from ctk.store.connect import path_of
 from ctk.store.write import Writer
 
 log = logging.getLogger("ctk")
@@ -151,7 +152,7 @@ class _Recorder:
             started_ns=started_ns,
             boot_id=_boot_id() if plan.live else None,
         )
-        self._path = Path(conn.execute("PRAGMA database_list").fetchone()[2])
+        self._path = path_of(conn)
         self._gaps: list[Gap] = []
         self._gap_count = 0
         self._lost = 0

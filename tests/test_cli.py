@@ -197,6 +197,14 @@ def test_a_reader_that_goes_away_ends_it_quietly(shop: Path) -> None:
         assert (ran.wait(20), ran.stderr.read()) == (141, b"")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["query", "top", "export", "info"])
+def test_a_stream_that_is_closed_is_nobody_who_reads(shop: Path, command: str, closed: str) -> None:
+    asked = f'"{sys.executable}" -m ctk {command} "$0" {closed}'
+    done = subprocess.run(["sh", "-c", asked, shop], check=False, capture_output=True, text=True)
+    assert (done.returncode, "Error" in done.stderr) == (0, False)
+
+
 def test_an_interrupt_ends_it_quietly(shop: Path) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
     with subprocess.Popen(

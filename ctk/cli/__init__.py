@@ -74,6 +74,7 @@ class Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run, and exit with what the error says."""
         extra["standalone_mode"] = False
+        _open_what_is_closed()
         try:
             sys.exit(super().main(args, *rest, **extra) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -89,6 +90,14 @@ class Commands(click.Group):
             if "CTK_TRACEBACK" in os.environ:
                 raise
             sys.exit(_show(_unexpected(error)))
+
+
+def _open_what_is_closed() -> None:
+    """Let no file that is opened later become standard output (`>&-`)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest descriptor that is free is the missing one's.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _show(error: CtkError) -> int:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ctk")
 
+_CLEAR = "\r\x1b[K"  # the line that is written over makes room for one that stays
+
 
 class Progress:
     """One line that is written over on a terminal; a log line a minute elsewhere."""
@@ -27,7 +29,9 @@ class Progress:
         self._shown = False
         logging.basicConfig(
             level=logging.INFO,
-            format="%(message)s" if self._terminal else "%(asctime)s %(levelname)s %(message)s",
+            format=f"{_CLEAR}%(message)s"
+            if self._terminal
+            else "%(asctime)s %(levelname)s %(message)s",
         )
 
     def show(self, status: "Status") -> None:
@@ -42,10 +46,16 @@ class Progress:
             f" {status.gaps:,} gaps, {status.file_bytes / 2**20:,.1f} MiB"
         )
         if self._terminal:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            click.echo(f"{_CLEAR}{line}", err=True, nl=False)
             self._shown = True
         else:
             log.info("%s", line)
+
+    def clear(self) -> None:
+        """Make room for a line that stays."""
+        if self._shown:
+            click.echo(_CLEAR, err=True, nl=False)
+            self._shown = False
 
     def end(self) -> None:
         """Leave the line as it is."""
@@ -84,13 +94,15 @@ class Stop:
 class Printer:
     """Standard output. When its reader goes away (`| head`), recording ends as by Ctrl-C."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: Stop, progress: Progress) -> None:
         self._stop = stop
+        self._progress = progress
         self._gone: BrokenPipeError | None = None
 
     def line(self, text: str | bytes) -> None:
         if self._gone is not None:
             return
+        self._progress.clear()
         try:
             click.echo(text)
         except BrokenPipeError as error:

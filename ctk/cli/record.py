@@ -241,7 +241,7 @@ def _record(
         settings={"window_ns": window, "aggregate": aggregate, "events": options["events"]}
         | {name: options[name] for name in ("cidr", "exclude_cidr", "protocol", "port")},
     )
-    printer = Printer(stop) if prints else None
+    printer = Printer(stop, status) if prints else None
     rows_told = _rows_told(stack, printer, node, options)
     # A capture is begun anew: not before the lock, or a second recorder would take the first's.
     conn = stack.enter_context(connect.writer(db))

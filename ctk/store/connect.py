@@ -104,6 +104,12 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
             conn.close()
 
 
+def path_of(conn: sqlite3.Connection) -> Path:
+    """Return where the file is; a name need not be UTF-8, which a column of text must be."""
+    asked = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
+    return Path(os.fsdecode(conn.execute(asked).fetchone()[0]))
+
+
 def limit_wal(conn: sqlite3.Connection, limit_bytes: int) -> None:
     """Copy the -wal into the file when it is this big, and cut it back to this."""
     conn.execute(f"PRAGMA wal_autocheckpoint = {limit_bytes // _PAGE_BYTES}").fetchall()

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ctk.store.connect import WAL_BYTES, limit_wal
+from ctk.store.connect import WAL_BYTES, limit_wal, path_of
 from ctk.store.rollup import LEVELS, Level, floor, fold, mark, marks, transaction
 from ctk.timespan import DAY
 
@@ -88,7 +88,7 @@ def _down_to(conn: sqlite3.Connection, level: Level, low_bytes: int) -> Iterator
 
 def file_bytes(conn: sqlite3.Connection) -> int:
     """The size of the file and its -wal."""
-    wal = Path(conn.execute("PRAGMA database_list").fetchone()[2] + "-wal")
+    wal = Path(f"{path_of(conn)}-wal")
     pages = _pragma(conn, "page_count") * _pragma(conn, "page_size")
     return pages + (wal.stat().st_size if wal.exists() else 0)
 

@@ -34,7 +34,7 @@ from ctk.model import (
     Previous,
 )
 from ctk.store import bulk, prune, rollup
-from ctk.store.connect import explained
+from ctk.store.connect import explained, path_of
 from ctk.store.identities import Identities
 
 _NO_EVENTS: Mapping[Edge, Sequence[LoneEvent]] = {}
@@ -74,7 +74,7 @@ class Writer:
         boot_id: str | None,
     ) -> None:
         self._conn = conn
-        self._path = Path(conn.execute("PRAGMA database_list").fetchone()[2])
+        self._path = path_of(conn)
         self._file = _file_identity(self._path)
         self._node = node
         self._source = source
