@@ -177,6 +177,15 @@ def test_what_contradicts_itself_is_refused(
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", stderr)
 
 
+@pytest.mark.parametrize("beside", ["", "-wal", "-shm", ".lock"])
+def test_the_file_that_is_read_is_not_written_over(invoke: Invoke, shop: Path, beside: str) -> None:
+    before = shop.read_bytes()
+    result = invoke("export", shop, "--output", f"{shop}{beside}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Error: --output is DB itself\nTry: give it another name\n"
+    assert shop.read_bytes() == before
+
+
 def test_a_place_that_cannot_be_written_is_an_error(invoke: Invoke, shop: Path) -> None:
     out = shop.parent / "nowhere" / "flows"
     for form in ("jsonl", "json"):

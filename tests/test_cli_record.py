@@ -79,6 +79,8 @@ def lines(message: str, hint: str | None = None) -> str:
         ("--nope", "No such option", None),
         ("--capture node.db", "--capture is DB itself", "give it another name"),
         ("--log ./node.db", "--log is DB itself", "give it another name"),
+        ("--log node.db-wal", "--log is DB itself", "give it another name"),
+        ("--from-capture c --log c", "--log is --from-capture", "give it another name"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_error_and_makes_no_file(

@@ -17,6 +17,7 @@ from ctk.cli.options import (
     filter_options,
     parse_count,
     parse_size,
+    refuse_one_file_twice,
     remark,
 )
 from ctk.cursor import Cursor
@@ -75,6 +76,7 @@ def export(
         raise UsageError(f"{cursor!r} is not a name for a cursor", hint="--cursor siem")
     if cursor is not None and filters.last is not None:
         raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
+    refuse_one_file_twice(db, {"--output": output})
     with connect.reader(db) as conn, read.one_moment(conn):
         place = _Place(db, output, cursor, describe.first_recording(conn))
         before_ns = place.after[0]

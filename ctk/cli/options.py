@@ -8,7 +8,7 @@ import functools
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -50,6 +50,20 @@ TERMINAL_ROWS = 1_000
 
 # Who may not read it is told by the store: that failed, and was not asked wrongly.
 db_argument = click.argument("db", type=click.Path(path_type=Path, readable=False))
+
+
+def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
+    """What is written is written over: no file, nor what SQLite keeps beside DB, is two things."""
+    taken = {
+        Path(f"{db.resolve()}{beside}"): "DB itself" for beside in ("", "-wal", "-shm", ".lock")
+    }
+    for flag, path in others.items():
+        if path is None:
+            continue
+        path = path.resolve()
+        if path in taken:
+            raise UsageError(f"{flag} is {taken[path]}", hint="give it another name")
+        taken[path] = flag
 
 
 class _Flag(NamedTuple):

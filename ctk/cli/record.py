@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from ctk.cli.options import db_argument, parse_size
+from ctk.cli.options import db_argument, parse_size, refuse_one_file_twice
 from ctk.cli.progress import Printer, Progress, Stop
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import EventFilter
@@ -180,7 +180,14 @@ def record(**options: Any) -> None:
     Recording again into the same DB goes on where the last one ended.
     """
     _refuse_contradictions(options)
-    _refuse_one_file_twice(options)
+    refuse_one_file_twice(
+        options["db"],
+        {
+            "--from-capture": options["from_capture"],
+            "--capture": options["capture"],
+            "--log": options["log_file"],
+        },
+    )
     stop = Stop(options["max_time"])
     with stop.on_signals(), ExitStack() as stack:
         _record(stack, stop, **options)
@@ -283,17 +290,6 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
         if options[name] < SECOND:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is shorter than a second", hint=f"{flag} 10s")
-
-
-def _refuse_one_file_twice(options: dict[str, Any]) -> None:
-    """What is written is written over: no file may be two things."""
-    files = {"DB itself": options["db"]}
-    for flag, name in (("--capture", "capture"), ("--log", "log_file")):
-        for other, path in files.items():
-            if options[name] is not None and options[name].resolve() == path.resolve():
-                raise UsageError(f"{flag} is {other}", hint="give it another name")
-        if options[name] is not None:
-            files[flag] = options[name]
 
 
 def _objects(paths: tuple[Path, ...]) -> "list[Change]":
