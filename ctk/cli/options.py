@@ -60,10 +60,10 @@ def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
     for flag, path in others.items():
         if path is None:
             continue
-        path = path.resolve()
-        if path in taken:
-            raise UsageError(f"{flag} is {taken[path]}", hint="give it another name")
-        taken[path] = flag
+        whole = path.resolve()
+        if whole in taken:
+            raise UsageError(f"{flag} is {taken[whole]}", hint="give it another name")
+        taken[whole] = flag
 
 
 class _Flag(NamedTuple):

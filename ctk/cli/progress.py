@@ -1,6 +1,7 @@
 """What `ctk record` says while it runs, and how it is told to stop."""
 
 import logging
+import math
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ctk")
 
+_ONE_SIGNAL_S = 1.0
 _CLEAR = "\r\x1b[K"  # the line that is written over makes room for one that stays
 
 
@@ -64,11 +66,16 @@ class Progress:
 
 
 class Stop:
-    """Tells whether to stop: a first signal asks, a second one ends at once."""
+    """
+    Tells whether to stop: a first signal asks, a later one ends at once.
+
+    `timeout` and others signal a process and its whole group: what comes twice is one signal.
+    """
 
     def __init__(self, max_time_ns: int | None) -> None:
         self._deadline = None if max_time_ns is None else time.monotonic_ns() + max_time_ns
         self._asked = False
+        self._asked_s = math.inf
 
     def __call__(self) -> bool:
         late = self._deadline is not None and time.monotonic_ns() >= self._deadline
@@ -81,7 +88,11 @@ class Stop:
     def on_signals(self) -> Iterator[None]:
         def ask(number: int, frame: object) -> None:
             self.ask()
-            signal.signal(number, signal.SIG_DFL)
+            now_s = time.monotonic()
+            if now_s > self._asked_s + _ONE_SIGNAL_S:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            self._asked_s = min(self._asked_s, now_s)
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
