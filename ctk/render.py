@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, BinaryIO, Literal
 
@@ -13,7 +14,7 @@ from ctk.timespan import format_age
 
 Format = Literal["table", "json", "jsonl", "csv", "tsv"]
 
-_LABELS = (FLOW_KEYS.index("src_labels"), FLOW_KEYS.index("dst_labels"))
+_LABELS = ("src_labels", "dst_labels")
 _NOTHING = "-"
 
 
@@ -119,19 +120,28 @@ def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], byte
         return _csv_line
     if form == "tsv":
         return _tsv_line
-    from orjson import Fragment, dumps
+    from orjson import dumps
 
-    # JSON text that was stored is put in as it is.
-    labels = [(i, columns[i]) for i in _LABELS] if tuple(columns) == FLOW_KEYS else []
+    labels = [column for column in columns if column in _LABELS]
 
     def json_line(row: Sequence[Any]) -> bytes:
         named = dict(zip(columns, row, strict=True))
-        for i, column in labels:
-            if row[i] is not None:
-                named[column] = Fragment(row[i])
+        for column in labels:
+            named[column] = _stored_json(named[column])
         return dumps(named, default=bytes.hex)
 
     return json_line
+
+
+@lru_cache(maxsize=10_000)
+def _stored_json(value: object) -> object:
+    """Give JSON text that was stored as what is put in as it is; SQL may name other things so."""
+    from orjson import Fragment, JSONDecodeError, loads
+
+    try:
+        return Fragment(value) if isinstance(value, str) and loads(value) is not None else value
+    except JSONDecodeError:
+        return value
 
 
 def header(form: str, columns: Sequence[str]) -> bytes:

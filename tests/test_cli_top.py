@@ -129,3 +129,13 @@ def test_a_span_that_was_widened_says_so(invoke: Invoke, shop: Path) -> None:
     assert result.stderr.endswith(
         "flows before 2024-11-25T18:48:00Z were pruned: only rollups hold them\n"
     )
+
+
+def test_labels_are_an_object_in_json_and_text_elsewhere(invoke: Invoke, shop: Path) -> None:
+    asked = ("top", shop, "--by", "dst_labels", "--limit", "1", "--not", "--kind", "external")
+    [row] = json.loads(invoke(*asked, "-o", "json").stdout)
+    sql = "SELECT dst_labels, 'none' AS src_labels FROM flows WHERE service = 'shop/web' LIMIT 1"
+    flow = json.loads(invoke("query", shop, sql, "-o", "jsonl").stdout)
+    assert (type(row["dst_labels"]), type(flow["dst_labels"])) == (dict, dict)
+    assert flow["src_labels"] == "none"
+    assert invoke("query", shop, sql, "-o", "tsv").stdout.startswith("{")
