@@ -200,7 +200,7 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
         yield Finding(
             "data plane",
             "warning",
-            f"no entries, and no event within {seen.listened_s:.0f} s: nothing goes through"
+            f"no entries, and no event within {seen.listened_s:g} s: nothing goes through"
             " conntrack here",
             "look whether pods are on this node, and whether its data plane uses conntrack",
         )
@@ -208,11 +208,11 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
         yield Finding(
             "data plane",
             "warning",
-            f"{seen.entries:,} entries, but no event within {seen.listened_s:.0f} s",
+            f"{seen.entries:,} entries, but no event within {seen.listened_s:g} s",
             "make a connection on this node, and try again",
         )
     elif seen.refused is None:
-        yield Finding("data plane", "ok", f"{seen.events:,} events within {seen.listened_s:.0f} s")
+        yield Finding("data plane", "ok", f"{seen.events:,} events within {seen.listened_s:g} s")
     if seen.bridge_calls != 1 and any(interface.bridge for interface in seen.interfaces):
         yield Finding(
             "bridge",
@@ -272,7 +272,7 @@ def _cluster(seen: Readings) -> Iterator[Finding]:
 
 def _disk(seen: Readings) -> Iterator[Finding]:
     if seen.free_bytes is None:
-        yield Finding("disk", "problem", f"{seen.disk} is not there", "make the directory")
+        yield Finding("disk", "problem", f"{seen.disk}: its directory is not there", "make it")
         return
     text = f"{seen.free_bytes / _GIB:,.1f} GiB free for {seen.disk}"
     if seen.free_bytes < 100 * _MIB:

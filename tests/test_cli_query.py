@@ -275,6 +275,12 @@ def test_sql_that_takes_too_long_is_stopped(invoke: Invoke, shop: Path) -> None:
     )
 
 
+def test_a_parameter_needs_sql(invoke: Invoke, shop: Path) -> None:
+    result = invoke("query", shop, "-p", "ip", "10.0.0.1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: -p is for SQL\nTry: ")
+
+
 def test_sql_and_filters_exclude_each_other(invoke: Invoke, shop: Path) -> None:
     result = invoke("query", shop, "SELECT 1", "--pod", "web-1")
     assert (result.exit_code, result.stderr) == (

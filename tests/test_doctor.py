@@ -127,7 +127,7 @@ BRIDGED = (*HEALTHY.interfaces, Interface("cni0", bridge=True))
         ),
         ({"free_bytes": 500 << 20}, "disk", "warning", "0.5 GiB", "--max-size"),
         ({"free_bytes": 50 << 20}, "disk", "problem", "0.0 GiB", "make room"),
-        ({"free_bytes": None}, "disk", "problem", "not there", "directory"),
+        ({"free_bytes": None}, "disk", "problem", "directory is not there", "make it"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(changed, check, status, says, tries):

@@ -221,7 +221,7 @@ def _plainly(error: Exception) -> str:
     if "IncompleteRead" in text:
         return "the connection was cut"
     # urllib3 begins with its pool's repr.
-    return re.sub(r"^.*(\): |new connection: )", "", text) or type(error).__name__
+    return re.sub(r"^.*(\): |new connection: |\[Errno -?\d+\] )", "", text) or type(error).__name__
 
 
 _ITEMS = re.compile(r'"items"\s*:\s*\[')
