@@ -57,7 +57,9 @@ def query(
     ctk query node.db "select dst, sum(bytes_out) from flows group by 1"
     """
     if param and sql is None:
-        raise UsageError("-p is for SQL", hint='"select * from flows where src = :ip" -p ip 10.0.0.1')
+        raise UsageError(
+            "-p is for SQL", hint='"select * from flows where src = :ip" -p ip 10.0.0.1'
+        )
     with connect.reader(db) as conn:
         if sql is not None:
             if filters != Filters():
