@@ -169,7 +169,9 @@ def hours(
                 offset_ns = int(rng.random() * WINDOW)
                 at_ns = start_ns + window * WINDOW + offset_ns
                 ended_ns = at_ns + int(rng.random() * (WINDOW - offset_ns))
-                made.append(FlowRow(edge, at_ns, ended_ns, None, *counted))
+                # A row of one connection has its source port, as record writes it.
+                port = rng.randrange(32_768, 61_000) if counted[0] <= 1 else None
+                made.append(FlowRow(edge, at_ns, ended_ns, port, *counted))
         yield start_ns + HOUR, made
 
 
