@@ -88,9 +88,15 @@ class RotatingFile:
             self._append(self.header)
 
     def _append(self, line: bytes) -> None:
-        written = self._file.write(line)
-        while written < len(line):  # a disk that is filling up takes a part, then fails
-            written += self._file.write(line[written:])
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError:
+            if written:  # a disk that is filling up takes a part, then fails
+                self._file.truncate(self.size)
+                self._file.seek(self.size)
+            raise
         self.size += len(line)
 
     def _put_aside(self) -> None:

@@ -3,6 +3,9 @@
 import contextlib
 import gzip
 import json
+import os
+import resource
+import signal
 import stat
 import struct
 from itertools import accumulate
@@ -164,9 +167,42 @@ def test_a_capture_that_cannot_be_written_is_asked_wrongly(tmp_path):
         write(tmp_path / "no" / "folder", [])
 
 
-def test_a_full_disk_is_one_error():
+def test_a_full_disk_ends_the_capture_with_a_note():
+    notes = []
+    with CaptureWriter(Path("/dev/full"), HEADER, notes.append) as writer:
+        for _ in range(100):
+            writer.write(batch(1, False, [bytes(500)] * 100))
+    assert notes == [
+        "/dev/full cannot be written: No space left on device: it ends here, recording goes on"
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.ctkcap", "a.ctkcap.gz"])
+def test_a_capture_that_ended_for_want_of_room_is_read_up_to_there(tmp_path, name):
+    whole = [(at_ns, False, [os.urandom(500) for _ in range(20)]) for at_ns in range(20)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with CaptureWriter(tmp_path / name, HEADER) as writer:
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        try:
+            for one in whole:
+                writer.write(batch(*one))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+    notes = []
+    _, found = contents(tmp_path / name, notes.append)
+    written, kept = (
+        [message for _, _, messages in batches for message in messages]
+        for batches in (whole, found)
+    )
+    assert kept == written[: len(kept)]
+    assert (0 < len(kept) < len(written), len(notes)) == (True, 1)
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_error():
     with pytest.raises(SourceError, match="cannot be written: No space left on device"):
-        write(Path("/dev/full"), [(1, False, [bytes(500)] * 100)] * 100)
+        write(Path("/dev/full"), [(1, False, [bytes(500)])])
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -215,6 +215,18 @@ def test_a_file_name_need_not_be_utf_8(tmp_path):
     assert (copied.returncode, copied.stderr) == (0, b"")
 
 
+def test_a_log_whose_disk_is_full_costs_lines_and_not_the_recording(invoke, tmp_path, caplog):
+    words = ("--from-capture", NODE, "--no-kube", "--log", "/dev/full")
+    assert invoke("record", tmp_path / "node.db", *words).exit_code == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "/dev/full cannot be written: No space left on device:"
+        " its lines are left out, recording goes on"
+    ]
+    with connect.reader(tmp_path / "node.db") as conn:
+        assert conn.execute("SELECT ended_ns IS NOT NULL FROM recording").fetchall() == [(1,)]
+
+
 def test_a_second_recorder_leaves_the_captures_of_the_first(tmp_path):
     db, capture = tmp_path / "node.db", tmp_path / "node.ctkcap"
     capture.write_bytes(b"the first recorder's")

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ctk.errors import StoreError
+
 if TYPE_CHECKING:
     from ctk.recorder import Status
+    from ctk.rotate import RotatingFile
 
 log = logging.getLogger("ctk")
 
@@ -123,3 +126,23 @@ class Printer:
     def end(self) -> None:
         if self._gone is not None:
             raise self._gone
+
+
+class LogLines:
+    """A log file. While its disk is full lines are left out, and counted; recording goes on."""
+
+    def __init__(self, file: "RotatingFile") -> None:
+        self._file = file
+        self._missed = 0
+
+    def write(self, line: bytes) -> None:
+        try:
+            self._file.write(line)
+        except StoreError as error:
+            if not self._missed:
+                log.warning("%s: its lines are left out, recording goes on", error.message)
+            self._missed += 1
+            return
+        if self._missed:
+            log.warning("%s is written again: %s lines are left out", self._file.path, self._missed)
+            self._missed = 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ctk.cli.options import db_argument, parse_size, refuse_one_file_twice
-from ctk.cli.progress import Printer, Progress, Stop
+from ctk.cli.progress import LogLines, Printer, Progress, Stop
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import EventFilter
 from ctk.errors import UsageError
@@ -258,7 +258,7 @@ def _record(
         header = Header(
             node=node, addresses=addresses, sysctls={name: kernel.sysctl(name) for name in names}
         )
-        capture = stack.enter_context(CaptureWriter(options["capture"], header))
+        capture = stack.enter_context(CaptureWriter(options["capture"], header, log.warning))
     if watch is not None:
         watch.start(changes)
         stack.callback(watch.stop)
@@ -366,15 +366,14 @@ def _rows_told(
     if options["log_file"] is not None:
         from ctk.rotate import RotatingFile
 
-        log_file = stack.enter_context(
-            RotatingFile(
-                options["log_file"],
-                max_bytes=options["log_max_size"],
-                keep=options["log_keep"],
-                compress=options["log_compress"],
-            )
+        log_file = RotatingFile(
+            options["log_file"],
+            max_bytes=options["log_max_size"],
+            keep=options["log_keep"],
+            compress=options["log_compress"],
         )
-        takers.append(lambda record: log_file.write(render.log_line(record)))
+        lines = LogLines(stack.enter_context(log_file))
+        takers.append(lambda record: lines.write(render.log_line(record)))
     if not takers:
         return None
 

@@ -24,6 +24,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from io import BufferedIOBase
 from itertools import accumulate
@@ -57,10 +58,18 @@ class Header:
 
 
 class CaptureWriter:
-    """Writes a capture, mode 0600, over a file of that name."""
+    """
+    Writes a capture, mode 0600, over a file of that name.
 
-    def __init__(self, path: Path, header: Header) -> None:
+    Where its disk is full it ends, as `note` is told, and what is recorded beside it goes on.
+    """
+
+    def __init__(
+        self, path: Path, header: Header, note: Callable[[str], None] = lambda text: None
+    ) -> None:
         self._path = path
+        self._note = note
+        self._ended = False
         text = json.dumps(asdict(header) | {"addresses": sorted(header.addresses)}).encode()
         try:
             fileno = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -86,28 +95,38 @@ class CaptureWriter:
         self.close()
 
     def write(self, batch: Datagrams) -> None:
-        """Append one batch; an error of the disk is a SourceError."""
+        """Append one batch."""
+        if self._ended:
+            return
         lengths = array("H", batch.lengths)
         if sys.byteorder == "big":
             lengths.byteswap()
         with memoryview(batch.buffer) as view:
-            self._write(
-                b"".join(
-                    (
-                        _BATCH.pack(batch.at_ns, _DUMPED * batch.dumped, len(lengths)),
-                        lengths.tobytes(),
-                        *(
-                            view[offset : offset + length]
-                            for offset, length in zip(batch.offsets, batch.lengths, strict=True)
-                        ),
-                    )
+            content = b"".join(
+                (
+                    _BATCH.pack(batch.at_ns, _DUMPED * batch.dumped, len(lengths)),
+                    lengths.tobytes(),
+                    *(
+                        view[offset : offset + length]
+                        for offset, length in zip(batch.offsets, batch.lengths, strict=True)
+                    ),
                 )
             )
+        try:
+            self._write(content)
+        except SourceError as error:
+            self._ended = True
+            # Where there is room again, nothing may come behind what is missing.
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, self._files[-1].fileno(), inheritable=False)
+            os.close(nowhere)
+            self._note(f"{error.message}: it ends here, recording goes on")
 
     def close(self) -> None:
         try:
-            for file in self._files:
-                file.close()
+            with ExitStack() as stack:
+                for file in reversed(self._files):
+                    stack.callback(file.close)
         except OSError as error:
             raise self._failed(error) from error
 
