@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ctk.errors import StoreError
+from ctk.errors import StoreError, UsageError
 
 
 class RotatingFile:
@@ -152,8 +152,10 @@ def _compress(path: Path) -> None:
     path.unlink()
 
 
-def cannot_write(path: Path, error: OSError) -> StoreError:
-    """Give the sentence for a file of lines that cannot be written."""
+def cannot_write(path: Path, error: OSError) -> StoreError | UsageError:
+    """Give the sentence for a file of lines that cannot be written; a mistyped path is asked so."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return UsageError(f"{path} cannot be written: {error.strerror}", hint="check its directory")
     return StoreError(
         f"{path} cannot be written: {error.strerror}", hint="check its directory and its disk"
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctk.errors import StoreError
+from ctk.errors import StoreError, UsageError
 from ctk.rotate import RotatingFile
 
 
@@ -120,7 +120,7 @@ def test_a_header_begins_every_file(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "flows.log"
-    with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
+    with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
         RotatingFile(path)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctk.errors import StoreError
+from ctk.errors import CtkError
 
 if TYPE_CHECKING:
     from ctk.recorder import Status
@@ -138,7 +138,7 @@ class LogLines:
     def write(self, line: bytes) -> None:
         try:
             self._file.write(line)
-        except StoreError as error:
+        except CtkError as error:
             if not self._missed:
                 log.warning("%s: its lines are left out, recording goes on", error.message)
             self._missed += 1
