@@ -149,10 +149,10 @@ class Identities:
         self._new_endpoints.clear()
         self._new_edges.clear()
         if len(self.edges) > CACHED:
-            self.edges = dict(list(self.edges.items())[CACHED // 2 :])
+            self.edges = dict(list(self.edges.items())[-CACHED // 2 :])
             self._look_everywhere()
         if len(self._endpoints) > CACHED:
-            self._endpoints = dict(list(self._endpoints.items())[CACHED // 2 :]) | self._completed
+            self._endpoints = dict(list(self._endpoints.items())[-CACHED // 2 :]) | self._completed
             self._look_everywhere()
         for bounded in (self._completed, self._ended):
             while len(bounded) > CACHED // 4:
