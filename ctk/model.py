@@ -98,10 +98,14 @@ class Edge(NamedTuple):
     service_via: Via | None
 
 
+# An edge, or its id where the file has it: what idles for long is not kept whole in memory.
+AnyEdge = Edge | int
+
+
 class FlowRow(NamedTuple):
     """One row of the finest table. Spans [started_ns, ended_ns], the first and the last event."""
 
-    edge: Edge
+    edge: AnyEdge
     started_ns: int
     ended_ns: int
     src_port: int | None
@@ -300,7 +304,7 @@ class LiveConnections(NamedTuple):
 
     flow: bytes  # 8 of them, a hash of the flow's tuples
     began_ns: int
-    edge: Edge
+    edge: AnyEdge
     keys: bytes  # one a connection: CTA_ID << 16 | source port
     counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
 

@@ -31,6 +31,7 @@ from ctk.errors import DiskFullError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import (
+    AnyEdge,
     Counters,
     Datagrams,
     Edge,
@@ -40,7 +41,7 @@ from ctk.model import (
     HistoryChange,
     LoneEvent,
 )
-from ctk.rows import ends_of, rows_of, rows_of_events
+from ctk.rows import ends_of, has_ports, rows_of, rows_of_events
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
 
@@ -102,7 +103,7 @@ class Plan:
 class Listening:
     """Who else is told, as it happens."""
 
-    rows: Callable[[Sequence[FlowRow]], None] | None = None
+    rows: Callable[[Iterable[tuple[FlowRow, Edge]]], None] | None = None
     pods: Callable[[Endpoint], None] = lambda pod: None
     status: Callable[[Status], None] = lambda status: None
     capture: CaptureWriter | None = None
@@ -151,6 +152,7 @@ class _Recorder:
             settings=plan.settings,
             started_ns=started_ns,
             boot_id=_boot_id() if plan.live else None,
+            edges_held=self._aggregator.edges_held,
         )
         self._path = path_of(conn)
         self._gaps: list[Gap] = []
@@ -242,9 +244,12 @@ class _Recorder:
     def _write(self, window: Window, committed_ns: int) -> None:
         rows, events = rows_of(window, self._edge, self._plan.aggregation)
         self._flows += len(rows) + sum(map(len, events.values()))
-        self._commit(rows, events, committed_ns)
+        if self._commit(rows, events, committed_ns):
+            self._let_go(window)
         if self._listening.rows is not None:
-            self._listening.rows([*rows, *rows_of_events(events)])
+            told = [*rows, *rows_of_events(events)]
+            whole = self._writer.whole_edges([row.edge for row in told])
+            self._listening.rows(zip(told, whole, strict=True))
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
         # The open window may still add rows that start in it: it is folded with the next.
         self._tend(window.started_ns, _TEND_S)
@@ -252,10 +257,14 @@ class _Recorder:
     def _commit(
         self,
         rows: Sequence[FlowRow],
-        events: Mapping[Edge, Sequence[LoneEvent]],
+        events: Mapping[AnyEdge, Sequence[LoneEvent]],
         committed_ns: int,
-    ) -> None:
-        """Write a window; where the disk is full go on without it, and say so later."""
+    ) -> bool:
+        """
+        Write a window; where the disk is full go on without it, and say so later.
+
+        False where it was not written.
+        """
         self._changes += self._endpoints.drain()
         gaps = [*self._gaps, *self._new_gaps(committed_ns)]
         if self._full is not None:
@@ -280,13 +289,22 @@ class _Recorder:
             )
             self._gaps = gaps
             del self._changes[:-_MOST_CHANGES]
-            return
+            return False
         if self._full is not None:
             log.warning("there is room again: %s events were not written", self._full.lost)
             self._gap_count += 1
         self._full = None
         self._gaps, self._changes = [], []
         self._committed_ns = committed_ns
+        return True
+
+    def _let_go(self, window: Window) -> None:
+        """Keep the ids of edges that are in the file now: 300 bytes less a live connection."""
+        ids = self._writer.edge_ids
+        for totals in window.totals:
+            cohort = totals.cohort
+            if has_ports(cohort.edge):
+                cohort.edge = ids.get(cohort.edge, cohort.edge)
 
     def _new_gaps(self, at_ns: int) -> list[Gap]:
         gaps = self._stream.gaps() + self._endpoints.gaps()
@@ -344,16 +362,19 @@ class _Recorder:
             )
         )
 
-    def _edge(self, cohort: Cohort) -> Edge:
+    def _edge(self, cohort: Cohort) -> AnyEdge:
         """Ask who a cohort belonged to; once, for its flow is not needed any more then."""
         flow = cohort.flow
         if flow is None:
             raise RuntimeError("a cohort without a flow has an edge")
         if flow.ends is None:
             flow.ends = ends_of(flow.tuple)
-        edge = cohort.edge = self._endpoints.edge(*(*flow.ends, cohort.began_ns))
+        edge = self._endpoints.edge(*(*flow.ends, cohort.began_ns))
         cohort.flow = None
-        return edge
+        # Rows merge by it, so it is the id wherever a row may have come with the id.
+        found = self._writer.edge_ids.get(edge) if has_ports(edge) else None
+        cohort.edge = edge if found is None else found
+        return edge if found is None else found
 
 
 def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:

@@ -12,33 +12,34 @@ from typing import Any
 import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
-from ctk.conntrack.connections import Cohort
+from ctk.conntrack.connections import Apart, Cohort
 from ctk.conntrack.decode import FlowTuple
-from ctk.model import Edge, Endpoint, FlowRecord, FlowRow, LoneEvent
+from ctk.model import AnyEdge, Edge, Endpoint, FlowRecord, FlowRow, LoneEvent
 from ctk.timespan import format_time
 
 
 def rows_of(
-    window: Window, edge_of: Callable[[Cohort], Edge], aggregation: Aggregation
-) -> tuple[list[FlowRow], dict[Edge, list[LoneEvent]]]:
+    window: Window, edge_of: Callable[[Cohort], AnyEdge], aggregation: Aggregation
+) -> tuple[list[FlowRow], dict[AnyEdge, list[LoneEvent]]]:
     """
     Turn what a window held into rows: one an edge, a connection or an event.
 
     Events without counters are the second part, under their edge.
     """
     first_ns, last_ns = window.started_ns, window.ended_ns - 1
-    merged: dict[Edge, FlowRow] = {}
+    merged: dict[AnyEdge, FlowRow] = {}
     alone: list[FlowRow] = []
-    events: dict[Edge, list[LoneEvent]] = {}
+    events: dict[AnyEdge, list[LoneEvent]] = {}
     for totals in window.totals:
         cohort = totals.cohort
         edge = cohort.edge
         if edge is None:
             edge = edge_of(cohort)
         if aggregation == "none":
-            if totals.lone:
-                events.setdefault(edge, []).extend(_with_ports(edge, totals.lone))
-            for at_ns, port, counts, moved in totals.lone_measured:
+            apart = totals.apart or Apart()
+            if apart.lone:
+                events.setdefault(edge, []).extend(_with_ports(edge, apart.lone))
+            for at_ns, port, counts, moved in apart.measured:
                 packets_out, bytes_out, packets_in, bytes_in = moved
                 measured = (bytes_out, packets_out, bytes_in, packets_in)
                 alone.append(_as_row(edge, (at_ns, port, counts), measured))
@@ -48,7 +49,7 @@ def rows_of(
             edge,
             started_ns,
             max(started_ns, min(totals.ended_ns, last_ns)),
-            totals.port if edge.dst_port is not None else None,
+            totals.port if has_ports(edge) else None,
             totals.connections,
             totals.new_events,
             totals.update_events,
@@ -69,20 +70,27 @@ def rows_of(
     return [*merged.values(), *alone], events
 
 
-def _with_ports(edge: Edge, events: Sequence[LoneEvent]) -> Sequence[LoneEvent]:
+def has_ports(edge: AnyEdge) -> bool:
+    """Of an edge that has none, it is the edge itself that is handed on, not its id."""
+    return isinstance(edge, int) or edge.dst_port is not None
+
+
+def _with_ports(edge: AnyEdge, events: Sequence[LoneEvent]) -> Sequence[LoneEvent]:
     """What stands in place of a port where a protocol has none is nobody's source port."""
-    if edge.dst_port is not None:
+    if has_ports(edge):
         return events
     return [(at_ns, None, counts) for at_ns, _, counts in events]
 
 
-def _as_row(edge: Edge, event: LoneEvent, measured: Sequence[int | None] = (None,) * 4) -> FlowRow:
+def _as_row(
+    edge: AnyEdge, event: LoneEvent, measured: Sequence[int | None] = (None,) * 4
+) -> FlowRow:
     [(at_ns, port, counts)] = _with_ports(edge, [event])
     bits = (counts >> bit & 1 for bit in range(6))
     return FlowRow._make((edge, at_ns, at_ns, port, *bits, *measured))
 
 
-def rows_of_events(events: Mapping[Edge, Sequence[LoneEvent]]) -> Iterator[FlowRow]:
+def rows_of_events(events: Mapping[AnyEdge, Sequence[LoneEvent]]) -> Iterator[FlowRow]:
     return (_as_row(edge, event) for edge, under in events.items() for event in under)
 
 
@@ -100,7 +108,7 @@ def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
     )
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def _address(packed: bytes) -> str:
     return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
 
@@ -120,9 +128,8 @@ def ends_of(
     )
 
 
-def as_record(row: FlowRow, node: str) -> FlowRecord:
-    """The row as the `flows` view shows it."""
-    edge = row.edge
+def as_record(row: FlowRow, edge: Edge, node: str) -> FlowRecord:
+    """The row, which is one of `edge`, as the `flows` view shows it."""
     src, dialled, backend = edge.src, edge.dialled, edge.backend
     return FlowRecord._make(
         (

@@ -152,7 +152,7 @@ def test_with_none_each_event_is_kept():
     )
     [window] = recording.aggregator.close()
     [totals] = window.totals
-    assert (totals.lone, totals.lone_measured) == (
+    assert (totals.apart.lone, totals.apart.measured) == (
         [(T, 1, COUNTS_CONNECTION | COUNTS_NEW), (T + 1, 1, COUNTS_UPDATE)],
         [(T + 2, 1, COUNTS_DESTROY | COUNTS_REFUSED, MOVED)],
     )

@@ -413,7 +413,7 @@ def test_live_connections_go_on_after_a_clean_stop(path: Path) -> None:
     with connect.writer(path) as conn:
         writer = _writer(conn, T + 9 * S)
         [live] = writer.load_connections()
-        edge = live.edge
+        [edge] = writer.whole_edges([live.edge])
         assert live._replace(edge=TO_DB) == LIVE
         assert (edge.src.labels, edge.dialled.name, edge.backend.name) == (WEB.labels, "db", "db-0")
         assert edge[:2] + edge[4:6] + edge[7:] == TO_DB[:2] + TO_DB[4:6] + TO_DB[7:]

@@ -20,12 +20,12 @@ from ctk.errors import UsageError
 from ctk.timespan import SECOND, parse_age
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from ctk.conntrack.listen import Listener
     from ctk.kube.objects import Change
     from ctk.kube.watch import Watch
-    from ctk.model import FlowRecord, FlowRow
+    from ctk.model import Edge, FlowRecord, FlowRow
 
 log = logging.getLogger("ctk")
 
@@ -355,7 +355,7 @@ def _listen(
 
 def _rows_told(
     stack: ExitStack, printer: Printer | None, node: str, options: dict[str, Any]
-) -> "Callable[[Sequence[FlowRow]], None] | None":
+) -> "Callable[[Iterable[tuple[FlowRow, Edge]]], None] | None":
     """Who gets the records of a window: standard output, a log file, both or nobody."""
     from ctk import render
     from ctk.rows import as_record
@@ -377,9 +377,9 @@ def _rows_told(
     if not takers:
         return None
 
-    def tell(rows: "Sequence[FlowRow]") -> None:
-        for row in rows:
-            record = as_record(row, node)
+    def tell(rows: "Iterable[tuple[FlowRow, Edge]]") -> None:
+        for row, edge in rows:
+            record = as_record(row, edge, node)
             for taker in takers:
                 taker(record)
 

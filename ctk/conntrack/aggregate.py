@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from ctk.conntrack.connections import Census, Cohort, Connections, Counters, Flow, Totals
+from ctk.conntrack.connections import (
+    Apart,
+    Census,
+    Cohort,
+    Connections,
+    Counters,
+    Flow,
+    Totals,
+)
 from ctk.conntrack.decode import DESTROY, IPS_SEEN_REPLY, NEW, TCP_CONNTRACK_CLOSE, Event
 from ctk.model import (
     COUNTS_CONNECTION,
@@ -113,7 +121,6 @@ class Aggregator:
             totals.cohort.totals = None
         self._part_at = self.events
         self.cut()
-        self.connections.sweep()
         return [Window(self._start_ns, self._end_ns, open_totals)] if open_totals else []
 
     def cut(self) -> None:
@@ -127,6 +134,12 @@ class Aggregator:
         """Up to when everything was handed over, at `at_ns`."""
         return self._start_ns if self._open_totals else at_ns
 
+    def edges_held(self) -> set[Any]:
+        """Who connections belong to, those that live and those of the open window."""
+        held = {totals.cohort.edge for totals in self._open_totals}
+        held.update(cohort.edge for cohort in self.connections.live.values())
+        return held
+
     def _is_large(self) -> bool:
         if self._apart:
             return self.events - self._part_at >= MOST_EVENTS
@@ -135,16 +148,14 @@ class Aggregator:
     def add_census(self, entries: Iterable[tuple[Any, ...]]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
-        flows, live, whole_from_ns = connections.flows, connections.live, self.census.whole_from_ns
+        connections.sweep()
+        live, whole_from_ns = connections.live, self.census.whole_from_ns
         for entry in entries:
             _, opening, port, answering, zone, ct_id, at_ns = entry[:7]
-            try:
-                flow = flows[opening, answering, zone]
-            except KeyError:
-                flow = connections.flow(opening, answering, zone)
-            if flow is None:
+            found = connections.find(opening, answering, zone, ct_id << 16 | port)
+            if found is None:
                 continue
-            key = flow.base | ct_id << 16 | port
+            key, flow = found
             if not connections.listed(key):
                 continue
             counters = _counters(entry)
@@ -175,8 +186,8 @@ class Aggregator:
             if counters is not None and counters != before:
                 moved = totals.moved(counters, before)
                 connections.count(key, counters)
-            if self._apart:
-                totals.add_lone(at_ns, port, begun and COUNTS_CONNECTION, moved)
+            if totals.apart is not None:
+                totals.apart.add(at_ns, port, begun and COUNTS_CONNECTION, moved)
 
     def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912, PLR0915
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
@@ -184,6 +195,7 @@ class Aggregator:
         # found first does not count it again.
         self.events += len(events)
         connections = self.connections
+        connections.sweep()
         flows, live, gone = connections.flows, connections.live, connections.gone
         open_totals, by_port, apart = self._open_totals, self._by_port, self._apart
         for event in events:
@@ -216,7 +228,7 @@ class Aggregator:
                     live[key] = cohort
             totals = cohort.totals
             if totals is None:
-                totals = cohort.totals = Totals(cohort, at_ns, port)
+                totals = cohort.totals = Totals(cohort, at_ns, port, Apart() if apart else None)
                 open_totals.append(totals)
             elif totals.port != port:
                 totals.port = None
@@ -228,12 +240,12 @@ class Aggregator:
             totals.ended_ns = at_ns
             if what == NEW:
                 totals.new_events += 1
-                if apart:
-                    totals.lone.append((at_ns, port, begun | COUNTS_NEW))
+                if totals.apart is not None:
+                    totals.apart.lone.append((at_ns, port, begun | COUNTS_NEW))
             else:
                 totals.update_events += 1
-                if apart:
-                    totals.lone.append((at_ns, port, begun | COUNTS_UPDATE))
+                if totals.apart is not None:
+                    totals.apart.lone.append((at_ns, port, begun | COUNTS_UPDATE))
 
     def _end(self, totals: Totals, key: int, event: tuple[Any, ...], counts: int) -> None:
         """Count how a connection ended, and what moved since it was last looked at."""
@@ -250,9 +262,8 @@ class Aggregator:
         moved = None
         if None not in counters and key not in self.connections.unmeasured:
             moved = totals.moved(tuple(counters), before)
-        if self._apart:
-            at_ns, port = event[_AT], event[_PORT]
-            totals.add_lone(at_ns, port, counts | COUNTS_DESTROY, moved)
+        if totals.apart is not None:
+            totals.apart.add(event[_AT], event[_PORT], counts | COUNTS_DESTROY, moved)
 
     def _begin(self, flow: Flow, port: int, at_ns: int) -> Cohort:
         cohort = Cohort(flow, at_ns)
@@ -262,7 +273,7 @@ class Aggregator:
             flow.cohort = cohort
         return cohort
 
-    def _found(self, flow: Flow, key: int, event: tuple[Any, ...]) -> tuple[Cohort, int]:
+    def _found(self, flow: Flow | None, key: int, event: tuple[Any, ...]) -> tuple[Cohort, int]:
         """The cohort of a connection whose begin was not seen; 1 where it is to be counted."""
         start_ns: int | None = event[_START]
         census = self.census
@@ -279,7 +290,7 @@ class Aggregator:
                 self.connections.unmeasured.add(key)
         if start_ns is None and not whole:
             self.connections.undated[key] = census.count_older
-        alike = (flow.base, began_ns // SECOND_NS, whole)
+        alike = (key >> 48, began_ns // SECOND_NS, whole)
         cohort = None if self._by_port else self._found_alike.get(alike)
         if cohort is None:
             cohort = self._found_alike[alike] = Cohort(flow, began_ns)
@@ -288,7 +299,7 @@ class Aggregator:
     def _totals(self, cohort: Cohort, at_ns: int, port: int) -> Totals:
         totals = cohort.totals
         if totals is None:
-            totals = cohort.totals = Totals(cohort, at_ns, port)
+            totals = cohort.totals = Totals(cohort, at_ns, port, Apart() if self._apart else None)
             self._open_totals.append(totals)
         elif totals.port != port:
             totals.port = None

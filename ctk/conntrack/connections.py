@@ -4,7 +4,7 @@ The table of live connections: what they belonged to when they began, and what w
 A connection is known by (id, zone, original tuple): CTA_ID is a hash and can come again. Here it
 is one integer, `flow.base | ct_id << 16 | source port`: the flow's base stands for the rest of the
 tuples. There may be millions, so one that is idle is a key, a share of a cohort and, where they
-are known, its packed counters: some 500 bytes where each is of a flow of its own, 200 where not.
+are known, its packed counters: some 400 bytes where each is of a flow of its own, 200 where not.
 """
 
 import struct
@@ -38,12 +38,16 @@ class Flow:
     __slots__ = ("base", "cohort", "ends", "tuple")
 
     def __init__(self, key: FlowKey, flow_tuple: FlowTuple) -> None:
-        opening, answering, zone = key
-        digest = blake2b(opening + answering, digest_size=8, salt=zone.to_bytes(2, "big"))
         self.tuple = flow_tuple
-        self.base = int.from_bytes(digest.digest(), "big") << 48
+        self.base = _base_of(*key)
         self.cohort: Cohort | None = None  # that connections beginning now belong to
         self.ends: Any = None  # the recorder's: the tuple as text
+
+
+def _base_of(opening: bytes, answering: bytes, zone: int) -> int:
+    """`Flow.base`, for 1 us where the flow itself would be 20."""
+    digest = blake2b(opening + answering, digest_size=8, salt=zone.to_bytes(2, "big"))
+    return int.from_bytes(digest.digest(), "big") << 48
 
 
 class Cohort:
@@ -59,22 +63,38 @@ class Cohort:
     def __init__(self, flow: Flow | None, began_ns: int) -> None:
         self.flow = flow  # None once the edge is known
         self.began_ns = began_ns
-        self.edge: Any = None  # the recorder's: who they belonged to
+        self.edge: Any = None  # the recorder's: who they belonged to, or its id in the file
         self.totals: Totals | None = None  # of the open window, where it had events
+
+
+class Apart:
+    """With `--aggregate none`, a cohort's events themselves."""
+
+    __slots__ = ("lone", "measured")
+
+    def __init__(self) -> None:
+        self.lone: list[LoneEvent] = []
+        self.measured: list[tuple[int, int, int, Counters]] = []
+
+    def add(self, at_ns: int, port: int, counts: int, moved: Counters | None) -> None:
+        """Keep an event, with what moved if that was measured."""
+        if moved is None:
+            self.lone.append((at_ns, port, counts))
+        else:
+            self.measured.append((at_ns, port, counts, moved))
 
 
 class Totals:
     """What a cohort did in one window."""
 
     __slots__ = (
+        "apart",
         "bytes_in",
         "bytes_out",
         "cohort",
         "connections",
         "destroy_events",
         "ended_ns",
-        "lone",
-        "lone_measured",
         "measured",
         "new_events",
         "packets_in",
@@ -86,17 +106,15 @@ class Totals:
         "update_events",
     )
 
-    def __init__(self, cohort: Cohort, at_ns: int, port: int) -> None:
+    def __init__(self, cohort: Cohort, at_ns: int, port: int, apart: Apart | None) -> None:
         self.cohort = cohort
+        self.apart = apart
         self.port: int | None = port  # the source port; None once there were several
         self.started_ns = self.ended_ns = at_ns
         self.connections = self.new_events = self.update_events = self.destroy_events = 0
         self.unreplied = self.refused = 0
         self.measured = False
         self.packets_out = self.bytes_out = self.packets_in = self.bytes_in = 0
-        # With `--aggregate none`, the events themselves.
-        self.lone: list[LoneEvent] = []
-        self.lone_measured: list[tuple[int, int, int, Counters]] = []
 
     def moved(self, now: Counters, before: Counters | None) -> Counters:
         """
@@ -115,13 +133,6 @@ class Totals:
         self.packets_in += packets_in
         self.bytes_in += bytes_in
         return now
-
-    def add_lone(self, at_ns: int, port: int, counts: int, moved: Counters | None) -> None:
-        """Keep an event apart, with what moved if that was measured."""
-        if moved is None:
-            self.lone.append((at_ns, port, counts))
-        else:
-            self.lone_measured.append((at_ns, port, counts, moved))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +187,26 @@ class Connections:
         self.flows[key] = flow
         return flow
 
+    def find(
+        self, opening: bytes, answering: bytes, zone: int, of_flow: int
+    ) -> tuple[int, Flow | None] | None:
+        """
+        The key of a connection that a dump shows, and its flow unless it surely lives already.
+
+        None where it is not wanted or well-formed.
+        """
+        try:
+            flow = self.flows[opening, answering, zone]
+        except KeyError:
+            # A dump shows all there are: those that are known are not to fill the cache of flows.
+            key = _base_of(opening, answering, zone) | of_flow
+            if key in self.live and key not in self._doubtful:
+                return key, None
+            flow = self.flow(opening, answering, zone)
+        return None if flow is None else (flow.base | of_flow, flow)
+
     def sweep(self) -> None:
-        """Forget flows that had no event for long; between windows, when there are many."""
+        """Forget flows that had no event for long, where there are many; between batches."""
         if len(self.flows) >= MOST_FLOWS:
             self._older_flows, self.flows = self.flows, {}
 

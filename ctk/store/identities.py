@@ -7,10 +7,12 @@ that is already in the file, from before a restart, keeps its row.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from socket import AF_INET, AF_INET6, inet_pton
 
 from ctk.model import (
+    NO_LABELS,
+    AnyEdge,
     Closed,
     Completed,
     Edge,
@@ -36,6 +38,25 @@ _EDGE = bulk.plain(
     "edge",
     "id, recorder_id, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id,"
     " nat_dst_port, service, service_via",
+)
+_ENDPOINT_COLUMNS = (
+    "address",
+    "kind",
+    "valid_from_ns",
+    "namespace",
+    "name",
+    "workload",
+    "workload_kind",
+    "node",
+    "uid",
+)
+_ENDPOINTS_BY_ID = (
+    f"SELECT id, labels, {', '.join(_ENDPOINT_COLUMNS)} FROM endpoint"
+    " WHERE id IN (SELECT value FROM json_each(?))"
+)
+_EDGES_BY_ID = (
+    "SELECT id, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id, nat_dst_port,"
+    " service, service_via FROM edge WHERE id IN (SELECT value FROM json_each(?))"
 )
 _COMPLETE = (
     "UPDATE endpoint SET kind = ?, namespace = ?, name = ?, workload = ?, workload_kind = ?,"
@@ -66,8 +87,15 @@ class Identities:
     that moment, and is opened again where it is seen unchanged.
     """
 
-    def __init__(self, conn: sqlite3.Connection, recorder_id: int, closed_ns: int | None) -> None:
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        recorder_id: int,
+        closed_ns: int | None,
+        edges_held: Callable[[], Set[AnyEdge]],
+    ) -> None:
         self.conn = conn
+        self._edges_held = edges_held
         self.recorder_id = recorder_id
         self.closed_ns = closed_ns
         self.edges: dict[Edge, int] = {}
@@ -90,7 +118,9 @@ class Identities:
         found = self._endpoints.get(endpoint)
         return self._find_or_add(endpoint) if found is None else found
 
-    def edge_id(self, edge: Edge) -> int:
+    def edge_id(self, edge: AnyEdge) -> int:
+        if isinstance(edge, int):
+            return edge
         found = self.edges.get(edge)
         if found is not None:
             return found
@@ -114,10 +144,29 @@ class Identities:
         self._new_edges.append(edge)
         return found
 
-    def remember(self, endpoints: Mapping[int, Endpoint], edges: Mapping[int, Edge]) -> None:
-        """These were read from the file, where they have these ids."""
+    def read_edges(self, ids: Set[int]) -> dict[int, Edge]:
+        """Make edges again from their rows, to which they go on to belong, ended or not."""
+        rows = self.conn.execute(_EDGES_BY_ID, (json.dumps(list(ids)),)).fetchall()
+        sides = {found for row in rows for found in (row[3], row[4], row[7])}
+        endpoints = {
+            found: Endpoint(
+                **dict(zip(_ENDPOINT_COLUMNS, columns, strict=True)),
+                labels=json.loads(labels) if labels else NO_LABELS,
+            )
+            for found, labels, *columns in self.conn.execute(
+                _ENDPOINTS_BY_ID, (json.dumps(list(sides)),)
+            )
+        }
+        edges = {
+            found: Edge(
+                *(proto, zone, endpoints[src_id], endpoints[dialled_id], dst_port, nat_src),
+                *(endpoints[backend_id], *rest),
+            )
+            for found, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id, *rest in rows
+        }
         self._endpoints.update((endpoint, found) for found, endpoint in endpoints.items())
         self.edges.update((edge, found) for found, edge in edges.items())
+        return edges
 
     def doom(self, table: str, ids: set[int]) -> None:
         """
@@ -126,6 +175,7 @@ class Identities:
         Rows of explained endpoints stay: only they know that what was unknown no longer is.
         """
         if table == "edge":
+            ids.difference_update(self._edges_held())
             self._doomed_edges = ids
             self.edges = {edge: found for edge, found in self.edges.items() if found not in ids}
         else:
@@ -148,6 +198,9 @@ class Identities:
         """The window is committed."""
         self._new_endpoints.clear()
         self._new_edges.clear()
+
+    def trim(self) -> None:
+        """Forget some ids where there are many; between windows."""
         if len(self.edges) > CACHED:
             self.edges = dict(list(self.edges.items())[-CACHED // 2 :])
             self._look_everywhere()

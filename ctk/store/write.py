@@ -14,7 +14,7 @@ was, and may be given again.
 import json
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
@@ -23,9 +23,9 @@ from typing import Any
 from ctk import __version__
 from ctk.errors import StoreError
 from ctk.model import (
+    AnyEdge,
     Counters,
     Edge,
-    Endpoint,
     FlowRow,
     Gap,
     HistoryChange,
@@ -37,7 +37,7 @@ from ctk.store import bulk, prune, rollup
 from ctk.store.connect import explained, path_of
 from ctk.store.identities import Identities
 
-_NO_EVENTS: Mapping[Edge, Sequence[LoneEvent]] = {}
+_NO_EVENTS: Mapping[AnyEdge, Sequence[LoneEvent]] = {}
 
 # Bound: n, edge_id, then a FlowRow without its edge.
 _FLOW = bulk.insert(
@@ -72,6 +72,7 @@ class Writer:
         settings: Mapping[str, object],
         started_ns: int,
         boot_id: str | None,
+        edges_held: Callable[[], Set[AnyEdge]] = frozenset,
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
@@ -84,7 +85,7 @@ class Writer:
         self._recording_id: int | None = None
         self.previous = previous(conn, node)
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
-        self._identities = Identities(conn, self._recorder_id(), last_ns)
+        self._identities = Identities(conn, self._recorder_id(), last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
         self._newest_ns: int = _NEVER if newest_ns is None else newest_ns
 
@@ -92,7 +93,7 @@ class Writer:
         self,
         rows: Iterable[FlowRow],
         *,
-        events: Mapping[Edge, Sequence[LoneEvent]] = _NO_EVENTS,
+        events: Mapping[AnyEdge, Sequence[LoneEvent]] = _NO_EVENTS,
         gaps: Iterable[Gap] = (),
         changes: Iterable[HistoryChange] = (),
         committed_ns: int,
@@ -110,6 +111,7 @@ class Writer:
                 f"{self._path} was deleted or replaced while it was written",
                 hint="start the recorder again; it makes a new file",
             )
+        self._identities.trim()
         newest_ns = self._newest_ns
         began = self._recording_id is None
         try:
@@ -131,6 +133,17 @@ class Writer:
                 self._recording_id = None
             raise
         self._identities.keep()
+
+    @property
+    def edge_ids(self) -> Mapping[Edge, int]:
+        """The ids of edges that are in the file: of those of the last window, and some more."""
+        return self._identities.edges
+
+    def whole_edges(self, edges: Sequence[AnyEdge]) -> list[Edge]:
+        """The edges with these ids, read from the file; those that are whole stay so."""
+        ids = {edge for edge in edges if isinstance(edge, int)}
+        found = self._identities.read_edges(ids) if ids else {}
+        return [found[edge] if isinstance(edge, int) else edge for edge in edges]
 
     def tend(
         self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
@@ -189,9 +202,13 @@ class Writer:
         if previous.boot_id != self._boot_id:
             return []
         rows = self._conn.execute("SELECT * FROM connection").fetchall()
-        edges = self._read_edges()
+        portless = self._conn.execute(
+            "SELECT id FROM edge WHERE dst_port IS NULL AND id IN (SELECT edge_id FROM connection)"
+        )
+        # Of those without ports the edge itself is handed on: it says so.
+        edges = self._identities.read_edges({found for (found,) in portless})
         return [
-            LiveConnections(flow, began_ns, edges[edge_id], keys, counters)
+            LiveConnections(flow, began_ns, edges.get(edge_id, edge_id), keys, counters)
             for flow, began_ns, edge_id, keys, counters in rows
         ]
 
@@ -230,7 +247,7 @@ class Writer:
             self._insert_gaps([Gap("recorder down", previous.committed_ns, self._started_ns)])
 
     def _insert_flows(
-        self, rows: Iterable[FlowRow], events: Mapping[Edge, Sequence[LoneEvent]]
+        self, rows: Iterable[FlowRow], events: Mapping[AnyEdge, Sequence[LoneEvent]]
     ) -> None:
         """
         Insert by time: appending fills pages, where inserting anywhere leaves them half full.
@@ -283,50 +300,6 @@ class Writer:
             " VALUES (?,?,?,?,?,?)",
             [(self._recording_id, *gap) for gap in gaps],
         )
-
-    def _read_edges(self) -> dict[int, Edge]:
-        """The edges of kept connections, made again; they keep their rows, ended or not."""
-        endpoints: dict[int, Endpoint] = {}
-        for row in self._conn.execute(
-            "SELECT id, address, kind, valid_from_ns, namespace, name, workload, workload_kind,"
-            " node, labels, uid FROM endpoint WHERE id IN (SELECT src_id FROM edge WHERE id IN"
-            " (SELECT edge_id FROM connection) UNION SELECT dialled_id FROM edge WHERE id IN"
-            " (SELECT edge_id FROM connection) UNION SELECT backend_id FROM edge WHERE id IN"
-            " (SELECT edge_id FROM connection))"
-        ):
-            endpoint = Endpoint(
-                address=row[1],
-                kind=row[2],
-                valid_from_ns=row[3],
-                namespace=row[4],
-                name=row[5],
-                workload=row[6],
-                workload_kind=row[7],
-                node=row[8],
-                labels=json.loads(row[9]) if row[9] else {},
-                uid=row[10],
-            )
-            endpoints[row[0]] = endpoint
-        edges: dict[int, Edge] = {}
-        for row in self._conn.execute(
-            "SELECT id, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id,"
-            " nat_dst_port, service, service_via FROM edge"
-            " WHERE id IN (SELECT edge_id FROM connection)"
-        ):
-            edges[row[0]] = Edge(
-                proto=row[1],
-                zone=row[2],
-                src=endpoints[row[3]],
-                dialled=endpoints[row[4]],
-                dst_port=row[5],
-                nat_src=row[6],
-                backend=endpoints[row[7]],
-                nat_dst_port=row[8],
-                service=row[9],
-                service_via=row[10],
-            )
-        self._identities.remember(endpoints, edges)
-        return edges
 
 
 def previous(conn: sqlite3.Connection, node: str) -> Previous | None:
