@@ -155,8 +155,9 @@ class Aggregator:
             found = connections.find(opening, answering, zone, ct_id << 16 | port)
             if found is None:
                 continue
-            key, flow = found
-            if not connections.listed(key):
+            shown, flow = found
+            key = connections.listed(shown)
+            if key is None:
                 continue
             counters = _counters(entry)
             cohort, start_ns = live.get(key), entry[_START]

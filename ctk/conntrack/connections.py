@@ -167,7 +167,9 @@ class Connections:
         self._wanted = wanted
         self._tuples = TupleReader()
         self._older_flows: dict[FlowKey, Flow | None] = {}
-        self._unlisted: set[int] = set()  # what the dump under way did not show yet
+        # What the dump under way did not show yet, each under itself: 48 bytes less a connection
+        # where its counters stand under the very same object.
+        self._unlisted: dict[int, int] = {}
         self._missed: set[int] = set()  # what the last dump did not have
         self._doubtful: set[int] = set()  # what may have ended untold: restored, or missed
 
@@ -226,16 +228,15 @@ class Connections:
 
     def begin_census(self) -> None:
         """A dump starts: remember what lives now, and which connections end meanwhile."""
-        self._unlisted = set(self.live)
+        self._unlisted = dict(zip(self.live, self.live, strict=True))
         self.gone = set()
         self.undated.clear()
 
-    def listed(self, key: int) -> bool:
-        """The dump shows a connection; False where it ended since, and is not to be counted."""
+    def listed(self, key: int) -> int | None:
+        """The dump shows this key; None where its connection ended since, and does not count."""
         if self.gone and key in self.gone:
-            return False
-        self._unlisted.discard(key)
-        return True
+            return None
+        return self._unlisted.pop(key, key)
 
     def end_census(self) -> int:
         """
@@ -244,13 +245,13 @@ class Connections:
         One miss is not enough: the destroy event may still be in the socket, and would be taken
         for a connection never seen.
         """
-        missing = self._unlisted & self.live.keys()  # what began meanwhile is not among them
+        missing = self._unlisted.keys() & self.live.keys()  # what began meanwhile is not among them
         ended = missing & self._missed
         for key in ended:
             del self.live[key]
             self._counted.pop(key, None)
         self._missed = self._doubtful = missing - ended
-        self._unlisted = set()
+        self._unlisted = {}
         self.unmeasured.clear()
         self.gone = None
         return len(ended)

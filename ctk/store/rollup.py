@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ctk.model import COUNT_KEYS
 from ctk.timespan import DAY, HOUR, MINUTE
@@ -148,16 +148,7 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
         " WHERE started_ns >= ? AND started_ns < ? GROUP BY edge_id",
         (start_ns, start_ns + level.width_ns),
     )
-    tail = _tail(conn, level.peers)
-    if tail:
-        others = _others(tail)
-        with transaction(conn):
-            ids = [_other_edge(conn, key) for key in others]
-        conn.executemany("DELETE FROM temp.bucket WHERE edge_id = ?", [row[:1] for row in tail])
-        conn.executemany(
-            _add("temp.bucket", "edge_id"),
-            [(found, *counts) for found, counts in zip(ids, others.values(), strict=True)],
-        )
+    _fold_tail(conn, level.peers)
     with transaction(conn):
         conn.execute(
             f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS})"
@@ -167,28 +158,31 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
         mark(conn, level, "folded_ns", start_ns + level.width_ns)
 
 
-def _tail(conn: sqlite3.Connection, peers: int) -> list[tuple[int, ...]]:
-    """The edges of the bucket with an external or unknown side, past the `peers` biggest."""
+def _fold_tail(conn: sqlite3.Connection, peers: int) -> None:
+    """
+    Of the bucket's edges with an external or unknown side, fold those past the biggest `peers`.
+
+    Their sums stay, by what they still tell apart: the side that is known stays; of one that is
+    not, its address and its port go. So there are no more of these than there are pods and
+    services that were talked to.
+    """
     (edges,) = conn.execute("SELECT COUNT(*) FROM temp.bucket").fetchone()
     if edges <= peers:
-        return []
-    return conn.execute(
-        f"""
-        SELECT edge_id, {_COLUMNS}, recorder_id, proto, zone, dst_port, nat_src, nat_dst_port,
-            service, service_via, src_id, src.kind, dialled_id, dialled.kind, backend_id,
-            backend.kind
-        FROM temp.bucket
-        JOIN edge ON edge.id = edge_id
-        JOIN endpoint AS src ON src.id = src_id
-        JOIN endpoint AS dialled ON dialled.id = dialled_id
-        JOIN endpoint AS backend ON backend.id = backend_id
-        WHERE edge_id > 0 AND (src.kind IN ('external', 'unknown')
-            OR dialled.kind IN ('external', 'unknown') OR backend.kind IN ('external', 'unknown'))
-        ORDER BY COALESCE(bytes_out, 0) + COALESCE(bytes_in, 0) DESC, connections DESC, edge_id
-        LIMIT -1 OFFSET ?
-        """,
-        (peers,),
-    ).fetchall()
+        return
+    conn.execute(_CREATE_TAIL)
+    conn.execute("DELETE FROM temp.tail")
+    conn.execute(_FILL_TAIL, (peers,))
+    others = conn.execute(_SUM_TAIL).fetchall()
+    if not others:
+        return
+    with transaction(conn):
+        ids = [_other_edge(conn, _OtherEdge._make(other[:_KEYS])) for other in others]
+    conn.execute("DELETE FROM temp.bucket WHERE edge_id IN (SELECT edge_id FROM temp.tail)")
+    conn.execute("DELETE FROM temp.tail")
+    conn.executemany(
+        _add("temp.bucket", "edge_id"),
+        [(found, *other[_KEYS:]) for found, other in zip(ids, others, strict=True)],
+    )
 
 
 class _OtherEdge(NamedTuple):
@@ -205,31 +199,40 @@ class _OtherEdge(NamedTuple):
     service_via: str | None
 
 
-def _others(tail: Sequence[tuple[Any, ...]]) -> dict[_OtherEdge, list[int | None]]:
-    """
-    The sums of the tail by what its edges still tell apart.
-
-    The side that is known stays; of one that is not, its address and its port go. So there are
-    no more of these than there are pods and services that were talked to.
-    """
-    sums: dict[_OtherEdge, list[int | None]] = {}
-    for _, *row in tail:
-        counts, rest = row[: len(COUNT_KEYS)], row[len(COUNT_KEYS) :]
-        recorder_id, proto, zone, dst_port, nat_src, nat_dst_port, service, via, *sides = rest
-        src_id, dialled_id, backend_id = (
-            OTHER_ENDPOINTS.get(kind, found)
-            for found, kind in zip(sides[::2], sides[1::2], strict=True)
-        )
-        key = _OtherEdge(
-            *(recorder_id, proto, zone, src_id, dialled_id),
-            *(dst_port if dialled_id > 0 else None, nat_src if src_id > 0 else None),
-            *(backend_id, nat_dst_port if backend_id > 0 else None, service, via),
-        )
-        sums[key] = [
-            old if new is None else new + (old or 0)
-            for old, new in zip(sums.get(key, [None] * len(counts)), counts, strict=True)
-        ]
-    return sums
+_KEYS = len(_OtherEdge._fields)
+_SIDES = ("src", "dialled", "backend")
+_KINDS_FOLDED = ", ".join(f"'{kind}'" for kind in OTHER_ENDPOINTS)
+_WHENS = " ".join(f"WHEN '{kind}' THEN {found}" for kind, found in OTHER_ENDPOINTS.items())
+# The three sides as they are to be: the edge's own, or one that stands for many.
+_CREATE_TAIL = (
+    "CREATE TEMP TABLE IF NOT EXISTS tail (edge_id INTEGER PRIMARY KEY, src_id, dialled_id,"
+    " backend_id)"
+)
+_FILL_TAIL = f"""
+    INSERT INTO temp.tail
+    SELECT edge_id, {", ".join(f"CASE {side}.kind {_WHENS} ELSE {side}_id END" for side in _SIDES)}
+    FROM temp.bucket
+    JOIN edge ON edge.id = edge_id
+    {" ".join(f"JOIN endpoint AS {side} ON {side}.id = {side}_id" for side in _SIDES)}
+    WHERE edge_id > 0
+        AND ({" OR ".join(f"{side}.kind IN ({_KINDS_FOLDED})" for side in _SIDES)})
+    ORDER BY COALESCE(bytes_out, 0) + COALESCE(bytes_in, 0) DESC, connections DESC, edge_id
+    LIMIT -1 OFFSET ?
+"""
+_OTHER_KEY = {
+    **{column: f"edge.{column}" for column in _OtherEdge._fields},
+    **{f"{side}_id": f"tail.{side}_id" for side in _SIDES},
+    "dst_port": "CASE WHEN tail.dialled_id > 0 THEN edge.dst_port END",
+    "nat_src": "CASE WHEN tail.src_id > 0 THEN edge.nat_src END",
+    "nat_dst_port": "CASE WHEN tail.backend_id > 0 THEN edge.nat_dst_port END",
+}
+_SUM_TAIL = f"""
+    SELECT {", ".join(_OTHER_KEY.values())}, {_SUMS}
+    FROM temp.tail AS tail
+    JOIN temp.bucket AS bucket ON bucket.edge_id = tail.edge_id
+    JOIN edge ON edge.id = tail.edge_id
+    GROUP BY {", ".join(map(str, range(1, _KEYS + 1)))}
+"""
 
 
 def _other_edge(conn: sqlite3.Connection, key: _OtherEdge) -> int:
