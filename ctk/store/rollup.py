@@ -144,8 +144,8 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
     # Summed up beside the file, so that the lock is held for the writing only.
     conn.execute("DELETE FROM temp.bucket")
     conn.execute(
-        f"INSERT INTO temp.bucket SELECT edge_id, {_SUMS} FROM {finer.table}"
-        " WHERE started_ns >= ? AND started_ns < ? GROUP BY edge_id",
+        f"INSERT INTO temp.bucket SELECT edge_id, {_COLUMNS} FROM {finer.table}"
+        f" WHERE started_ns >= ? AND started_ns < ? ON CONFLICT DO UPDATE SET {_ADDED}",
         (start_ns, start_ns + level.width_ns),
     )
     _fold_tail(conn, level.peers)
@@ -171,7 +171,8 @@ def _fold_tail(conn: sqlite3.Connection, peers: int) -> None:
         return
     conn.execute(_CREATE_TAIL)
     conn.execute("DELETE FROM temp.tail")
-    conn.execute(_FILL_TAIL, (peers,))
+    conn.execute(_FILL_TAIL)
+    conn.execute(_SPARE_BIGGEST, (peers,))
     others = conn.execute(_SUM_TAIL).fetchall()
     if not others:
         return
@@ -216,8 +217,14 @@ _FILL_TAIL = f"""
     {" ".join(f"JOIN endpoint AS {side} ON {side}.id = {side}_id" for side in _SIDES)}
     WHERE edge_id > 0
         AND ({" OR ".join(f"{side}.kind IN ({_KINDS_FOLDED})" for side in _SIDES)})
-    ORDER BY COALESCE(bytes_out, 0) + COALESCE(bytes_in, 0) DESC, connections DESC, edge_id
-    LIMIT -1 OFFSET ?
+"""
+# Sorting for a LIMIT holds no more rows than that.
+_SPARE_BIGGEST = """
+    DELETE FROM temp.tail WHERE edge_id IN (
+        SELECT edge_id FROM temp.tail JOIN temp.bucket USING (edge_id)
+        ORDER BY COALESCE(bytes_out, 0) + COALESCE(bytes_in, 0) DESC, connections DESC, edge_id
+        LIMIT ?
+    )
 """
 _OTHER_KEY = {
     **{column: f"edge.{column}" for column in _OtherEdge._fields},
