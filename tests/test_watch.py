@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -407,8 +408,9 @@ def test_inside_a_cluster_the_token_that_is_mounted_is_read_again_when_it_change
     token, authority = tmp_path / "token", tmp_path / "ca.crt"
     token.write_text("old")
     authority.write_bytes(api.certificate)
-    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
-    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(authority))
+    incluster_config = import_module("kubernetes.config.incluster_config")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     with api:
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
