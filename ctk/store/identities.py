@@ -23,6 +23,7 @@ from ctk.model import (
     ServiceFound,
 )
 from ctk.store import bulk
+from ctk.store.seen import Seen
 
 _NO_NAME = (None,) * 7
 CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again
@@ -104,8 +105,9 @@ class Identities:
         self._ended: dict[Endpoint, int] = {}
         self._next_endpoint = _next_id(conn, "endpoint")
         self._next_edge = _next_id(conn, "edge")
-        self._first_endpoint = self._next_endpoint  # older ones may have edges in the file
-        self._searches = self._next_endpoint > 1
+        # What the file may have, though its id is not remembered.
+        self._addresses = Seen(found for (found,) in conn.execute("SELECT packed FROM endpoint"))
+        self._talks = Seen(conn.execute("SELECT src_id, dialled_id, dst_port FROM edge"))
         self._doomed_edges: set[int] = set()
         self._doomed_endpoints: set[int] = set()
         self._new_endpoints: list[Endpoint] = []
@@ -132,7 +134,8 @@ class Identities:
             *(self.recorder_id, proto, zone, src_id, dialled_id, dst_port),
             *(nat_src, backend_id, nat_dst_port, service, via),
         )
-        if self._searches and max(src_id, dialled_id, backend_id) < self._first_endpoint:
+        talk = (src_id, dialled_id, dst_port)
+        if talk in self._talks:
             match = self.conn.execute(_SAME_EDGE, row).fetchone()
             if match and match[0] not in self._doomed_edges:
                 found = int(match[0])
@@ -140,6 +143,7 @@ class Identities:
             found = self._next_edge
             self._next_edge += 1
             self._edge_rows.append((found, *row))
+            self._talks.add(talk)
         self.edges[edge] = found
         self._new_edges.append(edge)
         return found
@@ -203,10 +207,8 @@ class Identities:
         """Forget some ids where there are many; between windows."""
         if len(self.edges) > CACHED:
             self.edges = dict(list(self.edges.items())[-CACHED // 2 :])
-            self._look_everywhere()
         if len(self._endpoints) > CACHED:
             self._endpoints = dict(list(self._endpoints.items())[-CACHED // 2 :]) | self._completed
-            self._look_everywhere()
         for bounded in (self._completed, self._ended):
             while len(bounded) > CACHED // 4:
                 del bounded[next(iter(bounded))]
@@ -278,16 +280,13 @@ class Identities:
                 (at_ns,),
             )
 
-    def _look_everywhere(self) -> None:
-        self._searches = True
-        self._first_endpoint = 2**62
-
     def _find_or_add(self, endpoint: Endpoint) -> int:
         identity = _identity(endpoint)
-        found = self._search_endpoint(endpoint, identity) if self._searches else None
+        found = self._search_endpoint(endpoint, identity)
         if found is None:
             found = self._next_endpoint
             self._next_endpoint += 1
+            self._addresses.add(identity[0])
             begin, end = endpoint.valid_from_ns, self._ended.get(endpoint)
             if end is None and identity[2:] == _NO_NAME:
                 self._nameless_rows.append((found, endpoint.address, *identity[:2], begin))
@@ -298,6 +297,8 @@ class Identities:
         return found
 
     def _search_endpoint(self, endpoint: Endpoint, identity: tuple[object, ...]) -> int | None:
+        if identity[0] not in self._addresses:
+            return None
         # What is unknown, or a pod for want of better knowledge, may be completed: each such span
         # of an address is a row of its own, that two spans don't become what one of them was.
         apart = endpoint.kind in ("pod", "unknown")
@@ -318,7 +319,7 @@ class Identities:
 
     def _complete(self, unknown: Endpoint, known: Endpoint) -> None:
         found = self._endpoints.get(unknown)
-        if found is None and self._searches:
+        if found is None:
             found = self._search_endpoint(unknown, _identity(unknown))
         if found is None:
             # No flow points to it yet; one of a connection that began before may still come.
