@@ -14,6 +14,7 @@ checks the headers inside them. What they leave out is the source port (for ICMP
 
 import struct
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
@@ -146,6 +147,7 @@ class _Ends(NamedTuple):
 
 
 _Path = tuple[int, ...]  # of attribute types, the outermost first
+_Attribute = tuple[_Path, int, int]  # where its value is: path, offset, size
 # Attributes that hold attributes, by their path.
 _NESTED: frozenset[_Path] = frozenset(
     [
@@ -200,7 +202,7 @@ class _Layout:
             fields.append((opening_end, "H", 2))
         fields.append((answering_start, f"{answering_end - answering_start}s", 3))
         zones: list[tuple[int, slice]] = []  # headers of tuples' zones: in opening or answering
-        for path, at, size in _walk(message, NLMSG_HEADER + NFGENMSG):
+        for path, at, size in _needed(_walk(message, NLMSG_HEADER + NFGENMSG)):
             if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
                 # Other headers there are checked by FlowTuple.parse, once a flow.
                 if path[1:] == (CTA_TUPLE_ZONE,):
@@ -216,7 +218,7 @@ class _Layout:
                     raise MalformedError(f"attribute {path} has {size} bytes")
                 fields.append((at, code, place))
         # An empty nest and its first child's header never share a place, so order is by offset.
-        fields.sort(key=lambda one: one[0])
+        fields = _merged(sorted(fields, key=lambda one: one[0]))
         layout, end = ">", 0
         for at, code, _ in fields:
             if at < end:
@@ -242,6 +244,35 @@ class _Layout:
         self.pick = itemgetter(*picked)
         self.template = self.heads(self.unpack(message, 0))
         self.next: _Layout | None = None
+
+
+def _needed(attributes: Iterator[_Attribute]) -> Iterator[_Attribute]:
+    """
+    Leave out what stands in a nest behind its values, once all that it may have are there.
+
+    Nothing depends on it: the nest's own header says where it ends.
+    """
+    for nest, several in groupby(attributes, key=lambda one: one[0][0]):
+        inside = list(several)
+        paths = [path for path, _, _ in inside]
+        wanted = {path for path in _VALUES if path[0] == nest and len(path) > 1}
+        if wanted and wanted.issubset(paths):
+            last = max(i for i, path in enumerate(paths) if path in wanted)
+            del inside[last + 1 :]
+        yield from inside
+
+
+def _merged(fields: list[tuple[int, str, int | None]]) -> list[tuple[int, str, int | None]]:
+    """Headers that follow each other at once, as a nest's and its first child's do, are one."""
+    merged: list[tuple[int, str, int | None]] = []
+    for at, code, place in fields:
+        if place is None and merged and merged[-1][2] is None:
+            start, before, _ = merged[-1]
+            if start + struct.calcsize(">" + before) == at:
+                merged[-1] = (start, f"{at + struct.calcsize('>' + code) - start}s", None)
+                continue
+        merged.append((at, code, place))
+    return merged
 
 
 class Decoder:
@@ -309,7 +340,7 @@ def _aligned(size: int) -> int:
     return (size + 3) & ~3
 
 
-def _walk(data: bytes, start: int) -> Iterator[tuple[_Path, int, int]]:
+def _walk(data: bytes, start: int) -> Iterator[_Attribute]:
     """Yield (path, offset, size) of each attribute's value, a nest before what is in it."""
     todo: list[tuple[_Path, int, int]] = [((), start, len(data))]
     seen = 0
