@@ -2,11 +2,13 @@
 //
 //   flood udp COUNT SOURCES FIRST  packets to a port nobody listens on, each a connection of its
 //                                  own: one event
+//   flood mark COUNT SOURCES FIRST packets of SOURCES connections, whose mark nft sets anew with
+//                                  each: one event a packet, and none of them costs an entry
 //   flood tcp COUNT SOURCES FIRST  connections to a service that nft translates to the listener
 //                                  here, each opened and closed: six events, and a seventh when
 //                                  its entry is destroyed
 //
-// As fast as it goes. Connections are numbered: they go round SOURCES addresses, then to the next
+// As fast as it goes, or RATE a second where a fifth argument says so. Connections are numbered: they go round SOURCES addresses, then to the next
 // port, and the first is number FIRST. Prints how many seconds it took. The addresses are those
 // of cluster.py: a source is a pod's, from 10.244.0.1 on.
 #define _GNU_SOURCE
@@ -27,6 +29,7 @@
 #define SERVICE "10.96.0.80" // translated to SERVER
 #define SERVICE_PORT 80
 #define UDP_PORT 5353
+#define MARK_PORT 5354 // packets to it have their connection's mark set
 #define FIRST_PORT 1024
 #define PORTS 60000
 #define BATCH 64
@@ -51,7 +54,14 @@ static void fail(const char *what)
 	exit(1);
 }
 
-static void flood_udp(long count, long sources, long first)
+static void pace(double began, long done, double rate)
+{
+	double ahead = rate > 0 ? began + (double)done / rate - now() : 0;
+	if (ahead > 0)
+		usleep((useconds_t)(ahead * 1e6));
+}
+
+static void flood_udp(long count, long sources, long first, double rate, int marks)
 {
 	static struct packet packets[BATCH];
 	static struct mmsghdr messages[BATCH];
@@ -64,19 +74,20 @@ static void flood_udp(long count, long sources, long first)
 		struct packet *p = &packets[i];
 		p->ip = (struct iphdr){ .version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_UDP,
 					.tot_len = htons(sizeof *p), .daddr = to.sin_addr.s_addr };
-		p->udp = (struct udphdr){ .dest = htons(UDP_PORT),
+		p->udp = (struct udphdr){ .dest = htons(marks ? MARK_PORT : UDP_PORT),
 					  .len = htons(sizeof *p - sizeof p->ip) };
 		parts[i] = (struct iovec){ .iov_base = p, .iov_len = sizeof *p };
 		messages[i].msg_hdr = (struct msghdr){ .msg_name = &to, .msg_namelen = sizeof to,
 						       .msg_iov = &parts[i], .msg_iovlen = 1 };
 	}
-	for (long done = 0; done < count;) {
+	double began = now();
+	for (long done = 0; done < count; pace(began, done, rate)) {
 		int n = count - done < BATCH ? (int)(count - done) : BATCH;
 		for (int i = 0; i < n; i++) {
 			long k = first + done + i;
+			long port = FIRST_PORT + (marks ? first : k / sources) % PORTS;
 			packets[i].ip.saddr = htonl(FIRST_SOURCE + (unsigned)(k % sources));
-			packets[i].udp.source =
-				htons((unsigned short)(FIRST_PORT + k / sources % PORTS));
+			packets[i].udp.source = htons((unsigned short)port);
 		}
 		int sent = sendmmsg(raw, messages, (unsigned)n, 0);
 		if (sent < 0)
@@ -122,13 +133,17 @@ static void flood_tcp(long count, long sources, long first)
 
 int main(int argc, char **argv)
 {
-	if (argc != 5) {
-		fprintf(stderr, "usage: flood udp|tcp COUNT SOURCES FIRST\n");
+	if (argc != 5 && argc != 6) {
+		fprintf(stderr, "usage: flood udp|mark|tcp COUNT SOURCES FIRST [RATE]\n");
 		return 2;
 	}
 	long count = atol(argv[2]), sources = atol(argv[3]), first = atol(argv[4]);
+	double rate = argc == 6 ? atof(argv[5]) : 0;
 	double began = now();
-	(strcmp(argv[1], "udp") ? flood_tcp : flood_udp)(count, sources, first);
+	if (strcmp(argv[1], "tcp"))
+		flood_udp(count, sources, first, rate, !strcmp(argv[1], "mark"));
+	else
+		flood_tcp(count, sources, first);
 	printf("%.6f\n", now() - began);
 	return 0;
 }

@@ -17,9 +17,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -37,7 +37,10 @@ SOURCES = 200
 PODS = 10_000
 IDLE_PODS = 1_000
 IDLE_S = 20
-FULL_RATE_S = 5
+FULL_RATE_EVENTS = 1_000_000  # some six seconds
+FLOODS = 2  # at once: one process makes fewer events than the kernel can
+LIVE, LIVE_S, LIVE_RATE = 250_000, 30, 50_000
+COUNTING = ("--enable-accounting", "--accounting-interval", "5s")
 WIDE = 100_000
 FILLED, FILLED_FROM = 200_000, 10_000_000
 EVENTS_A_CONNECTION = {"udp": 1, "tcp": 7}
@@ -47,9 +50,13 @@ table inet bench {
         type nat hook output priority -100
         ip daddr 10.96.0.80 tcp dport 80 dnat ip to 10.244.39.1:8080
     }
+    chain marks {
+        type filter hook output priority 0
+        udp dport 5354 ct mark set numgen inc mod 1000000
+    }
     chain early {
         type filter hook prerouting priority raw
-        udp dport 5353 drop
+        udp dport { 5353, 5354 } drop
     }
 }
 """
@@ -218,16 +225,11 @@ class Bench:
         subprocess.run(["conntrack", "-F"], check=True, capture_output=True)
 
     def flood(
-        self, kind: str, connections: int, *, first: int = 0, sources: int = SOURCES
+        self, kind: str, connections: int, *, first: int = 0, sources: int = SOURCES, rate: int = 0
     ) -> float:
         """Make that many connections, and for TCP their end, too; return how long it took."""
-        argv: list[str | Path] = [
-            self.where / "flood",
-            kind,
-            str(connections),
-            str(sources),
-            str(first),
-        ]
+        numbers = map(str, (connections, sources, first, rate))
+        argv: list[str | Path] = [self.where / "flood", kind, *numbers]
         took = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
         if kind == "tcp":
             self.empty()  # the seventh event; the kernel would send it two minutes later
@@ -255,38 +257,52 @@ class Bench:
         seconds = self.flood(mix.kind, connections, sources=mix.sources)
         return [one.stop(connections * each, connections / seconds) for one in started]
 
-    def full_rate(self, ctk: Listener, seconds: float) -> dict[str, object]:
-        """Flood for so long, with queries beside: nothing may be lost."""
+    def full_rate(self, ctk: Listener, kind: str, events: int) -> dict[str, object]:
+        """Flood from several processes for so long, with queries beside: nothing may be lost."""
         self.empty()
         started = self.start(ctk)
-        answers = 0
-        flooded = threading.Event()
-
-        def ask() -> None:
-            nonlocal answers
-            db = started.where / ctk.output
-            while not flooded.is_set():
-                for question in (("query", db, "--last", "50"), ("top", db)):
-                    subprocess.run((listeners.CTK, *question), check=True, capture_output=True)
+        answers, began_s = 0, time.monotonic()
+        with ThreadPoolExecutor() as pool:
+            floods = [
+                pool.submit(self.flood, kind, events // FLOODS, first=n * FILLED_FROM)
+                for n in range(FLOODS)
+            ]
+            while not all(flood.done() for flood in floods):
+                for question in (("query", "--last", "50"), ("top",)):
+                    argv = [listeners.CTK, question[0], started.where / ctk.output, *question[1:]]
+                    subprocess.run(argv, check=True, capture_output=True)
                     answers += 1
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        took, connections = 0.0, 0
-        while took < seconds:
-            took += self.flood("udp", FILLED, first=connections)
-            connections += FILLED
-        flooded.set()
-        asking.join()
-        run = started.stop(connections, connections / took)
+            took_s = max(flood.result() for flood in floods)
+        run = started.stop(events, events / took_s)
         return {
-            "seconds": round(took, 1),
-            "events": connections,
+            "events are": {"udp": "new connections", "mark": "updates"}[kind],
+            "seconds": round(time.monotonic() - began_s, 1),
+            "events": events,
             "seen": run.seen,
             "lost": run.lost,
             "events/s": round(run.rate),
+            "us/event": round(run.us_an_event, 2),
             "queries beside": answers,
             "peak MiB": round(run.peak_bytes / 2**20, 1),
+        }
+
+    def live(self, ctk: Listener, sources: int) -> dict[str, object]:
+        """Keep many connections, dumped every five seconds, and make events at a steady rate."""
+        self.empty()
+        started = self.start(ctk, COUNTING)
+        self.flood("udp", LIVE, sources=sources, rate=LIVE_RATE)
+        self.flood("mark", LIVE_RATE * LIVE_S, sources=SOURCES, rate=LIVE_RATE)
+        events = LIVE + LIVE_RATE * LIVE_S
+        run = started.stop(events, LIVE_RATE)
+        return {
+            "live connections": LIVE,
+            "of addresses": sources,
+            "events/s": LIVE_RATE,
+            "seconds": LIVE_S,
+            "events": events,
+            "seen": run.seen,
+            "lost": run.lost,
+            "peak MB": round(run.peak_bytes / 1e6, 1),
         }
 
     def idle(self, seconds: float) -> dict[str, object]:
@@ -359,6 +375,7 @@ def set_up_namespace() -> None:
         "ip route add local 10.244.0.0/16 dev lo",
         "ip route add local 10.96.0.0/16 dev lo",
         "sysctl -qw net.ipv4.tcp_max_tw_buckets=0",
+        "sysctl -qw net.netfilter.nf_conntrack_udp_timeout=600",
     ):
         subprocess.run(command.split(), check=True)
     subprocess.run(["nft", "-f", "-"], check=True, input=NAMESPACE, text=True)
@@ -370,7 +387,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*(mix.name for mix in MIXES), "beside", "full rate", "idle"],
+        choices=[*(mix.name for mix in MIXES), "beside", "full rate", "live", "idle"],
         help="only this part; several allowed",
     )
     parser.add_argument("--listener", action="append", help="only those whose name has this in it")
@@ -422,9 +439,14 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
         results["beside"] = seen
         show("beside each other, on one flood", seen)
     if is_wanted("full rate"):
-        row = bench.full_rate(ctk, FULL_RATE_S)
-        results["full rate"] = row
-        show("ctk record at full rate, with queries beside", [row])
+        made = [("udp", FULL_RATE_EVENTS), ("mark", 2 * FULL_RATE_EVENTS)]
+        rows = [bench.full_rate(ctk, kind, events) for kind, events in made]
+        results["full rate"] = rows
+        show("ctk record at full rate, with queries beside", rows)
+    if is_wanted("live"):
+        rows = [bench.live(ctk, sources) for sources in (SOURCES, LIVE)]
+        results["live"] = rows
+        show("ctk record with many live connections, their counters read all the time", rows)
     if is_wanted("idle"):
         row = bench.idle(IDLE_S)
         results["idle"] = row
