@@ -27,7 +27,8 @@ from ctk.conntrack.aggregate import (
 )
 from ctk.conntrack.capture import CaptureWriter
 from ctk.conntrack.connections import Census, Cohort, Connections
-from ctk.conntrack.decode import Decoder, FlowTuple
+from ctk.conntrack.decode import Decoder
+from ctk.conntrack.tuples import FlowTuple
 from ctk.errors import DiskFullError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
@@ -238,7 +239,7 @@ class _Recorder:
             self._write(window, self.now_ns)
         self._endpoints.finish(self.now_ns)
         self._commit([], {}, self.now_ns)
-        for cohort in set(self._connections.live.values()):
+        for cohort in self._connections.live.values():
             if cohort.edge is None:
                 self._edge(cohort)
         self._tend(self.now_ns, _LAST_TEND_S)

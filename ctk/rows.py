@@ -13,7 +13,7 @@ import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.connections import Apart, Cohort
-from ctk.conntrack.decode import FlowTuple
+from ctk.conntrack.tuples import FlowTuple
 from ctk.model import AnyEdge, Edge, Endpoint, FlowRecord, FlowRow, LoneEvent
 from ctk.timespan import format_time
 

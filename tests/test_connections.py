@@ -9,7 +9,7 @@ from wire import ICMP, UDP, Connection, events
 from ctk.conntrack import connections as table
 from ctk.conntrack.aggregate import EVERYTHING
 from ctk.conntrack.connections import Census, Connections
-from ctk.conntrack.decode import FlowTuple
+from ctk.conntrack.tuples import FlowTuple
 from ctk.model import Edge, Endpoint, LiveConnections
 
 MOVED = (5, 500, 2, 200)  # from ONCE to TWICE

@@ -33,6 +33,7 @@ from wire import (
     number,
 )
 
+from ctk.conntrack.attributes import MalformedError
 from ctk.conntrack.capture import Capture
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import (
@@ -42,10 +43,8 @@ from ctk.conntrack.decode import (
     UPDATE,
     Decoder,
     Event,
-    FlowTuple,
-    MalformedError,
 )
-from ctk.conntrack.tuples import TupleReader
+from ctk.conntrack.tuples import FlowTuple, TupleReader
 from ctk.model import PROTOCOLS, Datagrams
 
 CAPTURES = sorted((Path(__file__).parents[1] / "fixtures" / "captures").glob("*.gz"))

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctk.conntrack import decode
+from ctk.conntrack.attributes import AF_INET
 from ctk.conntrack.capture import Capture
-from ctk.conntrack.decode import Decoder, Event, FlowTuple
+from ctk.conntrack.decode import IPCTNL_MSG_CT_NEW, Decoder, Event
 from ctk.conntrack.filters import EventFilter, Instruction, program
+from ctk.conntrack.tuples import FlowTuple
 from ctk.errors import UsageError
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
@@ -159,7 +160,7 @@ def test_the_program_keeps_what_python_wants(wanted):
 
 
 def test_a_message_without_what_is_asked_about_is_kept():
-    header = struct.pack("=IHHIIBBH", 20, decode.IPCTNL_MSG_CT_NEW, 0, 0, 0, decode.AF_INET, 0, 0)
+    header = struct.pack("=IHHIIBBH", 20, IPCTNL_MSG_CT_NEW, 0, 0, 0, AF_INET, 0, 0)
     asked = EventFilter.parse(cidrs=["10.0.0.0/8"], protocols=["tcp"])
     assert run(program(asked), header) == 0xFFFFFFFF
 

@@ -4,8 +4,9 @@ import random
 
 from test_decode import batch, every_layout, mutated
 
-from ctk.conntrack.decode import Decoder, Event, FlowTuple, MalformedError
-from ctk.conntrack.tuples import TupleReader
+from ctk.conntrack.attributes import MalformedError
+from ctk.conntrack.decode import Decoder, Event
+from ctk.conntrack.tuples import FlowTuple, TupleReader
 
 MUTATIONS = 30_000
 

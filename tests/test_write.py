@@ -420,14 +420,14 @@ def test_live_connections_go_on_after_a_clean_stop(path: Path) -> None:
         _window(writer, _row(edge, T + 9 * S))
         assert _all(conn, "SELECT COUNT(*) FROM edge") == [(2,)]
     with connect.writer(path) as conn:
-        assert _writer(conn, T + 20 * S).load_connections() == []
+        assert list(_writer(conn, T + 20 * S).load_connections()) == []
 
 
 def test_kept_connections_outlive_a_start_that_wrote_nothing(path: Path) -> None:
     _recorded(path)
     for _ in range(2):
         with connect.writer(path) as conn:
-            assert len(_writer(conn, T + 9 * S).load_connections()) == 1
+            assert len(list(_writer(conn, T + 9 * S).load_connections())) == 1
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_kept_connections_outlive_a_start_that_wrote_nothing(path: Path) -> None
 def test_connections_are_not_taken_up(path: Path, clean: bool, boot_id: str | None) -> None:
     _recorded(path, clean=clean)
     with connect.writer(path) as conn:
-        assert _writer(conn, T + 9 * S, boot_id).load_connections() == []
+        assert list(_writer(conn, T + 9 * S, boot_id).load_connections()) == []
 
 
 def test_a_full_disk_costs_the_window_and_nothing_else(conn: sqlite3.Connection) -> None:

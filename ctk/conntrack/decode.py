@@ -8,8 +8,9 @@ value and every attribute header in one unpack. A message is read by the layout 
 when all headers are as they were; otherwise it is walked, and its layout is learned too.
 
 Addresses are not parsed here. The two runs of bytes around the source port, `opening` and
-`answering`, tell one flow from another; `FlowTuple.parse` reads them once for each new flow, and
-checks the headers inside them. What they leave out is the source port (for ICMP its id).
+`answering`, tell one flow from another; `tuples` reads them once for each new flow, and checks the
+headers inside them. What they leave out is the source port (for ICMP its id). What attributes are
+called, and the walk over them, is in `attributes`.
 """
 
 import struct
@@ -18,7 +19,40 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
-from ctk.model import PROTOCOLS, Datagrams
+from ctk.conntrack.attributes import (
+    CTA_COUNTERS_BYTES,
+    CTA_COUNTERS_ORIG,
+    CTA_COUNTERS_PACKETS,
+    CTA_COUNTERS_REPLY,
+    CTA_ID,
+    CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP,
+    CTA_PROTOINFO_TCP_STATE,
+    CTA_PROTO_DST_PORT,
+    CTA_PROTO_ICMPV6_ID,
+    CTA_PROTO_ICMP_ID,
+    CTA_PROTO_SRC_PORT,
+    CTA_STATUS,
+    CTA_TIMESTAMP,
+    CTA_TIMESTAMP_EVENT,
+    CTA_TIMESTAMP_START,
+    CTA_TIMESTAMP_STOP,
+    CTA_TUPLE_ORIG,
+    CTA_TUPLE_PROTO,
+    CTA_TUPLE_REPLY,
+    CTA_TUPLE_ZONE,
+    CTA_ZONE,
+    NFGENMSG,
+    NLA_TYPE_MASK,
+    NLMSG_HEADER,
+    Attribute,
+    MalformedError,
+    Path,
+    aligned,
+    header,
+    walk,
+)
+from ctk.model import Datagrams
 
 # linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 NFNL_SUBSYS_CTNETLINK = 1
@@ -27,42 +61,11 @@ IPCTNL_MSG_CT_DELETE = NFNL_SUBSYS_CTNETLINK << 8 | 2
 NLM_F_MULTI = 0x002
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
-NLMSG_HEADER = 16
-NFGENMSG = 4
 
-CTA_TUPLE_ORIG = 1
-CTA_TUPLE_REPLY = 2
-CTA_STATUS = 3
-CTA_PROTOINFO = 4
-CTA_COUNTERS_ORIG = 9
-CTA_COUNTERS_REPLY = 10
-CTA_ID = 12
-CTA_ZONE = 18
-CTA_TIMESTAMP = 20
-CTA_TIMESTAMP_EVENT = 27  # since 6.14
-CTA_TUPLE_IP = 1
-CTA_TUPLE_PROTO = 2
-CTA_TUPLE_ZONE = 3
-CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
-CTA_PROTO_NUM = 1
-CTA_PROTO_SRC_PORT = 2
-CTA_PROTO_DST_PORT = 3
-CTA_PROTO_ICMP_ID = 4
-CTA_PROTO_ICMPV6_ID = 7
-CTA_PROTOINFO_TCP = 1
-CTA_PROTOINFO_TCP_STATE = 1
-CTA_COUNTERS_PACKETS = 1
-CTA_COUNTERS_BYTES = 2
-CTA_TIMESTAMP_START = 1
-CTA_TIMESTAMP_STOP = 2
 
 IPS_SEEN_REPLY = 1 << 1  # linux/netfilter/nf_conntrack_common.h
 TCP_CONNTRACK_CLOSE = 8  # linux/netfilter/nf_conntrack_tcp.h
-AF_INET, AF_INET6 = 2, 10
-
-_NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _MAX_LAYOUTS = 256  # nine in a mixed sample; past this a message is walked each time
-_MAX_ATTRIBUTES = 128
 
 
 def _what(message_type: int, flags: int) -> int:
@@ -101,71 +104,8 @@ class Event(NamedTuple):
     stop_ns: int | None
 
 
-class FlowTuple(NamedTuple):
-    """Both tuples of a connection without the source port. Addresses are 4 or 16 bytes."""
-
-    proto: str
-    zone: int
-    src: bytes
-    dst: bytes
-    dst_port: int | None  # None for ICMP and protocols without ports
-    reply_src: bytes
-    reply_src_port: int | None
-    reply_dst: bytes
-
-    @classmethod
-    def parse(cls, opening: bytes, answering: bytes, zone: int) -> "FlowTuple":
-        """Read what an event holds of its flow; MalformedError where its headers do not fit."""
-        tuples, places = tuple_places(opening, answering)
-        found = {path: tuples[at : at + size] for path, (at, size) in places.items()}
-        orig, reply = _ends(found, CTA_TUPLE_ORIG), _ends(found, CTA_TUPLE_REPLY)
-        if orig.proto != reply.proto or len(orig.src) != len(reply.src):
-            raise MalformedError("tuples of two protocols")
-        return cls(
-            PROTOCOLS.get(orig.proto, str(orig.proto)),
-            zone or orig.zone,
-            orig.src,
-            orig.dst,
-            orig.dst_port,
-            reply.src,
-            reply.src_port,
-            reply.dst,
-        )
-
-
-class MalformedError(ValueError):
-    """A datagram that is not a conntrack message as the kernel writes them."""
-
-
-class _Ends(NamedTuple):
-    src: bytes
-    dst: bytes
-    proto: int
-    src_port: int | None
-    dst_port: int | None
-    zone: int
-
-
-_Path = tuple[int, ...]  # of attribute types, the outermost first
-_Attribute = tuple[_Path, int, int]  # where its value is: path, offset, size
-# Attributes that hold attributes, by their path.
-_NESTED: frozenset[_Path] = frozenset(
-    [
-        (CTA_TUPLE_ORIG,),
-        (CTA_TUPLE_ORIG, CTA_TUPLE_IP),
-        (CTA_TUPLE_ORIG, CTA_TUPLE_PROTO),
-        (CTA_TUPLE_REPLY,),
-        (CTA_TUPLE_REPLY, CTA_TUPLE_IP),
-        (CTA_TUPLE_REPLY, CTA_TUPLE_PROTO),
-        (CTA_PROTOINFO,),
-        (CTA_PROTOINFO, CTA_PROTOINFO_TCP),
-        (CTA_COUNTERS_ORIG,),
-        (CTA_COUNTERS_REPLY,),
-        (CTA_TIMESTAMP,),
-    ]
-)
 # Values an event takes: path, Struct code, place in Event.
-_VALUES: dict[_Path, tuple[str, int]] = {
+_VALUES: dict[Path, tuple[str, int]] = {
     (CTA_ZONE,): ("H", Event._fields.index("zone")),
     (CTA_ID,): ("I", Event._fields.index("ct_id")),
     (CTA_STATUS,): ("I", Event._fields.index("status")),
@@ -202,7 +142,7 @@ class _Layout:
             fields.append((opening_end, "H", 2))
         fields.append((answering_start, f"{answering_end - answering_start}s", 3))
         zones: list[tuple[int, slice]] = []  # headers of tuples' zones: in opening or answering
-        for path, at, size in _needed(_walk(message, NLMSG_HEADER + NFGENMSG)):
+        for path, at, size in _needed(walk(message, NLMSG_HEADER + NFGENMSG)):
             if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
                 # Other headers there are checked by FlowTuple.parse, once a flow.
                 if path[1:] == (CTA_TUPLE_ZONE,):
@@ -246,7 +186,7 @@ class _Layout:
         self.next: _Layout | None = None
 
 
-def _needed(attributes: Iterator[_Attribute]) -> Iterator[_Attribute]:
+def _needed(attributes: Iterator[Attribute]) -> Iterator[Attribute]:
     """
     Leave out what stands in a nest behind its values, once all that it may have are there.
 
@@ -329,84 +269,6 @@ def what_of(buffer: bytes | bytearray, offset: int) -> int:
 
 
 _LITTLE = struct.pack("=H", 1) == struct.pack("<H", 1)
-_header_struct = struct.Struct("=HH")
-
-
-def _header(data: bytes, at: int) -> tuple[int, int]:
-    return cast(tuple[int, int], _header_struct.unpack_from(data, at))
-
-
-def _aligned(size: int) -> int:
-    return (size + 3) & ~3
-
-
-def _walk(data: bytes, start: int) -> Iterator[_Attribute]:
-    """Yield (path, offset, size) of each attribute's value, a nest before what is in it."""
-    todo: list[tuple[_Path, int, int]] = [((), start, len(data))]
-    seen = 0
-    while todo:
-        parent, at, end = todo.pop()
-        while at < end:
-            seen += 1
-            if at + 4 > end or seen > _MAX_ATTRIBUTES:
-                raise MalformedError("attributes do not fit")
-            size, kind = _header(data, at)
-            if size < 4 or at + size > end:
-                raise MalformedError("an attribute does not fit")
-            path = (*parent, kind & _NLA_TYPE_MASK)
-            yield path, at + 4, size - 4
-            if path in _NESTED:
-                todo.append((path, at + 4, at + size))
-            at += _aligned(size)
-
-
-def tuple_places(opening: bytes, answering: bytes) -> tuple[bytes, dict[_Path, tuple[int, int]]]:
-    """
-    Return both tuples whole, and the offset and size of each attribute's value in them.
-
-    Where ports were left out between `opening` and `answering`, and behind, zeros stand there.
-    """
-    if len(opening) < NFGENMSG + 4:
-        raise MalformedError("tuples are too short")
-    orig_end = NFGENMSG + _aligned(_header(opening, NFGENMSG)[0])
-    tuples = opening + answering
-    if len(opening) != orig_end:
-        tuples = _with_ports(opening, answering, orig_end)
-    return tuples, {path: (at, size) for path, at, size in _walk(tuples, NFGENMSG)}
-
-
-def _ends(found: dict[_Path, bytes], which: int) -> _Ends:
-    ip, proto = (which, CTA_TUPLE_IP), (which, CTA_TUPLE_PROTO)
-    for src_type, dst_type, size in (
-        (CTA_IP_V4_SRC, CTA_IP_V4_DST, 4),
-        (CTA_IP_V6_SRC, CTA_IP_V6_DST, 16),
-    ):
-        src, dst = found.get((*ip, src_type), b""), found.get((*ip, dst_type), b"")
-        if len(src) == len(dst) == size:
-            break
-    else:
-        raise MalformedError("a tuple without addresses")
-    number = found.get((*proto, CTA_PROTO_NUM), b"")
-    if len(number) != 1:
-        raise MalformedError("a tuple without a protocol")
-    return _Ends(
-        src,
-        dst,
-        number[0],
-        _port(found.get((*proto, CTA_PROTO_SRC_PORT))),
-        _port(found.get((*proto, CTA_PROTO_DST_PORT))),
-        _port(found.get((which, CTA_TUPLE_ZONE))) or 0,
-    )
-
-
-def _port(value: bytes | None) -> int | None:
-    if value is None:
-        return None
-    if len(value) != 2:
-        raise MalformedError("a port is two bytes")
-    return int.from_bytes(value, "big")
-
-
 _OWN_PORT = frozenset((CTA_PROTO_SRC_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID))
 _REPLY_PORT = frozenset((CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID))
 
@@ -422,9 +284,9 @@ def _port_gaps(message: bytes) -> tuple[int, int, int]:
     reply = start + orig_size
     end = reply + _sized(message, reply, CTA_TUPLE_REPLY)
     opening_end = answering_start = answering_end = reply_proto_end = 0
-    for path, at, size in _walk(message[:end], start):
+    for path, at, size in walk(message[:end], start):
         if path == (CTA_TUPLE_REPLY, CTA_TUPLE_PROTO):
-            reply_proto_end = at + _aligned(size)
+            reply_proto_end = at + aligned(size)
         if len(path) != 3 or path[1] != CTA_TUPLE_PROTO:
             continue
         if path[0] == CTA_TUPLE_ORIG and path[2] in _OWN_PORT:
@@ -446,26 +308,10 @@ def _port_gaps(message: bytes) -> tuple[int, int, int]:
     return opening_end, answering_start, answering_end
 
 
-def _with_ports(opening: bytes, answering: bytes, reply: int) -> bytes:
-    """
-    Put zeros where the ports were left out, so that the attributes can be walked.
-
-    Behind the reply's ICMP id its type and code are left out too; one attribute of their size
-    stands in for them.
-    """
-    region = opening + bytes(4) + answering
-    if reply + 4 > len(region):
-        raise MalformedError("a tuple is missing")
-    missing = reply + _aligned(_header(region, reply)[0]) - len(region)
-    if missing > 4:
-        region += bytes(4) + _header_struct.pack(missing - 4, _NLA_TYPE_MASK) + bytes(missing - 8)
-    return region + bytes(4 if missing == 4 else 0)
-
-
 def _sized(message: bytes, at: int, kind: int) -> int:
     if at + 4 > len(message):
         raise MalformedError("a tuple is missing")
-    size, found = _header(message, at)
-    if found & _NLA_TYPE_MASK != kind or size < 4 or at + _aligned(size) > len(message):
+    size, found = header(message, at)
+    if found & NLA_TYPE_MASK != kind or size < 4 or at + aligned(size) > len(message):
         raise MalformedError("a tuple is missing")
-    return _aligned(size)
+    return aligned(size)

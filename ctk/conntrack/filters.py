@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from ctk.conntrack import decode
-from ctk.conntrack.decode import FlowTuple
+from ctk.conntrack import attributes
+from ctk.conntrack.tuples import FlowTuple
 from ctk.errors import UsageError
 from ctk.model import PROTOCOLS
 
@@ -119,12 +119,12 @@ _NLATTR, _NLATTR_NEST = 0xFFFFF000 + 12, 0xFFFFF000 + 16
 _KEEP, _DROP = 0xFFFFFFFF, 0
 _MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
-_FAMILY = decode.NLMSG_HEADER  # where nfgenmsg has it
-_ATTRIBUTES = decode.NLMSG_HEADER + decode.NFGENMSG
-_PROTOCOL = (decode.CTA_TUPLE_ORIG, decode.CTA_TUPLE_PROTO, decode.CTA_PROTO_NUM)
+_FAMILY = attributes.NLMSG_HEADER  # where nfgenmsg has it
+_ATTRIBUTES = attributes.NLMSG_HEADER + attributes.NFGENMSG
+_PROTOCOL = (attributes.CTA_TUPLE_ORIG, attributes.CTA_TUPLE_PROTO, attributes.CTA_PROTO_NUM)
 _PORTS = (
-    (decode.CTA_TUPLE_ORIG, decode.CTA_TUPLE_PROTO, decode.CTA_PROTO_DST_PORT),
-    (decode.CTA_TUPLE_REPLY, decode.CTA_TUPLE_PROTO, decode.CTA_PROTO_SRC_PORT),
+    (attributes.CTA_TUPLE_ORIG, attributes.CTA_TUPLE_PROTO, attributes.CTA_PROTO_DST_PORT),
+    (attributes.CTA_TUPLE_REPLY, attributes.CTA_TUPLE_PROTO, attributes.CTA_PROTO_SRC_PORT),
 )
 # Family, bytes of an address, and where its source, dialled destination and backend are.
 _FAMILIES = tuple(
@@ -132,14 +132,14 @@ _FAMILIES = tuple(
         family,
         size,
         (
-            (decode.CTA_TUPLE_ORIG, decode.CTA_TUPLE_IP, src),
-            (decode.CTA_TUPLE_ORIG, decode.CTA_TUPLE_IP, dst),
-            (decode.CTA_TUPLE_REPLY, decode.CTA_TUPLE_IP, src),
+            (attributes.CTA_TUPLE_ORIG, attributes.CTA_TUPLE_IP, src),
+            (attributes.CTA_TUPLE_ORIG, attributes.CTA_TUPLE_IP, dst),
+            (attributes.CTA_TUPLE_REPLY, attributes.CTA_TUPLE_IP, src),
         ),
     )
     for family, size, src, dst in (
-        (decode.AF_INET, 4, decode.CTA_IP_V4_SRC, decode.CTA_IP_V4_DST),
-        (decode.AF_INET6, 16, decode.CTA_IP_V6_SRC, decode.CTA_IP_V6_DST),
+        (attributes.AF_INET, 4, attributes.CTA_IP_V4_SRC, attributes.CTA_IP_V4_DST),
+        (attributes.AF_INET6, 16, attributes.CTA_IP_V6_SRC, attributes.CTA_IP_V6_DST),
     )
 )
 

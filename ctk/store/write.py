@@ -16,6 +16,7 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ _LONE_EVENT = bulk.insert(
 )
 _NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
 _NEVER = -(2**63)
+_KEPT_AT_ONCE = 5_000
 
 _started_of_row = itemgetter(1)
 _started_of_event = itemgetter(0)
@@ -175,12 +177,14 @@ class Writer:
             with self._transaction():
                 if self._recording_id is None:
                     self._begin()
-                kept = [
-                    (*some[:2], self._identities.edge_id(some.edge), *some[3:])
-                    for some in connections
-                ]
-                self._identities.flush()
-                self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?)", kept)
+                connections = iter(connections)
+                while some := list(islice(connections, _KEPT_AT_ONCE)):
+                    rows = [
+                        (*each[:2], self._identities.edge_id(each.edge), *each[3:])
+                        for each in some
+                    ]
+                    self._identities.flush()
+                    self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?)", rows)
                 self._conn.execute(
                     "UPDATE recording SET ended_ns = ? WHERE id = ?",
                     (ended_ns, self._recording_id),
@@ -190,7 +194,7 @@ class Writer:
             raise
         self._identities.keep()
 
-    def load_connections(self) -> list[LiveConnections]:
+    def load_connections(self) -> Iterator[LiveConnections]:
         """
         What the last recording kept of connections that may still live.
 
@@ -198,19 +202,17 @@ class Writer:
         """
         previous = self.previous
         if previous is None or previous.ended_ns is None or self._boot_id is None:
-            return []
+            return
         if previous.boot_id != self._boot_id:
-            return []
-        rows = self._conn.execute("SELECT * FROM connection").fetchall()
+            return
         portless = self._conn.execute(
             "SELECT id FROM edge WHERE dst_port IS NULL AND id IN (SELECT edge_id FROM connection)"
         )
         # Of those without ports the edge itself is handed on: it says so.
         edges = self._identities.read_edges({found for (found,) in portless})
-        return [
-            LiveConnections(flow, began_ns, edges.get(edge_id, edge_id), keys, counters)
-            for flow, began_ns, edge_id, keys, counters in rows
-        ]
+        rows = self._conn.execute("SELECT * FROM connection")
+        for flow, began_ns, edge_id, keys, counters in rows:
+            yield LiveConnections(flow, began_ns, edges.get(edge_id, edge_id), keys, counters)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -10,9 +10,10 @@ import pytest
 from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, Servers, Traffic, run, udp
 
 from ctk.conntrack import decode
-from ctk.conntrack.decode import Decoder, Event, FlowTuple
+from ctk.conntrack.decode import Decoder, Event
 from ctk.conntrack.filters import EventFilter, program
 from ctk.conntrack.socket import Socket, dump, local_addresses
+from ctk.conntrack.tuples import FlowTuple
 
 pytestmark = pytest.mark.live
 

@@ -13,8 +13,9 @@ import pytest
 from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, inside, udp
 from recording import CTK, listening, recording, rows
 
-from ctk.conntrack.decode import Decoder, Event, FlowTuple
+from ctk.conntrack.decode import Decoder, Event
 from ctk.conntrack.socket import dump
+from ctk.conntrack.tuples import FlowTuple
 
 pytestmark = pytest.mark.live
 
