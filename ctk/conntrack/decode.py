@@ -25,13 +25,13 @@ from ctk.conntrack.attributes import (
     CTA_COUNTERS_PACKETS,
     CTA_COUNTERS_REPLY,
     CTA_ID,
+    CTA_PROTO_DST_PORT,
+    CTA_PROTO_ICMP_ID,
+    CTA_PROTO_ICMPV6_ID,
+    CTA_PROTO_SRC_PORT,
     CTA_PROTOINFO,
     CTA_PROTOINFO_TCP,
     CTA_PROTOINFO_TCP_STATE,
-    CTA_PROTO_DST_PORT,
-    CTA_PROTO_ICMPV6_ID,
-    CTA_PROTO_ICMP_ID,
-    CTA_PROTO_SRC_PORT,
     CTA_STATUS,
     CTA_TIMESTAMP,
     CTA_TIMESTAMP_EVENT,
@@ -46,15 +46,15 @@ from ctk.conntrack.attributes import (
     NLA_TYPE_MASK,
     NLMSG_HEADER,
     Attribute,
+    AttributePath,
     MalformedError,
-    Path,
     aligned,
     header,
     walk,
 )
 from ctk.model import Datagrams
 
-# linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
+# linux/netlink.h, linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 NFNL_SUBSYS_CTNETLINK = 1
 IPCTNL_MSG_CT_NEW = NFNL_SUBSYS_CTNETLINK << 8
 IPCTNL_MSG_CT_DELETE = NFNL_SUBSYS_CTNETLINK << 8 | 2
@@ -62,9 +62,9 @@ NLM_F_MULTI = 0x002
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 
-
 IPS_SEEN_REPLY = 1 << 1  # linux/netfilter/nf_conntrack_common.h
 TCP_CONNTRACK_CLOSE = 8  # linux/netfilter/nf_conntrack_tcp.h
+
 _MAX_LAYOUTS = 256  # nine in a mixed sample; past this a message is walked each time
 
 
@@ -105,7 +105,7 @@ class Event(NamedTuple):
 
 
 # Values an event takes: path, Struct code, place in Event.
-_VALUES: dict[Path, tuple[str, int]] = {
+_VALUES: dict[AttributePath, tuple[str, int]] = {
     (CTA_ZONE,): ("H", Event._fields.index("zone")),
     (CTA_ID,): ("I", Event._fields.index("ct_id")),
     (CTA_STATUS,): ("I", Event._fields.index("status")),
@@ -278,6 +278,7 @@ def _port_gaps(message: bytes) -> tuple[int, int, int]:
     Return where `opening` ends, and where `answering` starts and ends.
 
     Between them stands the source port (or the ICMP id), after them the same of the reply.
+    `tuples` puts zeros there when it walks them.
     """
     start = NLMSG_HEADER + NFGENMSG
     orig_size = _sized(message, start, CTA_TUPLE_ORIG)

@@ -1,7 +1,7 @@
 """
-A connection's two tuples, of the bytes an event holds of them: addresses, protocol and ports.
+A connection's two tuples, read from what `decode` leaves as bytes: addresses, protocol and ports.
 
-`FlowTuple.parse` walks their attributes. `TupleReader` reads by learned layouts, as decode reads
+`FlowTuple.parse` walks their attributes. `TupleReader` reads by learned layouts, as `decode` reads
 messages: 1.5 us a flow instead of 15. Where every connection is a flow of its own, as in a scan,
 this is a third of what they cost.
 """
@@ -25,8 +25,8 @@ from ctk.conntrack.attributes import (
     NFGENMSG,
     NLA_TYPE_MASK,
     NLATTR,
+    AttributePath,
     MalformedError,
-    Path,
     aligned,
     header,
     walk,
@@ -77,7 +77,7 @@ class _Ends(NamedTuple):
     zone: int
 
 
-def _places(opening: bytes, answering: bytes) -> tuple[bytes, dict[Path, tuple[int, int]]]:
+def _places(opening: bytes, answering: bytes) -> tuple[bytes, dict[AttributePath, tuple[int, int]]]:
     """
     Return both tuples whole, and the offset and size of each attribute's value in them.
 
@@ -92,7 +92,7 @@ def _places(opening: bytes, answering: bytes) -> tuple[bytes, dict[Path, tuple[i
     return tuples, {path: (at, size) for path, at, size in walk(tuples, NFGENMSG)}
 
 
-def _ends(found: dict[Path, bytes], which: int) -> _Ends:
+def _ends(found: dict[AttributePath, bytes], which: int) -> _Ends:
     ip, proto = (which, CTA_TUPLE_IP), (which, CTA_TUPLE_PROTO)
     for src_type, dst_type, size in (
         (CTA_IP_V4_SRC, CTA_IP_V4_DST, 4),

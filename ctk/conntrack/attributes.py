@@ -1,0 +1,98 @@
+"""
+Netlink attributes as conntrack nests them: the kernel's names, and the walk over them.
+
+`decode` learns the layouts of messages by it, `tuples` those of a connection's two tuples, and
+`filters` has the kernel itself walk the same paths.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import cast
+
+# linux/netlink.h, linux/netfilter/nfnetlink_conntrack.h
+NLMSG_HEADER = 16  # bytes of struct nlmsghdr
+NFGENMSG = 4  # bytes of struct nfgenmsg behind it: family, version, resource id
+NLATTR = struct.Struct("=HH")  # struct nlattr, an attribute's header: size and type
+NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+AF_INET, AF_INET6 = 2, 10
+
+CTA_TUPLE_ORIG = 1
+CTA_TUPLE_REPLY = 2
+CTA_STATUS = 3
+CTA_PROTOINFO = 4
+CTA_COUNTERS_ORIG = 9
+CTA_COUNTERS_REPLY = 10
+CTA_ID = 12
+CTA_ZONE = 18
+CTA_TIMESTAMP = 20
+CTA_TIMESTAMP_EVENT = 27  # since 6.14
+CTA_TUPLE_IP = 1
+CTA_TUPLE_PROTO = 2
+CTA_TUPLE_ZONE = 3
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM = 1
+CTA_PROTO_SRC_PORT = 2
+CTA_PROTO_DST_PORT = 3
+CTA_PROTO_ICMP_ID = 4
+CTA_PROTO_ICMPV6_ID = 7
+CTA_PROTOINFO_TCP = 1
+CTA_PROTOINFO_TCP_STATE = 1
+CTA_COUNTERS_PACKETS = 1
+CTA_COUNTERS_BYTES = 2
+CTA_TIMESTAMP_START = 1
+CTA_TIMESTAMP_STOP = 2
+
+_MAX_ATTRIBUTES = 128
+
+AttributePath = tuple[int, ...]  # of attribute types, the outermost first
+Attribute = tuple[AttributePath, int, int]  # where its value is: path, offset, size
+# Attributes that hold attributes, by their path.
+_NESTED: frozenset[AttributePath] = frozenset(
+    [
+        (CTA_TUPLE_ORIG,),
+        (CTA_TUPLE_ORIG, CTA_TUPLE_IP),
+        (CTA_TUPLE_ORIG, CTA_TUPLE_PROTO),
+        (CTA_TUPLE_REPLY,),
+        (CTA_TUPLE_REPLY, CTA_TUPLE_IP),
+        (CTA_TUPLE_REPLY, CTA_TUPLE_PROTO),
+        (CTA_PROTOINFO,),
+        (CTA_PROTOINFO, CTA_PROTOINFO_TCP),
+        (CTA_COUNTERS_ORIG,),
+        (CTA_COUNTERS_REPLY,),
+        (CTA_TIMESTAMP,),
+    ]
+)
+
+
+class MalformedError(ValueError):
+    """A datagram that is not a conntrack message as the kernel writes them."""
+
+
+def header(data: bytes, at: int) -> tuple[int, int]:
+    """Return the attribute's size, its header counted, and its type with the flags."""
+    return cast(tuple[int, int], NLATTR.unpack_from(data, at))
+
+
+def aligned(size: int) -> int:
+    """Return how far behind an attribute's begin the next one begins."""
+    return (size + 3) & ~3
+
+
+def walk(data: bytes, start: int) -> Iterator[Attribute]:
+    """Yield (path, offset, size) of each attribute's value, a nest before what is in it."""
+    todo: list[tuple[AttributePath, int, int]] = [((), start, len(data))]
+    seen = 0
+    while todo:
+        parent, at, end = todo.pop()
+        while at < end:
+            seen += 1
+            if at + 4 > end or seen > _MAX_ATTRIBUTES:
+                raise MalformedError("attributes do not fit")
+            size, kind = header(data, at)
+            if size < 4 or at + size > end:
+                raise MalformedError("an attribute does not fit")
+            path = (*parent, kind & NLA_TYPE_MASK)
+            yield path, at + 4, size - 4
+            if path in _NESTED:
+                todo.append((path, at + 4, at + size))
+            at += aligned(size)
