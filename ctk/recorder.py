@@ -372,8 +372,8 @@ class _Recorder:
         flow = cohort.flow
         if flow is None:
             raise RuntimeError("a cohort without a flow has an edge")
-        if flow.ends is None:
-            flow.ends = ends_of(flow.tuple)
+        if flow.tuple is not None:
+            flow.ends, flow.tuple = ends_of(flow.tuple), None
         edge = self._endpoints.edge(*(*flow.ends, cohort.began_ns))
         cohort.flow = None
         # Rows merge by it, so it is the id wherever a row may have come with the id.

@@ -733,9 +733,9 @@ def test_dials_of_no_service_are_remembered_up_to_a_number() -> None:
 
 def test_external_addresses_are_remembered_up_to_a_number() -> None:
     endpoints = cluster(node())
-    for i in range(33_000):
+    for i in range(17_000):
         endpoints.at(f"8.{i >> 16}.{i >> 8 & 255}.{i & 255}", T0)
-    assert len(endpoints._guesses._of) == 32_768
+    assert len(endpoints._guesses._of) == 16_384
 
 
 def test_the_cache_of_edges_is_never_wrong() -> None:

@@ -41,10 +41,10 @@ class Flow:
     __slots__ = ("base", "cohort", "ends", "tuple")
 
     def __init__(self, key: FlowKey, flow_tuple: FlowTuple) -> None:
-        self.tuple = flow_tuple
+        self.tuple: FlowTuple | None = flow_tuple
         self.base = _base_of(*key)
         self.cohort: Cohort | None = None  # that connections beginning now belong to
-        self.ends: Any = None  # the recorder's: the tuple as text
+        self.ends: Any = None  # the recorder's: the tuple as text, which then stands for it
 
 
 def _base_of(opening: bytes, answering: bytes, zone: int) -> int:

@@ -21,7 +21,7 @@ _SECOND_NS = 1_000_000_000
 # what is not older than itself.
 _GOOD_NS = 60 * _SECOND_NS
 _GOOD_STALE_NS = 600 * _SECOND_NS
-_MOST = 2**15  # addresses: external ones, mostly
+_MOST = 2**14  # addresses: external ones, mostly
 # The first parts of IPv4 addresses of which some or all are not public.
 _NOT_ALL_PUBLIC = frozenset(
     ("0", "10", "100", "127", "169", "172", "192", "198", "203", *map(str, range(224, 256)))

@@ -180,8 +180,7 @@ class Writer:
                 connections = iter(connections)
                 while some := list(islice(connections, _KEPT_AT_ONCE)):
                     rows = [
-                        (*each[:2], self._identities.edge_id(each.edge), *each[3:])
-                        for each in some
+                        (*each[:2], self._identities.edge_id(each.edge), *each[3:]) for each in some
                     ]
                     self._identities.flush()
                     self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?)", rows)
