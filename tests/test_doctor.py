@@ -8,9 +8,10 @@ import pytest
 
 from ctk import render
 from ctk.conntrack.socket import Interface
-from ctk.doctor import Readings, judge
+from ctk.doctor import judge
 from ctk.errors import SourceError
 from ctk.model import Finding
+from ctk.readings import Readings
 from ctk.render import Output
 
 RESOURCES = ("pods", "services", "endpointslices", "nodes")

@@ -38,13 +38,13 @@ def doctor(
 
     DB is where the file would be, for its disk. Nothing is changed. Exits with 1 on a problem.
     """
-    from ctk import doctor as examination
-    from ctk import render
+    from ctk import readings, render
+    from ctk.doctor import judge
 
-    seen = examination.read(
+    seen = readings.read(
         disk=db, kubeconfig=kubeconfig, context=context, kube=not no_kube, listen_s=listen
     )
-    findings = list(examination.judge(seen))
+    findings = list(judge(seen))
     render.findings(findings, output, sys.stdout.buffer)
     if any(finding.status == "problem" for finding in findings):
         ctx.exit(1)
