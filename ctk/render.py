@@ -291,67 +291,6 @@ def scaled(size: int | None) -> str:
     return f"{amount:.1f} {unit}"
 
 
-def log_line(record: FlowRecord) -> bytes:
-    """Write the event log's line for a flow: one JSON object, empty fields left out."""
-    from orjson import dumps
-
-    line: dict[str, Any] = {"timestamp": record.started_at}
-    line["src"] = record.src
-    line["srcPort"] = record.src_port
-    if record.src_kind == "pod":
-        line["srcNs"] = record.src_namespace
-        line["srcName"] = f"{record.src_namespace}:{record.src_name}"
-        line["srcLbls"] = _log_labels(record.src_labels)
-    elif record.src_kind == "node":
-        line["srcName"] = record.src_name
-    line["dst"] = record.dst
-    line["dstPort"] = record.dst_port
-    if record.dst_kind == "pod":
-        line["dstNs"] = record.dst_namespace
-        line["dstName"] = f"{record.dst_namespace}:{record.dst_name}"
-        line["dstLbls"] = _log_labels(record.dst_labels)
-    elif record.dst_kind == "node":
-        line["dstName"] = record.dst_name
-    line["proto"] = record.proto.upper()
-    line["new"] = record.new_events > 0
-    line["update"] = record.update_events > 0
-    line["cnt"] = record.new_events + record.update_events + record.destroy_events
-    # What the log's first readers did not know follows what they did.
-    line["destroy"] = record.destroy_events > 0
-    line["natSrc"] = record.nat_src
-    line["natDst"] = record.nat_dst
-    line["natDstPort"] = record.nat_dst_port
-    line["service"] = record.service
-    line["unreplied"] = record.unreplied
-    line["refused"] = record.refused
-    line["bytesOut"] = record.bytes_out
-    line["packetsOut"] = record.packets_out
-    line["bytesIn"] = record.bytes_in
-    line["packetsIn"] = record.packets_in
-    return dumps({name: value for name, value in line.items() if value})
-
-
-def _log_labels(labels: str | None) -> object:
-    from orjson import Fragment
-
-    return Fragment(labels) if labels and labels != "{}" else None
-
-
-def live_line(record: FlowRecord) -> bytes:
-    """Write the live form: the tuple, whether several events were merged, and the log's line."""
-    merged = record.new_events + record.update_events + record.destroy_events > 1
-    source = _with_port(record.src, record.src_port)
-    dialled = _with_port(record.dst, record.dst_port)
-    head = f"<{record.proto}, Src: {source}, Dst: {dialled}> ({str(merged).lower()}) - "
-    return head.encode() + log_line(record)
-
-
-def _with_port(address: str, port: int | None) -> str:
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
 def description(held: Mapping[str, Any], output: Output, out: BinaryIO) -> None:
     """Write what a file holds: for people, as one JSON object, or as the rows of its tables."""
     if output.format in ("json", "jsonl"):

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import click
 
-from ctk import render
+from ctk import eventlog, render
 from ctk.cli.options import (
     FilterCommand,
     db_argument,
@@ -86,7 +86,7 @@ def export(
                 found = (record for _, record in records)
                 render.rows(FLOW_KEYS, found, Output(format="json"), out)
         else:
-            encode = render.log_line if form == "log" else render.encoder(form, FLOW_KEYS)
+            encode = eventlog.log_line if form == "log" else render.encoder(form, FLOW_KEYS)
             header = b"" if form == "log" else render.header(form, FLOW_KEYS)
             if output is None:
                 _to_stdout(records, encode, header, place)

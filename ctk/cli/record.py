@@ -357,12 +357,12 @@ def _rows_told(
     stack: ExitStack, printer: Printer | None, node: str, options: dict[str, Any]
 ) -> "Callable[[Iterable[tuple[FlowRow, Edge]]], None] | None":
     """Who gets the records of a window: standard output, a log file, both or nobody."""
-    from ctk import render
+    from ctk import eventlog
     from ctk.rows import as_record
 
     takers: list[Callable[[FlowRecord], None]] = []
     if printer is not None:
-        takers.append(lambda record: printer.line(render.live_line(record)))
+        takers.append(lambda record: printer.line(eventlog.live_line(record)))
     if options["log_file"] is not None:
         from ctk.rotate import RotatingFile
 
@@ -373,7 +373,7 @@ def _rows_told(
             compress=options["log_compress"],
         )
         lines = LogLines(stack.enter_context(log_file))
-        takers.append(lambda record: lines.write(render.log_line(record)))
+        takers.append(lambda record: lines.write(eventlog.log_line(record)))
     if not takers:
         return None
 
