@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ctk.errors import UsageError
@@ -291,6 +291,7 @@ def mangled(draw: st.DrawFn) -> tuple[Resource, Any]:
 
 
 @given(mangled())
+@example(("nodes", {"metadata": {"uid": "u", "name": "n"}, "spec": {"podCIDRs": [True]}}))
 def test_whatever_an_object_holds_it_is_read_or_refused(each: tuple[Resource, Any]) -> None:
     resource, raw = each
     try:

@@ -233,7 +233,7 @@ def node(raw: Mapping[str, Any]) -> Node:
         labels=_labels(meta),
         addresses=_addresses(each.get("address") for each in status.get("addresses") or ()),
         pod_cidrs=tuple(
-            str(ip_network(each, strict=False))
+            str(ip_network(_text(each), strict=False))
             for each in spec.get("podCIDRs") or [spec.get("podCIDR")]
             if each
         ),
