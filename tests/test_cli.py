@@ -231,5 +231,7 @@ def test_a_part_of_a_package_is_imported_without_the_rest_which_can_still_be_had
         "from kubernetes import config\n"
         "print(config.load_incluster_config is load_incluster_config)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
     assert ran.stdout == "False False\nTrue\n"
