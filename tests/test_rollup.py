@@ -19,6 +19,17 @@ from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 
 START = 1_700_006_400 * SECOND  # 2023-11-15T00:00:00Z
 SMALL = tuple(level._replace(peers=2) for level in LEVELS)  # "other" after two
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _slices_of_two() -> Iterator[None]:
+    """Buckets are written, and their tails summed, in slices: here of two rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollup, "_COPIED_AT_ONCE", 2)
+        patch.setattr(rollup, "_TAIL_AT_ONCE", 2)
+        yield
+
+
 NOTHING_KEPT = {level.name: 0 for level in LEVELS}
 
 POD = Endpoint(address="10.0.0.1", kind="pod", valid_from_ns=0, namespace="shop", name="web")

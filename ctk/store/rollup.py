@@ -37,6 +37,7 @@ LEVELS: tuple[Level, ...] = (
 # The endpoints and edges that stand for many have ids below zero, out of the writer's way.
 OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
 
+_COPIED_AT_ONCE = 100_000  # rows in one transaction: 50 ms
 _NEVER = -(2**63)
 EVER = 2**63 - 1
 _COLUMNS = ", ".join(COUNT_KEYS)
@@ -149,13 +150,27 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
         (start_ns, start_ns + level.width_ns),
     )
     _fold_tail(conn, level.peers)
-    with transaction(conn):
-        conn.execute(
-            f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS})"
-            f" SELECT ?, edge_id, {_COLUMNS} FROM temp.bucket ORDER BY edge_id",
-            (start_ns,),
-        )
-        mark(conn, level, "folded_ns", start_ns + level.width_ns)
+    last_id, more = _NEVER, True
+    while more:
+        with transaction(conn):
+            if last_id == _NEVER:  # what a crash left of it
+                conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
+            more = _copy_bucket(conn, level, start_ns, last_id) == _COPIED_AT_ONCE
+            if not more:
+                mark(conn, level, "folded_ns", start_ns + level.width_ns)
+        (last_id,) = conn.execute(
+            f"SELECT MAX(edge_id) FROM {level.table} WHERE started_ns = ?", (start_ns,)
+        ).fetchone()
+
+
+def _copy_bucket(conn: sqlite3.Connection, level: Level, start_ns: int, after_id: int) -> int:
+    copied = conn.execute(
+        f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS})"
+        f" SELECT ?, edge_id, {_COLUMNS} FROM temp.bucket WHERE edge_id > ?"
+        " ORDER BY edge_id LIMIT ?",
+        (start_ns, after_id, _COPIED_AT_ONCE),
+    )
+    return copied.rowcount
 
 
 def _fold_tail(conn: sqlite3.Connection, peers: int) -> None:
