@@ -170,3 +170,13 @@ def test_a_malformed_tuple_is_counted_each_time():
     connections = Connections()
     assert [connections.flow(b"", b"", 0) for _ in range(3)] == [None] * 3
     assert connections.malformed == 3
+
+
+def test_a_dump_of_what_lives_does_not_fill_the_cache_of_flows():
+    recording = Recording()
+    several = [Connection(port=1, dst_port=n, ct_id=n) for n in range(1, 50)]
+    recording.events(*(each.new(T) for each in several), at_ns=T)
+    recording.connections.flows.clear()
+    recording.dump(*(each.listed(ONCE) for each in several), at_ns=T + 1)
+    assert recording.connections.flows == {}
+    assert sum_of(recording) == Row(49, 49, moved=ONCE)

@@ -1,7 +1,7 @@
 """A window in the file: whole or not at all, with rows that keep their ids over restarts."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from ctk.model import (
 )
 from ctk.store import connect, identities
 from ctk.store.write import Writer
+from ctk.timespan import DAY
 
 T = 1_732_560_442_852_716_307
 S = 10**9
@@ -77,7 +78,10 @@ def conn(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _writer(
-    conn: sqlite3.Connection, started_ns: int = T, boot_id: str | None = "boot-1"
+    conn: sqlite3.Connection,
+    started_ns: int = T,
+    boot_id: str | None = "boot-1",
+    edges_held: Callable[[], set[Edge | int]] = set,
 ) -> Writer:
     return Writer(
         conn,
@@ -86,6 +90,7 @@ def _writer(
         settings={"window": "10s"},
         started_ns=started_ns,
         boot_id=boot_id,
+        edges_held=edges_held,
     )
 
 
@@ -421,6 +426,50 @@ def test_live_connections_go_on_after_a_clean_stop(path: Path) -> None:
         assert _all(conn, "SELECT COUNT(*) FROM edge") == [(2,)]
     with connect.writer(path) as conn:
         assert list(_writer(conn, T + 20 * S).load_connections()) == []
+
+
+def test_what_is_kept_of_an_edge_without_ports_is_the_edge(path: Path) -> None:
+    ping = TO_DNS._replace(proto="icmp", dst_port=None)
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, _row(ping))
+        ids = [writer.edge_ids[ping]]
+        writer.finish(T + 2 * S, [LIVE._replace(edge=ids[0])])
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 9 * S)
+        [live] = writer.load_connections()
+        assert isinstance(live.edge, Edge)
+        _window(writer, _row(live.edge, T + 9 * S))
+        assert [writer.edge_ids[live.edge]] == ids
+
+
+def test_a_row_may_come_with_the_id_of_its_edge(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    _window(writer, _row(TO_DB))
+    found = writer.edge_ids[TO_DB]
+    _window(writer, _row(TO_DNS, T + S), FlowRow(found, *_row(TO_DB, T + S)[1:]))
+    assert _all(conn, "SELECT dst_name, dst FROM flows ORDER BY started_ns, dst") == [
+        ("db-0", "10.96.0.10"),
+        ("db-0", "10.96.0.10"),
+        (None, "2001:4860:4860::8888"),
+    ]
+    [again, same] = writer.whole_edges([found, TO_DNS])
+    assert same is TO_DNS
+    assert (again.backend.name, again.dst_port, again.service) == ("db-0", 5432, "shop/db")
+    assert writer.edge_ids[again] == found
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_edge_is_kept_while_a_connection_holds_it(conn: sqlite3.Connection, kept: bool) -> None:
+    held: set[Edge | int] = set()
+    writer = _writer(conn, edges_held=lambda: held)
+    _window(writer, _row(TO_DB), _row(TO_DNS, T + 3 * DAY))
+    if kept:
+        held.add(writer.edge_ids[TO_DB])
+    for _ in writer.tend(T + 4 * DAY, dict.fromkeys(("flow", "1m", "1h", "1d"), 0)):
+        pass
+    names = _all(conn, "SELECT name FROM edge JOIN endpoint ON endpoint.id = backend_id")
+    assert (("db-0",) in names) is kept
 
 
 def test_kept_connections_outlive_a_start_that_wrote_nothing(path: Path) -> None:
