@@ -332,3 +332,17 @@ def m005_views(db: Database) -> None:
         FROM recording LEFT JOIN recorder ON recorder.id = recording.recorder_id
         """
     )
+
+
+@migrations()
+def m006_late_flows(db: Database) -> None:
+    """Flows that were written after some that start later: who reads on by time misses them."""
+    db.conn.execute(
+        """
+        CREATE TABLE late_flow (
+            id INTEGER PRIMARY KEY, -- in the order they were written
+            started_ns INTEGER NOT NULL, -- with n, of a row of flow
+            n INTEGER NOT NULL
+        )
+        """
+    )

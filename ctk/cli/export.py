@@ -79,8 +79,8 @@ def export(
     refuse_one_file_twice(db, {"--output": output})
     with connect.reader(db) as conn, read.one_moment(conn):
         place = _Place(db, output, cursor, describe.first_recording(conn))
-        before_ns = place.after[0]
-        records = read.numbered_flows(conn, filters, place.after)
+        before_ns = place.after.started_ns
+        records = read.flows_after(conn, filters, place.after)
         if form == "json":
             with _opened(output) as out:
                 found = (record for _, record in records)
@@ -116,48 +116,48 @@ class _Place:
         beside = output or db
         self._path = beside.with_name(f"{beside.name}.{name}.cursor") if name else None
         self._recording = recording
-        self.after = (-1, 0)  # before every flow
+        self.after = read.BEFORE_ALL
         self.reach: tuple[int, int] | None = None  # when the first and the last one started
         # A file that goes on is cut where the last export knew to be; else it starts anew.
         self.output_bytes: int | None = None if name else 0
         last = Cursor.load(self._path) if self._path else None
         if last is not None and last.recording == recording:
-            self.after = (last.started_ns, last.number)
+            self.after = read.Place(last.started_ns, last.number, last.late_id)
             self.output_bytes = last.output_bytes
         elif last is not None:
             remark(f"{db} is another file than the one {self._path} was kept for: read anew")
 
     def write(
         self,
-        records: Iterable[tuple[int, FlowRecord]],
+        records: Iterable[tuple[read.Place, FlowRecord]],
         encode: Callable[[FlowRecord], bytes],
         write: Callable[[bytes], object],
     ) -> None:
         """Write records, a line each."""
-        for number, record in records:
+        for place, record in records:
             write(encode(record))
-            self.after = (record.started_ns, number)
-            self.reach = (self.reach[0] if self.reach else record.started_ns, record.started_ns)
+            self.after = place
+            first_ns, last_ns = self.reach or (record.started_ns, record.started_ns)
+            self.reach = (min(first_ns, record.started_ns), max(last_ns, record.started_ns))
 
     def keep(self, output_bytes: int) -> None:
         """Keep for the next export by this name what is written by now."""
         if self._path is not None:
             Cursor(
                 recording=self._recording,
-                started_ns=self.after[0],
-                number=self.after[1],
+                **self.after._asdict(),
                 output_bytes=output_bytes,
             ).save(self._path)
 
 
 def _to_stdout(
-    records: Iterable[tuple[int, FlowRecord]],
+    records: Iterable[tuple[read.Place, FlowRecord]],
     encode: Callable[[FlowRecord], bytes],
     header: bytes,
     place: _Place,
 ) -> None:
     out = sys.stdout.buffer
-    if place.after[0] < 0:
+    if place.after == read.BEFORE_ALL:
         out.write(header)
     place.write(records, encode, lambda line: out.write(line + b"\n"))
     out.flush()

@@ -24,6 +24,7 @@ SCHEMA: tuple[str, ...] = (
     "m003_flows",
     "m004_live_connections",
     "m005_views",
+    "m006_late_flows",
 )
 
 _PAGE_BYTES = 4096

@@ -119,6 +119,12 @@ def orphans(conn: sqlite3.Connection, doom: Doom) -> Iterator[None]:
             for table in ("pod", "service", "node"):
                 conn.execute(f"DELETE FROM {table} WHERE valid_to_ns < ?", (oldest_ns,))
             conn.execute("DELETE FROM gap WHERE ended_ns < ?", (oldest_ns,))
+            # The last one stays: its id is not to be given out again.
+            conn.execute(
+                "DELETE FROM late_flow WHERE started_ns < ?"
+                " AND id < (SELECT MAX(id) FROM late_flow)",
+                (marks(conn)["flow"].pruned_ns,),
+            )
         yield
 
 

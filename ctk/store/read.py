@@ -6,11 +6,12 @@ so that what is rare is found without an index on ten million rows.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctk.model import FLOW_KEYS, Filters, FlowRecord
 from ctk.store.selectors import both, edge_condition, folded_condition, row_condition, settle
@@ -19,6 +20,8 @@ from ctk.timespan import SECOND
 
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
 _FEW_EDGES = 2_000
+
+_EVER = -(2**63), 2**63 - 1
 
 _IDENTITY = ("kind", "namespace", "name", "workload", "workload_kind", "node", "labels")
 
@@ -57,61 +60,106 @@ _RECORD = ", ".join(
 )
 
 
+class Place(NamedTuple):
+    """Up to where a reader of flows is: the last one it had, by time and among the late ones."""
+
+    started_ns: int
+    number: int  # tells flows of one nanosecond apart
+    late_id: int  # in late_flow: of those written after flows that start later
+
+
+BEFORE_ALL = Place(-1, 0, 0)
+
+
 def flows(conn: sqlite3.Connection, filters: Filters) -> Iterator[FlowRecord]:
     """
     Yield the flows that fit, oldest first, as of one moment.
 
     The first comes at once, unless only the last ones are asked for.
     """
-    for _, record in numbered_flows(conn, filters):
-        yield record
-
-
-def numbered_flows(
-    conn: sqlite3.Connection, filters: Filters, after: tuple[int, int] | None = None
-) -> Iterator[tuple[int, FlowRecord]]:
-    """
-    Yield flows with the number that tells those of one nanosecond apart.
-
-    `after` is where an earlier reader stopped: the last (started_ns, number) it had.
-    """
     with one_moment(conn):
-        rows = _rows(conn, filters, after)
+        rows: Iterable[_Row] = _rows(conn, filters, None)
         if filters.last is not None:
             rows = reversed(list(rows))
-        for number, started_ns, ended_ns, *rest in rows:
-            times = (_text(started_ns), _text(ended_ns), started_ns, ended_ns)
-            yield number, FlowRecord(*times, *rest)
+        for row in rows:
+            yield _record(row)
 
 
-def _rows(
-    conn: sqlite3.Connection, filters: Filters, after: tuple[int, int] | None
-) -> Iterable[tuple[Any, ...]]:
+def flows_after(
+    conn: sqlite3.Connection, filters: Filters, after: Place
+) -> Iterator[tuple[Place, FlowRecord]]:
+    """
+    Yield the flows that an earlier reader, which stopped at `after`, has not had: late ones first.
+
+    Each comes with the place where a reader is that had it.
+    """
+    with one_moment(conn):
+        left = filters.first
+        for late_id, *late in _late_rows(conn, filters, after):
+            yield after._replace(late_id=late_id), _record(late)
+            left = None if left is None else left - 1
+        (late_id,) = conn.execute("SELECT COALESCE(MAX(id), 0) FROM late_flow").fetchone()
+        for row in _rows(conn, replace(filters, first=left), after):
+            yield Place(row[1], row[0], late_id), _record(row)
+
+
+_Row = Sequence[Any]  # the number, then what _RECORD selects
+
+
+def _record(row: _Row) -> FlowRecord:
+    _, started_ns, ended_ns, *rest = row
+    return FlowRecord(_text(started_ns), _text(ended_ns), started_ns, ended_ns, *rest)
+
+
+def _conditions(conn: sqlite3.Connection, filters: Filters) -> tuple[list[str], Sequence[Any]]:
+    """What a row must be to fit, of a span that is bound first; and what is bound after it."""
+    conditions = ["f.started_ns >= ? AND f.started_ns < ?"]
+    if fits := edge_condition(filters.terms):
+        settle(conn, "fitting", fits)
+        conditions.append("f.edge_id IN (SELECT id FROM temp.fitting)")
+    row = row_condition(filters.terms)
+    if row:
+        conditions.append(row.sql)
+    return conditions, row.values if row else ()
+
+
+def _late_rows(conn: sqlite3.Connection, filters: Filters, after: Place) -> Iterable[_Row]:
+    conditions, values = _conditions(conn, filters)
+    sql = f"""
+        SELECT late_flow.id, f.n, {_RECORD} FROM late_flow
+        CROSS JOIN flow AS f ON f.started_ns = late_flow.started_ns AND f.n = late_flow.n
+        CROSS JOIN edge ON edge.id = f.edge_id
+        {" ".join(JOINS.values())}
+        WHERE {both(conditions)} AND late_flow.id > ? AND (f.started_ns, f.n) <= (?, ?)
+        ORDER BY late_flow.id LIMIT ?
+    """
+    since_ns = _EVER[0] if filters.since_ns is None else filters.since_ns
+    until_ns = _EVER[1] if filters.until_ns is None else filters.until_ns
+    place = (after.late_id, after.started_ns, after.number)
+    limit = -1 if filters.first is None else filters.first
+    return conn.execute(sql, (since_ns, until_ns, *values, *place, limit))
+
+
+def _rows(conn: sqlite3.Connection, filters: Filters, after: Place | None) -> Iterator[_Row]:
     newest_first = filters.last is not None
     left = filters.last if newest_first else filters.first
     since_ns = filters.since_ns
     if after is not None:
-        since_ns = max(after[0], after[0] if since_ns is None else since_ns)
+        since_ns = max(after.started_ns, after.started_ns if since_ns is None else since_ns)
     levels = held(conn)
     span = clip(conn, levels[:1], since_ns, filters.until_ns)
     if span is None or left == 0:
         return
-    row = row_condition(filters.terms)
-    conditions = ["f.started_ns >= ? AND f.started_ns < ?"]
+    conditions, values = _conditions(conn, filters)
     if after is not None:
         conditions.append("(f.started_ns, f.n) > (?, ?)")
-    if fits := edge_condition(filters.terms):
-        settle(conn, "fitting", fits)
-        conditions.append("f.edge_id IN (SELECT id FROM temp.fitting)")
-    if row:
-        conditions.append(row.sql)
     order = "DESC" if newest_first else "ASC"
     sql = f"""
         SELECT f.n, {_RECORD} FROM flow AS f CROSS JOIN edge ON edge.id = f.edge_id
         {" ".join(JOINS.values())}
         WHERE {both(conditions)} ORDER BY f.started_ns {order}, f.n {order} LIMIT ?
     """
-    bound = (*(after or ()), *(row.values if row else ()))
+    bound = (*values, *(after[:2] if after else ()))
     parts: Iterable[tuple[int, int]] = [span]
     if condition := _rollup_condition(conn, filters):
         parts = holding(conn, levels, span, condition, newest_first=newest_first)

@@ -294,6 +294,9 @@ class Writer:
         if rollup.add_late(self._conn, marks, started_ns, edge_id, row[3:]):
             (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
             self._conn.execute(_FLOW.one, (n, edge_id, *row))
+            self._conn.execute(
+                "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
+            )
 
     def _insert_gaps(self, gaps: Iterable[Gap]) -> None:
         self._conn.executemany(
