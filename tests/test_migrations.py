@@ -23,7 +23,9 @@ def _schema(conn: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def test_the_reader_knows_every_migration_by_name() -> None:
-    assert tuple(m.name for m in migrations.pending(Database(memory=True))) == connect.SCHEMA
+    db = Database(memory=True)
+    assert tuple(m.name for m in migrations.pending(db)) == connect.SCHEMA
+    db.close()
 
 
 def test_sqlite_utils_migrate_makes_the_same_file(tmp_path: Path) -> None:
