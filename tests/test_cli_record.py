@@ -295,6 +295,8 @@ def test_without_rights_it_is_one_error_with_a_hint_and_no_file(tmp_path):
         check=False,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
+    if done.returncode == 127:
+        pytest.skip(f"nobody else may run {sys.executable}")
     said = [line for line in done.stderr.splitlines() if line.startswith(("Error:", "Try:"))]
     assert (done.returncode, done.stdout, said) == (
         1,
