@@ -38,6 +38,7 @@ PODS = 10_000
 IDLE_PODS = 1_000
 IDLE_S = 20
 FULL_RATE_EVENTS = 1_000_000  # some six seconds
+ASKED_EVERY_S = 0.25  # one after another they would take a core, and nobody could make events
 FLOODS = 2  # at once: one process makes fewer events than the kernel can
 LIVE, LIVE_S, LIVE_RATE = 250_000, 30, 50_000
 COUNTING = ("--enable-accounting", "--accounting-interval", "5s")
@@ -272,6 +273,7 @@ class Bench:
                     argv = [listeners.CTK, question[0], started.where / ctk.output, *question[1:]]
                     subprocess.run(argv, check=True, capture_output=True)
                     answers += 1
+                    time.sleep(ASKED_EVERY_S)
             took_s = max(flood.result() for flood in floods)
         run = started.stop(events, events / took_s)
         return {
