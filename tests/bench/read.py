@@ -29,6 +29,8 @@ import generate
 from listeners import CTK
 from tabulate import tabulate
 
+from ctk.store.connect import SCHEMA
+
 RESULTS = Path(__file__).parents[2] / "bench-results"
 DAYS = 30
 ROUNDS = 3
@@ -297,7 +299,7 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, object] = {}
     for flows in options.flows or (1_000_000, 10_000_000):
-        where = RESULTS / f"read-{flows}"
+        where = RESULTS / f"read-{flows}-{SCHEMA[-1]}"  # a file of an older schema is refused
         where.mkdir(parents=True, exist_ok=True)
         db = where / "node.db"
         if not (where / "sizes.json").exists():
