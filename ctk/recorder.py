@@ -7,7 +7,6 @@ One thread does all of it. What the API server says arrives on a queue that its 
 and is taken in between two batches.
 """
 
-import ctypes
 import gc
 import logging
 import sqlite3
@@ -18,6 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
+from ctk import host
 from ctk.conntrack.aggregate import (
     EVERYTHING,
     SECOND_NS,
@@ -55,8 +55,6 @@ _MANY_CHANGES = 1_000  # of history: they are written without waiting for the wi
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
 _MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them ended untold
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
-_LARGE_BYTES = 128 << 10
 _LAST_TEND_S = 30.0
 _TEND_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
 
@@ -124,7 +122,7 @@ def run(
     # What events are made of holds no cycles; looking for some in a large table of connections
     # took a quarter of the time (1.6 us an event with the default thresholds, 1.2 with these).
     gc.set_threshold(200_000, 20, 100)
-    _give_memory_back()
+    host.give_memory_back()
     recorder = _Recorder(conn, stream, plan, listening)
     for batch in stream:
         if listening.capture is not None and (batch.lengths or batch.dumped):
@@ -156,7 +154,7 @@ class _Recorder:
             source=plan.source,
             settings=plan.settings,
             started_ns=started_ns,
-            boot_id=_boot_id() if plan.live else None,
+            boot_id=host.boot_id() if plan.live else None,
             edges_held=self._aggregator.edges_held,
         )
         self._path = path_of(conn)
@@ -170,7 +168,7 @@ class _Recorder:
         self._told_ns = 0
         self._full: Gap | None = None
         self._in_census = False
-        self._clock_ns = _clock_offset_ns()
+        self._clock_ns = host.clock_offset_ns()
         self._aggregator.census = self._take_up()
         self._commit([], {}, started_ns)
 
@@ -180,7 +178,7 @@ class _Recorder:
         if previous is None or not self._plan.live:
             # What older connections moved before is not of this recording.
             return Census(whole_from_ns=started_ns, undated_whole=False)
-        if previous.boot_id != _boot_id():
+        if previous.boot_id != host.boot_id():
             return Census(whole_from_ns=previous.committed_ns, undated_whole=True)
         if previous.ended_ns is None:
             # After a crash the table of the kernel is all there is: what an older connection has
@@ -327,7 +325,7 @@ class _Recorder:
 
     def _watch_clock(self, at_ns: int) -> None:
         """A step of the wall clock is a gap: times before and after it do not compare."""
-        offset_ns = _clock_offset_ns()
+        offset_ns = host.clock_offset_ns()
         step_ns = offset_ns - self._clock_ns
         self._clock_ns = offset_ns
         if abs(step_ns) >= _CLOCK_STEP_NS:
@@ -389,30 +387,6 @@ def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:
             yield changes.get_nowait()
         except Empty:
             return
-
-
-def _give_memory_back() -> None:
-    """
-    Let glibc return large blocks to the system as soon as they are free.
-
-    By itself it keeps up to twice the largest one for later, in each of its arenas: 30 MB after a
-    flood of 250,000 connections.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        mallopt(_M_ARENA_MAX, 1)
-
-
-def _clock_offset_ns() -> int:
-    return time.time_ns() - time.monotonic_ns()
-
-
-def _boot_id() -> str | None:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
 
 
 def _size(path: Path) -> int:

@@ -1,5 +1,5 @@
 """
-Endpoints, edges and the history of objects: values in, row ids out.
+Endpoints and edges: values in, row ids out.
 
 Ids are given out here, since there is only one writer, and the rows follow in batches. A value
 that is already in the file, from before a restart, keeps its row.
@@ -7,8 +7,7 @@ that is already in the file, from before a restart, keeps its row.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Set
-from socket import AF_INET, AF_INET6, inet_pton
+from collections.abc import Callable, Iterable, Set
 
 from ctk.model import (
     NO_LABELS,
@@ -22,7 +21,8 @@ from ctk.model import (
     ObjectRecord,
     ServiceFound,
 )
-from ctk.store import bulk
+from ctk.store import bulk, history
+from ctk.store.history import compact, pack
 from ctk.store.seen import Seen
 
 _NO_NAME = (None,) * 7
@@ -72,12 +72,6 @@ _SAME_EDGE = (
     " AND dialled_id = ? AND dst_port IS ? AND nat_src IS ? AND backend_id = ?"
     " AND nat_dst_port IS ? AND service IS ? AND service_via IS ?"
 )
-_OBJECT_COLUMNS = {
-    "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
-    " addresses, labels",
-    "service": "uid, namespace, name, type, addresses, ports, labels",
-    "node": "uid, name, addresses, labels",
-}
 
 
 class Identities:
@@ -250,12 +244,9 @@ class Identities:
                         (valid_to_ns, *_identity(endpoint)),
                     )
                 case ObjectRecord():
-                    self._record(change)
-                case ObjectClosed(kind, uid, valid_to_ns):
-                    self.conn.execute(
-                        f"UPDATE {kind} SET valid_to_ns = ? WHERE uid = ? AND valid_to_ns IS NULL",
-                        (valid_to_ns, uid),
-                    )
+                    history.record(self.conn, change, self.closed_ns)
+                case ObjectClosed():
+                    history.close(self.conn, change)
 
         if services:
             # One pass over all edges: there is no index on what was dialled, and this is rare.
@@ -270,15 +261,12 @@ class Identities:
 
     def close_open(self, at_ns: int) -> None:
         """End every interval that a former recording left open: what came after is not known."""
-        for table, which in (
-            ("endpoint", "AND uid IS NOT NULL"),
-            *((kind, "") for kind in _OBJECT_COLUMNS),
-        ):
-            self.conn.execute(
-                f"UPDATE {table} SET valid_to_ns = MAX(valid_from_ns, ?)"
-                f" WHERE valid_to_ns IS NULL {which}",
-                (at_ns,),
-            )
+        self.conn.execute(
+            "UPDATE endpoint SET valid_to_ns = MAX(valid_from_ns, ?)"
+            " WHERE valid_to_ns IS NULL AND uid IS NOT NULL",
+            (at_ns,),
+        )
+        history.close_open(self.conn, at_ns)
 
     def _find_or_add(self, endpoint: Endpoint) -> int:
         identity = _identity(endpoint)
@@ -334,52 +322,6 @@ class Identities:
         self._new_endpoints.append(unknown)
         self.flush()
 
-    def _record(self, record: ObjectRecord) -> None:
-        table, columns = record.kind, _OBJECT_COLUMNS[record.kind]
-        row = tuple(_object_value(record, column) for column in columns.split(", "))
-        last = self.conn.execute(
-            f"SELECT id, valid_to_ns, {columns} FROM {table} WHERE uid = ?"
-            " ORDER BY valid_from_ns DESC, id DESC LIMIT 1",
-            (record.uid,),
-        ).fetchone()
-        if last is not None:
-            last_id, valid_to_ns, *content = last
-            if tuple(content) == row and valid_to_ns in (None, self.closed_ns):
-                self._reopen(record, last_id)
-                return
-            self.conn.execute(
-                f"UPDATE {table} SET valid_to_ns = MAX(valid_from_ns, ?)"
-                " WHERE id = ? AND valid_to_ns IS NULL",
-                (record.valid_from_ns, last_id),
-            )
-        marks = ",".join("?" * (len(row) + 1))
-        self.conn.execute(
-            f"INSERT INTO {table}({columns}, valid_from_ns) VALUES ({marks})",
-            (*row, record.valid_from_ns),
-        )
-
-    def _reopen(self, record: ObjectRecord, row_id: int) -> None:
-        self.conn.execute(f"UPDATE {record.kind} SET valid_to_ns = NULL WHERE id = ?", (row_id,))
-        self.conn.executemany(
-            "UPDATE endpoint SET valid_to_ns = NULL"
-            " WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
-            [(pack(address), record.uid, self.closed_ns) for address in record.addresses],
-        )
-
-
-def pack(address: str) -> bytes:
-    """4 or 16 bytes, network order: a CIDR is a range of them. What is no address packs empty."""
-    try:
-        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
-    except OSError:
-        return b""
-
-
-def compact(value: Mapping[str, str] | Iterable[str]) -> str:
-    """JSON text that is equal where the values are."""
-    plain = dict(value) if isinstance(value, Mapping) else list(value)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
 
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:
     return (
@@ -393,13 +335,6 @@ def _identity(endpoint: Endpoint) -> tuple[object, ...]:
         compact(endpoint.labels) if endpoint.labels else None,
         endpoint.uid,
     )
-
-
-def _object_value(record: ObjectRecord, column: str) -> object:
-    value = getattr(record, column)
-    if column in ("addresses", "labels", "ports"):
-        return compact(value)
-    return int(value) if isinstance(value, bool) else value
 
 
 def _next_id(conn: sqlite3.Connection, table: str) -> int:

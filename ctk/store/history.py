@@ -1,0 +1,92 @@
+"""The history of pods, services and nodes: a row for every way that each of them stood."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from socket import AF_INET, AF_INET6, inet_pton
+
+from ctk.model import ObjectClosed, ObjectRecord
+
+_OBJECT_COLUMNS = {
+    "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
+    " addresses, labels",
+    "service": "uid, namespace, name, type, addresses, ports, labels",
+    "node": "uid, name, addresses, labels",
+}
+
+
+def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None) -> None:
+    """
+    Store how an object stands from then on; the row before it ends there.
+
+    One that stood so when the last recording ended, at `closed_ns`, goes on in its row.
+    """
+    table, columns = change.kind, _OBJECT_COLUMNS[change.kind]
+    row = tuple(_object_value(change, column) for column in columns.split(", "))
+    last = conn.execute(
+        f"SELECT id, valid_to_ns, {columns} FROM {table} WHERE uid = ?"
+        " ORDER BY valid_from_ns DESC, id DESC LIMIT 1",
+        (change.uid,),
+    ).fetchone()
+    if last is not None:
+        last_id, valid_to_ns, *content = last
+        if tuple(content) == row and valid_to_ns in (None, closed_ns):
+            _reopen(conn, change, last_id, closed_ns)
+            return
+        conn.execute(
+            f"UPDATE {table} SET valid_to_ns = MAX(valid_from_ns, ?)"
+            " WHERE id = ? AND valid_to_ns IS NULL",
+            (change.valid_from_ns, last_id),
+        )
+    marks = ",".join("?" * (len(row) + 1))
+    conn.execute(
+        f"INSERT INTO {table}({columns}, valid_from_ns) VALUES ({marks})",
+        (*row, change.valid_from_ns),
+    )
+
+
+def _reopen(
+    conn: sqlite3.Connection, change: ObjectRecord, row_id: int, closed_ns: int | None
+) -> None:
+    conn.execute(f"UPDATE {change.kind} SET valid_to_ns = NULL WHERE id = ?", (row_id,))
+    conn.executemany(
+        "UPDATE endpoint SET valid_to_ns = NULL WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
+        [(pack(address), change.uid, closed_ns) for address in change.addresses],
+    )
+
+
+def close(conn: sqlite3.Connection, change: ObjectClosed) -> None:
+    conn.execute(
+        f"UPDATE {change.kind} SET valid_to_ns = ? WHERE uid = ? AND valid_to_ns IS NULL",
+        (change.valid_to_ns, change.uid),
+    )
+
+
+def close_open(conn: sqlite3.Connection, at_ns: int) -> None:
+    """End every interval that a former recording left open: what came after is not known."""
+    for kind in _OBJECT_COLUMNS:
+        conn.execute(
+            f"UPDATE {kind} SET valid_to_ns = MAX(valid_from_ns, ?) WHERE valid_to_ns IS NULL",
+            (at_ns,),
+        )
+
+
+def pack(address: str) -> bytes:
+    """4 or 16 bytes, network order: a CIDR is a range of them. What is no address packs empty."""
+    try:
+        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+    except OSError:
+        return b""
+
+
+def compact(value: Mapping[str, str] | Iterable[str]) -> str:
+    """JSON text that is equal where the values are."""
+    plain = dict(value) if isinstance(value, Mapping) else list(value)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _object_value(change: ObjectRecord, column: str) -> object:
+    value = getattr(change, column)
+    if column in ("addresses", "labels", "ports"):
+        return compact(value)
+    return int(value) if isinstance(value, bool) else value
