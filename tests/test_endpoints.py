@@ -388,6 +388,23 @@ def test_who_an_address_is_that_nobody_owns(address: str, owner: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("10.99.3.9", "unknown"),
+        ("10.99.4.0", "external"),
+        ("10.100.129.1", "unknown"),
+        ("10.100.127.255", "external"),
+        ("fd00:1:2:3::7", "unknown"),
+        ("fd00:1:2:4::7", "external"),
+    ],
+)
+def test_a_private_address_is_a_pods_where_any_node_has_it_in_a_pod_cidr(address, kind):
+    cidrs = ("10.99.3.0/24", "fd00:1:2:3::/64"), ("10.99.2.0/24", "10.100.128.0/17")
+    nodes = [node(f"n{n}", f"172.18.0.{n}", pod_cidrs=each) for n, each in enumerate(cidrs, 2)]
+    assert cluster(*nodes).at(address, T0 + S).kind == kind
+
+
+@pytest.mark.parametrize(
     ("address", "owner"),
     [("8.8.8.8", "external"), ("192.168.1.5", "unknown"), ("127.0.0.1", "node n1")],
 )

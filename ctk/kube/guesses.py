@@ -8,7 +8,7 @@ lost, the pod that had the address before. When its owner turns up, the guess is
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
@@ -42,7 +42,8 @@ class Guesses:
         self._this_node: Node | None = None
         self._of: OrderedDict[str, list[Endpoint]] = OrderedDict()  # least asked first
         self._near: set[str | bytes] = set()
-        self._pod_cidrs: set[IPv4Network | IPv6Network] = set()
+        # Of every node: by version and bits of an address in a network, the networks without them.
+        self._pod_cidrs: dict[tuple[int, int], set[int]] = {}
         self.synced = False  # everything that owns addresses was listed once
         self.stale = False  # and something is lost now
         self.doubt_ns = FOREVER_NS  # since when an address may have passed to another pod unseen
@@ -111,7 +112,10 @@ class Guesses:
 
     def learn_node(self, node: Node) -> Iterator[Completed]:
         """A node says which addresses its pods have, and what this node's labels are."""
-        self._pod_cidrs.update(map(ip_network, node.pod_cidrs))
+        for cidr in map(ip_network, node.pod_cidrs):
+            bits = cidr.max_prefixlen - cidr.prefixlen
+            networks = self._pod_cidrs.setdefault((cidr.version, bits), set())
+            networks.add(int(cidr.network_address) >> bits)
         if node.name == self._node_name:
             self._this_node = node
             yield from self.again()
@@ -142,9 +146,10 @@ class Guesses:
                 uid=node.uid if node else None,
             )
         outside = parsed is None or parsed.is_global
-        if not outside and self.synced:
+        if parsed is not None and not outside and self.synced:
             outside = _neighbourhood(address) not in self._near and not any(
-                parsed in cidr for cidr in self._pod_cidrs
+                parsed.version == version and int(parsed) >> bits in networks
+                for (version, bits), networks in self._pod_cidrs.items()
             )
         return Endpoint(
             address=address, kind="external" if outside else "unknown", valid_from_ns=when_ns
