@@ -206,8 +206,9 @@ def test_of_a_capture_only_the_events_asked_for_are_heard(invoke, tmp_path, even
 def test_a_file_name_need_not_be_utf_8(tmp_path):
     db = os.fsencode(tmp_path) + b"/caf\xe9.db"
     words = ("--from-capture", NODE, "--no-kube", "--max-size", "64MiB")
-    for _ in range(2):
-        assert subprocess.run((*CTK, "record", db, *words), check=False).returncode == 0
+    for node in ("n1", "n2"):
+        argv = (*CTK, "record", db, *words, "--node-name", node)
+        assert subprocess.run(argv, check=False).returncode == 0
     for command in ("query", "top", "export", "info"):
         done = subprocess.run((*CTK, command, db), check=False, capture_output=True, text=True)
         assert (done.returncode, done.stdout == "") == (0, False)

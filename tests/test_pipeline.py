@@ -191,20 +191,32 @@ def test_whole_rows(recorded, row):
     assert {key: named[key] for key in FLOW_KEYS[4:]} == row
 
 
-def test_a_capture_that_is_read_twice_is_there_twice_under_the_same_names(
+def test_a_capture_is_not_counted_twice(recorded, invoke, cluster):
+    before = recorded.read_bytes()
+    capture = CAPTURES / "node.ctkcap.gz"
+    result = invoke("record", recorded, "--from-capture", capture, "--objects", cluster)
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        2,
+        "",
+        f"Error: {recorded} already has what kl-control-plane did then\n"
+        f"Try: record {capture} into another DB, for nothing is to be counted twice\n",
+    )
+    assert recorded.read_bytes() == before
+
+
+def test_a_capture_of_another_node_goes_into_the_same_file_under_the_same_names(
     recorded, invoke, cluster
 ):
     once = ask(recorded, f"SELECT {SUMS} FROM flows")[0]
-    named = ask(recorded, "SELECT count(*) FROM endpoint")
-    edges = ask(recorded, "SELECT count(*) FROM edge")
-    capture = CAPTURES / "node.ctkcap.gz"
-    assert (
-        invoke("record", recorded, "--from-capture", capture, "--objects", cluster).exit_code == 0
-    )
+    named = ask(recorded, "SELECT count(*) FROM endpoint WHERE uid IS NOT NULL")
+    words = ("--from-capture", CAPTURES / "node.ctkcap.gz", "--objects", cluster)
+    assert invoke("record", recorded, *words, "--node-name", "other").exit_code == 0
     assert ask(recorded, f"SELECT {SUMS} FROM flows") == [tuple(2 * each for each in once)]
-    assert ask(recorded, "SELECT count(*) FROM edge") == edges
-    assert ask(recorded, "SELECT count(*) FROM endpoint") == named
-    assert ask(recorded, "SELECT count(*) FROM recordings WHERE ended_at IS NOT NULL") == [(2,)]
+    assert ask(recorded, "SELECT count(*) FROM endpoint WHERE uid IS NOT NULL") == named
+    assert ask(recorded, "SELECT node, count(*) FROM recordings GROUP BY node") == [
+        ("kl-control-plane", 1),
+        ("other", 1),
+    ]
     assert ask(recorded, "SELECT * FROM gaps") == []
     assert_levels_agree(recorded)
 

@@ -132,6 +132,15 @@ class Writer:
             raise
         self._identities.keep()
 
+    def covers(self, at_ns: int) -> bool:
+        """Whether a recording of this node goes over that moment."""
+        found = self._conn.execute(
+            "SELECT 1 FROM recording"
+            " WHERE recorder_id = ? AND started_ns <= ? AND committed_ns > ?",
+            (self._identities.recorder_id, at_ns, at_ns),
+        )
+        return found.fetchone() is not None
+
     @property
     def edge_ids(self) -> Mapping[Edge, int]:
         """The ids of edges that are in the file: of those of the last window, and some more."""
