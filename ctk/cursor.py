@@ -16,8 +16,8 @@ class Cursor:
     recording: str  # the first one in the file: another file is another story
     started_ns: int
     number: int  # tells flows of one nanosecond apart
-    late_id: int  # of those that were written after later ones
     output_bytes: int  # of the file the flows went to; 0 where it was none
+    late_id: int = 0  # of those that were written after later ones
 
     @classmethod
     def load(cls, path: Path) -> Self | None:

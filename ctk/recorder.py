@@ -29,7 +29,7 @@ from ctk.conntrack.capture import CaptureWriter
 from ctk.conntrack.connections import Census, Cohort, Connections
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.tuples import FlowTuple
-from ctk.errors import DiskFullError, UsageError
+from ctk.errors import DiskFullError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import (
@@ -158,11 +158,6 @@ class _Recorder:
             edges_held=self._aggregator.edges_held,
         )
         self._path = path_of(conn)
-        if not plan.live and self._writer.covers(started_ns):
-            raise UsageError(
-                f"{self._path} already has what {plan.node} did then",
-                hint=f"record {plan.source} into another DB, for nothing is to be counted twice",
-            )
         self._gaps: list[Gap] = []
         self._gap_count = 0
         self._lost = 0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_aggregate import ONCE, TWICE, WIDTH, Recording, Row, T, total
-from wire import ICMP, UDP, Connection, events
+from wire import ICMP, UDP, Connection, batch, events
 
 from ctk.conntrack import connections as table
 from ctk.conntrack.aggregate import EVERYTHING
@@ -180,3 +180,32 @@ def test_a_dump_of_what_lives_does_not_fill_the_cache_of_flows():
     recording.dump(*(each.listed(ONCE) for each in several), at_ns=T + 1)
     assert recording.connections.flows == {}
     assert sum_of(recording) == Row(49, 49, moved=ONCE)
+
+
+def test_what_another_filter_wanted_is_handed_on_uncounted_and_not_found_again():
+    kept = stopped(A, B, PING)
+    narrow = Recording("ports", AFTER_A_STOP)
+    narrow.connections = Connections(lambda flow: flow.proto == "udp")
+    narrow.aggregator.connections = narrow.connections
+    narrow.connections.restore(kept, by_port=False)
+    for n in range(3):
+        narrow.dump(A.listed(TWICE), B.listed(TWICE), PING.listed(ONCE), at_ns=T + 1 + n)
+        narrow.aggregator.census = EVERYTHING
+    assert sum_of(narrow) == Row()
+    again = started(list(narrow.connections.export()))
+    again.dump(A.listed(TWICE), B.listed(TWICE), PING.listed(TWICE), at_ns=T + 9)
+    assert sum_of(again) == Row(moved=MOVED)
+
+
+def test_a_dump_finds_one_that_an_event_told_of_and_whose_flow_is_forgotten():
+    """After a crash: it began after the last commit, so the dump counts what the event did not."""
+    recording = Recording("ports", Census(whole_from_ns=T, undated_whole=False, count_older=False))
+    recording.connections.begin_census()
+    recording.events(A.update(T + 5), at_ns=T + 5)
+    recording.connections.flows.clear()
+    recording.aggregator.add_census(
+        recording.decoder.read(batch(A.listed(ONCE, start_ns=T + 1), at_ns=T + 6))
+    )
+    [window] = recording.aggregator.close()
+    assert all(each.cohort.flow is not None for each in window.totals)
+    assert sum(each.connections for each in window.totals) == 1

@@ -466,3 +466,12 @@ def test_mutated_messages_never_raise_and_leave_nothing_behind():
     # What was learned on the way leaves good messages as they were.
     for raw in originals:
         assert decoder.read(batch(raw, at_ns=7)) == Decoder().read(batch(raw, at_ns=7))
+
+
+def test_families_whose_tuples_are_as_long_are_told_apart():
+    """ICMP's of IPv4 and ESP's of IPv6: by the other's layout they would be read wrongly."""
+    ping = Connection(proto=ICMP, src="10.0.0.1", dst="10.0.0.2", port=7).new(7)
+    esp = Connection(proto=50, src="fd00::1", dst="fd00::2", port=None).new(7)
+    assert len(ping) == len(esp)
+    assert [flow(each).proto for each in read(ping, esp, ping)] == ["icmp", "esp", "icmp"]
+    assert read(ping, esp, ping) == [*read(ping), *read(esp), *read(ping)]

@@ -209,6 +209,7 @@ def _record(
     from ctk.conntrack.capture import Capture, CaptureWriter, Header
     from ctk.conntrack.listen import Replay
     from ctk.store import connect
+    from ctk.store.write import overlaps
 
     chosen = EventFilter.parse(
         cidrs=options["cidr"],
@@ -252,6 +253,11 @@ def _record(
     rows_told = _rows_told(stack, printer, node, options)
     # A capture is begun anew: not before the lock, or a second recorder would take the first's.
     conn = stack.enter_context(connect.writer(db))
+    if isinstance(stream, Replay) and overlaps(conn, node, stream.started_ns, stream.last_ns):
+        raise UsageError(
+            f"{db} already has what {node} did then",
+            hint=f"record {plan.source} into another DB, for nothing is to be counted twice",
+        )
     capture = None
     if options["capture"] is not None:
         names = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")

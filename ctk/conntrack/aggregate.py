@@ -160,6 +160,10 @@ class Aggregator:
             if key is None:
                 continue
             counters = _counters(entry)
+            if key in connections.unwanted:
+                if counters is not None:
+                    connections.count(key, counters)
+                continue
             cohort, start_ns = live.get(key), entry[_START]
             if (
                 cohort is not None

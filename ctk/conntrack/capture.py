@@ -148,7 +148,7 @@ class Capture:
     """
 
     def __init__(self, path: Path, *, note: Callable[[str], None] = lambda sentence: None) -> None:
-        self._path = path
+        self.path = path
         self._note = note
         try:
             self._file: BufferedIOBase = (
@@ -203,12 +203,12 @@ class Capture:
                 break
         else:
             return
-        self._note(f"{self._path} was cut off: read up to its last whole message")
+        self._note(f"{self.path} was cut off: read up to its last whole message")
 
     def _read_header(self) -> Header:
         if self._read(len(MAGIC)) != MAGIC:
             raise UsageError(
-                f"{self._path} is not a ctk capture", hint="make one with: ctk record --capture"
+                f"{self.path} is not a ctk capture", hint="make one with: ctk record --capture"
             )
         length_bytes = self._read(_HEADER.size)
         length = _HEADER.unpack(length_bytes)[0] if len(length_bytes) == _HEADER.size else 0
@@ -238,15 +238,15 @@ class Capture:
         except EOFError:  # gzip's word for a file that was cut off
             pass
         except gzip.BadGzipFile as error:
-            raise UsageError(f"{self._path} is not a ctk capture") from error
+            raise UsageError(f"{self.path} is not a ctk capture") from error
         except zlib.error as error:
             raise self._damaged() from error
         except OSError as error:
-            raise SourceError(f"{self._path} cannot be read: {error.strerror}") from error
+            raise SourceError(f"{self.path} cannot be read: {error.strerror}") from error
         return content
 
     def _damaged(self) -> SourceError:
-        return SourceError(f"{self._path} is a damaged ctk capture")
+        return SourceError(f"{self.path} is a damaged ctk capture")
 
 
 def _checked(value: object, kind: type[_T]) -> _T:

@@ -166,6 +166,7 @@ class Connections:
         self.undated: dict[int, bool] = {}
         # Older ones that an event told of: what they moved before is in no dump yet.
         self.unmeasured: set[int] = set()
+        self.unwanted: set[int] = set()  # taken up, though the filter does not want them now
         self._counted: dict[int, bytes] = {}  # packed, of those whose counters a dump has shown
         self._wanted = wanted
         self._tuples = TupleReader()
@@ -198,17 +199,25 @@ class Connections:
         """
         The key of a connection that a dump shows, and its flow unless it surely lives already.
 
-        None where it is not wanted or well-formed.
+        None where it is not wanted or well-formed; one that is not wanted, but was taken up from
+        a recording that wanted it, is handed on to the next: it is in `unwanted`.
         """
         try:
             flow = self.flows[opening, answering, zone]
         except KeyError:
             # A dump shows all there are: those that are known are not to fill the cache of flows.
             key = _base_of(opening, answering, zone) | of_flow
-            if key in self.live and key not in self._doubtful:
+            if key in self.live and key not in self._doubtful and key not in self.undated:
                 return key, None
             flow = self.flow(opening, answering, zone)
-        return None if flow is None else (flow.base | of_flow, flow)
+        if flow is not None:
+            return flow.base | of_flow, flow
+        if self._doubtful or self.unwanted:
+            key = _base_of(opening, answering, zone) | of_flow
+            if key in self.live:
+                self.unwanted.add(key)
+                return key, None
+        return None
 
     def sweep(self) -> None:
         """Forget flows that had no event for long, where there are many; between batches."""
@@ -253,6 +262,7 @@ class Connections:
         for key in ended:
             del self.live[key]
             self._counted.pop(key, None)
+            self.unwanted.discard(key)
         self._missed = self._doubtful = missing - ended
         self._unlisted = {}
         self.unmeasured.clear()

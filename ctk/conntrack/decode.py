@@ -78,6 +78,7 @@ NEW = _what(IPCTNL_MSG_CT_NEW, NLM_F_CREATE | NLM_F_EXCL)
 UPDATE = _what(IPCTNL_MSG_CT_NEW, 0)
 DESTROY = _what(IPCTNL_MSG_CT_DELETE, 0)
 DUMPED = _what(IPCTNL_MSG_CT_NEW, NLM_F_MULTI)
+_SRC_PORT = struct.pack("=H", CTA_PROTO_SRC_PORT)
 _KINDS = frozenset((NEW, UPDATE, DESTROY, DUMPED))
 
 
@@ -141,7 +142,8 @@ class _Layout:
         if answering_start != opening_end:
             fields.append((opening_end, "H", 2))
         fields.append((answering_start, f"{answering_end - answering_start}s", 3))
-        zones: list[tuple[int, slice]] = []  # headers of tuples' zones: in opening or answering
+        # What tells tuples apart, in opening (1) or answering (3).
+        zones = _family(message, opening_end, answering_start)
         for path, at, size in _needed(walk(message, NLMSG_HEADER + NFGENMSG)):
             if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
                 # Other headers there are checked by FlowTuple.parse, once a flow.
@@ -184,6 +186,18 @@ class _Layout:
         self.pick = itemgetter(*picked)
         self.template = self.heads(self.unpack(message, 0))
         self.next: _Layout | None = None
+
+
+def _family(message: bytes, opening_end: int, answering_start: int) -> list[tuple[int, slice]]:
+    """
+    Where the family and the last header of `opening` stand, where they are to be compared.
+
+    ICMP's tuples of IPv4 take the room of IPv6's without ports. Those of TCP and the like, with
+    their two ports, are as long as no others.
+    """
+    if opening_end != answering_start and message[opening_end - 2 : opening_end] == _SRC_PORT:
+        return []
+    return [(1, slice(0, 1)), (1, slice(opening_end - 4 - NLMSG_HEADER, None))]
 
 
 def _needed(attributes: Iterator[Attribute]) -> Iterator[Attribute]:

@@ -35,10 +35,18 @@ class Replay:
         events: Sequence[str] = tuple(_KINDS),
     ) -> None:
         self._unwanted = {kind for name, kind in _KINDS.items() if name not in events}
+        self._path = capture.path
         self._batches = iter(capture)
         self._stopping = stopping
         self._first = next(self._batches, None)
         self.started_ns = time.time_ns() if self._first is None else self._first.at_ns
+
+    def last_ns(self) -> int:
+        """When its last batch was read: the file is read once more for it, unless it is a pipe."""
+        if not self._path.is_file():
+            return self.started_ns
+        with Capture(self._path) as again:
+            return max((batch.at_ns for batch in again), default=self.started_ns)
 
     def gaps(self) -> list[Gap]:
         """Nothing is lost from a file."""

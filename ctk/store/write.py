@@ -132,15 +132,6 @@ class Writer:
             raise
         self._identities.keep()
 
-    def covers(self, at_ns: int) -> bool:
-        """Whether a recording of this node goes over that moment."""
-        found = self._conn.execute(
-            "SELECT 1 FROM recording"
-            " WHERE recorder_id = ? AND started_ns <= ? AND committed_ns > ?",
-            (self._identities.recorder_id, at_ns, at_ns),
-        )
-        return found.fetchone() is not None
-
     @property
     def edge_ids(self) -> Mapping[Edge, int]:
         """The ids of edges that are in the file: of those of the last window, and some more."""
@@ -320,6 +311,18 @@ def previous(conn: sqlite3.Connection, node: str) -> Previous | None:
         (node,),
     ).fetchone()
     return Previous(*row) if row else None
+
+
+def overlaps(
+    conn: sqlite3.Connection, node: str, first_ns: int, last_ns: Callable[[], int]
+) -> bool:
+    """Whether a recording of `node` is of that span; `last_ns` is asked where it matters."""
+    (next_ns,) = conn.execute(
+        "SELECT MIN(started_ns) FROM recording WHERE committed_ns > ?"
+        " AND recorder_id = (SELECT id FROM recorder WHERE node = ?)",
+        (first_ns, node),
+    ).fetchone()
+    return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())
 
 
 def _numbered(
