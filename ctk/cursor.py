@@ -18,6 +18,7 @@ class Cursor:
     number: int  # tells flows of one nanosecond apart
     output_bytes: int  # of the file the flows went to; 0 where it was none
     late_id: int = 0  # of those that were written after later ones
+    filters: str = ""  # the flags it goes by
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
@@ -42,4 +43,7 @@ class Cursor:
                 os.fsync(file.fileno())
             part.replace(path)
         except OSError as error:
-            raise StoreError(f"the cursor {path} cannot be written: {error.strerror}") from error
+            raise StoreError(
+                f"the cursor {path} cannot be written: {error.strerror}",
+                hint="it stands beside DB, or beside the FILE of --output",
+            ) from error

@@ -226,6 +226,10 @@ def _disk(seen: Readings) -> Iterator[Finding]:
     if seen.free_bytes is None:
         yield Finding("disk", "problem", f"{seen.disk}: its directory is not there", "make it")
         return
+    if not seen.writable:
+        text = f"{seen.disk}: this user may not write there"
+        yield Finding("disk", "problem", text, "record elsewhere, or as who may")
+        return
     text = f"{seen.free_bytes / _GIB:,.1f} GiB free for {seen.disk}"
     if seen.free_bytes < 100 * _MIB:
         yield Finding("disk", "problem", text, "make room, or record elsewhere")

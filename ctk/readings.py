@@ -54,6 +54,7 @@ class Readings:
     rules: str | None = None  # as nft and iptables-save write them
     disk: Path = Path()
     free_bytes: int | None = None
+    writable: bool = True
     cluster: str | None = None  # why there is none, or it cannot be asked
     rights: Mapping[Resource, str | None] | None = None  # resource: what was refused
 
@@ -62,6 +63,7 @@ def read(
     *, disk: Path, kubeconfig: Path | None, context: str | None, kube: bool, listen_s: float
 ) -> Readings:
     """Look at everything; it takes `listen_s`, and as long as the API server does."""
+    folder = _folder(disk)
     refused, entries, offloaded, events = _ask_kernel(listen_s)
     cluster, rights = _ask_cluster(kubeconfig, context) if kube else (None, None)
     return Readings(
@@ -80,7 +82,8 @@ def read(
         apart_from_init=_apart_from_init(),
         rules=_rules(),
         disk=disk,
-        free_bytes=_free_bytes(disk),
+        free_bytes=None if folder is None else shutil.disk_usage(folder).free,
+        writable=folder is None or os.access(folder, os.W_OK),
         cluster=cluster,
         rights=rights,
     )
@@ -170,9 +173,6 @@ def _output(command: Sequence[str]) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _free_bytes(path: Path) -> int | None:
-    """What a recording in that directory, or into that file, could still take."""
-    for folder in (path, path.parent):
-        if folder.is_dir():
-            return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
-    return None
+def _folder(path: Path) -> Path | None:
+    """Where a recording in that directory, or into that file, would be."""
+    return next((folder for folder in (path, path.parent) if folder.is_dir()), None)

@@ -63,7 +63,9 @@ def parse_time(text: str, now_ns: int) -> int:
     fraction_ns = int((match["fraction"] or "").ljust(9, "0"))
     time_ns = since_epoch // timedelta(seconds=1) * SECOND + fraction_ns
     if not -_LAST_NS <= time_ns <= _LAST_NS:
-        raise UsageError(f"{text!r} is outside the years 1677 to 2262")
+        raise UsageError(
+            f"{text!r} is outside the years 1677 to 2262", hint="that is what 64 bits of ns hold"
+        )
     return time_ns
 
 

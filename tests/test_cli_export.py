@@ -139,6 +139,36 @@ def test_a_cursor_of_another_file_starts_anew(invoke: Invoke, shop: Path) -> Non
     assert result.stderr.startswith(f"{shop} is another file than the one {kept} was kept for")
 
 
+def test_a_cursor_goes_by_the_filters_it_was_made_with(invoke: Invoke, shop: Path) -> None:
+    words = ("--cursor", "siem", "--not", "--pod", "db-0", "--to-port", "53")
+    assert invoke("export", shop, *words).exit_code == 0
+    kept = shop.with_name("shop.db.siem.cursor")
+    before = kept.read_text()
+    result = invoke("export", shop, "--cursor", "siem", "--failed")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        2,
+        "",
+        f"Error: the cursor {kept} goes by --not --pod db-0 --to-port 53: by another it would skip"
+        " flows for good\nTry: give the same filters, or another --cursor\n",
+    )
+    assert kept.read_text() == before
+
+
+def test_where_a_cursor_cannot_be_kept_nothing_goes_out(invoke: Invoke, shop: Path) -> None:
+    part = shop.with_name("shop.db.siem.cursor.part")
+    part.mkdir()
+    result = invoke("export", shop, "--cursor", "siem")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("\nTry: it stands beside DB, or beside the FILE of --output\n")
+
+
+def test_a_header_comes_once_where_there_is_nothing_yet(invoke: Invoke, tmp_path: Path) -> None:
+    with connect.writer(tmp_path / "node.db"):
+        pass
+    words = ("export", tmp_path / "node.db", "--format", "csv", "--cursor", "siem")
+    assert [invoke(*words).stdout.count("\n") for _ in range(3)] == [1, 0, 0]
+
+
 def test_a_cursor_that_is_broken_is_an_error(invoke: Invoke, shop: Path) -> None:
     kept = shop.with_name("shop.db.siem.cursor")
     kept.write_text("{")

@@ -116,10 +116,18 @@ def test_a_new_file_holds_nothing_and_says_so(invoke: Invoke, tmp_path: Path) ->
     assert result.exit_code == 0
     assert "from        -\n" in result.stdout
     assert "gaps        none\n" in result.stdout
-    assert invoke("info", path, "--gaps").stderr == "no gaps\n"
+    lacking = (
+        "no recording is in it: if it was copied without its -wal, copy it with ctk snapshot\n"
+    )
+    assert result.stderr == lacking
+    assert invoke("info", path, "--gaps").stderr == f"no gaps\n{lacking}"
     for command in ("query", "top"):
         result = invoke(command, path)
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no flows fit\n")
+        assert (result.exit_code, result.stdout, result.stderr) == (
+            0,
+            "",
+            f"no flows fit\n{lacking}",
+        )
     assert invoke("top", path, "-o", "json").stdout == "[]\n"
     assert invoke("export", path).stdout == ""
 

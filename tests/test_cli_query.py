@@ -3,8 +3,10 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -226,6 +228,10 @@ def test_bytes_are_shown_as_hex(invoke: Invoke, shop: Path) -> None:
     assert invoke("query", shop, sql, "-o", "csv").stdout == "packed\n0a090909\n"
 
 
+VIEWS = (
+    "Try: the views are flows, flows_1m, flows_1h, flows_1d, pods, services, endpoints, nodes,"
+    " gaps and recordings\n"
+)
 READS = "Try: a question only reads: SELECT, WITH or EXPLAIN\n"
 
 
@@ -241,13 +247,13 @@ READS = "Try: a question only reads: SELECT, WITH or EXPLAIN\n"
         ("BEGIN IMMEDIATE", f"Error: the SQL may only read\n{READS}"),
         ("SELECT load_extension('x')", f"Error: the SQL may only read\n{READS}"),
         ("", f"Error: the SQL has no answer\n{READS}"),
-        ("SELEC 1", 'Error: bad SQL: near "SELEC": syntax error\n'),
-        ("SELECT 1; SELECT 2", "Error: bad SQL: You can only execute one statement at a time.\n"),
+        ("SELEC 1", f'Error: bad SQL: near "SELEC": syntax error\n{VIEWS}'),
         (
-            "SELECT * FROM flowz",
-            "Error: bad SQL: no such table: flowz\nTry: the views are flows, flows_1m, flows_1h,"
-            " flows_1d, pods, services, endpoints, nodes, gaps and recordings\n",
+            "SELECT 1; SELECT 2",
+            "Error: bad SQL: You can only execute one statement at a time.\n"
+            "Try: ask them one after another\n",
         ),
+        ("SELECT * FROM flowz", f"Error: bad SQL: no such table: flowz\n{VIEWS}"),
         (
             "SELECT :pod",
             "Error: bad SQL: You did not supply a value for binding parameter :pod.\n"
@@ -321,3 +327,27 @@ def test_a_table_on_a_terminal_stops_at_a_thousand_rows_and_says_so(tmp_path: Pa
     )
     assert len(_on_a_terminal("query", path, "--last", "1001")) == 1_002
     assert len(_on_a_terminal("query", path, "-o", "jsonl")) == 1_001
+
+
+def test_columns_of_one_name_are_told_apart(invoke: Invoke, shop: Path) -> None:
+    result = invoke("query", shop, "SELECT 1 AS a, 2 AS a, 3 AS a", "-o", "json")
+    assert json.loads(result.stdout) == [{"a": 1, "a_2": 2, "a_3": 3}]
+
+
+def test_an_interrupt_while_sql_counts_is_one(shop: Path) -> None:
+    endless = (
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+    )
+    command = [sys.executable, "-m", "ctk", "query", str(shop), endless]
+    process = subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stdout, "longer than" in stderr) == (130, "", False)
+
+
+def test_an_empty_filter_is_asked_wrongly(invoke: Invoke, shop: Path) -> None:
+    """As from a variable that was never set."""
+    result = invoke("query", shop, "--pod", "")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: --pod is empty\nTry: give it a ")

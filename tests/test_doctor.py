@@ -128,6 +128,7 @@ BRIDGED = (*HEALTHY.interfaces, Interface("cni0", bridge=True))
         ),
         ({"free_bytes": 500 << 20}, "disk", "warning", "0.5 GiB", "--max-size"),
         ({"free_bytes": 50 << 20}, "disk", "problem", "0.0 GiB", "make room"),
+        ({"writable": False}, "disk", "problem", "may not write there", "elsewhere"),
         ({"free_bytes": None}, "disk", "problem", "directory is not there", "make it"),
     ],
 )

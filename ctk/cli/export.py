@@ -13,6 +13,7 @@ import click
 from ctk import eventlog, render
 from ctk.cli.options import (
     FilterCommand,
+    as_flags,
     db_argument,
     filter_options,
     parse_count,
@@ -78,7 +79,7 @@ def export(
         raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
     refuse_one_file_twice(db, {"--output": output})
     with connect.reader(db) as conn, read.one_moment(conn):
-        place = _Place(db, output, cursor, describe.first_recording(conn))
+        place = _Place(db, output, cursor, describe.first_recording(conn), as_flags(filters))
         before_ns = place.after.started_ns
         records = read.flows_after(conn, filters, place.after)
         if form == "json":
@@ -112,16 +113,26 @@ def export(
 class _Place:
     """Where the export is, and, with a cursor, where the last one by that name stopped."""
 
-    def __init__(self, db: Path, output: Path | None, name: str | None, recording: str) -> None:
+    def __init__(
+        self, db: Path, output: Path | None, name: str | None, recording: str, flags: str
+    ) -> None:
         beside = output or db
         self._path = beside.with_name(f"{beside.name}.{name}.cursor") if name else None
         self._recording = recording
+        self._flags = flags
         self.after = read.BEFORE_ALL
         self.reach: tuple[int, int] | None = None  # when the first and the last one started
         # A file that goes on is cut where the last export knew to be; else it starts anew.
         self.output_bytes: int | None = None if name else 0
         last = Cursor.load(self._path) if self._path else None
+        self.is_new = last is None or last.recording != recording
         if last is not None and last.recording == recording:
+            if last.filters != flags:
+                raise UsageError(
+                    f"the cursor {self._path} goes by {last.filters or 'no filter'}: by another it"
+                    " would skip flows for good",
+                    hint="give the same filters, or another --cursor",
+                )
             self.after = read.Place(last.started_ns, last.number, last.late_id)
             self.output_bytes = last.output_bytes
         elif last is not None:
@@ -146,6 +157,7 @@ class _Place:
             Cursor(
                 recording=self._recording,
                 **self.after._asdict(),
+                filters=self._flags,
                 output_bytes=output_bytes,
             ).save(self._path)
 
@@ -157,7 +169,8 @@ def _to_stdout(
     place: _Place,
 ) -> None:
     out = sys.stdout.buffer
-    if place.after == read.BEFORE_ALL:
+    place.keep(0)  # where that cannot be, nothing is to go out
+    if place.is_new:
         out.write(header)
     place.write(records, encode, lambda line: out.write(line + b"\n"))
     out.flush()

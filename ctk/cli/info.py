@@ -29,3 +29,5 @@ def info(db: Path, gaps: bool, output: Output) -> None:
                 remark("no gaps")
         else:
             render.description(describe.describe(conn), output, sys.stdout.buffer)
+        for line in describe.without_recording(conn):
+            remark(line)

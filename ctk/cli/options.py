@@ -162,6 +162,10 @@ def filter_options(command: F) -> F:
         for long_name, (flag, side) in _FILTERS.items():
             for negated in (False, True):
                 if values := given.pop(_param_name(long_name, negated)):
+                    if flag.metavar and "" in values:
+                        raise UsageError(
+                            f"--{long_name} is empty", hint=f"give it a {flag.metavar}"
+                        )
                     texts = tuple(values) if flag.metavar else ()
                     terms.append(Term(flag.name, side, texts, negated))
         if None not in ends.values():
@@ -173,6 +177,16 @@ def filter_options(command: F) -> F:
     for option in reversed(_filter_params()):
         collect = option(collect)
     return collect  # type: ignore[return-value]
+
+
+def as_flags(filters: Filters) -> str:
+    """The terms of a filter as they would be given; not the span, which may move on."""
+    words = []
+    for term in filters.terms:
+        name = f"--{term.field}" if term.side == "any" else f"--{term.side}-{term.field}"
+        flag = f"--not {name}" if term.negated else name
+        words += [f"{flag} {value}" for value in term.values] or [flag]
+    return " ".join(words)
 
 
 def _param_name(long_name: str, negated: bool) -> str:

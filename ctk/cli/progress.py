@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import signal
 import sys
 import time
@@ -51,7 +52,9 @@ class Progress:
             f" {status.gaps:,} gaps, {status.file_bytes / 2**20:,.1f} MiB"
         )
         if self._terminal:
-            click.echo(f"{_CLEAR}{line}", err=True, nl=False)
+            # One that wraps could not be written over.
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"{_CLEAR}{line[:width]}", err=True, nl=False)
             self._shown = True
         else:
             log.info("%s", line)

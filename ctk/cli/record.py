@@ -330,7 +330,7 @@ def _listen(
 
     if options["enable_accounting"]:
         for setting in kernel.enable_accounting():
-            log.warning("%s is set now: connections from here on are counted", setting)
+            log.warning("%s is set now, for connections from here on", setting)
     elif kernel.sysctl("nf_conntrack_acct") == 0:
         log.warning(
             "bytes and packets are not counted here (net.netfilter.nf_conntrack_acct=0):"

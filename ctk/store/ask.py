@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ctk.errors import StoreError, UsageError
@@ -61,22 +61,36 @@ def ask(
     try:
         cursor = conn.execute(sql, params)
     except (sqlite3.Error, sqlite3.Warning) as error:
-        raise _explained(error, bool(refused), limit_s) from error
+        raise _explained(error, bool(refused), limit_s, deadline) from error
     if cursor.description is None:
         raise UsageError("the SQL has no answer", hint=_READ_ONLY_HINT)
-    return [column[0] for column in cursor.description], _rows(cursor, limit_s)
+    names = _apart(column[0] for column in cursor.description)
+    return names, _rows(cursor, limit_s, deadline)
 
 
-def _rows(cursor: sqlite3.Cursor, limit_s: float) -> Iterator[tuple[Any, ...]]:
+def _apart(names: Iterable[str]) -> list[str]:
+    """Columns of one name are told apart, as sqlite-utils does it: a, a_2."""
+    apart: dict[str, None] = {}
+    for name in names:
+        number, new = 2, name
+        while new in apart:
+            number, new = number + 1, f"{name}_{number}"
+        apart[new] = None
+    return list(apart)
+
+
+def _rows(cursor: sqlite3.Cursor, limit_s: float, deadline: float) -> Iterator[tuple[Any, ...]]:
     try:
         for row in cursor:  # noqa: UP028 - `yield from` would close it, after its connection
             yield row
     except sqlite3.Error as error:
-        raise _explained(error, False, limit_s) from error
+        raise _explained(error, False, limit_s, deadline) from error
 
 
-def _explained(error: Exception, refused: bool, limit_s: float) -> StoreError | UsageError:
+def _explained(error: Exception, refused: bool, limit_s: float, deadline: float) -> BaseException:
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+        if time.monotonic() <= deadline:
+            return KeyboardInterrupt()  # it came while SQLite asked whether to go on
         return UsageError(
             f"the SQL took longer than {limit_s:g} s", hint="ask for less, or give --timeout 5m"
         )
@@ -85,9 +99,9 @@ def _explained(error: Exception, refused: bool, limit_s: float) -> StoreError | 
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY):
         return StoreError(f"the file could not be read: {error}")
-    hint = None
-    if "no such table" in str(error) or "no such column" in str(error):
-        hint = f"the views are {_VIEWS}"
+    hint = f"the views are {_VIEWS}"
     if "binding" in str(error) or "did not supply" in str(error):
         hint = "give each :name in the SQL its value with -p name value"
+    if "one statement" in str(error):
+        hint = "ask them one after another"
     return UsageError(f"bad SQL: {error}", hint=hint)

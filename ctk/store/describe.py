@@ -60,6 +60,13 @@ def _gaps_of(conn: sqlite3.Connection, filters: Filters) -> list[str]:
     return [words] if words else []
 
 
+def without_recording(conn: sqlite3.Connection) -> list[str]:
+    """Say where nothing was ever recorded, or nothing that came along."""
+    if conn.execute("SELECT 1 FROM recording").fetchone():
+        return []
+    return ["no recording is in it: if it was copied without its -wal, copy it with ctk snapshot"]
+
+
 def lacks(
     conn: sqlite3.Connection, filters: Filters, reach: tuple[int, int] | None = None
 ) -> list[str]:
@@ -72,7 +79,7 @@ def lacks(
         filters = replace(filters, since_ns=reach[0])
     if reach is not None and filters.first is not None:
         filters = replace(filters, until_ns=reach[1] + 1)
-    said = _gaps_of(conn, filters)
+    said = without_recording(conn) + _gaps_of(conn, filters)
     levels = held(conn)
     pruned_ns = levels[0].pruned_ns
     span = clip(conn, levels, filters.since_ns, filters.until_ns)
@@ -85,7 +92,7 @@ def lacks_of_ranking(conn: sqlite3.Connection, filters: Filters, ranked: Ranking
     """Say in a line each what a ranking lacks, or counts beyond what was asked."""
     if ranked.one_by_one:
         return lacks(conn, filters)
-    said = _gaps_of(conn, filters)
+    said = without_recording(conn) + _gaps_of(conn, filters)
     if ranked.widened:
         since, until = map(_short, ranked.widened)
         said.append(f"counted from {since} to {until}: finer rows were pruned")
