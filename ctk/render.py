@@ -14,7 +14,8 @@ from ctk.timespan import format_age
 
 Format = Literal["table", "json", "jsonl", "csv", "tsv"]
 
-_LABELS = ("src_labels", "dst_labels")
+# Columns of the views that hold JSON as text.
+_STORED_JSON = ("src_labels", "dst_labels", "labels", "addresses", "ports", "settings")
 _NOTHING = "-"
 
 
@@ -122,11 +123,11 @@ def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], byte
         return _tsv_line
     from orjson import dumps
 
-    labels = [column for column in columns if column in _LABELS]
+    stored = [column for column in columns if column in _STORED_JSON]
 
     def json_line(row: Sequence[Any]) -> bytes:
         named = dict(zip(columns, row, strict=True))
-        for column in labels:
+        for column in stored:
             named[column] = _stored_json(named[column])
         return dumps(named, default=bytes.hex)
 

@@ -50,3 +50,12 @@ def test_a_kubeconfig_that_is_none_is_one_error(tmp_path):
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
     assert "Traceback" not in result.stderr
+
+
+def test_a_context_without_its_kubeconfig_is_asked_wrongly():
+    result = CliRunner().invoke(main, ["doctor", "--context", "kind", "--listen", "0"])
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        2,
+        "",
+        "Error: --context needs --kubeconfig\nTry: --kubeconfig ~/.kube/config\n",
+    )

@@ -351,3 +351,13 @@ def test_an_empty_filter_is_asked_wrongly(invoke: Invoke, shop: Path) -> None:
     result = invoke("query", shop, "--pod", "")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: --pod is empty\nTry: give it a ")
+
+
+def test_json_of_the_views_is_json(invoke: Invoke, shop: Path) -> None:
+    sql = "SELECT '{\"a\":1}' AS labels, '[\"10.0.0.1\"]' AS addresses, '[' AS ports"
+    result = invoke("query", shop, sql, "-o", "jsonl")
+    assert json.loads(result.stdout) == {
+        "labels": {"a": 1},
+        "addresses": ["10.0.0.1"],
+        "ports": "[",
+    }

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import click
 
-from ctk.cli.options import output_options
+from ctk.cli.options import cluster_options, output_options, refuse_two_clusters
 from ctk.render import Output
 
 
 @click.command()
 @click.argument("db", type=click.Path(path_type=Path), default=".")
-@click.option("--kubeconfig", type=click.Path(path_type=Path), metavar="FILE", help="A cluster.")
-@click.option("--context", metavar="NAME", help="A context of the kubeconfig.")
+@cluster_options
 @click.option("--no-kube", is_flag=True, help="Ask no API server.")
 @click.option(
     "--listen",
@@ -40,6 +39,8 @@ def doctor(
     """
     from ctk import readings, render
     from ctk.doctor import judge
+
+    refuse_two_clusters(context, kubeconfig=kubeconfig, no_kube=no_kube)
 
     seen = readings.read(
         disk=db, kubeconfig=kubeconfig, context=context, kube=not no_kube, listen_s=listen

@@ -52,6 +52,30 @@ TERMINAL_ROWS = 1_000
 db_argument = click.argument("db", type=click.Path(path_type=Path, readable=False))
 
 
+def cluster_options(command: F) -> F:
+    """Give a command `--kubeconfig` and `--context`."""
+    for option in (
+        click.option("--context", metavar="NAME", help="A context of the kubeconfig."),
+        click.option(
+            "--kubeconfig",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE",
+            help="The cluster to ask for names; inside one, it is found without.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def refuse_two_clusters(context: str | None, **given: object) -> None:
+    """Take one way to know a cluster, of those given by their flags, and no stray context."""
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} exclude each other", hint="give one of them")
+    if context and not given["kubeconfig"]:
+        raise UsageError("--context needs --kubeconfig", hint="--kubeconfig ~/.kube/config")
+
+
 def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
     """What is written is written over: no file, nor what SQLite keeps beside DB, is two things."""
     taken = {

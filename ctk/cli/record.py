@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from ctk.cli.options import db_argument, parse_size, refuse_one_file_twice
+from ctk.cli.options import (
+    cluster_options,
+    db_argument,
+    parse_size,
+    refuse_one_file_twice,
+    refuse_two_clusters,
+)
 from ctk.cli.progress import LogLines, Printer, Progress, Stop
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import EventFilter
@@ -52,13 +58,7 @@ def _retention(text: str) -> tuple[str, int]:
 
 @click.command()
 @db_argument
-@click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="The cluster to ask for names; inside one, it is found without.",
-)
-@click.option("--context", metavar="NAME", help="A context of the kubeconfig.")
+@cluster_options
 @click.option(
     "--scope",
     type=click.Choice(("cluster", "node")),
@@ -282,12 +282,8 @@ def _record(
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
-    named = [name for name in ("kubeconfig", "objects", "no_kube") if options[name]]
-    if len(named) > 1:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in named)
-        raise UsageError(f"{flags} exclude each other", hint="give one of them")
-    if options["context"] and not options["kubeconfig"]:
-        raise UsageError("--context needs --kubeconfig", hint="--kubeconfig ~/.kube/config")
+    names = ("context", "kubeconfig", "objects", "no_kube")
+    refuse_two_clusters(**{name: options[name] for name in names})
     if options["from_capture"] and options["capture"]:
         raise UsageError("--capture and --from-capture exclude each other", hint="give one of them")
     if options["from_capture"] and options["enable_accounting"]:
