@@ -303,11 +303,14 @@ class _Recorder:
 
     def _let_go(self, window: Window) -> None:
         """Keep the ids of edges that are in the file now: 300 bytes less a live connection."""
-        ids = self._writer.edge_ids
         for totals in window.totals:
-            cohort = totals.cohort
-            if has_ports(cohort.edge):
-                cohort.edge = ids.get(cohort.edge, cohort.edge)
+            totals.cohort.edge = self._short(totals.cohort.edge)
+
+    def _short(self, edge: AnyEdge) -> AnyEdge:
+        """The id of an edge that is in the file, unless only the edge says that it has no ports."""
+        if isinstance(edge, int) or not has_ports(edge):
+            return edge
+        return self._writer.edge_ids.get(edge, edge)
 
     def _new_gaps(self, at_ns: int) -> list[Gap]:
         gaps = self._stream.gaps() + self._endpoints.gaps()
@@ -372,12 +375,10 @@ class _Recorder:
             raise RuntimeError("a cohort without a flow has an edge")
         if flow.tuple is not None:
             flow.ends, flow.tuple = ends_of(flow.tuple), None
-        edge = self._endpoints.edge(*(*flow.ends, cohort.began_ns))
-        cohort.flow = None
         # Rows merge by it, so it is the id wherever a row may have come with the id.
-        found = self._writer.edge_ids.get(edge) if has_ports(edge) else None
-        cohort.edge = edge if found is None else found
-        return edge if found is None else found
+        edge = self._short(self._endpoints.edge(*(*flow.ends, cohort.began_ns)))
+        cohort.edge, cohort.flow = edge, None
+        return edge
 
 
 def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:

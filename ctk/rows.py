@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
-from ctk.conntrack.connections import Apart, Cohort
+from ctk.conntrack.connections import Cohort
 from ctk.conntrack.tuples import FlowTuple
 from ctk.model import AnyEdge, Edge, Endpoint, FlowRecord, FlowRow, LoneEvent
 from ctk.timespan import format_time
@@ -35,11 +35,10 @@ def rows_of(
         edge = cohort.edge
         if edge is None:
             edge = edge_of(cohort)
-        if aggregation == "none":
-            apart = totals.apart or Apart()
-            if apart.lone:
-                events.setdefault(edge, []).extend(_with_ports(edge, apart.lone))
-            for at_ns, port, counts, moved in apart.measured:
+        if totals.apart is not None:
+            if totals.apart.lone:
+                events.setdefault(edge, []).extend(_with_ports(edge, totals.apart.lone))
+            for at_ns, port, counts, moved in totals.apart.measured:
                 packets_out, bytes_out, packets_in, bytes_in = moved
                 measured = (bytes_out, packets_out, bytes_in, packets_in)
                 alone.append(_as_row(edge, (at_ns, port, counts), measured))

@@ -24,7 +24,7 @@ from ctk.model import LiveConnections, LoneEvent
 Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, bytes_in
 FlowKey = tuple[bytes, bytes, int]  # opening, answering, zone, as decode gives them
 
-MOST_FLOWS = 15_000  # remembered with their tuples, twice: it is a cache, and parsing costs 15 us
+MOST_FLOWS = 15_000  # remembered, twice: it is a cache of what takes 3 us and 500 bytes each
 _EXPORTED_AT_ONCE = 20_000
 _OF_FLOW = (1 << 48) - 1  # a key without its flow
 _COUNTERS = struct.Struct("=4Q")
@@ -48,7 +48,7 @@ class Flow:
 
 
 def _base_of(opening: bytes, answering: bytes, zone: int) -> int:
-    """`Flow.base`, for 1 us where the flow itself would be 20."""
+    """`Flow.base`, for 0.6 us where the flow itself would be 3."""
     digest = blake2b(opening + answering, digest_size=8, salt=zone.to_bytes(2, "big"))
     return int.from_bytes(digest.digest(), "big") << 48
 

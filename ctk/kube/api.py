@@ -150,13 +150,10 @@ class Api:
         )
 
     def _headers(self) -> dict[str, str]:
-        with bare("kubernetes", "kubernetes.config"):
-            from kubernetes.config.config_exception import ConfigException
-
         headers = {"accept": "application/json", "user-agent": "ctk"}
         try:
             settings: Mapping[str, Any] = self._configuration.auth_settings()
-        except (ConfigException, OSError) as error:
+        except (self._refusal, OSError) as error:
             raise BrokenError(f"credentials could not be read: {error}") from error
         for setting in settings.values():
             if setting["in"] == "header" and setting["value"]:
@@ -200,7 +197,7 @@ class Api:
         if not configuration.verify_ssl:
             # The kubeconfig says so; a warning a request would be all there is to read.
             disable_warnings(InsecureRequestWarning)
-        self._configuration, self._pool = configuration, pool
+        self._configuration, self._pool, self._refusal = configuration, pool, ConfigException
         self._loaded_s = time.monotonic()
 
 

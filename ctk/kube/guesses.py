@@ -8,7 +8,7 @@ lost, the pod that had the address before. When its owner turns up, the guess is
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
@@ -145,14 +145,16 @@ class Guesses:
                 labels=node.labels if node else {},
                 uid=node.uid if node else None,
             )
-        outside = parsed is None or parsed.is_global
-        if parsed is not None and not outside and self.synced:
-            outside = _neighbourhood(address) not in self._near and not any(
-                parsed.version == version and int(parsed) >> bits in networks
-                for (version, bits), networks in self._pod_cidrs.items()
-            )
+        outside = parsed is None or parsed.is_global or (self.synced and not self._is_near(parsed))
         return Endpoint(
             address=address, kind="external" if outside else "unknown", valid_from_ns=when_ns
+        )
+
+    def _is_near(self, address: IPv4Address | IPv6Address) -> bool:
+        """Whether the cluster has such addresses."""
+        return _neighbourhood(str(address)) in self._near or any(
+            address.version == version and int(address) >> bits in networks
+            for (version, bits), networks in self._pod_cidrs.items()
         )
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ctk.store.connect import WAL_BYTES, limit_wal, path_of
-from ctk.store.rollup import LEVELS, Level, floor, fold, mark, marks, transaction
+from ctk.store.rollup import LEVELS, NEVER, Level, floor, fold, mark, marks, transaction
 from ctk.timespan import DAY
 
-_NEVER = -(2**63)
 _ROWS = 10_000  # deleted in one transaction: some 20 ms
 _PAGES = 50  # given back in one transaction
 _SPARE = 0.25  # the part of a file that may be free before it is given back
@@ -136,13 +135,13 @@ def _own_since_ns(conn: sqlite3.Connection, level: Level) -> int:
     """
     coarser = _coarser(level)
     if coarser is None:
-        return _NEVER
+        return NEVER
     folded_ns, pruned_ns = marks(conn)[coarser.name]
     oldest_ns = _oldest_ns(conn, level)
-    if folded_ns is None or (pruned_ns or _NEVER) > (oldest_ns or 0):
-        return _NEVER
+    if folded_ns is None or (pruned_ns or NEVER) > (oldest_ns or 0):
+        return NEVER
     some_are_other = f"SELECT 1 FROM {coarser.table} WHERE edge_id < 0 LIMIT 1"
-    return _NEVER if conn.execute(some_are_other).fetchone() else folded_ns
+    return NEVER if conn.execute(some_are_other).fetchone() else folded_ns
 
 
 def _before(
@@ -181,7 +180,7 @@ def _before(
             mark(conn, level, "pruned_ns", until_ns)
             conn.execute(
                 f"DELETE FROM {level.table} WHERE (started_ns, {second}) < (?, ?)",
-                last or (until_ns, _NEVER),
+                last or (until_ns, NEVER),
             )
         yield
 

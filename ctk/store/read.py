@@ -14,14 +14,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ctk.model import FLOW_KEYS, Filters, FlowRecord
+from ctk.store.rollup import EVER, NEVER
 from ctk.store.selectors import both, edge_condition, folded_condition, row_condition, settle
 from ctk.store.spans import clip, held, holding
 from ctk.timespan import SECOND
 
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
 _FEW_EDGES = 2_000
-
-_EVER = -(2**63), 2**63 - 1
 
 _IDENTITY = ("kind", "namespace", "name", "workload", "workload_kind", "node", "labels")
 
@@ -133,8 +132,8 @@ def _late_rows(conn: sqlite3.Connection, filters: Filters, after: Place) -> Iter
         WHERE {both(conditions)} AND late_flow.id > ? AND (f.started_ns, f.n) <= (?, ?)
         ORDER BY late_flow.id LIMIT ?
     """
-    since_ns = _EVER[0] if filters.since_ns is None else filters.since_ns
-    until_ns = _EVER[1] if filters.until_ns is None else filters.until_ns
+    since_ns = NEVER if filters.since_ns is None else filters.since_ns
+    until_ns = EVER if filters.until_ns is None else filters.until_ns
     place = (after.late_id, after.started_ns, after.number)
     limit = -1 if filters.first is None else filters.first
     return conn.execute(sql, (since_ns, until_ns, *values, *place, limit))

@@ -38,7 +38,7 @@ LEVELS: tuple[Level, ...] = (
 OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
 
 _COPIED_AT_ONCE = 100_000  # rows in one transaction: 50 ms
-_NEVER = -(2**63)
+NEVER = -(2**63)
 EVER = 2**63 - 1
 _COLUMNS = ", ".join(COUNT_KEYS)
 _SUMS = ", ".join(f"SUM({key})" for key in COUNT_KEYS)
@@ -69,7 +69,7 @@ def marks(conn: sqlite3.Connection) -> dict[str, Marks]:
 
 def settled_ns(marked: Mapping[str, Marks]) -> int:
     """A row that starts before this is late at some level."""
-    return max((level.folded_ns or _NEVER for level in marked.values()), default=_NEVER)
+    return max((level.folded_ns or NEVER for level in marked.values()), default=NEVER)
 
 
 def floor(at_ns: int, width_ns: int) -> int:
@@ -115,7 +115,7 @@ def fold(
         while True:
             (next_ns,) = conn.execute(
                 f"SELECT MIN(started_ns) FROM {finer.table} WHERE started_ns >= ?",
-                (_NEVER if done_ns is None else done_ns,),
+                (NEVER if done_ns is None else done_ns,),
             ).fetchone()
             if next_ns is None or floor(next_ns, level.width_ns) >= until_ns:
                 break
@@ -136,7 +136,7 @@ def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
     for finer, level in pairwise(LEVELS):
         start_ns = floor(at_ns, level.width_ns)
         is_last = marked[level.name].folded_ns == start_ns + level.width_ns
-        if is_last and (marked[finer.name].pruned_ns or _NEVER) <= start_ns:
+        if is_last and (marked[finer.name].pruned_ns or NEVER) <= start_ns:
             conn.execute(f"DELETE FROM {level.table} WHERE started_ns >= ?", (start_ns,))
             mark(conn, level, "folded_ns", start_ns)
 
@@ -150,10 +150,10 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
         (start_ns, start_ns + level.width_ns),
     )
     _fold_tail(conn, level.peers)
-    last_id, more = _NEVER, True
+    last_id, more = NEVER, True
     while more:
         with transaction(conn):
-            if last_id == _NEVER:  # what a crash left of it
+            if last_id == NEVER:  # what a crash left of it
                 conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
             more = _copy_bucket(conn, level, start_ns, last_id) == _COPIED_AT_ONCE
             if not more:

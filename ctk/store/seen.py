@@ -15,7 +15,7 @@ class Seen:
     def __init__(self, values: Iterable[Hashable] = ()) -> None:
         self._slots = bytearray(_SLOTS)
         for value in values:
-            self._slots[hash(value) % _SLOTS] = 1
+            self.add(value)
 
     def add(self, value: Hashable) -> None:
         self._slots[hash(value) % _SLOTS] = 1

@@ -9,10 +9,9 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ctk.store.rollup import LEVELS, marks
+from ctk.store.rollup import LEVELS, NEVER, marks
 
 _ALWAYS = 2**63 - 1
-_NEVER = -(2**63)
 
 
 class Held(NamedTuple):
@@ -46,8 +45,8 @@ def held(conn: sqlite3.Connection) -> list[Held]:
                 level.name,
                 level.table,
                 level.width_ns or 1,
-                _NEVER if folded_ns is None else folded_ns,
-                _NEVER if pruned_ns is None else pruned_ns,
+                NEVER if folded_ns is None else folded_ns,
+                NEVER if pruned_ns is None else pruned_ns,
             )
         )
     return found

@@ -51,7 +51,6 @@ _LONE_EVENT = bulk.insert(
     ")",
 )
 _NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
-_NEVER = -(2**63)
 _KEPT_AT_ONCE = 5_000
 
 _started_of_row = itemgetter(1)
@@ -85,7 +84,7 @@ class Writer:
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recorder_id(), last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
-        self._newest_ns: int = _NEVER if newest_ns is None else newest_ns
+        self._newest_ns: int = rollup.NEVER if newest_ns is None else newest_ns
 
     def window(
         self,
@@ -329,7 +328,7 @@ def _numbered(
     rows: Sequence[FlowRow], ids: Sequence[int], first_n: int
 ) -> Iterator[tuple[object, ...]]:
     """What _FLOW binds, told apart where they start at the same time."""
-    n, last_ns = first_n, _NEVER
+    n, last_ns = first_n, rollup.NEVER
     for (_, started_ns, ended_ns, *rest), edge_id in zip(rows, ids, strict=True):
         n = n + 1 if started_ns == last_ns else first_n
         last_ns = started_ns
