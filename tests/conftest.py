@@ -24,7 +24,7 @@ def shop(tmp_path: Path) -> Path:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
         end_ns = AT + 70 * SECOND
         writer.window(ROWS, gaps=GAPS, committed_ns=end_ns, counters=Counters(40, 1_204))
-        for _ in writer.tend(end_ns, {}):
+        for _ in writer.maintain(end_ns, {}):
             pass
         writer.finish(end_ns)
     return path

@@ -79,7 +79,7 @@ def rows(window: Window, *, by_port: bool) -> dict[Any, Row]:
     """A window's rows by dialled port, or by source port where it tells rows apart."""
     found: dict[Any, Row] = {}
     for each in window.totals:
-        name = each.port if by_port else each.cohort.flow.tuple.dst_port
+        name = each.port if by_port else each.group.flow.tuple.dst_port
         row = Row(
             each.connections,
             each.new_events,
@@ -252,7 +252,7 @@ def test_a_window_with_very_many_rows_comes_in_parts(monkeypatch):
 
 
 def began(window: Window) -> list[tuple[int, int]]:
-    return [(each.cohort.began_ns - T, each.connections) for each in window.totals]
+    return [(each.group.began_ns - T, each.connections) for each in window.totals]
 
 
 def test_connections_that_began_in_different_seconds_may_have_different_owners():

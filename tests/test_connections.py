@@ -27,8 +27,8 @@ def stopped(*made: Connection, listed: bool = True) -> list[LiveConnections]:
     recording.events(*(one.new(T - WIDTH) for one in made), at_ns=T - WIDTH)
     if listed:
         recording.dump(*(one.listed(ONCE) for one in made), at_ns=T - 1)
-    for cohort in recording.connections.live.values():
-        cohort.edge = edge(cohort.flow.tuple.dst_port)
+    for group in recording.connections.live.values():
+        group.edge = edge(group.flow.tuple.dst_port)
     return list(recording.connections.export())
 
 
@@ -97,7 +97,7 @@ def test_an_id_that_came_again_meanwhile_is_another_connection(by_event):
 
 def test_with_connections_each_is_on_its_own_again():
     recording = started(stopped(A, B, PING), "connections")
-    assert len({id(cohort) for cohort in recording.connections.live.values()}) == 3
+    assert len({id(group) for group in recording.connections.live.values()}) == 3
 
 
 def test_connections_whose_owner_is_not_known_are_not_kept():
@@ -207,5 +207,5 @@ def test_a_dump_finds_one_that_an_event_told_of_and_whose_flow_is_forgotten():
         recording.decoder.read(batch(A.listed(ONCE, start_ns=T + 1), at_ns=T + 6))
     )
     [window] = recording.aggregator.close()
-    assert all(each.cohort.flow is not None for each in window.totals)
+    assert all(each.group.flow is not None for each in window.totals)
     assert sum(each.connections for each in window.totals) == 1

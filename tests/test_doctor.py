@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ctk import render
 from ctk.conntrack.socket import Interface
-from ctk.doctor import judge
+from ctk.doctor.findings import judge
+from ctk.doctor.readings import Readings
 from ctk.errors import SourceError
 from ctk.model import Finding
-from ctk.readings import Readings
-from ctk.render import Output
+from ctk.render import tables as render
+from ctk.render.tables import Output
 
 RESOURCES = ("pods", "services", "endpointslices", "nodes")
 HEALTHY = Readings(

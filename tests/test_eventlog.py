@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ctk.eventlog import live_line, log_line
 from ctk.model import FlowRecord
+from ctk.render.eventlog import live_line, log_line
 
 # The event log's own example: a node's probe of a pod.
 PROBE = FlowRecord(

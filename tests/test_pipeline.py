@@ -19,11 +19,11 @@ import pytest
 from live.playednode import objects
 from wire import SECOND, UDP, Connection, batch
 
-from ctk import recorder
+from ctk.ask.top import COUNTS, top
 from ctk.kube.objects import Change, Listed, Pod, Seen
 from ctk.model import COUNT_KEYS, FLOW_KEYS, Datagrams, Filters, Gap
+from ctk.record import loop as recorder
 from ctk.store import connect
-from ctk.store.rank import COUNTS, top
 from ctk.store.rollup import LEVELS
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"

@@ -16,11 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
+from ctk.ask import flows as read
+from ctk.ask import spans
+from ctk.ask import top as rank
+from ctk.ask.selectors import edge_condition
 from ctk.errors import UsageError
 from ctk.model import Counters, Edge, Endpoint, Filters, FlowRecord, FlowRow, Side, Term
-from ctk.store import prune, rank, read, rollup, spans
+from ctk.store import prune, rollup
 from ctk.store.rollup import LEVELS
-from ctk.store.selectors import edge_condition
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from ctk.render import Format, Output, rows, scaled
+from ctk.render.tables import Format, Output, rows, scaled
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_two_hours_fold_and_prune_right_at_every_ten_seconds(conn: sqlite3.Conne
             rows.append(_row(at_ns - 20 * MINUTE))
         _write(writer, rows)
         everything += rows
-        list(writer.tend(at_ns + 10 * SECOND, retain))
+        list(writer.maintain(at_ns + 10 * SECOND, retain))
         _hold(conn, everything)
     now_ns = START + 2 * HOUR
     assert marks(conn) == {
@@ -239,7 +239,7 @@ def test_a_row_older_than_what_is_kept_counts_where_its_time_is_kept(
 ) -> None:
     writer = _writer(conn)
     _write(writer, [_row(START), _row(START + 2 * HOUR)])
-    list(writer.tend(START + 3 * HOUR, {"flow": 10 * MINUTE}))
+    list(writer.maintain(START + 3 * HOUR, {"flow": 10 * MINUTE}))
     _write(writer, [_row(START + 1)])
     assert conn.execute("SELECT started_ns FROM flow").fetchall() == []
     assert conn.execute("SELECT started_ns, connections FROM flow_1h").fetchall() == [
@@ -260,7 +260,7 @@ def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
 ) -> None:
     writer = _writer(conn)
     _write(writer, [_row(START, EDGES[1]), _row(START + 3 * DAY, EDGES[0])])
-    list(writer.tend(START + 3 * DAY + MINUTE, NOTHING_KEPT))
+    list(writer.maintain(START + 3 * DAY + MINUTE, NOTHING_KEPT))
     assert conn.execute("SELECT address FROM endpoint").fetchall() == [
         ("10.0.0.1",),
         ("10.0.0.2",),
@@ -289,7 +289,7 @@ def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path) -> None:
             rows += [_row(at_ns + i) for i in range(100)]
             _write(writer, rows)
             everything += rows
-            list(writer.tend(at_ns + 10 * SECOND, {}, max_bytes))
+            list(writer.maintain(at_ns + 10 * SECOND, {}, max_bytes))
             biggest = max(biggest, sum(p.stat().st_size for p in tmp_path.glob("node.db*")))
         _hold(conn, everything)
         assert marks(conn)["flow"].pruned_ns is not None

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctk.errors import StoreError, UsageError
-from ctk.rotate import RotatingFile
+from ctk.render.rotate import RotatingFile
 
 
 def _aside(path: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctk.store.seen import Seen
+from ctk.store.bloom import Seen
 
 _values = st.lists(st.binary(max_size=16) | st.tuples(st.integers(), st.integers() | st.none()))
 

@@ -466,7 +466,7 @@ def test_an_edge_is_kept_while_a_connection_holds_it(conn: sqlite3.Connection, k
     _window(writer, _row(TO_DB), _row(TO_DNS, T + 3 * DAY))
     if kept:
         held.add(writer.edge_ids[TO_DB])
-    for _ in writer.tend(T + 4 * DAY, dict.fromkeys(("flow", "1m", "1h", "1d"), 0)):
+    for _ in writer.maintain(T + 4 * DAY, dict.fromkeys(("flow", "1m", "1h", "1d"), 0)):
         pass
     names = _all(conn, "SELECT name FROM edge JOIN endpoint ON endpoint.id = backend_id")
     assert (("db-0",) in names) is kept
@@ -535,7 +535,7 @@ def test_a_file_at_rest_adds_up_in_every_view_and_goes_on(path: Path) -> None:
         with connect.writer(path) as conn:
             writer = _writer(conn, started_ns=T + first_s * S)
             _window(writer, *(_row(TO_DB, T + at * S) for at in range(first_s, last_s + 1)))
-            for _ in writer.tend(T + last_s * S, {}):
+            for _ in writer.maintain(T + last_s * S, {}):
                 pass
             writer.finish(T + last_s * S)
             found = [

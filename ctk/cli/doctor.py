@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ctk.cli.options import cluster_options, output_options, refuse_two_clusters
-from ctk.render import Output
+from ctk.render.tables import Output
 
 
 @click.command()
@@ -37,8 +37,9 @@ def doctor(
 
     DB is where the file would be, for its disk. Nothing is changed. Exits with 1 on a problem.
     """
-    from ctk import readings, render
-    from ctk.doctor import judge
+    from ctk.doctor import readings
+    from ctk.doctor.findings import judge
+    from ctk.render import tables as render
 
     refuse_two_clusters(context, kubeconfig=kubeconfig, no_kube=no_kube)
 

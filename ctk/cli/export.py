@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 import click
 
-from ctk import eventlog, render
+from ctk.ask import describe
+from ctk.ask import flows as read
 from ctk.cli.options import (
     FilterCommand,
     as_flags,
@@ -21,12 +22,14 @@ from ctk.cli.options import (
     refuse_one_file_twice,
     remark,
 )
-from ctk.cursor import Cursor
 from ctk.errors import UsageError
 from ctk.model import FLOW_KEYS, Filters, FlowRecord
-from ctk.render import Output
-from ctk.rotate import RotatingFile, cannot_write
-from ctk.store import connect, describe, read
+from ctk.render import eventlog
+from ctk.render import tables as render
+from ctk.render.cursor import Cursor
+from ctk.render.rotate import RotatingFile, cannot_write
+from ctk.render.tables import Output
+from ctk.store import connect
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
-from ctk import render
+from ctk.ask import describe
 from ctk.cli.options import db_argument, output_options, remark
-from ctk.render import Output
-from ctk.store import connect, describe
+from ctk.render import tables as render
+from ctk.render.tables import Output
+from ctk.store import connect
 
 
 @click.command(short_help="Say what DB holds.")

@@ -16,7 +16,7 @@ import click
 
 from ctk.errors import UsageError
 from ctk.model import Field, Filters, Kind, Side, Term
-from ctk.render import Format, Output
+from ctk.render.tables import Format, Output
 from ctk.timespan import parse_time
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -15,8 +15,8 @@ import click
 from ctk.errors import CtkError
 
 if TYPE_CHECKING:
-    from ctk.recorder import Status
-    from ctk.rotate import RotatingFile
+    from ctk.record.loop import Status
+    from ctk.render.rotate import RotatingFile
 
 log = logging.getLogger("ctk")
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-from ctk import render
+from ctk.ask import describe
+from ctk.ask import flows as read
+from ctk.ask.sql import ask
 from ctk.cli.options import (
     FilterCommand,
     db_argument,
@@ -18,9 +20,9 @@ from ctk.cli.options import (
 )
 from ctk.errors import UsageError
 from ctk.model import Filters, FlowRecord
-from ctk.render import Output
-from ctk.store import connect, describe, read
-from ctk.store.ask import ask
+from ctk.render import tables as render
+from ctk.render.tables import Output
+from ctk.store import connect
 from ctk.timespan import SECOND, parse_age
 
 

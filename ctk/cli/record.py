@@ -204,10 +204,10 @@ def _record(
     prints: bool,
     **options: Any,
 ) -> None:
-    from ctk import recorder
     from ctk.conntrack import socket as kernel
     from ctk.conntrack.capture import Capture, CaptureWriter, Header
     from ctk.conntrack.listen import Replay
+    from ctk.record import loop as recorder
     from ctk.store import connect
     from ctk.store.write import overlaps
 
@@ -359,14 +359,14 @@ def _rows_told(
     stack: ExitStack, printer: Printer | None, node: str, options: dict[str, Any]
 ) -> "Callable[[Iterable[tuple[FlowRow, Edge]]], None] | None":
     """Who gets the records of a window: standard output, a log file, both or nobody."""
-    from ctk import eventlog
-    from ctk.rows import as_record
+    from ctk.record.attribution import as_record
+    from ctk.render import eventlog
 
     takers: list[Callable[[FlowRecord], None]] = []
     if printer is not None:
         takers.append(lambda record: printer.line(eventlog.live_line(record)))
     if options["log_file"] is not None:
-        from ctk.rotate import RotatingFile
+        from ctk.render.rotate import RotatingFile
 
         log_file = RotatingFile(
             options["log_file"],

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from ctk import render
+from ctk.ask import describe
+from ctk.ask import top as rank
 from ctk.cli.options import (
     FilterCommand,
     db_argument,
@@ -15,8 +16,9 @@ from ctk.cli.options import (
     remark,
 )
 from ctk.model import Filters
-from ctk.render import Output
-from ctk.store import connect, describe, rank
+from ctk.render import tables as render
+from ctk.render.tables import Output
+from ctk.store import connect
 
 
 @click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
@@ -55,5 +57,5 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
         render.ranking(ranked, output, sys.stdout.buffer)
         if not ranked.groups and output.format == "table":
             remark("no flows fit")
-        for line in describe.lacks_of_ranking(conn, filters, ranked):
+        for line in describe.caveats_of_top(conn, filters, ranked):
             remark(line)

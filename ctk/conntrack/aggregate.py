@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 from ctk.conntrack.connections import (
     Apart,
     Census,
-    Cohort,
     Connections,
     Counters,
     Flow,
+    Group,
     Totals,
 )
 from ctk.conntrack.decode import DESTROY, IPS_SEEN_REPLY, NEW, TCP_CONNTRACK_CLOSE, Event
@@ -40,7 +40,7 @@ MOST_EVENTS = 20_000
 
 class Window(NamedTuple):
     """
-    What one window held: the totals of the cohorts that had events, in the order of their first.
+    What one window held: the totals of the groups that had events, in the order of their first.
 
     A window with very many of them comes in parts.
     """
@@ -67,9 +67,9 @@ class Aggregator:
         self._by_port = aggregation == "connections"
         self._start_ns = self._end_ns = 0
         self._slice_end_ns = 0
-        self._slice: list[Flow] = []  # flows with an open cohort
+        self._slice: list[Flow] = []  # flows with an open group
         # The same of connections that were found: by their flow, their second and their kind.
-        self._found_alike: dict[tuple[int, int, bool], Cohort] = {}
+        self._found_alike: dict[tuple[int, int, bool], Group] = {}
         self._open_totals: list[Totals] = []
         self._apart = aggregation == "none"  # every event is a row of its own
         self._part_at = 0
@@ -118,15 +118,15 @@ class Aggregator:
         """End the open window whatever the time; nothing where it is empty."""
         open_totals, self._open_totals = self._open_totals, []
         for totals in open_totals:
-            totals.cohort.totals = None
+            totals.group.totals = None
         self._part_at = self.events
         self.cut()
         return [Window(self._start_ns, self._end_ns, open_totals)] if open_totals else []
 
     def cut(self) -> None:
-        """From now on connections make new cohorts: who they belong to may differ."""
+        """From now on connections make new groups: who they belong to may differ."""
         for flow in self._slice:
-            flow.cohort = None
+            flow.group = None
         self._slice.clear()
         self._found_alike.clear()
 
@@ -136,8 +136,8 @@ class Aggregator:
 
     def edges_held(self) -> set[Any]:
         """Who connections belong to, those that live and those of the open window."""
-        held = {totals.cohort.edge for totals in self._open_totals}
-        held.update(cohort.edge for cohort in self.connections.live.values())
+        held = {totals.group.edge for totals in self._open_totals}
+        held.update(group.edge for group in self.connections.live.values())
         return held
 
     def _is_large(self) -> bool:
@@ -164,20 +164,20 @@ class Aggregator:
                 if counters is not None:
                     connections.count(key, counters)
                 continue
-            cohort, start_ns = live.get(key), entry[_START]
+            group, start_ns = live.get(key), entry[_START]
             if (
-                cohort is not None
+                group is not None
                 and start_ns is not None
-                and cohort.began_ns < whole_from_ns <= start_ns
+                and group.began_ns < whole_from_ns <= start_ns
                 and not connections.goes_on(key)
             ):
                 # A restored one ended meanwhile, and the kernel's id came again.
-                cohort = None
+                group = None
             begun = 0
             before = connections.counted(key)
-            if cohort is None:
-                cohort, begun = self._found(flow, key, entry)
-                live[key] = cohort
+            if group is None:
+                group, begun = self._found(flow, key, entry)
+                live[key] = group
                 before = connections.counted(key)
             elif counters is not None and key in connections.unmeasured:
                 connections.unmeasured.remove(key)
@@ -185,7 +185,7 @@ class Aggregator:
                 connections.count(key, counters)
             if not begun and counters == before:
                 continue
-            totals = self._totals(cohort, at_ns, port)
+            totals = self._totals(group, at_ns, port)
             totals.connections += begun
             moved = None
             if counters is not None and counters != before:
@@ -214,26 +214,26 @@ class Aggregator:
             key = flow.base | ct_id << 16 | port
             begun = 0
             if what == NEW:
-                cohort = live.get(key)
-                if cohort is None or not connections.goes_on(key):
-                    cohort = flow.cohort
-                    if cohort is None or by_port:
-                        cohort = self._begin(flow, port, at_ns)
-                    live[key] = cohort
+                group = live.get(key)
+                if group is None or not connections.goes_on(key):
+                    group = flow.group
+                    if group is None or by_port:
+                        group = self._begin(flow, port, at_ns)
+                    live[key] = group
                     begun = 1
             elif what == DESTROY:
-                cohort = live.pop(key, None)
+                group = live.pop(key, None)
                 if gone is not None:
                     gone.add(key)
             else:
-                cohort = live.get(key)
-            if cohort is None:
-                cohort, begun = self._found(flow, key, event)
+                group = live.get(key)
+            if group is None:
+                group, begun = self._found(flow, key, event)
                 if what != DESTROY:
-                    live[key] = cohort
-            totals = cohort.totals
+                    live[key] = group
+            totals = group.totals
             if totals is None:
-                totals = cohort.totals = Totals(cohort, at_ns, port, Apart() if apart else None)
+                totals = group.totals = Totals(group, at_ns, port, Apart() if apart else None)
                 open_totals.append(totals)
             elif totals.port != port:
                 totals.port = None
@@ -270,16 +270,16 @@ class Aggregator:
         if totals.apart is not None:
             totals.apart.add(event[_AT], event[_PORT], counts | COUNTS_DESTROY, moved)
 
-    def _begin(self, flow: Flow, port: int, at_ns: int) -> Cohort:
-        cohort = Cohort(flow, at_ns)
+    def _begin(self, flow: Flow, port: int, at_ns: int) -> Group:
+        group = Group(flow, at_ns)
         if not self._by_port:
-            if flow.cohort is None:
+            if flow.group is None:
                 self._slice.append(flow)
-            flow.cohort = cohort
-        return cohort
+            flow.group = group
+        return group
 
-    def _found(self, flow: Flow | None, key: int, event: tuple[Any, ...]) -> tuple[Cohort, int]:
-        """The cohort of a connection whose begin was not seen; 1 where it is to be counted."""
+    def _found(self, flow: Flow | None, key: int, event: tuple[Any, ...]) -> tuple[Group, int]:
+        """The group of a connection whose begin was not seen; 1 where it is to be counted."""
         start_ns: int | None = event[_START]
         census = self.census
         whole = census.undated_whole if start_ns is None else start_ns >= census.whole_from_ns
@@ -296,15 +296,15 @@ class Aggregator:
         if start_ns is None and not whole:
             self.connections.undated[key] = census.count_older
         alike = (key >> 48, began_ns // SECOND_NS, whole)
-        cohort = None if self._by_port else self._found_alike.get(alike)
-        if cohort is None:
-            cohort = self._found_alike[alike] = Cohort(flow, began_ns)
-        return cohort, int(whole or census.count_older)
+        group = None if self._by_port else self._found_alike.get(alike)
+        if group is None:
+            group = self._found_alike[alike] = Group(flow, began_ns)
+        return group, int(whole or census.count_older)
 
-    def _totals(self, cohort: Cohort, at_ns: int, port: int) -> Totals:
-        totals = cohort.totals
+    def _totals(self, group: Group, at_ns: int, port: int) -> Totals:
+        totals = group.totals
         if totals is None:
-            totals = cohort.totals = Totals(cohort, at_ns, port, Apart() if self._apart else None)
+            totals = group.totals = Totals(group, at_ns, port, Apart() if self._apart else None)
             self._open_totals.append(totals)
         elif totals.port != port:
             totals.port = None

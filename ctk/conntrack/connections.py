@@ -3,7 +3,7 @@ The table of live connections: what they belonged to when they began, and what w
 
 A connection is known by (id, zone, original tuple): CTA_ID is a hash and can come again. Here it
 is one integer, `flow.base | ct_id << 16 | source port`: the flow's base stands for the rest of the
-tuples. There may be millions, so one that is idle is a key, a share of a cohort and, where they
+tuples. There may be millions, so one that is idle is a key, a share of a group and, where they
 are known, its packed counters: some 400 bytes where each is of a flow of its own, 200 where not.
 """
 
@@ -38,12 +38,12 @@ class Flow:
     with the same: of a million live flows two share one with a chance of 1 in 37 million.
     """
 
-    __slots__ = ("base", "cohort", "ends", "tuple")
+    __slots__ = ("base", "ends", "group", "tuple")
 
     def __init__(self, key: FlowKey, flow_tuple: FlowTuple) -> None:
         self.tuple: FlowTuple | None = flow_tuple
         self.base = _base_of(*key)
-        self.cohort: Cohort | None = None  # that connections beginning now belong to
+        self.group: Group | None = None  # that connections beginning now belong to
         self.ends: Any = None  # the recorder's: the tuple as text, which then stands for it
 
 
@@ -53,7 +53,7 @@ def _base_of(opening: bytes, answering: bytes, zone: int) -> int:
     return int.from_bytes(digest.digest(), "big") << 48
 
 
-class Cohort:
+class Group:
     """
     Connections of one flow that began within the same second.
 
@@ -71,7 +71,7 @@ class Cohort:
 
 
 class Apart:
-    """With `--aggregate none`, a cohort's events themselves."""
+    """With `--aggregate none`, a group's events themselves."""
 
     __slots__ = ("lone", "measured")
 
@@ -88,16 +88,16 @@ class Apart:
 
 
 class Totals:
-    """What a cohort did in one window."""
+    """What a group did in one window."""
 
     __slots__ = (
         "apart",
         "bytes_in",
         "bytes_out",
-        "cohort",
         "connections",
         "destroy_events",
         "ended_ns",
+        "group",
         "measured",
         "new_events",
         "packets_in",
@@ -109,8 +109,8 @@ class Totals:
         "update_events",
     )
 
-    def __init__(self, cohort: Cohort, at_ns: int, port: int, apart: Apart | None) -> None:
-        self.cohort = cohort
+    def __init__(self, group: Group, at_ns: int, port: int, apart: Apart | None) -> None:
+        self.group = group
         self.apart = apart
         self.port: int | None = port  # the source port; None once there were several
         self.started_ns = self.ended_ns = at_ns
@@ -157,7 +157,7 @@ class Connections:
     """Live connections by key. Bounded: the kernel's table is, and dumps remove what it lost."""
 
     def __init__(self, wanted: Callable[[FlowTuple], bool] | None = None) -> None:
-        self.live: dict[int, Cohort] = {}
+        self.live: dict[int, Group] = {}
         # None stands for a flow that a filter does not want.
         self.flows: dict[FlowKey, Flow | None] = {}
         self.malformed = 0
@@ -291,15 +291,15 @@ class Connections:
         counted = self._counted
         connections = iter(self.live.items())
         while some := list(islice(connections, _EXPORTED_AT_ONCE)):
-            groups: defaultdict[tuple[Cohort, bool], list[int]] = defaultdict(list)
-            for key, cohort in some:
-                if cohort.edge is not None:
-                    groups[cohort, key in counted].append(key)
-            for (cohort, measured), keys in groups.items():
+            groups: defaultdict[tuple[Group, bool], list[int]] = defaultdict(list)
+            for key, group in some:
+                if group.edge is not None:
+                    groups[group, key in counted].append(key)
+            for (group, measured), keys in groups.items():
                 yield LiveConnections(
                     (keys[0] >> 48).to_bytes(8, "big"),
-                    cohort.began_ns,
-                    cohort.edge,
+                    group.began_ns,
+                    group.edge,
                     array("Q", [key & _OF_FLOW for key in keys]).tobytes(),
                     b"".join([counted[key] for key in keys]) if measured else None,
                 )
@@ -308,14 +308,14 @@ class Connections:
         """Take up what a clean stop kept. `by_port`: each connection is a row of its own."""
         for some in kept:
             base = int.from_bytes(some.flow, "big") << 48
-            cohort = Cohort(None, some.began_ns)
-            cohort.edge = some.edge
+            group = Group(None, some.began_ns)
+            group.edge = some.edge
             for n, of_flow in enumerate(array("Q", some.keys)):
                 key = base | of_flow
                 if by_port:
-                    cohort = Cohort(None, some.began_ns)
-                    cohort.edge = some.edge
-                self.live[key] = cohort
+                    group = Group(None, some.began_ns)
+                    group.edge = some.edge
+                self.live[key] = group
                 if some.counters is not None:
                     self._counted[key] = some.counters[32 * n : 32 * n + 32]
         self._doubtful = set(self.live)

@@ -138,7 +138,7 @@ class Api:
         else:
             log.debug("%s: %s", resource, why)
 
-    def rejoice(self, resource: Resource) -> None:
+    def recovered(self, resource: Resource) -> None:
         """Log that a resource is known again, or all are."""
         with self._lock:
             self._away.discard(resource)

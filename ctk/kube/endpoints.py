@@ -13,9 +13,6 @@ writes it.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from ctk.kube.dials import Dials
-from ctk.kube.doors import Doors
-from ctk.kube.guesses import Guesses
 from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
 from ctk.kube.objects import (
     Change,
@@ -33,7 +30,10 @@ from ctk.kube.objects import (
     resource_of,
 )
 from ctk.kube.owners import FOREVER_NS, Owners
+from ctk.kube.provisional import ProvisionalEndpoints
+from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
+from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import Completed, Edge, Endpoint, Gap, HistoryChange, ObjectClosed
 
 _MOST_CACHED = 16_384  # edges
@@ -58,9 +58,9 @@ class Endpoints:
         self._kube = kube
         self._history: list[HistoryChange] = []
         self._owners = Owners(self._history, always=not kube)
-        self._guesses = Guesses(node_name, local_addresses, kube=kube)
-        self._doors = Doors(always=not kube)
-        self._dials = Dials(self._doors, self._owners)
+        self._guesses = ProvisionalEndpoints(node_name, local_addresses, kube=kube)
+        self._doors = ServicePorts(always=not kube)
+        self._dials = UnresolvedDials(self._doors, self._owners)
         self._staleness = Staleness()
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}

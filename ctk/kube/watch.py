@@ -202,7 +202,7 @@ class _Follower:
         if self._lost is not None:
             lost, self._lost = self._lost, None
             self._queue.put(Stale(self._resource, lost.at_ns, self._heard_ns, lost.why))
-            self._api.rejoice(self._resource)
+            self._api.recovered(self._resource)
 
     def _list(self) -> None:
         """Put the whole resource on the queue as one change."""

@@ -22,8 +22,8 @@ from ctk.model import (
     ServiceFound,
 )
 from ctk.store import bulk, history
+from ctk.store.bloom import Seen
 from ctk.store.history import compact, pack
-from ctk.store.seen import Seen
 
 _NO_NAME = (None,) * 7
 CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again

@@ -51,23 +51,23 @@ _ADDED = ", ".join(
 )
 
 
-class Marks(NamedTuple):
+class Watermarks(NamedTuple):
     """How far a level is; None where nothing was folded or pruned yet."""
 
     folded_ns: int | None
     pruned_ns: int | None
 
 
-def marks(conn: sqlite3.Connection) -> dict[str, Marks]:
+def marks(conn: sqlite3.Connection) -> dict[str, Watermarks]:
     return {
-        name: Marks(folded_ns, pruned_ns)
+        name: Watermarks(folded_ns, pruned_ns)
         for name, folded_ns, pruned_ns in conn.execute(
             "SELECT name, folded_ns, pruned_ns FROM level"
         )
     }
 
 
-def settled_ns(marked: Mapping[str, Marks]) -> int:
+def settled_ns(marked: Mapping[str, Watermarks]) -> int:
     """A row that starts before this is late at some level."""
     return max((level.folded_ns or NEVER for level in marked.values()), default=NEVER)
 
@@ -79,7 +79,7 @@ def floor(at_ns: int, width_ns: int) -> int:
 
 def add_late(
     conn: sqlite3.Connection,
-    marked: Mapping[str, Marks],
+    marked: Mapping[str, Watermarks],
     started_ns: int,
     edge_id: int,
     counts: Sequence[int | None],
@@ -103,8 +103,8 @@ def fold(
     """
     Fold every whole bucket before `until_ns`, one of them a step.
 
-    Rows that start before `until_ns` must be in the file, or come as late ones. Marks move with
-    rows only, so a clock that jumped ahead for a moment leaves none in the future.
+    Rows that start before `until_ns` must be in the file, or come as late ones. Watermarks move
+    with rows only, so a clock that jumped ahead for a moment leaves none in the future.
     """
     conn.execute(
         f"CREATE TEMP TABLE IF NOT EXISTS bucket (edge_id INTEGER PRIMARY KEY, {_COLUMNS})"

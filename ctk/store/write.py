@@ -142,7 +142,7 @@ class Writer:
         found = self._identities.read_edges(ids) if ids else {}
         return [found[edge] if isinstance(edge, int) else edge for edge in edges]
 
-    def tend(
+    def maintain(
         self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
     ) -> Iterator[None]:
         """
@@ -282,7 +282,7 @@ class Writer:
         self._newest_ns = max([self._newest_ns, *newest])
 
     def _insert_late(
-        self, marks: Mapping[str, rollup.Marks], edge_id: int, row: tuple[Any, ...]
+        self, marks: Mapping[str, rollup.Watermarks], edge_id: int, row: tuple[Any, ...]
     ) -> None:
         """Insert a FlowRow (without its edge) where time has been before, and fold it at once."""
         started_ns = row[0]

@@ -204,7 +204,7 @@ def generate(out: Path, flows: int, days: int, until_ns: int, seed: int) -> dict
         for end_ns, rows in hours(cluster, rng, flows, since_ns, until_ns):
             written += len(rows)
             writer.window(rows, committed_ns=end_ns, counters=Counters(events=written * 4))
-            for _ in writer.tend(end_ns, keep):
+            for _ in writer.maintain(end_ns, keep):
                 pass
         writer.finish(until_ns)
     with connect.reader(out) as conn:

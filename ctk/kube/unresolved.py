@@ -8,17 +8,17 @@ told later, and then the edges that dialled it are completed.
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
-from ctk.kube.doors import ANY_NODE, Door, Doors
 from ctk.kube.owners import Owners
+from ctk.kube.service_ports import ANY_NODE, Door, ServicePorts
 from ctk.model import Endpoint, ServiceFound, Via
 
 _MOST = 20_000  # dials remembered
 
 
-class Dials:
+class UnresolvedDials:
     """What was dialled, and led to no service that was known then."""
 
-    def __init__(self, doors: Doors, owners: Owners) -> None:
+    def __init__(self, doors: ServicePorts, owners: Owners) -> None:
         self._doors = doors
         self._owners = owners
         # By address: endpoint, protocol and port, with when it was first dialled.
@@ -54,7 +54,7 @@ class Dials:
             self._count -= len(oldest)
 
     def opened(self, doors: Iterable[Door]) -> Iterator[ServiceFound]:
-        """Doors opened: some may have been dialled before that was known."""
+        """ServicePorts opened: some may have been dialled before that was known."""
         addresses = {door[0] for door in doors}
         for address in list(self._unserved) if ANY_NODE in addresses else addresses:
             for dialled in {key[0] for key in self._unserved.get(address, ())}:

@@ -7,9 +7,9 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, BinaryIO, Literal
 
+from ctk.ask.describe import StoredGap
+from ctk.ask.top import COUNTS, Ranking
 from ctk.model import FLOW_KEYS, Finding, FlowRecord
-from ctk.store.describe import StoredGap
-from ctk.store.rank import COUNTS, Ranking
 from ctk.timespan import format_age
 
 Format = Literal["table", "json", "jsonl", "csv", "tsv"]

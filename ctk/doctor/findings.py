@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 from ctk.conntrack import socket as kernel
+from ctk.doctor.readings import Readings
 from ctk.model import Finding
-from ctk.readings import Readings
 
 _MIB, _GIB = 1 << 20, 1 << 30
 

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctk.errors import UsageError
-from ctk.model import Filters
-from ctk.store.read import COLUMNS, JOINS, one_moment
-from ctk.store.selectors import (
+from ctk.ask.flows import COLUMNS, JOINS, one_moment
+from ctk.ask.selectors import (
     Condition,
     both,
     edge_condition,
@@ -22,7 +20,9 @@ from ctk.store.selectors import (
     row_condition,
     settle,
 )
-from ctk.store.spans import Piece, clip, cover, held
+from ctk.ask.spans import Piece, clip, cover, held
+from ctk.errors import UsageError
+from ctk.model import Filters
 
 # What to rank by: a flow's keys that are neither times nor counts, and the two sides by the finest
 # name that is known.

@@ -17,7 +17,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
-from ctk import host
 from ctk.conntrack.aggregate import (
     EVERYTHING,
     SECOND_NS,
@@ -26,7 +25,7 @@ from ctk.conntrack.aggregate import (
     Window,
 )
 from ctk.conntrack.capture import CaptureWriter
-from ctk.conntrack.connections import Census, Cohort, Connections
+from ctk.conntrack.connections import Census, Connections, Group
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.tuples import FlowTuple
 from ctk.errors import DiskFullError
@@ -43,7 +42,8 @@ from ctk.model import (
     HistoryChange,
     LoneEvent,
 )
-from ctk.rows import ends_of, has_ports, rows_of, rows_of_events
+from ctk.record import host
+from ctk.record.attribution import ends_of, has_ports, rows_of, rows_of_events
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
 
@@ -55,8 +55,8 @@ _MANY_CHANGES = 1_000  # of history: they are written without waiting for the wi
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
 _MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them ended untold
-_LAST_TEND_S = 30.0
-_TEND_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
+_LAST_MAINTAIN_S = 30.0
+_MAINTAIN_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
 
 
 class Stream(Protocol):
@@ -237,10 +237,10 @@ class _Recorder:
             self._write(window, self.now_ns)
         self._endpoints.finish(self.now_ns)
         self._commit([], {}, self.now_ns)
-        for cohort in self._connections.live.values():
-            if cohort.edge is None:
-                self._edge(cohort)
-        self._tend(self.now_ns, _LAST_TEND_S)
+        for group in self._connections.live.values():
+            if group.edge is None:
+                self._edge(group)
+        self._maintain(self.now_ns, _LAST_MAINTAIN_S)
         self._writer.finish(self.now_ns, self._connections.export() if self._plan.live else ())
         self._tell(self.now_ns)
 
@@ -255,7 +255,7 @@ class _Recorder:
             self._listening.rows(zip(told, whole, strict=True))
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
         # The open window may still add rows that start in it: it is folded with the next.
-        self._tend(window.started_ns, _TEND_S)
+        self._maintain(window.started_ns, _MAINTAIN_S)
 
     def _commit(
         self,
@@ -304,7 +304,7 @@ class _Recorder:
     def _let_go(self, window: Window) -> None:
         """Keep the ids of edges that are in the file now: 300 bytes less a live connection."""
         for totals in window.totals:
-            totals.cohort.edge = self._short(totals.cohort.edge)
+            totals.group.edge = self._short(totals.group.edge)
 
     def _short(self, edge: AnyEdge) -> AnyEdge:
         """The id of an edge that is in the file, unless only the edge says that it has no ports."""
@@ -340,11 +340,11 @@ class _Recorder:
                 Gap("clock step", min(before_ns, at_ns), max(before_ns, at_ns), None, detail)
             )
 
-    def _tend(self, now_ns: int, seconds: float) -> None:
+    def _maintain(self, now_ns: int, seconds: float) -> None:
         """Fold and prune for so long; what is left waits for the next window."""
         until = time.monotonic() + seconds
         try:
-            for _ in self._writer.tend(now_ns, self._plan.retain, self._plan.max_bytes):
+            for _ in self._writer.maintain(now_ns, self._plan.retain, self._plan.max_bytes):
                 if time.monotonic() > until:
                     break
         except DiskFullError:
@@ -368,16 +368,16 @@ class _Recorder:
             )
         )
 
-    def _edge(self, cohort: Cohort) -> AnyEdge:
-        """Ask who a cohort belonged to; once, for its flow is not needed any more then."""
-        flow = cohort.flow
+    def _edge(self, group: Group) -> AnyEdge:
+        """Ask who a group belonged to; once, for its flow is not needed any more then."""
+        flow = group.flow
         if flow is None:
-            raise RuntimeError("a cohort without a flow has an edge")
+            raise RuntimeError("a group without a flow has an edge")
         if flow.tuple is not None:
             flow.ends, flow.tuple = ends_of(flow.tuple), None
         # Rows merge by it, so it is the id wherever a row may have come with the id.
-        edge = self._short(self._endpoints.edge(*(*flow.ends, cohort.began_ns)))
-        cohort.edge, cohort.flow = edge, None
+        edge = self._short(self._endpoints.edge(*(*flow.ends, group.began_ns)))
+        group.edge, group.flow = edge, None
         return edge
 
 

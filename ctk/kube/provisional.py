@@ -28,7 +28,7 @@ _NOT_ALL_PUBLIC = frozenset(
 )
 
 
-class Guesses:
+class ProvisionalEndpoints:
     """
     The guesses about each address, the latest last.
 

@@ -28,7 +28,7 @@ class _Open:
     to_ns: int = FOREVER_NS
 
 
-class Doors:
+class ServicePorts:
     """
     The doors of all services, each with the spans in which it was open.
 

@@ -1,7 +1,7 @@
 """
 What a window held, as rows of the file and as records for people.
 
-Where cohorts meet who they belonged to: one row an edge, a connection or an event.
+Where groups meet who they belonged to: one row an edge, a connection or an event.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +12,14 @@ from typing import Any
 import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
-from ctk.conntrack.connections import Cohort
+from ctk.conntrack.connections import Group
 from ctk.conntrack.tuples import FlowTuple
 from ctk.model import AnyEdge, Edge, Endpoint, FlowRecord, FlowRow, LoneEvent
 from ctk.timespan import format_time
 
 
 def rows_of(
-    window: Window, edge_of: Callable[[Cohort], AnyEdge], aggregation: Aggregation
+    window: Window, edge_of: Callable[[Group], AnyEdge], aggregation: Aggregation
 ) -> tuple[list[FlowRow], dict[AnyEdge, list[LoneEvent]]]:
     """
     Turn what a window held into rows: one an edge, a connection or an event.
@@ -31,10 +31,10 @@ def rows_of(
     alone: list[FlowRow] = []
     events: dict[AnyEdge, list[LoneEvent]] = {}
     for totals in window.totals:
-        cohort = totals.cohort
-        edge = cohort.edge
+        group = totals.group
+        edge = group.edge
         if edge is None:
-            edge = edge_of(cohort)
+            edge = edge_of(group)
         if totals.apart is not None:
             if totals.apart.lone:
                 events.setdefault(edge, []).extend(_with_ports(edge, totals.apart.lone))

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ctk.ask.spans import Held, clip, extent, held
+from ctk.ask.top import Ranking
 from ctk.model import Filters
-from ctk.store.rank import Ranking
-from ctk.store.spans import Held, clip, extent, held
 from ctk.timespan import format_age, format_time
 
 
@@ -88,7 +88,7 @@ def lacks(
     return said
 
 
-def lacks_of_ranking(conn: sqlite3.Connection, filters: Filters, ranked: Ranking) -> list[str]:
+def caveats_of_top(conn: sqlite3.Connection, filters: Filters, ranked: Ranking) -> list[str]:
     """Say in a line each what a ranking lacks, or counts beyond what was asked."""
     if ranked.one_by_one:
         return lacks(conn, filters)

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ctk.ask.selectors import both, edge_condition, folded_condition, row_condition, settle
+from ctk.ask.spans import clip, held, holding
 from ctk.model import FLOW_KEYS, Filters, FlowRecord
 from ctk.store.rollup import EVER, NEVER
-from ctk.store.selectors import both, edge_condition, folded_condition, row_condition, settle
-from ctk.store.spans import clip, held, holding
 from ctk.timespan import SECOND
 
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.

@@ -1,0 +1,1 @@
+"""Questions to a ctk file, and their answers."""

@@ -1,0 +1,1 @@
+"""What keeps ctk from recording here."""

@@ -1,0 +1,1 @@
+"""Rows to tables, JSON, CSV and the JSON log, and files of lines with rollover."""
