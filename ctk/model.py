@@ -58,6 +58,19 @@ PROTOCOLS: Mapping[int, str] = {
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
 
 
+class FlowTuple(NamedTuple):
+    """Both tuples of a connection without the source port. Addresses are 4 or 16 bytes."""
+
+    proto: str
+    zone: int
+    src: bytes
+    dst: bytes
+    dst_port: int | None  # None for ICMP and protocols without ports
+    reply_src: bytes
+    reply_src_port: int | None
+    reply_dst: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Endpoint:
     """
