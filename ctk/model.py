@@ -58,6 +58,19 @@ PROTOCOLS: Mapping[int, str] = {
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
 
 
+class FlowTuple(NamedTuple):
+    """Both tuples of a connection without the source port. Addresses are 4 or 16 bytes."""
+
+    proto: str
+    zone: int
+    src: bytes
+    dst: bytes
+    dst_port: int | None  # None for ICMP and protocols without ports
+    reply_src: bytes
+    reply_src_port: int | None
+    reply_dst: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Endpoint:
     """
@@ -215,10 +228,11 @@ class Completed(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """The interval of `endpoint` ended."""
+    """The interval of `endpoint` ended; `inferred` where nobody saw it end."""
 
     endpoint: Endpoint
     valid_to_ns: int
+    inferred: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -242,11 +256,33 @@ class ObjectRecord:
 
 
 class ObjectClosed(NamedTuple):
-    """The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`."""
+    """
+    The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`.
+
+    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered.
+    """
 
     kind: Literal["pod", "service", "node"]
     uid: str
     valid_to_ns: int
+    inferred: bool = False
+
+
+class KnownObject(NamedTuple):
+    """
+    What the file knew of an object when a recording began.
+
+    `valid_to_ns` is None where it stood so when the file's knowledge ended.
+    """
+
+    record: ObjectRecord
+    valid_to_ns: int | None
+
+
+class ClusterFound(NamedTuple):
+    """The cluster said which it is: `uid` is that of its namespace kube-system."""
+
+    uid: str
 
 
 class ServiceFound(NamedTuple):
@@ -260,7 +296,7 @@ class ServiceFound(NamedTuple):
 
 
 # What the table of endpoints learned, in order; the writer stores it with the next window.
-HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed
+HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed | ClusterFound
 
 
 class Datagrams(NamedTuple):

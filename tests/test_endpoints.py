@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from hypothesis import given
@@ -30,12 +30,12 @@ from ctk.kube.objects import (
 from ctk.model import (
     Closed,
     Completed,
-    Edge,
     Endpoint,
     Gap,
     ObjectClosed,
     ObjectRecord,
     ServiceFound,
+    Via,
 )
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
@@ -133,6 +133,16 @@ def who(endpoints: Endpoints, address: str, at: float) -> str:
     return f"{endpoint.kind} {endpoint.name or ''}".strip()
 
 
+class Dial(NamedTuple):
+    """What is asked about one connection."""
+
+    src: Endpoint
+    dialled: Endpoint
+    backend: Endpoint
+    service: str | None
+    service_via: Via | None
+
+
 def dial(
     endpoints: Endpoints,
     dst: str,
@@ -140,16 +150,18 @@ def dial(
     *,
     at: float = 100,
     proto: str = "tcp",
-    reply: tuple[str, int | None] | None = None,
+    answered_by: str | None = None,
     src: str = "10.244.0.8",
-) -> Edge:
-    reply_src, reply_port = reply or (dst, port)
+) -> Dial:
     when_ns = T0 + int(at * S)
-    return endpoints.edge(proto, 0, src, dst, port, reply_src, reply_port, src, when_ns)
+    source, dialled = endpoints.at(src, when_ns), endpoints.at(dst, when_ns)
+    backend = endpoints.at(answered_by or dst, when_ns)
+    found = None if port is None else endpoints.service(dialled, proto, port, when_ns)
+    return Dial(source, dialled, backend, *(found or (None, None)))
 
 
-def via(edge: Edge) -> tuple[str | None, str | None]:
-    return edge.service, edge.service_via
+def via(dialled: Dial) -> tuple[str | None, Via | None]:
+    return dialled.service, dialled.service_via
 
 
 # The recordings.
@@ -224,10 +236,8 @@ def test_recorded_services_are_known_by_every_door() -> None:
     later_ns = 1795501400 * S
 
     def dialled(dst: str, port: int, proto: str = "tcp") -> tuple[str | None, str | None, str]:
-        edge = endpoints.edge(
-            proto, 0, "10.244.0.21", dst, port, dst, port, "10.244.0.21", later_ns
-        )
-        return edge.service, edge.service_via, edge.dialled.kind
+        found = dial(endpoints, dst, port, at=(later_ns - T0) / S, proto=proto)
+        return found.service, found.service_via, found.dialled.kind
 
     assert dialled("10.96.0.1", 443) == ("default/kubernetes", "address", "service")
     assert dialled("10.96.0.80", 80) == ("shop/web", "address", "service")
@@ -470,7 +480,7 @@ def test_an_unknown_address_is_one_endpoint_for_a_minute() -> None:
 
 def test_what_was_asked_before_the_lists_is_completed_by_them() -> None:
     endpoints = Endpoints("n1", ["172.18.0.2"], T0, kube=True)
-    edge = dial(endpoints, "10.96.0.80", 80, reply=("10.244.0.9", 8080), at=1)
+    edge = dial(endpoints, "10.96.0.80", 80, answered_by="10.244.0.9", at=1)
     outside = dial(endpoints, "172.18.0.2", 30080, src="192.168.1.5", at=2)
     assert (edge.src.kind, edge.dialled.kind, edge.backend.kind, edge.service) == (
         "unknown",
@@ -539,35 +549,9 @@ def test_a_dialled_service_that_nobody_answers_has_its_name() -> None:
     )
 
 
-def test_an_edge_says_who_dialled_what_and_who_answered() -> None:
-    endpoints = cluster(node(), service(), pod(), pod("client", "10.244.0.8"))
-    at = {name: endpoints.at(name, T0 + 100 * S) for name in ("10.244.0.8", "10.244.0.9")}
-    endpoints.at("10.96.0.80", T0)
-    edge = endpoints.edge(
-        "tcp", 7, "10.244.0.8", "10.96.0.80", 80, "10.244.0.9", 8080, "10.244.0.1", T0 + 100 * S
-    )
-    assert edge == Edge(
-        proto="tcp",
-        zone=7,
-        src=at["10.244.0.8"],
-        dialled=endpoints.at("10.96.0.80", T0 + 100 * S),
-        dst_port=80,
-        nat_src="10.244.0.1",
-        backend=at["10.244.0.9"],
-        nat_dst_port=8080,
-        service="shop/web",
-        service_via="address",
-    )
-
-
 def test_a_ping_to_a_service_has_no_port_and_so_no_service() -> None:
     edge = dial(cluster(service()), "10.96.0.80", None, proto="icmp")
-    assert (edge.dialled.name, edge.dst_port, edge.nat_dst_port, edge.service) == (
-        "web",
-        None,
-        None,
-        None,
-    )
+    assert (edge.dialled.name, edge.service) == ("web", None)
 
 
 def test_a_headless_service_is_known_by_its_pods_only() -> None:
@@ -755,17 +739,41 @@ def test_external_addresses_are_remembered_up_to_a_number() -> None:
     assert len(endpoints._guesses._of) == 16_384
 
 
-def test_the_cache_of_edges_is_never_wrong() -> None:
-    endpoints = cluster(node(), service(), pod(), pod("client", "10.244.0.8"))
-    first = dial(endpoints, "10.96.0.80", at=200)
-    assert dial(endpoints, "10.96.0.80", at=201) is first
-    assert dial(endpoints, "10.96.0.80", at=-10).dialled.kind == "unknown"
-    unknown = dial(endpoints, "10.244.0.77", at=200)
-    assert dial(endpoints, "10.244.0.77", at=259).dialled is unknown.dialled
-    assert dial(endpoints, "10.244.0.77", at=261).dialled is not unknown.dialled
+def test_an_answer_holds_from_the_last_known_change_until_it_may_be_another() -> None:
+    endpoints = cluster(node(), service(), pod())
+    asked = [endpoints.at(each, T0 + 200 * S) for each in ("10.96.0.80", "8.8.8.8", "10.244.0.77")]
+    assert [endpoints.good_until_ns(each) for each in asked] == [1 << 63, 1 << 63, T0 + 260 * S]
+    assert endpoints.settled_ns == T0
+    assert endpoints.at("10.244.0.77", T0 + 259 * S) is asked[2]
+    assert endpoints.at("10.244.0.77", T0 + 260 * S) is not asked[2]
     endpoints.apply(Gone(service(), T0 + 300 * S))
-    assert dial(endpoints, "10.96.0.80", at=301).service is None
-    assert dial(endpoints, "10.96.0.80", at=299).service == "shop/web"
+    assert endpoints.settled_ns == T0 + 300 * S
+    assert endpoints.at("10.96.0.80", T0 + 299 * S) is asked[0]
+    assert endpoints.at("10.96.0.80", T0 + 300 * S) is not asked[0]
+
+
+@pytest.mark.parametrize("kube", [True, False])
+def test_what_turns_out_to_be_an_interface_of_this_node_is_completed(kube: bool) -> None:
+    """A recorder that starts before the CNI: kubelet's probes come from its bridge."""
+    endpoints = Endpoints("n1", ["172.18.0.2"], T0, kube=kube)
+    asked = [endpoints.at(each, T0 + 5 * S) for each in ("10.244.0.1", "8.8.4.4", "10.244.0.2")]
+    assert [each.kind for each in asked] == ["unknown", "external", "unknown"]
+    endpoints.set_local_addresses(frozenset(("172.18.0.2", "10.244.0.1", "8.8.4.4")))
+    now = [endpoints.at(each.address, T0 + 5 * S) for each in asked]
+    assert [(each.kind, each.name) for each in now[:2]] == [("node", "n1")] * 2
+    assert now[2] is asked[2]
+    completed = [Completed(asked[0], now[0]), Completed(asked[1], now[1])]
+    assert {*endpoints.drain()} == {*completed}
+
+
+def test_a_nodes_zone_is_what_its_label_says_now() -> None:
+    label = "topology.kubernetes.io/zone"
+    endpoints = cluster(node(labels={label: "z1"}), node("n2", "172.18.0.3"))
+    assert [endpoints.zone_of(each) for each in ("n1", "n2", "n3", None)] == ["z1", *[None] * 3]
+    endpoints.apply(Seen(node(labels={label: "z2"}), T0 + 5 * S))
+    assert endpoints.zone_of("n1") == "z2"
+    endpoints.apply(Gone(node(labels={label: "z2"}), T0 + 6 * S))
+    assert endpoints.zone_of("n1") is None
 
 
 lives = st.lists(

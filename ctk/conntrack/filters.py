@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from ctk.conntrack import attributes
-from ctk.conntrack.tuples import FlowTuple
 from ctk.errors import UsageError
-from ctk.model import PROTOCOLS
+from ctk.model import PROTOCOLS, FlowTuple
 
 _NUMBERS = {name: number for number, name in PROTOCOLS.items()}
 
