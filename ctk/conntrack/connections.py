@@ -120,7 +120,7 @@ class Connections:
         state = self.states.get(key, 0)
         if not state & (_MAY_HAVE_ENDED | OLDER):
             return True
-        self.clear_state(key, _MAY_HAVE_ENDED | _UNTIL_NEXT_DUMP)
+        self.clear_state(key, ~UNWANTED)
         self._counters.pop(key, None)
         return bool(state & OLDER) and not state & UNCOUNTED
 

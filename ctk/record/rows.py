@@ -1,0 +1,120 @@
+"""What a window held, as rows of the file and as records for people."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import orjson
+
+from ctk.conntrack.aggregate import Aggregation, Window
+from ctk.conntrack.groups import Counters, Group, Totals
+from ctk.model import ROW_COUNTS, Edge, Endpoint, FlowRow, LoneEvent, counts_of
+from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord
+from ctk.timespan import format_time
+
+_NOT_MEASURED = (None, None, None, None)
+Measured = tuple[int | None, int | None, int | None, int | None]  # in a FlowRow's order
+
+
+class Rows(NamedTuple):
+    """The rows of a window; of single events without counters, the events by their edge's id."""
+
+    rows: list[FlowRow]
+    events: dict[int, list[LoneEvent]]
+
+    def __len__(self) -> int:
+        return len(self.rows) + sum(map(len, self.events.values()))
+
+    def each(self) -> Iterator[FlowRow]:
+        """Yield every row, those of single events too."""
+        yield from self.rows
+        for edge_id, events in self.events.items():
+            for event in events:
+                yield _row_of_event(edge_id, event, _NOT_MEASURED)
+
+
+def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Aggregation) -> Rows:
+    """Turn what a window held into rows: one an edge, a connection or an event."""
+    merged: dict[int, FlowRow] = {}
+    alone: list[FlowRow] = []
+    events: dict[int, list[LoneEvent]] = {}
+    for totals in window.totals:
+        edge_id = edge_id_of(totals.group)
+        if totals.apart is not None:
+            lone = _with_ports(totals.group, totals.apart.lone)
+            if lone:
+                events.setdefault(edge_id, []).extend(lone)
+            for event, moved in totals.apart.measured:
+                [event] = _with_ports(totals.group, [event])
+                alone.append(_row_of_event(edge_id, event, _measured(moved)))
+            continue
+        row = _row(edge_id, totals, window)
+        if aggregation == "connections":
+            alone.append(row)
+            continue
+        other = merged.get(edge_id)
+        merged[edge_id] = row if other is None else _sum(other, row)
+    return Rows([*merged.values(), *alone], events)
+
+
+def events_of(window: Window) -> int:
+    """Return how many kernel events a window holds."""
+    return sum(
+        len(each.apart.lone) + len(each.apart.measured)
+        if each.apart is not None
+        else each.new_events + each.update_events + each.destroy_events
+        for each in window.totals
+    )
+
+
+def _row(edge_id: int, totals: Totals, window: Window) -> FlowRow:
+    first_ns, last_ns = window.started_ns, window.ended_ns - 1
+    started_ns = min(max(totals.started_ns, first_ns), last_ns)
+    moved = Counters(totals.packets_out, totals.bytes_out, totals.packets_in, totals.bytes_in)
+    return FlowRow(
+        edge_id,
+        started_ns,
+        max(started_ns, min(totals.ended_ns, last_ns)),
+        totals.port if totals.group.has_ports else None,
+        totals.connections,
+        totals.new_events,
+        totals.update_events,
+        totals.destroy_events,
+        totals.unreplied,
+        totals.refused,
+        *(_measured(moved) if totals.measured else _NOT_MEASURED),
+    )
+
+
+def _with_ports(group: Group, events: Sequence[LoneEvent]) -> Sequence[LoneEvent]:
+    """Take out what stands in place of a port where a protocol has none: an ICMP id, say."""
+    if group.has_ports:
+        return events
+    return [(at_ns, None, counts) for at_ns, _, counts in events]
+
+
+def _row_of_event(edge_id: int, event: LoneEvent, measured: Measured) -> FlowRow:
+    at_ns, port, counts = event
+    return FlowRow._make((edge_id, at_ns, at_ns, port, *counts_of(counts), *measured))
+
+
+def _measured(moved: Counters) -> Measured:
+    """Put the kernel's counters into a FlowRow's order."""
+    packets_out, bytes_out, packets_in, bytes_in = moved
+    return bytes_out, packets_out, bytes_in, packets_in
+
+
+def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
+    counts = [
+        mine if its is None else its if mine is None else mine + its
+        for mine, its in zip(one[ROW_COUNTS], other[ROW_COUNTS], strict=True)
+    ]
+    return FlowRow._make(
+        (
+            one.edge_id,
+            min(one.started_ns, other.started_ns),
+            max(one.ended_ns, other.ended_ns),
+            one.src_port if one.src_port == other.src_port else None,
+            *counts,
+        )
+    )
