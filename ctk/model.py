@@ -11,6 +11,8 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
+from ctk.errors import UsageError
+
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
 GapKind = Literal[
@@ -58,6 +60,32 @@ PROTOCOLS: Mapping[int, str] = {
     132: "sctp",
     136: "udplite",
 }
+PROTOCOL_NUMBERS: Mapping[str, int] = {name: number for number, name in PROTOCOLS.items()}
+
+
+def parse_protocol(text: str) -> int:
+    """Turn "tcp", "UDP" or "132" into the protocol's number."""
+    number = PROTOCOL_NUMBERS.get(text.lower())
+    if number is None and text.isdecimal() and text.isascii() and len(text) <= 3:
+        number = int(text)
+    if number is None or number > 255:
+        raise UsageError(
+            f"{text!r} is not a protocol",
+            hint=f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
+        )
+    return number
+
+
+def protocol_name(number: int) -> str:
+    """Give the name that a flow has for a protocol: its number as text where it has none."""
+    return PROTOCOLS.get(number, str(number))
+
+
+def parse_port(text: str) -> int:
+    """Turn "443" into a number from 0 to 65535."""
+    if not (text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) <= 65535):
+        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
+    return int(text)
 
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
