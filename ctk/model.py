@@ -8,9 +8,12 @@ integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from socket import AF_INET, AF_INET6, inet_ntop
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+from ctk.errors import UsageError
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
@@ -24,6 +27,10 @@ GapKind = Literal[
     "counters reset",  # another tool zeroed the kernel's counters: bytes are short by what it read
     "file locked",  # rows that could not be written; `lost` says how many events they held
 ]
+
+# The kernel's events of a connection, as people name them.
+EventName = Literal["new", "update", "destroy"]
+EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
 
 # What a filter flag asks about, and of which side: "from" opened the connection, "to" was dialled
 # or answered.
@@ -57,6 +64,32 @@ PROTOCOLS: Mapping[int, str] = {
     132: "sctp",
     136: "udplite",
 }
+PROTOCOL_NUMBERS: Mapping[str, int] = {name: number for number, name in PROTOCOLS.items()}
+
+
+def parse_protocol(text: str) -> int:
+    """Turn "tcp", "UDP" or "132" into the protocol's number."""
+    number = PROTOCOL_NUMBERS.get(text.lower())
+    if number is None and text.isdecimal() and text.isascii() and len(text) <= 3:
+        number = int(text)
+    if number is None or number > 255:
+        raise UsageError(
+            f"{text!r} is not a protocol",
+            hint=f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
+        )
+    return number
+
+
+def protocol_name(number: int) -> str:
+    """Give the name that a flow has for a protocol: its number as text where it has none."""
+    return PROTOCOLS.get(number, str(number))
+
+
+def parse_port(text: str) -> int:
+    """Turn "443" into a number from 0 to 65535."""
+    if not (text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) <= 65535):
+        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
+    return int(text)
 
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
@@ -147,61 +180,14 @@ class FlowRow(NamedTuple):
     bytes_in: int | None
     packets_in: int | None
 
-
-class FlowRecord(NamedTuple):
-    """
-    One row of the views and one line of `-o jsonl` (design.md, section 5): a flow as it is read.
-
-    Labels are JSON text, as they are stored.
-    """
-
-    started_at: str
-    ended_at: str
-    started_ns: int
-    ended_ns: int
-    node: str
-    proto: str
-    ip_version: int | None  # None where both sides are folded into "other"
-    zone: int
-    src: str
-    src_port: int | None
-    dst: str
-    dst_port: int | None
-    nat_src: str | None
-    nat_dst: str | None
-    nat_dst_port: int | None
-    src_kind: Kind
-    src_namespace: str | None
-    src_name: str | None
-    src_workload: str | None
-    src_workload_kind: str | None
-    src_node: str | None
-    src_labels: str | None
-    dst_kind: Kind
-    dst_namespace: str | None
-    dst_name: str | None
-    dst_workload: str | None
-    dst_workload_kind: str | None
-    dst_node: str | None
-    dst_labels: str | None
-    service: str | None
-    service_via: Via | None
-    connections: int
-    new_events: int
-    update_events: int
-    destroy_events: int
-    unreplied: int
-    refused: int
-    bytes_out: int | None
-    packets_out: int | None
-    bytes_in: int | None
-    packets_in: int | None
+    @property
+    def counts(self) -> tuple[int | None, ...]:
+        """What every rollup sums up: all after the edge, the times and the port."""
+        found: tuple[int | None, ...] = _counts(self)
+        return found
 
 
-FLOW_KEYS: tuple[str, ...] = FlowRecord._fields
-
-# The counts of a row: summed by every rollup and by `top`.
-COUNT_KEYS: tuple[str, ...] = FLOW_KEYS[FLOW_KEYS.index("connections") :]
+_counts = itemgetter(slice(FlowRow._fields.index("connections"), None))
 
 
 class Term(NamedTuple):
@@ -334,9 +320,23 @@ class Datagrams(NamedTuple):
 LoneEvent = tuple[int, int | None, int]
 COUNTS_CONNECTION, COUNTS_NEW, COUNTS_UPDATE, COUNTS_DESTROY = 1, 2, 4, 8
 COUNTS_UNREPLIED, COUNTS_REFUSED = 16, 32
+# The count of a row that each bit is one of; the lowest bit first.
+LONE_COUNTS = (
+    "connections",
+    "new_events",
+    "update_events",
+    "destroy_events",
+    "unreplied",
+    "refused",
+)
 
 
-class Counters(NamedTuple):
+def counts_of(bits: int) -> list[int]:
+    """Give a lone event's counts, in the order of LONE_COUNTS."""
+    return [bits >> at & 1 for at in range(len(LONE_COUNTS))]
+
+
+class EventCounts(NamedTuple):
     """What a recording has seen since it started, in kernel events."""
 
     events: int = 0

@@ -37,6 +37,6 @@ def packed(address: str) -> bytes:
     return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
 
 
-def with_ids(writer: Writer, rows: Iterable[tuple[Edge, FlowRow]]) -> list[FlowRow]:
-    """The rows, each with the id that the writer gives its edge."""
-    return [row._replace(edge_id=writer.edge_id(edge)) for edge, row in rows]
+def with_ids(writer: Writer, rows: Iterable[FlowRow]) -> list[FlowRow]:
+    """Rows that were written down with an edge for its id, with the ids that the writer gives."""
+    return [row._replace(edge_id=writer.edge_id(row.edge_id)) for row in rows]

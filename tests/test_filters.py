@@ -179,7 +179,7 @@ def test_a_filter_is_a_program_up_to_the_kernels_limit(cidrs, fits):
         ({"exclude_cidrs": ["pod"]}, "'pod' is not an address or a CIDR"),
         ({"protocols": ["tpc"]}, "'tpc' is not a protocol"),
         ({"protocols": ["256"]}, "'256' is not a protocol"),
-        ({"ports": ["0"]}, "'0' is not a port"),
+        ({"ports": ["65536"]}, "'65536' is not a port"),
         ({"ports": ["http"]}, "'http' is not a port"),
     ],
 )

@@ -21,9 +21,10 @@ from wire import SECOND, UDP, Connection, batch
 
 from ctk.ask.top import COUNTS, top
 from ctk.kube.objects import Change, Listed, Pod, Seen
-from ctk.model import COUNT_KEYS, FLOW_KEYS, Datagrams, Filters, Gap
+from ctk.model import Datagrams, Filters, Gap
 from ctk.record import loop as recorder
 from ctk.store import connect
+from ctk.store.columns import COUNT_KEYS, FLOW_KEYS
 from ctk.store.rollup import LEVELS
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from ctk.migrations.migrations import migrations
+from edges import edge, with_ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
@@ -21,8 +22,9 @@ from ctk.ask import spans
 from ctk.ask import top as rank
 from ctk.ask.selectors import edge_condition
 from ctk.errors import UsageError
-from ctk.model import Counters, Edge, Endpoint, Filters, FlowRecord, FlowRow, Side, Term
+from ctk.model import Endpoint, EventCounts, Filters, FlowRow, Side, Term
 from ctk.store import prune, rollup
+from ctk.store.columns import FlowRecord
 from ctk.store.rollup import LEVELS
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -57,14 +59,14 @@ EXTERNAL = [Endpoint(address=f"203.0.113.{i}", kind="external", valid_from_ns=0)
 V6 = Endpoint(address="2001:db8::9", kind="unknown", valid_from_ns=0)
 
 EDGES = [
-    Edge("tcp", 0, WEB1, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
-    Edge("tcp", 0, WEB2, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
-    Edge("tcp", 0, OTHER_WEB, SERVICE, 5432, None, SERVICE, None, "shop/db", "address"),
-    Edge("tcp", 0, EXTERNAL[0], NODE, 30080, "10.0.0.1", WEB1, 8080, "blog/web", "address"),
-    Edge("udp", 0, WEB1, V6, 53, None, V6, None, None, None),
-    Edge("icmp", 0, V6, NODE, None, None, NODE, None, None, None),
-    Edge("132", 7, DB, OTHER_WEB, 80, None, OTHER_WEB, None, "blog/web", "endpoint"),
-    *(Edge("tcp", 0, WEB2, peer, 443, None, peer, None, None, None) for peer in EXTERNAL),
+    edge("tcp", 0, WEB1, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
+    edge("tcp", 0, WEB2, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
+    edge("tcp", 0, OTHER_WEB, SERVICE, 5432, None, SERVICE, None, "shop/db", "address"),
+    edge("tcp", 0, EXTERNAL[0], NODE, 30080, "10.0.0.1", WEB1, 8080, "blog/web", "address"),
+    edge("udp", 0, WEB1, V6, 53, None, V6, None, None, None),
+    edge("icmp", 0, V6, NODE, None, None, NODE, None, None, None),
+    edge("132", 7, DB, OTHER_WEB, 80, None, OTHER_WEB, None, "blog/web", "endpoint"),
+    *(edge("tcp", 0, WEB2, peer, 443, None, peer, None, None, None) for peer in EXTERNAL),
 ]
 
 
@@ -76,7 +78,7 @@ def _new() -> sqlite3.Connection:
 
 def _write(conn: sqlite3.Connection, rows: list[FlowRow]) -> None:
     writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=START, boot_id=None)
-    writer.window(rows, committed_ns=START, counters=Counters())
+    writer.window(with_ids(writer, rows), committed_ns=START, counters=EventCounts())
 
 
 def _finish(steps: Iterator[None]) -> None:

@@ -39,9 +39,7 @@ class Baseline:
     @classmethod
     def after_reboot(cls, started_ns: int, previous: Previous) -> Self:
         """The kernel's table is new since the recording before: everything began meanwhile."""
-        return cls(
-            whole_from_ns=previous.committed_ns, undated_whole=True, over_from_ns=started_ns
-        )
+        return cls(whole_from_ns=previous.committed_ns, undated_whole=True, over_from_ns=started_ns)
 
     @classmethod
     def after_crash(cls, started_ns: int, previous: Previous) -> Self:

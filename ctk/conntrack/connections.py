@@ -5,20 +5,20 @@ A connection is known by (id, zone, original tuple), since CTA_ID is a hash that
 Here it is one integer, its key: `flow.base | ct_id << 16 | source port`. What stands in `live`
 lives. Most connections are just that; the few of which more must be known have a state besides.
 
-    state     | new event        | update | destroy    | listed by a dump    | missing in a whole dump
-    ----------|------------------|--------|------------|---------------------|------------------------
-    (unknown) | live, counted    | found  | found, end | found               |
-    (live)    | it is the same:  | live   | end        | live                | MISSED
-              | a dump was first |        |            |                     |
-    MISSED    | another: live,   | MISSED | end        | live                | end, untold
-              | counted          |        |            |                     |
-    RESTORED  | another: live,   | -      | end        | live; another where | MISSED
-              | counted          |        |            | it started since    |
-    OLDER     | began here after | OLDER  | end        | live                | MISSED
-              | all: counted now |        |            |                     |
-    UNMEASURED| -                | -      | end, bytes | live, counters are  | MISSED
-              |                  |        | not known  | its baseline        |
-    UNWANTED  | -                | -      | -          | UNWANTED, handed on | MISSED
+    state      | new event        | update | destroy    | listed by a dump    | missing in a dump
+    -----------|------------------|--------|------------|---------------------|------------------
+    (unknown)  | live, counted    | found  | found, end | found               | -
+    (live)     | it is the same:  | live   | end        | live                | MISSED
+               | a dump was first |        |            |                     |
+    MISSED     | another: live,   | MISSED | end        | live                | end, untold
+               | counted          |        |            |                     |
+    RESTORED   | another: live,   | stays  | end        | live; another where | MISSED
+               | counted          |        |            | it started since    |
+    OLDER      | began here after | OLDER  | end        | live                | MISSED
+               | all: counted now |        |            |                     |
+    UNMEASURED | (with OLDER)     | stays  | end, bytes | live, counters are  | MISSED
+               |                  |        | not known  | its baseline        |
+    UNWANTED   | -                | -      | -          | UNWANTED, handed on | MISSED
 
 "found" is a first sight without a new event: `Baseline` says how it counts. "end, untold" is
 the second dump in a row without it: after one the destroy event may still wait in the socket, and

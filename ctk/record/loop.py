@@ -102,9 +102,7 @@ class Recorder:
             aggregation=plan.aggregation,
         )
         self._local_addresses = stream.local_addresses
-        self._endpoints = Endpoints(
-            plan.node, self._local_addresses, started_ns, kube=plan.cluster
-        )
+        self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
         self._recall()
         self._attribution = Attribution(
             self._endpoints, self._writer.edge_id, self._writer.read_edges

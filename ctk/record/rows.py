@@ -1,6 +1,6 @@
 """What a window held, as rows of the file and as records for people."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.groups import Counters, Group, Totals
-from ctk.model import ROW_COUNTS, Edge, Endpoint, FlowRow, LoneEvent, counts_of
-from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord
+from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
+from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord, edge_path
 from ctk.timespan import format_time
 
 _NOT_MEASURED = (None, None, None, None)
@@ -44,8 +44,8 @@ def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Agg
             lone = _with_ports(totals.group, totals.apart.lone)
             if lone:
                 events.setdefault(edge_id, []).extend(lone)
-            for event, moved in totals.apart.measured:
-                [event] = _with_ports(totals.group, [event])
+            for measured, moved in totals.apart.measured:
+                [event] = _with_ports(totals.group, [measured])
                 alone.append(_row_of_event(edge_id, event, _measured(moved)))
             continue
         row = _row(edge_id, totals, window)
@@ -107,7 +107,7 @@ def _measured(moved: Counters) -> Measured:
 def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
     counts = [
         mine if its is None else its if mine is None else mine + its
-        for mine, its in zip(one[ROW_COUNTS], other[ROW_COUNTS], strict=True)
+        for mine, its in zip(one.counts, other.counts, strict=True)
     ]
     return FlowRow._make(
         (
@@ -118,3 +118,63 @@ def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
             *counts,
         )
     )
+
+
+def as_record(
+    row: FlowRow,
+    edge: Edge,
+    node: str,
+    cluster: str | None = None,
+    zone_of: Callable[[str | None], str | None] = lambda node: None,
+) -> FlowRecord:
+    """The row, which is one of `edge`, as the `flows` view shows it."""
+    src, dialled, backend = edge.src, edge.dialled, edge.backend
+    values: dict[str, object] = dict(zip(_TAKEN, _take(_Told(row, edge)), strict=True))
+    values |= {
+        "started_at": format_time(row.started_ns),
+        "ended_at": format_time(row.ended_ns),
+        "ended_ns": row.ended_ns,
+        "cluster": cluster,
+        "node": node,
+        "ip_version": 6 if ":" in src.address else 4,
+        "src_port": row.src_port,
+        "nat_dst": backend.address if backend.address != dialled.address else None,
+        "src_node_zone": zone_of(src.node),
+        "src_labels": _as_json(src),
+        "dst_node_zone": zone_of(backend.node),
+        "dst_labels": _as_json(backend),
+    }
+    return FlowRecord._make(map(values.__getitem__, FLOW_KEYS))
+
+
+class _Told(NamedTuple):
+    """What a record is made of."""
+
+    row: FlowRow
+    edge: Edge
+
+
+# Where a column of these tables is found in a _Told.
+_TABLES = {
+    "f": "row",
+    "edge": "edge",
+    "src": "edge.src",
+    "dialled": "edge.dialled",
+    "backend": "edge.backend",
+}
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """The keys that are a column of a table as it is, and where in a _Told they are found."""
+    for key, column in FLOW_COLUMNS.items():
+        table, dot, name = column.sql.partition(".")
+        if dot and table in _TABLES and name.isidentifier() and not column.json:
+            yield key, f"edge.{edge_path(name)}" if table == "edge" else f"{_TABLES[table]}.{name}"
+
+
+_TAKEN, _FOUND_AT = zip(*_places(), strict=True)
+_take = attrgetter(*_FOUND_AT)
+
+
+def _as_json(endpoint: Endpoint) -> str | None:
+    return orjson.dumps(dict(endpoint.labels)).decode() if endpoint.labels else None

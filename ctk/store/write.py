@@ -19,39 +19,42 @@ from contextlib import contextmanager
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from ctk import __version__
 from ctk.errors import StoreError
 from ctk.model import (
-    AnyEdge,
-    Counters,
+    LONE_COUNTS,
     Edge,
+    EventCounts,
     FlowRow,
     Gap,
     HistoryChange,
     LiveConnections,
     LoneEvent,
     Previous,
+    counts_of,
 )
 from ctk.store import bulk, prune, rollup
+from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import explained, path_of
 from ctk.store.identities import Identities
+from ctk.timespan import FOREVER_NS
 
-_NO_EVENTS: Mapping[AnyEdge, Sequence[LoneEvent]] = {}
-
-# Bound: the columns of flow, in their order.
-_FLOW = bulk.insert("INSERT INTO flow VALUES ", 15)
-# Five bound values instead of fifteen take half the time.
+_FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
+_FLOW = bulk.plain("flow", (*_FLOW_COLUMNS, *COUNT_KEYS))
+# Five bound values instead of fifteen take half the time. What is not measured stays NULL.
 _LONE_EVENT = bulk.insert(
-    "INSERT INTO flow SELECT column1, column2, column3, 0, column4, column5 & 1,"
-    " (column5 >> 1) & 1, (column5 >> 2) & 1, (column5 >> 3) & 1, (column5 >> 4) & 1,"
-    " (column5 >> 5) & 1, NULL, NULL, NULL, NULL FROM (VALUES ",
+    f"INSERT INTO flow({', '.join((*_FLOW_COLUMNS, *LONE_COUNTS))})"
+    " SELECT column1, column2, column3, 0, column4,"
+    f" {', '.join(f'(column5 >> {at}) & 1' for at in range(len(LONE_COUNTS)))} FROM (VALUES ",
     5,
     ")",
 )
 _NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
 _KEPT_AT_ONCE = 5_000
+_KEEP_CONNECTIONS = (
+    "INSERT INTO connection(flow, began_ns, edge_id, keys, counters) VALUES (?,?,?,?,?)"
+)
 
 _started_of_row = itemgetter(1)
 _started_of_event = itemgetter(0)
@@ -65,16 +68,18 @@ class Writer:
         conn: sqlite3.Connection,
         *,
         node: str,
+        cluster: str | None = None,
         source: str,
         settings: Mapping[str, object],
         started_ns: int,
         boot_id: str | None,
-        edges_held: Callable[[], Set[AnyEdge]] = frozenset,
+        edges_held: Callable[[], Set[int]] = frozenset,
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
         self._file = _file_identity(self._path)
         self._node = node
+        self._cluster = cluster
         self._source = source
         self._settings = json.dumps(settings, sort_keys=True)
         self._started_ns = started_ns
@@ -84,24 +89,25 @@ class Writer:
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recorder_id(), last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
-        self._newest_ns: int = rollup.NEVER if newest_ns is None else newest_ns
+        self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
     def window(
         self,
         rows: Iterable[FlowRow],
         *,
-        events: Mapping[AnyEdge, Sequence[LoneEvent]] = _NO_EVENTS,
+        events: Iterable[tuple[int, Sequence[LoneEvent]]] = (),
         gaps: Iterable[Gap] = (),
         changes: Iterable[HistoryChange] = (),
         committed_ns: int,
-        counters: Counters,
+        counters: EventCounts,
     ) -> None:
         """
         Commit everything up to `committed_ns`, in any order.
 
         `events` is the cheap way in for rows of a single event without counters
-        (`--aggregate none`): grouped by edge, a third of the cost of a FlowRow. A full disk is a
-        DiskFullError; nothing of the window is kept then, here or in the file.
+        (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
+        disk is a DiskFullError, another's lock a FileBusyError; nothing of the window is kept then,
+        here or in the file.
         """
         if _file_identity(self._path) != self._file:
             raise StoreError(
@@ -124,23 +130,26 @@ class Writer:
                     (committed_ns, *counters, self._recording_id),
                 )
         except BaseException:
-            self._identities.forget()
+            self._identities.rolled_back()
             self._newest_ns = newest_ns
             if began:
                 self._recording_id = None
             raise
-        self._identities.keep()
+        self._identities.committed()
 
-    @property
-    def edge_ids(self) -> Mapping[Edge, int]:
-        """The ids of edges that are in the file: of those of the last window, and some more."""
-        return self._identities.edges
+    def edge_id(self, edge: Edge) -> int:
+        """
+        Return the id of an edge's row, which stands in the file with the next window.
 
-    def whole_edges(self, edges: Sequence[AnyEdge]) -> list[Edge]:
-        """The edges with these ids, read from the file; those that are whole stay so."""
-        ids = {edge for edge in edges if isinstance(edge, int)}
-        found = self._identities.read_edges(ids) if ids else {}
-        return [found[edge] if isinstance(edge, int) else edge for edge in edges]
+        If that window fails, the ids of edges that were not in the file before are void.
+        """
+        with explained(self._path):
+            return self._identities.edge_id(edge)
+
+    def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
+        """Return the edges with these ids, as far as they are in the file."""
+        with explained(self._path):
+            return self._identities.read_edges(ids)
 
     def maintain(
         self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
@@ -151,42 +160,40 @@ class Writer:
         Each step holds the lock for well under 100 ms. The caller may stop between any two, write
         a window, and start again.
         """
-        doom = self._identities.doom
+        forget = self._identities.forget
         with explained(self._path):
             yield from rollup.fold(self._conn, now_ns)
-            yield from prune.by_age(self._conn, now_ns, retain, doom)
+            yield from prune.by_age(self._conn, now_ns, retain, forget)
             if max_bytes is not None:
-                yield from prune.by_size(self._conn, max_bytes, doom)
+                yield from prune.by_size(self._conn, max_bytes, forget)
 
-    def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
+    def fold_open(self) -> Iterator[None]:
         """
-        End the recording cleanly, keeping the connections that go on for the next one.
+        Fold the buckets that are not over, in small transactions: the recording ends.
 
-        Buckets that are not over are folded too, so that in a file at rest every view adds up to
-        the same; the next recording opens them again.
+        In a file at rest every view adds up to the same then; the next recording opens them again.
         """
         with explained(self._path):
-            for _ in rollup.fold(self._conn, rollup.EVER):
-                pass
+            yield from rollup.fold(self._conn, FOREVER_NS)
+
+    def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
+        """End the recording cleanly, keeping the connections that go on for the next one."""
         try:
             with self._transaction():
                 if self._recording_id is None:
                     self._begin()
                 connections = iter(connections)
                 while some := list(islice(connections, _KEPT_AT_ONCE)):
-                    rows = [
-                        (*each[:2], self._identities.edge_id(each.edge), *each[3:]) for each in some
-                    ]
                     self._identities.flush()
-                    self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?)", rows)
+                    self._conn.executemany(_KEEP_CONNECTIONS, map(_kept, some))
                 self._conn.execute(
                     "UPDATE recording SET ended_ns = ? WHERE id = ?",
                     (ended_ns, self._recording_id),
                 )
         except BaseException:
-            self._identities.forget()
+            self._identities.rolled_back()
             raise
-        self._identities.keep()
+        self._identities.committed()
 
     def load_connections(self) -> Iterator[LiveConnections]:
         """
@@ -199,14 +206,12 @@ class Writer:
             return
         if previous.boot_id != self._boot_id:
             return
-        portless = self._conn.execute(
-            "SELECT id FROM edge WHERE dst_port IS NULL AND id IN (SELECT edge_id FROM connection)"
+        rows = self._conn.execute(
+            "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
+            " FROM connection JOIN edge ON edge.id = edge_id"
         )
-        # Of those without ports the edge itself is handed on: it says so.
-        edges = self._identities.read_edges({found for (found,) in portless})
-        rows = self._conn.execute("SELECT * FROM connection")
-        for flow, began_ns, edge_id, keys, counters in rows:
-            yield LiveConnections(flow, began_ns, edges.get(edge_id, edge_id), keys, counters)
+        for flow, began_ns, edge_id, has_ports, keys, counters in rows:
+            yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -214,11 +219,17 @@ class Writer:
             yield
 
     def _recorder_id(self) -> int:
-        """The node's id; its row is written with the first window."""
+        """
+        The id of this node in its cluster; its row is written with the first window.
+
+        Where no cluster is named, it is the node's last one; a node that had none gets its name.
+        """
         match = self._conn.execute(
-            "SELECT COALESCE((SELECT id FROM recorder WHERE node = ?),"
+            "SELECT COALESCE((SELECT id FROM recorder WHERE node = :node"
+            " AND (:cluster IS NULL OR IFNULL(cluster, :cluster) = :cluster)"
+            " ORDER BY cluster IS NULL, id DESC LIMIT 1),"
             " (SELECT COALESCE(MAX(id), 0) + 1 FROM recorder))",
-            (self._node,),
+            {"node": self._node, "cluster": self._cluster},
         ).fetchone()
         return int(match[0])
 
@@ -226,7 +237,11 @@ class Writer:
         """Write that this recording started, and what that means for the one before."""
         conn, previous = self._conn, self.previous
         recorder_id = self._identities.recorder_id
-        conn.execute("INSERT OR IGNORE INTO recorder VALUES (?, ?)", (recorder_id, self._node))
+        conn.execute(
+            "INSERT INTO recorder(id, node, cluster) VALUES (?, ?, ?)"
+            " ON CONFLICT(id) DO UPDATE SET cluster = IFNULL(cluster, excluded.cluster)",
+            (recorder_id, self._node, self._cluster),
+        )
         self._recording_id = conn.execute(
             "INSERT INTO recording(recorder_id, started_ns, committed_ns, boot_id, version,"
             " source, settings) VALUES (?,?,?,?,?,?,?)",
@@ -235,6 +250,7 @@ class Writer:
                 *(__version__, self._source, self._settings),
             ),
         ).lastrowid
+        self._identities.recording_id = self._recording_id
         conn.execute("DELETE FROM connection")
         rollup.reopen(conn, self._started_ns)
         if self._identities.closed_ns is not None:
@@ -243,53 +259,50 @@ class Writer:
             self._insert_gaps([Gap("recorder down", previous.committed_ns, self._started_ns)])
 
     def _insert_flows(
-        self, rows: Iterable[FlowRow], events: Mapping[AnyEdge, Sequence[LoneEvent]]
+        self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
     ) -> None:
         """
         Insert by time: appending fills pages, where inserting anywhere leaves them half full.
 
         What starts before something that is settled in the file already is late. There are few.
         """
-        edge_id = self._identities.edge_id
         ordered = sorted(rows, key=_started_of_row)
-        ids = [edge_id(row[0]) for row in ordered]
         lone: list[tuple[int, int, int, int | None, int]] = []
-        for edge, under in events.items():
-            found = edge_id(edge)
+        for edge_id, under in events:
             # Any number tells rows of one time apart; counting through is the cheapest.
             lone += [
-                (started_ns, n, found, src_port, counts)
+                (started_ns, n, edge_id, src_port, counts)
                 for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
             ]
         lone.sort(key=_started_of_event)
         self._identities.flush()
 
-        marks = rollup.marks(self._conn)
+        marks = rollup.watermarks(self._conn)
         settled_ns = max(self._newest_ns + 1, rollup.settled_ns(marks))
         late = bisect_left(ordered, settled_ns, key=_started_of_row)
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
-        for found, row in zip(ids[:late], ordered[:late], strict=True):
-            self._insert_late(marks, found, row[1:])
-        for started_ns, _, found, src_port, counts in lone[:late_lone]:
-            bits = [counts >> bit & 1 for bit in range(6)]
-            self._insert_late(marks, found, (started_ns, started_ns, src_port, *bits, *(None,) * 4))
+        for row in ordered[:late]:
+            self._insert_late(marks, row)
+        for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
+            counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
+            row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
+            self._insert_late(marks, row)
 
         first_n = len(lone)
         del lone[:late_lone]
         bulk.run(self._conn, _LONE_EVENT, lone)
-        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], ids[late:], first_n)))
+        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], first_n)))
         newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
         self._newest_ns = max([self._newest_ns, *newest])
 
-    def _insert_late(
-        self, marks: Mapping[str, rollup.Watermarks], edge_id: int, row: tuple[Any, ...]
-    ) -> None:
-        """Insert a FlowRow (without its edge) where time has been before, and fold it at once."""
-        started_ns = row[0]
-        if rollup.add_late(self._conn, marks, started_ns, edge_id, row[3:]):
+    def _insert_late(self, marks: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
+        """Insert a row where time has been before, and fold it at once."""
+        started_ns, counts = row.started_ns, row.counts
+        if rollup.add_late(self._conn, marks, started_ns, row.edge_id, counts):
             (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
-            lasted_ns = row[1] - started_ns
-            self._conn.execute(_FLOW.one, (started_ns, n, edge_id, lasted_ns, *row[2:]))
+            lasted_ns = row.ended_ns - started_ns
+            values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *counts)
+            self._conn.execute(_FLOW.one, values)
             self._conn.execute(
                 "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
             )
@@ -306,7 +319,7 @@ def previous(conn: sqlite3.Connection, node: str) -> Previous | None:
     """The last recording of `node`, None where there is none."""
     row = conn.execute(
         "SELECT started_ns, committed_ns, ended_ns, boot_id FROM recording"
-        " WHERE recorder_id = (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
+        " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
         (node,),
     ).fetchone()
     return Previous(*row) if row else None
@@ -318,18 +331,20 @@ def overlaps(
     """Whether a recording of `node` is of that span; `last_ns` is asked where it matters."""
     (next_ns,) = conn.execute(
         "SELECT MIN(started_ns) FROM recording WHERE committed_ns > ?"
-        " AND recorder_id = (SELECT id FROM recorder WHERE node = ?)",
+        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?)",
         (first_ns, node),
     ).fetchone()
     return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())
 
 
-def _numbered(
-    rows: Sequence[FlowRow], ids: Sequence[int], first_n: int
-) -> Iterator[tuple[object, ...]]:
+def _kept(some: LiveConnections) -> tuple[object, ...]:
+    return some.flow, some.began_ns, some.edge_id, some.keys, some.counters
+
+
+def _numbered(rows: Sequence[FlowRow], first_n: int) -> Iterator[tuple[object, ...]]:
     """What _FLOW binds, told apart where they start at the same time."""
-    n, last_ns = first_n, rollup.NEVER
-    for (_, started_ns, ended_ns, *rest), edge_id in zip(rows, ids, strict=True):
+    n, last_ns = first_n, -FOREVER_NS
+    for edge_id, started_ns, ended_ns, *rest in rows:
         n = n + 1 if started_ns == last_ns else first_n
         last_ns = started_ns
         yield (started_ns, n, edge_id, ended_ns - started_ns, *rest)

@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ctk.model import Counters, Edge, Endpoint, FlowRow
+from ctk.model import Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, SECOND
@@ -99,26 +99,26 @@ class Cluster:
                 yield from self._to_service(pod, service, "tcp", self.ports[service])
             # Somebody calls it, too; and the kubelet looks whether it is well.
             caller = rng.choice(self.pods)
-            yield Edge("tcp", 0, caller, pod, 8080, None, pod, None, None, None)
-            yield Edge("tcp", 0, self.node, pod, 8080, None, pod, None, None, None)
+            yield edge("tcp", 0, caller, pod, 8080, None, pod, None, None, None)
+            yield edge("tcp", 0, self.node, pod, 8080, None, pod, None, None, None)
 
     def _to_service(self, pod: Endpoint, i: int, proto: str, port: int) -> Iterator[Edge]:
         service = self.services[i]
         name = f"{service.namespace}/{service.name}"
         for backend in self.backends[i]:
-            yield Edge(proto, 0, pod, service, port, None, backend, 8000 + i, name, "address")
+            yield edge(proto, 0, pod, service, port, None, backend, 8000 + i, name, "address")
 
     def _calls_out(self, rng: random.Random) -> Iterator[Edge]:
         weights = list(accumulate(zipf(EXTERNALS)))
         for pod in self.local[:25]:
             for peer in rng.choices(self.externals, cum_weights=weights, k=CALLED_EXTERNALS):
-                yield Edge("tcp", 0, pod, peer, 443, self.node.address, peer, None, None, None)
+                yield edge("tcp", 0, pod, peer, 443, self.node.address, peer, None, None, None)
 
     def called_from_outside(self, peer: Endpoint, rng: random.Random) -> Edge:
         i = rng.choice(self.doors)
         service, backend = self.services[i], rng.choice(self.backends[i])
         name = f"{service.namespace}/{service.name}"
-        return Edge("tcp", 0, peer, self.node, 30_000 + i, None, backend, 8000 + i, name, "address")
+        return edge("tcp", 0, peer, self.node, 30_000 + i, None, backend, 8000 + i, name, "address")
 
 
 def zipf(n: int) -> list[float]:
@@ -203,7 +203,11 @@ def generate(out: Path, flows: int, days: int, until_ns: int, seed: int) -> dict
         )
         for end_ns, rows in hours(cluster, rng, flows, since_ns, until_ns):
             written += len(rows)
-            writer.window(rows, committed_ns=end_ns, counters=Counters(events=written * 4))
+            writer.window(
+                with_ids(writer, rows),
+                committed_ns=end_ns,
+                counters=EventCounts(events=written * 4),
+            )
             for _ in writer.maintain(end_ns, keep):
                 pass
         writer.finish(until_ns)
