@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from ctk.errors import UsageError
+
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
 GapKind = Literal[
@@ -53,9 +55,48 @@ PROTOCOLS: Mapping[int, str] = {
     132: "sctp",
     136: "udplite",
 }
+PROTOCOL_NUMBERS: Mapping[str, int] = {name: number for number, name in PROTOCOLS.items()}
+
+
+def parse_protocol(text: str) -> int:
+    """Turn "tcp", "UDP" or "132" into the protocol's number."""
+    number = PROTOCOL_NUMBERS.get(text.lower())
+    if number is None and text.isdecimal() and text.isascii() and len(text) <= 3:
+        number = int(text)
+    if number is None or number > 255:
+        raise UsageError(
+            f"{text!r} is not a protocol",
+            hint=f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
+        )
+    return number
+
+
+def protocol_name(number: int) -> str:
+    """Give the name that a flow has for a protocol: its number as text where it has none."""
+    return PROTOCOLS.get(number, str(number))
+
+
+def parse_port(text: str) -> int:
+    """Turn "443" into a number from 0 to 65535."""
+    if not (text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) <= 65535):
+        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
+    return int(text)
 
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
+
+
+class FlowTuple(NamedTuple):
+    """Both tuples of a connection without the source port. Addresses are 4 or 16 bytes."""
+
+    proto: str
+    zone: int
+    src: bytes
+    dst: bytes
+    dst_port: int | None  # None for ICMP and protocols without ports
+    reply_src: bytes
+    reply_src_port: int | None
+    reply_dst: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -215,10 +256,11 @@ class Completed(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """The interval of `endpoint` ended."""
+    """The interval of `endpoint` ended; `inferred` where nobody saw it end."""
 
     endpoint: Endpoint
     valid_to_ns: int
+    inferred: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -242,11 +284,33 @@ class ObjectRecord:
 
 
 class ObjectClosed(NamedTuple):
-    """The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`."""
+    """
+    The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`.
+
+    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered.
+    """
 
     kind: Literal["pod", "service", "node"]
     uid: str
     valid_to_ns: int
+    inferred: bool = False
+
+
+class KnownObject(NamedTuple):
+    """
+    What the file knew of an object when a recording began.
+
+    `valid_to_ns` is None where it stood so when the file's knowledge ended.
+    """
+
+    record: ObjectRecord
+    valid_to_ns: int | None
+
+
+class ClusterFound(NamedTuple):
+    """The cluster said which it is: `uid` is that of its namespace kube-system."""
+
+    uid: str
 
 
 class ServiceFound(NamedTuple):
@@ -260,7 +324,7 @@ class ServiceFound(NamedTuple):
 
 
 # What the table of endpoints learned, in order; the writer stores it with the next window.
-HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed
+HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed | ClusterFound
 
 
 class Datagrams(NamedTuple):

@@ -151,8 +151,8 @@ class Aggregator:
         connections.sweep()
         live, whole_from_ns = connections.live, self.census.whole_from_ns
         for entry in entries:
-            _, opening, port, answering, zone, ct_id, at_ns = entry[:7]
-            found = connections.find(opening, answering, zone, ct_id << 16 | port)
+            _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
+            found = connections.find(orig, reply, zone, ct_id << 16 | port)
             if found is None:
                 continue
             shown, flow = found
@@ -204,11 +204,11 @@ class Aggregator:
         flows, live, gone = connections.flows, connections.live, connections.gone
         open_totals, by_port, apart = self._open_totals, self._by_port, self._apart
         for event in events:
-            what, opening, port, answering, zone, ct_id, at_ns = event[:7]
+            what, orig, port, reply, zone, ct_id, at_ns = event[:7]
             try:
-                flow = flows[opening, answering, zone]
+                flow = flows[orig, reply, zone]
             except KeyError:
-                flow = connections.flow(opening, answering, zone)
+                flow = connections.flow(orig, reply, zone)
             if flow is None:
                 continue
             key = flow.base | ct_id << 16 | port

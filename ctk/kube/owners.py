@@ -47,6 +47,10 @@ class Owners:
                 return owned
         return None
 
+    def has_owner(self, address: str) -> bool:
+        """Whether an address is somebody's now."""
+        return any(each.to_ns == FOREVER_NS for each in self._spans.get(address, ()))
+
     def give(self, endpoint: Endpoint, came_ns: int | None, at_ns: int) -> None:
         """
         Give an address to an endpoint from its start on.

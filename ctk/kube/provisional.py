@@ -110,6 +110,21 @@ class ProvisionalEndpoints:
                         guesses[i] = better
                         yield Completed(guess, better)
 
+    def set_local(
+        self, addresses: frozenset[str], owned: Callable[[str], bool]
+    ) -> Iterator[Completed]:
+        """This node has these addresses now; `owned` says which have another owner."""
+        lost, self._local = self._local - addresses, addresses
+        for address in lost:
+            guesses = self._of.get(address, [])
+            guesses[:] = [guess for guess in guesses if guess.kind != "node"]
+        for address in addresses:
+            guesses = self._of.get(address, [])
+            for i, guess in enumerate(guesses):
+                if guess.kind in ("unknown", "external") and not owned(address):
+                    guesses[i] = self._stranger(address, guess.valid_from_ns)
+                    yield Completed(guess, guesses[i])
+
     def learn_node(self, node: Node) -> Iterator[Completed]:
         """A node says which addresses its pods have, and what this node's labels are."""
         for cidr in map(ip_network, node.pod_cidrs):

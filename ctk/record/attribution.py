@@ -13,8 +13,7 @@ import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.connections import Group
-from ctk.conntrack.tuples import FlowTuple
-from ctk.model import AnyEdge, Edge, Endpoint, FlowRecord, FlowRow, LoneEvent
+from ctk.model import AnyEdge, Edge, Endpoint, FlowRecord, FlowRow, FlowTuple, LoneEvent
 from ctk.timespan import format_time
 
 

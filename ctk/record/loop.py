@@ -27,7 +27,6 @@ from ctk.conntrack.aggregate import (
 from ctk.conntrack.capture import CaptureWriter
 from ctk.conntrack.connections import Census, Connections, Group
 from ctk.conntrack.decode import Decoder
-from ctk.conntrack.tuples import FlowTuple
 from ctk.errors import DiskFullError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
@@ -38,6 +37,7 @@ from ctk.model import (
     Edge,
     Endpoint,
     FlowRow,
+    FlowTuple,
     Gap,
     HistoryChange,
     LoneEvent,
