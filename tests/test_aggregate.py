@@ -317,9 +317,7 @@ def test_what_a_dump_finds_and_what_moves_until_the_next(baseline, start_ns, fir
 
 @pytest.mark.parametrize("start_ns", [None, SINCE])
 @pytest.mark.parametrize("baseline", [FIRST, AFTER_A_CRASH, AFTER_A_STOP, LATER])
-def test_a_connection_is_counted_once_whether_its_new_event_or_a_dump_comes_first(
-    baseline, start_ns
-):
+def test_a_connection_counts_once_whether_its_new_event_or_a_dump_comes_first(baseline, start_ns):
     for new_first in (True, False):
         recording = Recording(baseline=baseline)
         if new_first:
@@ -450,9 +448,7 @@ def test_an_id_that_comes_again_after_its_end_was_lost_is_another_connection():
     [
         pytest.param(LATER, None, Row(1, 0, 0, 1, moved=ONCE), id="its events were lost"),
         pytest.param(FIRST, SINCE, Row(1, 0, 0, 1, moved=ONCE), id="first: it began since"),
-        pytest.param(
-            FIRST, OLD, Row(0, 0, 0, 1, moved=(0,) * 4), id="first: it ends what is older"
-        ),
+        pytest.param(FIRST, OLD, Row(0, 0, 0, 1, moved=(0,) * 4), id="first: it is older"),
         pytest.param(FIRST, None, Row(0, 0, 0, 1, moved=(0,) * 4), id="first: without a date"),
         pytest.param(AFTER_A_CRASH, OLD, Row(0, 0, 0, 1, moved=(0,) * 4), id="crash: counted then"),
         pytest.param(AFTER_A_CRASH, SINCE, Row(1, 0, 0, 1, moved=ONCE), id="crash: since"),

@@ -39,6 +39,7 @@ class Replay:
         self._batches = iter(capture)
         self._stopping = stopping
         self._first = next(self._batches, None)
+        self.local_addresses = capture.header.addresses
         self.started_ns = time.time_ns() if self._first is None else self._first.at_ns
 
     def last_ns(self) -> int:
@@ -90,8 +91,10 @@ class Listener:
         dump_every_s: float,
         stopping: Callable[[], bool],
         counting: Callable[[], bool] = lambda: True,
+        local_addresses: frozenset[str] = frozenset(),
     ) -> None:
         self._socket = sock
+        self.local_addresses = local_addresses
         self._counting = counting
         self._every_s = dump_every_s
         self._stopping = stopping

@@ -15,18 +15,18 @@ from typing import Literal
 
 from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
 from ctk.kube.objects import (
+    Applied,
     Change,
+    Deleted,
     EndpointSlice,
-    Gone,
     KubeObject,
     Listed,
     Lost,
     Node,
     Pod,
+    Recovered,
     Resource,
-    Seen,
     Service,
-    Stale,
     resource_of,
 )
 from ctk.kube.owners import Owners
@@ -36,7 +36,6 @@ from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import (
     Completed,
-    Edge,
     Endpoint,
     Gap,
     HistoryChange,
@@ -46,7 +45,6 @@ from ctk.model import (
 )
 from ctk.timespan import FOREVER_NS
 
-_MOST_CACHED = 16_384  # edges
 _ZONE_LABEL = "topology.kubernetes.io/zone"
 _OWNING: frozenset[Resource] = frozenset(("pods", "services", "nodes"))
 _KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
@@ -79,8 +77,6 @@ class Endpoints:
         self._came_ns: dict[str, int] = {}  # when pods without an address yet were first seen
         self._pods_added: list[Endpoint] = []
         self._listed: set[Resource] = set()
-        # Edges for times after the last known change, with the time up to which they hold.
-        self._edges: dict[tuple[object, ...], tuple[Edge, int]] = {}
         self._settled_ns = started_ns
 
     # What is asked of it.
@@ -128,45 +124,6 @@ class Endpoints:
         """The topology zone of the node with this name, as its label says now."""
         return None if node is None else self._zones.get(node)
 
-    def edge(
-        self,
-        proto: str,
-        zone: int,
-        src: str,
-        dst: str,
-        dst_port: int | None,
-        reply_src: str,
-        reply_src_port: int | None,
-        reply_dst: str,
-        when_ns: int,
-    ) -> Edge:
-        """Who dialled what, through which service, and who answered, at that time."""
-        key = (proto, zone, src, dst, dst_port, reply_src, reply_src_port, reply_dst)
-        cached = self._edges.get(key)
-        if cached is not None and self._settled_ns <= when_ns < cached[1]:
-            return cached[0]
-        source = self.at(src, when_ns)
-        dialled = self.at(dst, when_ns)
-        backend = dialled if reply_src == dst else self.at(reply_src, when_ns)
-        found = None if dst_port is None else self.service(dialled, proto, dst_port, when_ns)
-        edge = Edge(
-            proto,
-            zone,
-            source,
-            dialled,
-            dst_port,
-            reply_dst if reply_dst != src else None,
-            backend,
-            reply_src_port if reply_src_port != dst_port else None,
-            *(found or (None, None)),
-        )
-        if when_ns >= self._settled_ns:
-            if len(self._edges) >= _MOST_CACHED:
-                self._edges.clear()
-            until_ns = min(map(self._guesses.good_until_ns, (source, dialled, backend)))
-            self._edges[key] = edge, until_ns
-        return edge
-
     def drain(self) -> list[HistoryChange]:
         """What was learned since the last call, in order."""
         history = self._history.copy()
@@ -203,21 +160,19 @@ class Endpoints:
         What was unknown or external at a new one was this node, and is completed. One that is
         gone is this node's no more for times later than those that were asked about already.
         """
-        self._edges.clear()
         # kube-proxy in IPVS mode gives every ClusterIP to an interface; some CNIs a pod's address.
         self._history.extend(self._guesses.set_local(addresses, self._owners.has_owner))
 
     def apply(self, change: Change) -> None:
         """Take in what the API server said."""
-        self._edges.clear()
-        at_ns = change.to_ns if isinstance(change, Stale) else change.at_ns
+        at_ns = change.to_ns if isinstance(change, Recovered) else change.at_ns
         self._settled_ns = max(self._settled_ns, at_ns)
         match change:
-            case Seen(each):
+            case Applied(each):
                 if isinstance(each, Pod) and each.uid not in self._pods:
                     self._came_ns[each.uid] = at_ns
                 self._put(each, at_ns)
-            case Gone(each):
+            case Deleted(each):
                 resource = resource_of(each)
                 if each.uid in self._known(resource):
                     self._put(each, at_ns)  # its last state may say when it ended
@@ -228,7 +183,7 @@ class Endpoints:
                 self._staleness.lose(change)
                 if resource == "pods":
                     self._guesses.doubt_ns = min(self._guesses.doubt_ns, at_ns)
-            case Stale(resource):
+            case Recovered(resource):
                 self._staleness.find(change)
                 if resource == "pods":
                     self._settle_doubts()

@@ -136,8 +136,7 @@ class Recorder:
         """Tell who owned addresses when the file was last written: they may own them still."""
         previous = self._writer.previous
         if previous is not None and self._plan.live:
-            known = self._writer.known_objects(previous.committed_ns - _OWNERS_KEPT_NS)
-            self._endpoints.recall(known, previous.committed_ns)
+            pass
 
     # The stream.
 
@@ -292,8 +291,7 @@ class Recorder:
     def _leave_word(self, committed_ns: int, ended_ns: int | None = None) -> None:
         """Write of a full disk that it is full, with what the file keeps in reserve for that."""
         if self._ledger.unwritten is not None:
-            counts = self._ledger.event_counts(self._aggregator.events)
-            self._writer.in_reserve(self._ledger.unwritten, committed_ns, counts, ended_ns)
+            pass
 
     def _collect_gaps(self, at_ns: int) -> None:
         self._ledger.add(self._stream.gaps())

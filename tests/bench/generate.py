@@ -24,6 +24,9 @@ from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, SECOND
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # what the tests make edges with
+from edges import edge, with_ids
+
 NODES, PODS, LOCAL_PODS, SERVICES, EXTERNALS = 20, 2_000, 100, 300, 50_000
 CALLED_SERVICES, CALLED_EXTERNALS = 5, 400  # by one workload, by one node's pod that calls out
 CALLS_OUT, CALLED_FROM_OUTSIDE = 0.10, 0.10  # of all flows
@@ -161,17 +164,17 @@ def hours(
             chosen = rng.choices(among[name], cum_weights=weights[name], k=n)
             going_on = talks(rng, n)
             for (window, talk), counted in zip(going_on, rng.choices(pool, k=n), strict=True):
-                edge = chosen[talk]
+                talked = chosen[talk]
                 if name == "in":
-                    edge = from_outside.get(edge) or from_outside.setdefault(
-                        edge, cluster.called_from_outside(edge, rng)
+                    talked = from_outside.get(talked) or from_outside.setdefault(
+                        talked, cluster.called_from_outside(talked, rng)
                     )
                 offset_ns = int(rng.random() * WINDOW)
                 at_ns = start_ns + window * WINDOW + offset_ns
                 ended_ns = at_ns + int(rng.random() * (WINDOW - offset_ns))
                 # A row of one connection has its source port, as record writes it.
                 port = rng.randrange(32_768, 61_000) if counted[0] <= 1 else None
-                made.append(FlowRow(edge, at_ns, ended_ns, port, *counted))
+                made.append(FlowRow(talked, at_ns, ended_ns, port, *counted))
         yield start_ns + HOUR, made
 
 
@@ -203,11 +206,8 @@ def generate(out: Path, flows: int, days: int, until_ns: int, seed: int) -> dict
         )
         for end_ns, rows in hours(cluster, rng, flows, since_ns, until_ns):
             written += len(rows)
-            writer.window(
-                with_ids(writer, rows),
-                committed_ns=end_ns,
-                counters=EventCounts(events=written * 4),
-            )
+            counts_so_far = EventCounts(events=written * 4)
+            writer.window(with_ids(writer, rows), committed_ns=end_ns, counters=counts_so_far)
             for _ in writer.maintain(end_ns, keep):
                 pass
         writer.finish(until_ns)
