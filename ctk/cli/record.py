@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ctk.kube.objects import Change
     from ctk.kube.watch import Watch
     from ctk.model import Edge, FlowRow
-    from ctk.store.columns import FlowRecord
     from ctk.record.followers import RecordLog, RecordPrinter
     from ctk.record.plan import Status
 
