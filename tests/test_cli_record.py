@@ -72,7 +72,12 @@ def lines(message: str, hint: str | None = None) -> str:
             "'pods' is not an address or a CIDR",
             "write it as 10.244.0.0/16 or fd00::/8",
         ),
-        ("--protocol tpc", "'tpc' is not a protocol", "tcp, udp, icmp, ... or its number"),
+        (
+            "--protocol tpc",
+            "'tpc' is not a protocol",
+            "a number up to 255, or icmp, igmp, ipip, tcp, udp, dccp, gre, esp, ah, icmpv6, sctp,"
+            " udplite",
+        ),
         ("--events new,gone", "'gone' is not an event", "write new,update,destroy"),
         (
             "--retain flows",
