@@ -29,6 +29,8 @@ def shop(tmp_path: Path) -> Path:
         )
         for _ in writer.maintain(end_ns, {}):
             pass
+        for _ in writer.fold_open():
+            pass
         writer.finish(end_ns)
     return path
 

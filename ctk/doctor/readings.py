@@ -92,14 +92,15 @@ def read(
 def _ask_kernel(listen_s: float) -> tuple[CtkError | None, int, int, int]:
     """Open the socket, dump some of the table, and listen for a while."""
     entries = offloaded = events = 0
-    status = Event._fields.index("status")
     decoder = Decoder()
     try:
         with kernel.Socket() as source:
             for batch in kernel.dump():
                 found = decoder.read(batch)
                 entries += len(found)
-                offloaded += sum(bool((event[status] or 0) & _IPS_OFFLOADED) for event in found)
+                offloaded += sum(
+                    bool((Event(*each).status or 0) & _IPS_OFFLOADED) for each in found
+                )
                 if entries >= _LOOKED_AT:
                     break
             end = time.monotonic() + listen_s

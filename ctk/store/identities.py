@@ -299,7 +299,8 @@ class Identities:
         found, valid_to_ns = match
         if found in self._forgotten_endpoints:
             return None
-        if valid_to_ns is not None:
+        # Before this recording has begun in the file, what is open in it is yet to be closed.
+        if valid_to_ns is not None or self.recording_id is None:
             self._reopened.append((found,))
         return int(found)
 

@@ -210,6 +210,8 @@ def generate(out: Path, flows: int, days: int, until_ns: int, seed: int) -> dict
             writer.window(with_ids(writer, rows), committed_ns=end_ns, counters=counts_so_far)
             for _ in writer.maintain(end_ns, keep):
                 pass
+        for _ in writer.fold_open():
+            pass
         writer.finish(until_ns)
     with connect.reader(out) as conn:
         return {"flows": flows, "seconds": time.perf_counter() - began, **sizes(conn)}
