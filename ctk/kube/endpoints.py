@@ -35,7 +35,7 @@ from ctk.kube.objects import (
     Service,
     resource_of,
 )
-from ctk.kube.owners import NEVER_NS, SECOND_NS, Owners
+from ctk.kube.owners import Owners
 from ctk.kube.provisional import Provisional, ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
@@ -52,6 +52,7 @@ from ctk.model import (
     ObjectClosed,
     Via,
 )
+from ctk.timespan import FOREVER_NS, SECOND
 
 _MOST_CACHED = 16_384  # edges
 _ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -252,7 +253,7 @@ class Endpoints:
             case Recovered(resource):
                 self._staleness.find(change)
                 if resource == "pods":
-                    self._owners.lost_ns = NEVER_NS
+                    self._owners.lost_ns = FOREVER_NS
                     self._settle_all()
         self._guesses.stale = bool(self._staleness.lost)
         for address in self._owners.settle(at_ns):
@@ -270,7 +271,7 @@ class Endpoints:
     def _lose(self, resource: Resource, at_ns: int) -> None:
         kind = _KIND_OF.get(resource)
         if kind is not None:
-            self._owners.watched_from_ns[kind] = NEVER_NS
+            self._owners.watched_from_ns[kind] = FOREVER_NS
         if resource == "pods":
             self._owners.lost_ns = min(self._owners.lost_ns, at_ns)
             self._guesses.awaiting_pods = False
@@ -424,7 +425,7 @@ class Endpoints:
             gone = self._pods.pop(uid, None)
             self._came_ns.pop(uid, None)
             if gone is not None and not gone.final:
-                grace_ns = gone.grace_s * SECOND_NS
+                grace_ns = gone.grace_s * SECOND
         elif resource == "services":
             gone = self._doors.services.get(uid)
             self._doors.drop_service(uid, at_ns)

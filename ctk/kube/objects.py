@@ -18,11 +18,11 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from ctk.errors import UsageError
+from ctk.timespan import SECOND
 
 Resource = Literal["pods", "services", "endpointslices", "nodes"]
 RESOURCES: tuple[Resource, ...] = ("pods", "services", "endpointslices", "nodes")
 
-_SECOND_NS = 1_000_000_000
 _GRACE_S = 30  # the API's default
 # A Job made by a CronJob ends in its scheduled time: minutes since the epoch (seconds before 1.21).
 _SCHEDULED = re.compile(r"-\d{8,10}$")
@@ -393,7 +393,7 @@ def _time_ns(text: Any) -> int | None:
     if not text:
         return None
     when = datetime.fromisoformat(text)
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * _SECOND_NS
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * SECOND
 
 
 def _ended_ns(status: Mapping[str, Any]) -> int | None:
@@ -404,4 +404,4 @@ def _ended_ns(status: Mapping[str, Any]) -> int | None:
         for each in status.get(statuses) or ()
         if (end := _time_ns(((each.get("state") or {}).get("terminated") or {}).get("finishedAt")))
     ]
-    return max(ends) + _SECOND_NS if ends else None
+    return max(ends) + SECOND if ends else None

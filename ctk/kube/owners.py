@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
+from ctk.timespan import FOREVER_NS, SECOND
 
-NEVER_NS = 1 << 63
-SECOND_NS = 1_000_000_000
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
-_SLACK_NS = 5 * SECOND_NS
+_SLACK_NS = 5 * SECOND
 # A pod that takes over an address is told some time after it started, the longest with a watch
 # that was slow; until then its predecessor's grace is not settled.
-_TOLD_LATE_NS = 60 * SECOND_NS
+_TOLD_LATE_NS = 60 * SECOND
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.
 _RANK: Mapping[Kind, int] = {"node": 0, "pod": 1, "service": 2}
 
@@ -33,8 +32,8 @@ class Ownership:
     endpoint: Endpoint
     from_ns: int
     told_ns: int  # when it was first known that the endpoint has the address
-    to_ns: int = NEVER_NS
-    sure_until_ns: int = NEVER_NS
+    to_ns: int = FOREVER_NS
+    sure_until_ns: int = FOREVER_NS
     inferred: bool = False  # nobody saw it end
     recalled: bool = False  # known from the file only
 
@@ -57,9 +56,9 @@ class Owners:
         self._spans: dict[str, list[Ownership]] = {}
         self._ended: deque[tuple[int, str]] = deque()
         self._in_grace: list[Ownership] = []
-        self.lost_ns = NEVER_NS  # since when nothing is heard of pods
+        self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
         # Since when each kind is watched without a break.
-        self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, NEVER_NS)
+        self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
 
     def at(self, address: str, when_ns: int) -> Ownership | None:
         """Whose an address was at that time."""
@@ -70,7 +69,7 @@ class Owners:
 
     def is_owned(self, address: str) -> bool:
         """Whether an address is somebody's now."""
-        return any(each.to_ns == NEVER_NS for each in self._spans.get(address, ()))
+        return any(each.to_ns == FOREVER_NS for each in self._spans.get(address, ()))
 
     def give(self, endpoint: Endpoint, came_ns: int | None, at_ns: int) -> None:
         """
@@ -95,7 +94,7 @@ class Owners:
         for rival in self._rivals(endpoint):
             if rival.endpoint.valid_from_ns > endpoint.valid_from_ns:
                 to_ns = min(to_ns, rival.endpoint.valid_from_ns)
-            elif rival.to_ns == NEVER_NS and rival.told_ns >= ended_ns:
+            elif rival.to_ns == FOREVER_NS and rival.told_ns >= ended_ns:
                 # It started first, and got the address when this one had ended.
                 rival.from_ns = max(rival.from_ns, ended_ns)
             else:
@@ -147,7 +146,7 @@ class Owners:
         """All that is known is what the file knew, up to then."""
         for spans in self._spans.values():
             for owned in spans:
-                if owned.to_ns == NEVER_NS:
+                if owned.to_ns == FOREVER_NS:
                     owned.sure_until_ns = told_until_ns
                 owned.recalled = owned.sure_until_ns < owned.to_ns
 
@@ -161,10 +160,10 @@ class Owners:
         owned = self._open(address, uid)
         if owned is None:
             return
-        owned.recalled, owned.sure_until_ns = False, NEVER_NS
+        owned.recalled, owned.sure_until_ns = False, FOREVER_NS
         others = [each for each in self._rivals(owned.endpoint) if each is not owned]
         if self._always and not others:
-            owned.from_ns = -NEVER_NS
+            owned.from_ns = -FOREVER_NS
         elif all(each.to_ns <= started_ns for each in others):
             # The file may have thrown away how it stood at first.
             owned.from_ns = min(owned.from_ns, started_ns)
@@ -189,7 +188,7 @@ class Owners:
     def _slack_from_ns(self, endpoint: Endpoint) -> int:
         """From when on an address without another owner is an endpoint's."""
         if self._always:
-            return -NEVER_NS
+            return -FOREVER_NS
         from_ns = endpoint.valid_from_ns
         if endpoint.kind == "pod" and endpoint.node == self._node_name:
             return from_ns
@@ -200,13 +199,13 @@ class Owners:
     ) -> int:
         """End what a rival still has of an address; gives from when on it is the newcomer's."""
         start_ns = newcomer.valid_from_ns
-        second_ns = start_ns + SECOND_NS
+        second_ns = start_ns + SECOND
         passed_ns = from_ns = start_ns
         if came_ns is not None and start_ns <= came_ns < second_ns:
             passed_ns = from_ns = came_ns
         elif not self.is_sure(rival, start_ns):
             from_ns = second_ns
-        if rival.to_ns == NEVER_NS:
+        if rival.to_ns == FOREVER_NS:
             if rival.endpoint.valid_from_ns < start_ns:
                 self._close(rival, passed_ns)
                 return from_ns
@@ -223,7 +222,7 @@ class Owners:
         return over_ns
 
     def _sure_until_ns(self, owned: Ownership) -> int:
-        lost_ns = self.lost_ns if owned.endpoint.kind == "pod" else NEVER_NS
+        lost_ns = self.lost_ns if owned.endpoint.kind == "pod" else FOREVER_NS
         return min(owned.sure_until_ns, lost_ns)
 
     def is_sure(self, owned: Ownership, when_ns: int) -> bool:
@@ -232,7 +231,7 @@ class Owners:
 
     def _open(self, address: str, uid: str | None) -> Ownership | None:
         for owned in self._spans.get(address, ()):
-            if owned.endpoint.uid == uid and owned.to_ns == NEVER_NS:
+            if owned.endpoint.uid == uid and owned.to_ns == FOREVER_NS:
                 return owned
         return None
 
@@ -248,7 +247,7 @@ class Owners:
     def _close(self, owned: Ownership, at_ns: int) -> None:
         endpoint = owned.endpoint
         owned.to_ns = max(at_ns, endpoint.valid_from_ns)
-        owned.sure_until_ns = NEVER_NS
+        owned.sure_until_ns = FOREVER_NS
         if owned in self._in_grace:
             self._in_grace.remove(owned)
         self._ended.append((owned.to_ns, endpoint.address))

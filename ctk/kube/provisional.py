@@ -14,13 +14,13 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.kube.owners import NEVER_NS, SECOND_NS
 from ctk.model import Completed, Endpoint
+from ctk.timespan import FOREVER_NS, SECOND
 
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes
 # what is not older than itself.
-_GOOD_NS = 60 * SECOND_NS
-_GOOD_STALE_NS = 600 * SECOND_NS
+_GOOD_NS = 60 * SECOND
+_GOOD_STALE_NS = 600 * SECOND
 _MOST = 2**14  # addresses: external ones, mostly
 # The first parts of IPv4 addresses of which some or all are not public.
 _NOT_ALL_PUBLIC = frozenset(
@@ -98,9 +98,9 @@ class ProvisionalEndpoints:
         for each in (
             self._of.get(endpoint.address, ()) if endpoint.kind in ("unknown", "pod") else ()
         ):
-            if each.endpoint is endpoint and each.until_ns != NEVER_NS:
+            if each.endpoint is endpoint and each.until_ns != FOREVER_NS:
                 return min(each.until_ns, _next_second_ns(each.asked_ns))
-        return NEVER_NS
+        return FOREVER_NS
 
     def settle(self, address: str, settled: Callable[[Provisional], bool]) -> None:
         """Forget the provisional endpoints of an address that `settled` takes."""
@@ -171,7 +171,7 @@ class ProvisionalEndpoints:
     def _reconsider(self, address: str, kinds: tuple[str, ...]) -> Iterator[Completed]:
         for each in self._of[address]:
             old = each.endpoint
-            was_local = old.kind == "node" and each.until_ns != NEVER_NS
+            was_local = old.kind == "node" and each.until_ns != FOREVER_NS
             if old.kind in kinds and not was_local:
                 new = self.stranger(address, old.valid_from_ns)
                 if not same(old, new):
@@ -181,7 +181,7 @@ class ProvisionalEndpoints:
     def _until_ns(self, endpoint: Endpoint) -> int:
         """From when on another endpoint is to stand for the address."""
         if not self._kube or endpoint.kind in ("external", "node"):
-            return NEVER_NS
+            return FOREVER_NS
         from_ns = endpoint.valid_from_ns
         if endpoint.kind == "pod" or (self.synced and not self.stale):
             return from_ns + _GOOD_NS
@@ -210,7 +210,7 @@ class ProvisionalEndpoints:
 
 
 def _next_second_ns(when_ns: int) -> int:
-    return (when_ns // SECOND_NS + 1) * SECOND_NS
+    return (when_ns // SECOND + 1) * SECOND
 
 
 def _may_be_private(address: str) -> bool:

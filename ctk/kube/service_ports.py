@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ctk.kube.objects import EndpointSlice, Service
-from ctk.kube.owners import NEVER_NS
+from ctk.timespan import FOREVER_NS
 
 # An EndpointSlice is written a little after the pod it lists could first be dialled.
 _WRITTEN_LATE_NS = 5_000_000_000
@@ -25,7 +25,7 @@ class _Open:
     service: str
     source: str  # the uid of the Service or EndpointSlice that says so
     from_ns: int
-    to_ns: int = NEVER_NS
+    to_ns: int = FOREVER_NS
 
 
 class ServicePorts:
@@ -114,7 +114,7 @@ class ServicePorts:
     ) -> int:
         if old is not None:
             return at_ns
-        return -NEVER_NS if self._always else new.started_ns
+        return -FOREVER_NS if self._always else new.started_ns
 
     def _swap(
         self,
@@ -128,7 +128,7 @@ class ServicePorts:
         from_ns, at_ns = span_ns
         for door in old - new:
             for each in table.get(door, ()):
-                if each.source == source and each.to_ns == NEVER_NS:
+                if each.source == source and each.to_ns == FOREVER_NS:
                     each.to_ns = max(at_ns, each.from_ns)
                     self._closed.append((each.to_ns, table, door))
         opened = new - old
