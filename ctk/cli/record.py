@@ -15,20 +15,19 @@ from ctk.cli.options import (
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr
 from ctk.errors import UsageError
-from ctk.model import parse_port, parse_protocol
+from ctk.model import EVENT_NAMES, EventName, parse_port, parse_protocol
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
 
-_EVENTS = ("new", "update", "destroy")
 _LEVELS = ("flows", "1m", "1h", "1d")
 
 
-def _events(text: str) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(text.split(",")))
-    for name in chosen:
-        if name not in _EVENTS:
+def _events(text: str) -> tuple[EventName, ...]:
+    given = dict.fromkeys(text.split(","))
+    for name in given:
+        if name not in EVENT_NAMES:
             raise UsageError(f"{name!r} is not an event", hint="write new,update,destroy")
-    return chosen
+    return tuple(name for name in EVENT_NAMES if name in given)
 
 
 def _retention(text: str) -> tuple[str, int]:

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable
 
 from ctk.errors import CtkError
-from ctk.model import Endpoint, FlowRecord
+from ctk.model import Endpoint
 from ctk.record.signals import Stop
 from ctk.render import eventlog
 from ctk.render.rotate import RotatingFile
+from ctk.store.columns import FlowRecord
 
 log = logging.getLogger("ctk")
 

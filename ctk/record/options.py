@@ -8,7 +8,7 @@ from typing import Literal
 
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr, EventFilter
-from ctk.model import protocol_name
+from ctk.model import EventName, protocol_name
 
 Scope = Literal["cluster", "node"]
 
@@ -34,7 +34,7 @@ class Options:
     capture: Path | None
     window_ns: int
     aggregate: Aggregation
-    events: tuple[str, ...]
+    events: tuple[EventName, ...]
     cidr: tuple[Cidr, ...]
     exclude_cidr: tuple[Cidr, ...]
     protocol: tuple[int, ...]
