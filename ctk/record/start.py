@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from ctk.conntrack import socket as kernel
+from ctk.conntrack import table
 from ctk.conntrack.capture import Capture, CaptureWriter, Header
 from ctk.conntrack.filters import program
 from ctk.conntrack.listen import Listener, Replay
+from ctk.conntrack.socket import Socket
 from ctk.errors import UsageError
 from ctk.kube.objects import Change, read_objects
 from ctk.model import Edge, FlowRow
@@ -61,15 +62,15 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         if options.from_capture is not None:
             replayed = stack.enter_context(Capture(options.from_capture, note=log.warning))
             stream = Replay(replayed, stopping=stop, events=options.events)
-            node, addresses = replayed.header.node, replayed.header.addresses
+            node = replayed.header.node
         else:
             stream = _listener(stack, options, stop, warnings)
-            node, addresses = socket.gethostname(), kernel.local_addresses()
+            node = socket.gethostname()
         event_filter = options.event_filter()
         plan = Plan(
             node=options.node_name or node,
             source=str(options.from_capture or "kernel"),
-            local_addresses=addresses,
+            local_addresses=stream.local_addresses,
             live=options.from_capture is None,
             cluster=watch is not None,
             window_ns=options.window_ns,
@@ -95,8 +96,8 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
             # recorder's.
             header = Header(
                 node=plan.node,
-                addresses=addresses,
-                sysctls={name: kernel.sysctl(name) for name in _SYSCTLS},
+                addresses=stream.local_addresses,
+                sysctls={name: table.sysctl(name) for name in _SYSCTLS},
             )
             capture = stack.enter_context(CaptureWriter(options.capture, header, log.warning))
         for warning in warnings:
@@ -148,7 +149,7 @@ def _listener(stack: ExitStack, options: Options, stop: Stop, warnings: list[str
         "buffer_max_bytes": options.buffer_max_bytes or options.buffer_bytes,
     }
     started_ns = time.time_ns()
-    sock = kernel.Socket(
+    sock = Socket(
         events=options.events,
         program=compiled or (),
         note=warnings.append,
@@ -156,19 +157,21 @@ def _listener(stack: ExitStack, options: Options, stop: Stop, warnings: list[str
     )
     stack.enter_context(sock)
     if options.enable_accounting:
-        for setting in kernel.enable_accounting():
+        for setting in table.enable_accounting():
             warnings.append(f"{setting} is set now, for connections from here on")
-    elif kernel.sysctl("nf_conntrack_acct") == 0:
+    elif table.sysctl("nf_conntrack_acct") == 0:
         warnings.append(
             "bytes and packets are not counted here (net.netfilter.nf_conntrack_acct=0):"
             " record with --enable-accounting, or run sysctl -w net.netfilter.nf_conntrack_acct=1"
         )
+    every_ns = options.dump_every_ns
     return Listener(
         sock,
         started_ns=started_ns,
-        dump_every_s=(options.dump_every_ns or 30 * SECOND) / SECOND,
+        window_ns=options.window_ns,
+        dump_every_s=every_ns / SECOND if every_ns is not None else None,
         stopping=stop,
-        counting=lambda: kernel.sysctl("nf_conntrack_acct") != 0,
+        counting=lambda: table.sysctl("nf_conntrack_acct") != 0,
     )
 
 
