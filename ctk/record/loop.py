@@ -64,7 +64,7 @@ def run(
     try:
         for batch in stream:
             if listening.capture is not None and (batch.lengths or batch.dumped):
-                listening.capture.write(batch)
+                listening.capture.write(batch, stream.local_addresses)
             recorder.learn(_waiting(changes))
             recorder.take(batch)
         recorder.learn(_waiting(changes))
@@ -136,7 +136,8 @@ class Recorder:
         """Tell who owned addresses when the file was last written: they may own them still."""
         previous = self._writer.previous
         if previous is not None and self._plan.live:
-            pass
+            known = self._writer.known_objects(previous.committed_ns - _OWNERS_KEPT_NS)
+            self._endpoints.recall(known, previous.committed_ns)
 
     # The stream.
 
