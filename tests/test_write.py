@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from edges import edge, with_ids
+from edges import edge, packed, with_ids
 
 from ctk.errors import DiskFullError, StoreError
 from ctk.model import (
@@ -509,8 +509,13 @@ def test_a_service_found_late_is_that_of_all_edges_to_it(
     conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, let_go: bool
 ) -> None:
     before = TO_DB._replace(service=None, service_via=None)
-    other_port = before._replace(dst_port=8080)
-    elsewhere = before._replace(service="shop/mine", service_via="address", src=DB)
+    other_port = before._replace(flow=before.flow._replace(dst_port=8080))
+    elsewhere = before._replace(
+        flow=before.flow._replace(src=packed(DB.address)),
+        service="shop/mine",
+        service_via="address",
+        src=DB,
+    )
     writer = _writer(conn)
     _window(writer, *(_row(edge) for edge in (before, other_port, elsewhere)))
     if let_go:
