@@ -11,6 +11,7 @@ meanwhile, and write down what they did. At the end every row of the file is hel
 import argparse
 import heapq
 import itertools
+import pickle
 import random
 import selectors
 import signal
@@ -627,6 +628,8 @@ def churn(
         finally:
             restarts.over.set()
             restarts.join(120)
+        with (folder / "truth.pickle").open("wb") as file:
+            pickle.dump(script.truth, file)
         return Result(
             judge(script.truth, script.db),
             restarts.failures,
@@ -655,8 +658,14 @@ def main() -> int:
     parser.add_argument("--each-signal", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=110)
-    parser.add_argument("--folder", type=Path, help="keep the file and the logs here")
+    parser.add_argument("--folder", type=Path, help="keep the file, the truth and the logs here")
+    parser.add_argument("--again", action="store_true", help="only judge what is in --folder")
     asked = parser.parse_args()
+    if asked.again:
+        truth = pickle.loads((asked.folder / "truth.pickle").read_bytes())
+        verdict = judge(truth, asked.folder / "node.db")
+        print("\n".join([*verdict.lines(), *verdict.stories()]))
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave nothing behind
     with ExitStack() as stack:
         folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -228,11 +228,14 @@ def _judge(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row], known: s
         ):
             got = json.loads(labels or "{}").get(UID, "") if kind == "pod" else kind
             if expected:
-                worst = max(worst, (*_hold(truth, expected, got, side, known), row), key=_rank)
+                bad, what = _hold(truth, expected, got, side, known)
+                if bad and not row.connections:
+                    what += ", a later row"
+                worst = max(worst, (bad + bool(bad and row.connections), what, row), key=_rank)
         if worst[0] == 0 and not dial.server and row.dst_kind == "pod":
             named = truth.lives.get(json.loads(row.dst_labels or "{}").get(UID, ""))
             if named is None or not _could_be(named, dial.at_ns):
-                worst = (3, "wrong server of a failed one", row)
+                worst = (4, "wrong server of a failed one", row)
     if worst[0]:
         verdict.note(worst[1], _story(truth, dial, worst[2]))
     else:
@@ -250,14 +253,14 @@ def _hold(truth: Truth, expected: str, got: str, side: str, known: set[str]) -> 
     if got == expected:
         return 0, "right"
     if expected == "external":
-        return (0, "right") if got == "unknown" else (3, f"wrong {side}: {got} for external")
+        return (0, "right") if got == "unknown" else (5, f"wrong {side}: {got} for external")
     if got in ("unknown", "external"):
         if life is None:
-            return 2, "none: the node's own"
+            return 3, "none: the node's own"
         if expected in known:
-            return 2, f"none: {side} that the file knows"
-        return (2, f"none: {side} that was told") if truth.told(life) else (1, "none: never told")
-    return 3, f"wrong {side}" + ("" if got in truth.lives else f": {got}")
+            return 3, f"none: {side} that the file knows"
+        return (3, f"none: {side} that was told") if truth.told(life) else (1, "none: never told")
+    return 5, f"wrong {side}" + ("" if got in truth.lives else f": {got}")
 
 
 def _judge_service(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row]) -> None:
