@@ -7,8 +7,11 @@ integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+from ctk.errors import UsageError
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
@@ -20,6 +23,10 @@ GapKind = Literal[
     "disk full",  # rows that could not be written; `lost` says how many events they held
     "malformed",  # datagrams that could not be decoded; `lost` says how many
 ]
+
+# The kernel's events of a connection, as people name them.
+EventName = Literal["new", "update", "destroy"]
+EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
 
 # What a filter flag asks about, and of which side: "from" opened the connection, "to" was dialled
 # or answered.
@@ -53,9 +60,48 @@ PROTOCOLS: Mapping[int, str] = {
     132: "sctp",
     136: "udplite",
 }
+PROTOCOL_NUMBERS: Mapping[str, int] = {name: number for number, name in PROTOCOLS.items()}
+
+
+def parse_protocol(text: str) -> int:
+    """Turn "tcp", "UDP" or "132" into the protocol's number."""
+    number = PROTOCOL_NUMBERS.get(text.lower())
+    if number is None and text.isdecimal() and text.isascii() and len(text) <= 3:
+        number = int(text)
+    if number is None or number > 255:
+        raise UsageError(
+            f"{text!r} is not a protocol",
+            hint=f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
+        )
+    return number
+
+
+def protocol_name(number: int) -> str:
+    """Give the name that a flow has for a protocol: its number as text where it has none."""
+    return PROTOCOLS.get(number, str(number))
+
+
+def parse_port(text: str) -> int:
+    """Turn "443" into a number from 0 to 65535."""
+    if not (text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) <= 65535):
+        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
+    return int(text)
 
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
+
+
+class FlowTuple(NamedTuple):
+    """Both tuples of a connection without the source port. Addresses are 4 or 16 bytes."""
+
+    proto: str
+    zone: int
+    src: bytes
+    dst: bytes
+    dst_port: int | None  # None for ICMP and protocols without ports
+    reply_src: bytes
+    reply_src_port: int | None
+    reply_dst: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -120,61 +166,14 @@ class FlowRow(NamedTuple):
     bytes_in: int | None
     packets_in: int | None
 
-
-class FlowRecord(NamedTuple):
-    """
-    One row of the views and one line of `-o jsonl` (design.md, section 5): a flow as it is read.
-
-    Labels are JSON text, as they are stored.
-    """
-
-    started_at: str
-    ended_at: str
-    started_ns: int
-    ended_ns: int
-    node: str
-    proto: str
-    ip_version: int | None  # None where both sides are folded into "other"
-    zone: int
-    src: str
-    src_port: int | None
-    dst: str
-    dst_port: int | None
-    nat_src: str | None
-    nat_dst: str | None
-    nat_dst_port: int | None
-    src_kind: Kind
-    src_namespace: str | None
-    src_name: str | None
-    src_workload: str | None
-    src_workload_kind: str | None
-    src_node: str | None
-    src_labels: str | None
-    dst_kind: Kind
-    dst_namespace: str | None
-    dst_name: str | None
-    dst_workload: str | None
-    dst_workload_kind: str | None
-    dst_node: str | None
-    dst_labels: str | None
-    service: str | None
-    service_via: Via | None
-    connections: int
-    new_events: int
-    update_events: int
-    destroy_events: int
-    unreplied: int
-    refused: int
-    bytes_out: int | None
-    packets_out: int | None
-    bytes_in: int | None
-    packets_in: int | None
+    @property
+    def counts(self) -> tuple[int | None, ...]:
+        """What every rollup sums up: all after the edge, the times and the port."""
+        found: tuple[int | None, ...] = _counts(self)
+        return found
 
 
-FLOW_KEYS: tuple[str, ...] = FlowRecord._fields
-
-# The counts of a row: summed by every rollup and by `top`.
-COUNT_KEYS: tuple[str, ...] = FLOW_KEYS[FLOW_KEYS.index("connections") :]
+_counts = itemgetter(slice(FlowRow._fields.index("connections"), None))
 
 
 class Term(NamedTuple):
@@ -215,10 +214,11 @@ class Completed(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """The interval of `endpoint` ended."""
+    """The interval of `endpoint` ended; `inferred` where nobody saw it end."""
 
     endpoint: Endpoint
     valid_to_ns: int
+    inferred: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -242,11 +242,33 @@ class ObjectRecord:
 
 
 class ObjectClosed(NamedTuple):
-    """The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`."""
+    """
+    The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`.
+
+    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered.
+    """
 
     kind: Literal["pod", "service", "node"]
     uid: str
     valid_to_ns: int
+    inferred: bool = False
+
+
+class KnownObject(NamedTuple):
+    """
+    What the file knew of an object when a recording began.
+
+    `valid_to_ns` is None where it stood so when the file's knowledge ended.
+    """
+
+    record: ObjectRecord
+    valid_to_ns: int | None
+
+
+class ClusterFound(NamedTuple):
+    """The cluster said which it is: `uid` is that of its namespace kube-system."""
+
+    uid: str
 
 
 class ServiceFound(NamedTuple):
@@ -260,7 +282,7 @@ class ServiceFound(NamedTuple):
 
 
 # What the table of endpoints learned, in order; the writer stores it with the next window.
-HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed
+HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed | ClusterFound
 
 
 class Datagrams(NamedTuple):
@@ -284,9 +306,23 @@ class Datagrams(NamedTuple):
 LoneEvent = tuple[int, int | None, int]
 COUNTS_CONNECTION, COUNTS_NEW, COUNTS_UPDATE, COUNTS_DESTROY = 1, 2, 4, 8
 COUNTS_UNREPLIED, COUNTS_REFUSED = 16, 32
+# The count of a row that each bit is one of; the lowest bit first.
+LONE_COUNTS = (
+    "connections",
+    "new_events",
+    "update_events",
+    "destroy_events",
+    "unreplied",
+    "refused",
+)
 
 
-class Counters(NamedTuple):
+def counts_of(bits: int) -> list[int]:
+    """Give a lone event's counts, in the order of LONE_COUNTS."""
+    return [bits >> at & 1 for at in range(len(LONE_COUNTS))]
+
+
+class EventCounts(NamedTuple):
     """What a recording has seen since it started, in kernel events."""
 
     events: int = 0

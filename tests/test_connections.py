@@ -9,8 +9,7 @@ from wire import ICMP, UDP, Connection, batch, events
 from ctk.conntrack import connections as table
 from ctk.conntrack.aggregate import EVERYTHING
 from ctk.conntrack.connections import Census, Connections
-from ctk.conntrack.tuples import FlowTuple
-from ctk.model import Edge, Endpoint, LiveConnections
+from ctk.model import Edge, Endpoint, FlowTuple, LiveConnections
 
 MOVED = (5, 500, 2, 200)  # from ONCE to TWICE
 AFTER_A_STOP = Census(whole_from_ns=T, undated_whole=True)

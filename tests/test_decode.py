@@ -44,8 +44,8 @@ from ctk.conntrack.decode import (
     Decoder,
     Event,
 )
-from ctk.conntrack.tuples import FlowTuple, TupleReader
-from ctk.model import PROTOCOLS, Datagrams
+from ctk.conntrack.tuples import TupleReader, parse_tuples
+from ctk.model import PROTOCOLS, Datagrams, FlowTuple
 
 CAPTURES = sorted((Path(__file__).parents[1] / "fixtures" / "captures").glob("*.gz"))
 MUTATIONS = int(os.environ.get("CTK_MUTATIONS", "100_000"))  # 1,000,000 take 20 s
@@ -59,7 +59,7 @@ def read(*messages: bytes, at_ns: int = 7) -> list[Event]:
 
 
 def flow(event: Event) -> FlowTuple:
-    return FlowTuple.parse(event.opening, event.answering, event.zone)
+    return parse_tuples(event.orig, event.reply, event.zone)
 
 
 # Against the oracle.
@@ -294,7 +294,7 @@ def test_zones_of_each_direction_have_messages_of_one_length(order):
 
 
 def key(event: Event) -> tuple[bytes, bytes, int]:
-    return event.opening, event.answering, event.zone
+    return event.orig, event.reply, event.zone
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def parsed(decoder: Decoder, connections: Connections, raw: bytes) -> None:
 def test_no_bytes_raise(raw):
     parsed(Decoder(), Connections(), raw)
     with suppress(MalformedError):
-        FlowTuple.parse(raw[: len(raw) // 2], raw[len(raw) // 2 :], 0)
+        parse_tuples(raw[: len(raw) // 2], raw[len(raw) // 2 :], 0)
 
 
 @given(st.binary(max_size=400))

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ctk.model import FlowRecord
 from ctk.render.eventlog import live_line, log_line
+from ctk.store.columns import FlowRecord
 
 # The event log's own example: a node's probe of a pod.
 PROBE = FlowRecord(
@@ -14,6 +14,7 @@ PROBE = FlowRecord(
     ended_at="2024-11-25T18:47:22.852816307Z",
     started_ns=1_732_560_442_852_716_307,
     ended_ns=1_732_560_442_852_816_307,
+    cluster=None,
     node="n1",
     proto="tcp",
     ip_version=4,
@@ -31,6 +32,7 @@ PROBE = FlowRecord(
     src_workload=None,
     src_workload_kind=None,
     src_node=None,
+    src_node_zone=None,
     src_labels=None,
     dst_kind="pod",
     dst_namespace="kube-system",
@@ -38,6 +40,7 @@ PROBE = FlowRecord(
     dst_workload="coredns",
     dst_workload_kind="Deployment",
     dst_node="n1",
+    dst_node_zone=None,
     dst_labels='{"k8s-app":"kube-dns","pod-template-hash":"7c65d6cfc9"}',
     service=None,
     service_via=None,
@@ -77,7 +80,12 @@ def test_a_log_line_is_what_its_users_parse() -> None:
             {"src_kind": "pod", "src_namespace": "shop", "src_name": "web-1", "src_labels": "{}"},
             {"srcNs": "shop", "srcName": "shop:web-1"},
         ),
-        ({"src_port": None, "new_events": 0}, {"srcPort": None, "new": None, "cnt": 1}),
+        ({"src_port": None, "new_events": 0}, {"srcPort": None, "new": False, "cnt": 1}),
+        # A live connection's bytes, read by a dump: no event was merged.
+        (
+            {"new_events": 0, "update_events": 0, "bytes_out": 120},
+            {"new": False, "update": False, "cnt": 0, "bytesOut": 120},
+        ),
         (
             {"proto": "icmp", "src_port": None, "dst_port": None},
             {"proto": "ICMP", "srcPort": None, "dstPort": None},
@@ -109,9 +117,22 @@ def test_a_log_line_is_what_its_users_parse() -> None:
         ),
     ],
 )
-def test_a_log_line_leaves_empty_fields_out(changed: dict[str, Any], line: dict[str, Any]) -> None:
+def test_a_log_line_leaves_empty_fields_out_but_not_new_update_and_cnt(
+    changed: dict[str, Any], line: dict[str, Any]
+) -> None:
     expected = {key: value for key, value in (json.loads(LINE) | line).items() if value is not None}
     assert json.loads(log_line(PROBE._replace(**changed))) == expected
+
+
+def test_a_line_whose_events_are_none_is_this_text() -> None:
+    record = PROBE._replace(
+        new_events=0, update_events=0, dst_kind="external", bytes_out=120, bytes_in=0
+    )
+    assert log_line(record).decode() == (
+        '{"timestamp":"2024-11-25T18:47:22.852716307Z","src":"10.244.0.1","srcPort":53388,'
+        '"dst":"10.244.0.3","dstPort":8181,"proto":"TCP","new":false,"update":false,"cnt":0,'
+        '"bytesOut":120}'
+    )
 
 
 @pytest.mark.parametrize(

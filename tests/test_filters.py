@@ -14,8 +14,9 @@ from ctk.conntrack.attributes import AF_INET
 from ctk.conntrack.capture import Capture
 from ctk.conntrack.decode import IPCTNL_MSG_CT_NEW, Decoder, Event
 from ctk.conntrack.filters import EventFilter, Instruction, program
-from ctk.conntrack.tuples import FlowTuple
+from ctk.conntrack.tuples import parse_tuples
 from ctk.errors import UsageError
+from ctk.model import FlowTuple
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
 
@@ -87,9 +88,9 @@ def flows() -> list[tuple[bytes, FlowTuple]]:
                 ]
                 for message, values in zip(messages, decoder.read(batch), strict=True):
                     event = Event(*values)
-                    found[event.opening, event.answering, event.zone] = (
+                    found[event.orig, event.reply, event.zone] = (
                         message,
-                        FlowTuple.parse(event.opening, event.answering, event.zone),
+                        parse_tuples(event.orig, event.reply, event.zone),
                     )
     return list(found.values())
 
@@ -178,7 +179,7 @@ def test_a_filter_is_a_program_up_to_the_kernels_limit(cidrs, fits):
         ({"exclude_cidrs": ["pod"]}, "'pod' is not an address or a CIDR"),
         ({"protocols": ["tpc"]}, "'tpc' is not a protocol"),
         ({"protocols": ["256"]}, "'256' is not a protocol"),
-        ({"ports": ["0"]}, "'0' is not a port"),
+        ({"ports": ["65536"]}, "'65536' is not a port"),
         ({"ports": ["http"]}, "'http' is not a port"),
     ],
 )

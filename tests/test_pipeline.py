@@ -20,10 +20,11 @@ from live.playednode import objects
 from wire import SECOND, UDP, Connection, batch
 
 from ctk.ask.top import COUNTS, top
-from ctk.kube.objects import Change, Listed, Pod, Seen
-from ctk.model import COUNT_KEYS, FLOW_KEYS, Datagrams, Filters, Gap
+from ctk.kube.objects import Applied, Change, Listed, Pod
+from ctk.model import Datagrams, Filters, Gap
 from ctk.record import loop as recorder
 from ctk.store import connect
+from ctk.store.columns import COUNT_KEYS, FLOW_KEYS
 from ctk.store.rollup import LEVELS
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
@@ -87,6 +88,7 @@ def test_every_recorded_connection_stands_under_its_names(invoke, cluster, tmp_p
 
 
 KUBERNETES = {
+    "cluster": None,
     "node": "kl-control-plane",
     "proto": "tcp",
     "ip_version": 4,
@@ -104,6 +106,7 @@ KUBERNETES = {
     "src_workload": None,
     "src_workload_kind": None,
     "src_node": "kl-control-plane",
+    "src_node_zone": None,
     "src_labels": '{"app":"client"}',
     "dst_kind": "node",
     "dst_namespace": None,
@@ -111,6 +114,7 @@ KUBERNETES = {
     "dst_workload": None,
     "dst_workload_kind": None,
     "dst_node": "kl-control-plane",
+    "dst_node_zone": None,
     "dst_labels": None,
     "service": "default/kubernetes",
     "service_via": "address",
@@ -188,7 +192,7 @@ def test_whole_rows(recorded, row):
     [found] = ask(recorded, "SELECT * FROM flows WHERE dst_port = ?", row["dst_port"])
     named = dict(zip(FLOW_KEYS, found, strict=True))
     assert named["started_ns"] <= named["ended_ns"]
-    assert {key: named[key] for key in FLOW_KEYS[4:]} == row
+    assert {key: named[key] for key in FLOW_KEYS[FLOW_KEYS.index("cluster") :]} == row
 
 
 def test_a_capture_is_not_counted_twice(recorded, invoke, cluster):
@@ -421,7 +425,7 @@ def test_traffic_before_a_pods_address_is_known_stands_under_the_pod_afterwards(
         for change in listed(T + 12 * SECOND, pod("a", T - SECOND, "10.244.0.21")):
             changes.put(change)
         yield tick(T + 12 * SECOND)
-        changes.put(Seen(pod("b", T - SECOND, "10.244.0.22"), T + 13 * SECOND))
+        changes.put(Applied(pod("b", T - SECOND, "10.244.0.22"), T + 13 * SECOND))
         yield batch(OPENED.destroy(T + 14 * SECOND, MOVED), at_ns=T + 14 * SECOND)
 
     record(db, steps(), changes)
@@ -437,7 +441,7 @@ def test_an_address_that_passes_to_another_pod_within_a_window_is_each_pods_in_i
         for change in listed(T, pod("first", T - SECOND, "10.244.0.21")):
             changes.put(change)
         yield batch(OPENED.new(T + 1), at_ns=T + 2)
-        changes.put(Seen(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
+        changes.put(Applied(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
         yield batch(later.new(T + 3 * SECOND), at_ns=T + 3 * SECOND)
         ends = (OPENED.destroy(T + 4 * SECOND), later.destroy(T + 4 * SECOND))
         yield batch(*ends, at_ns=T + 4 * SECOND)
@@ -454,7 +458,7 @@ def test_an_end_two_minutes_later_is_the_first_pods_too(tmp_path):
         for change in listed(T, pod("first", T - SECOND, "10.244.0.21")):
             changes.put(change)
         yield batch(OPENED.new(T + 1), at_ns=T + 2)
-        changes.put(Seen(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
+        changes.put(Applied(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
         yield batch(OPENED.destroy(T + 120 * SECOND, MOVED), at_ns=T + 120 * SECOND)
 
     record(db, steps(), changes)

@@ -6,7 +6,7 @@ from test_decode import batch, every_layout, mutated
 
 from ctk.conntrack.attributes import MalformedError
 from ctk.conntrack.decode import Decoder, Event
-from ctk.conntrack.tuples import FlowTuple, TupleReader
+from ctk.conntrack.tuples import TupleReader, parse_tuples
 
 MUTATIONS = 30_000
 
@@ -17,20 +17,20 @@ def test_a_reader_that_has_learned_reads_as_the_walk_does():
     reader, decoder = TupleReader(), Decoder()
     good = [Event(*values) for raw in originals for values in decoder.read(batch(raw, at_ns=7))]
     for event in good:
-        key = (event.opening, event.answering, event.zone)
-        assert reader.read(*key) == reader.read(*key) == FlowTuple.parse(*key)
+        key = (event.orig, event.reply, event.zone)
+        assert reader.read(*key) == reader.read(*key) == parse_tuples(*key)
     both_refuse = 0
     for _ in range(MUTATIONS):
         event = chance.choice(good)
-        tuples = bytearray(event.opening + event.answering)
+        tuples = bytearray(event.orig + event.reply)
         for _ in range(chance.choice((1, 1, 2, 4))):
             tuples[chance.randrange(len(tuples))] = chance.choice(
                 (0, 1, 4, 8, chance.getrandbits(8))
             )
-        cut = len(event.opening)
+        cut = len(event.orig)
         key = (bytes(tuples[:cut]), bytes(tuples[cut:]), event.zone)
         try:
-            expected = FlowTuple.parse(*key)
+            expected = parse_tuples(*key)
         except MalformedError:
             expected = None
         try:
@@ -49,9 +49,9 @@ def test_a_mutated_message_may_be_learned_without_harm_to_the_others():
     for _ in range(MUTATIONS):
         for values in decoder.read(batch(mutated(chance, chance.choice(originals)), at_ns=7)):
             event = Event(*values)
-            key = (event.opening, event.answering, event.zone)
+            key = (event.orig, event.reply, event.zone)
             try:
-                expected = FlowTuple.parse(*key)
+                expected = parse_tuples(*key)
             except MalformedError:
                 continue
             assert reader.read(*key) == expected

@@ -15,48 +15,17 @@ from typing import Any, NamedTuple
 
 from ctk.ask.selectors import both, edge_condition, folded_condition, row_condition, settle
 from ctk.ask.spans import clip, held, holding
-from ctk.model import FLOW_KEYS, Filters, FlowRecord
-from ctk.store.rollup import EVER, NEVER
-from ctk.timespan import SECOND
+from ctk.model import Filters
+from ctk.store.columns import FLOW_COLUMNS, JOINS, FlowRecord, flow_sql
+from ctk.timespan import FOREVER_NS, SECOND
 
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
 _FEW_EDGES = 2_000
 
-_IDENTITY = ("kind", "namespace", "name", "workload", "workload_kind", "node", "labels")
-
-# What a flow's keys are, but for its times and counts, over the tables of JOINS.
-COLUMNS: dict[str, str] = {
-    "node": "recorder.node",
-    "proto": "edge.proto",
-    "ip_version": "CASE COALESCE(NULLIF(length(src.packed), 0), length(dialled.packed))"
-    " WHEN 4 THEN 4 WHEN 16 THEN 6 END",
-    "zone": "edge.zone",
-    "src": "src.address",
-    "src_port": "f.src_port",
-    "dst": "dialled.address",
-    "dst_port": "edge.dst_port",
-    "nat_src": "edge.nat_src",
-    "nat_dst": "NULLIF(backend.address, dialled.address)",
-    "nat_dst_port": "edge.nat_dst_port",
-    **{f"src_{column}": f"src.{column}" for column in _IDENTITY},
-    **{f"dst_{column}": f"backend.{column}" for column in _IDENTITY},
-    "service": "edge.service",
-    "service_via": "edge.service_via",
-}
-JOINS: dict[str, str] = {
-    "recorder": "LEFT JOIN recorder ON recorder.id = edge.recorder_id",
-    "src": "LEFT JOIN endpoint AS src ON src.id = edge.src_id",
-    "dialled": "LEFT JOIN endpoint AS dialled ON dialled.id = edge.dialled_id",
-    "backend": "LEFT JOIN endpoint AS backend ON backend.id = edge.backend_id",
-}
-
-_RECORD = ", ".join(
-    [
-        "f.started_ns",
-        "f.started_ns + f.lasted_ns",
-        *(COLUMNS.get(key, f"f.{key}") for key in FLOW_KEYS[FLOW_KEYS.index("node") :]),
-    ]
-)
+# What a row is read as: a text of a time is made here, since most share their second.
+_STORED = {key: sql for key, sql in flow_sql().items() if FLOW_COLUMNS[key].time_of is None}
+_RECORD = ", ".join(_STORED.values())
+_JOINS = " ".join(JOINS.values())
 
 
 class Place(NamedTuple):
@@ -128,12 +97,12 @@ def _late_rows(conn: sqlite3.Connection, filters: Filters, after: Place) -> Iter
         SELECT late_flow.id, f.n, {_RECORD} FROM late_flow
         CROSS JOIN flow AS f ON f.started_ns = late_flow.started_ns AND f.n = late_flow.n
         CROSS JOIN edge ON edge.id = f.edge_id
-        {" ".join(JOINS.values())}
+        {_JOINS}
         WHERE {both(conditions)} AND late_flow.id > ? AND (f.started_ns, f.n) <= (?, ?)
         ORDER BY late_flow.id LIMIT ?
     """
-    since_ns = NEVER if filters.since_ns is None else filters.since_ns
-    until_ns = EVER if filters.until_ns is None else filters.until_ns
+    since_ns = -FOREVER_NS if filters.since_ns is None else filters.since_ns
+    until_ns = FOREVER_NS if filters.until_ns is None else filters.until_ns
     place = (after.late_id, after.started_ns, after.number)
     limit = -1 if filters.first is None else filters.first
     return conn.execute(sql, (since_ns, until_ns, *values, *place, limit))
@@ -155,7 +124,7 @@ def _rows(conn: sqlite3.Connection, filters: Filters, after: Place | None) -> It
     order = "DESC" if newest_first else "ASC"
     sql = f"""
         SELECT f.n, {_RECORD} FROM flow AS f CROSS JOIN edge ON edge.id = f.edge_id
-        {" ".join(JOINS.values())}
+        {_JOINS}
         WHERE {both(conditions)} ORDER BY f.started_ns {order}, f.n {order} LIMIT ?
     """
     bound = (*values, *(after[:2] if after else ()))

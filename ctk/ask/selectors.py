@@ -9,10 +9,10 @@ import re
 import sqlite3
 from collections.abc import Iterable
 from ipaddress import ip_network
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, assert_never, get_args
 
 from ctk.errors import UsageError
-from ctk.model import PROTOCOLS, Kind, Side, Term
+from ctk.model import Kind, Side, Term, parse_port, parse_protocol, protocol_name
 
 
 class Condition(NamedTuple):
@@ -38,22 +38,13 @@ _REQUIREMENT = re.compile(
 
 def edge_condition(terms: Iterable[Term]) -> Condition | None:
     """Give what an edge must be for its flows to fit; None where any edge does."""
-    conditions = [_of_edge(term) for term in terms if not _is_of_row(term)]
+    conditions = [_negated(term, _of_edge(term)) for term in terms if not _is_of_row(term)]
     return _join(" AND ", conditions) if conditions else None
 
 
 def row_condition(terms: Iterable[Term]) -> Condition | None:
-    """Give what a row of `flow` must be, beyond its edge; None where any does."""
-    conditions = []
-    for term in terms:
-        if term.field == "failed":
-            conditions.append(_negated(term, Condition("(unreplied > 0 OR refused > 0)")))
-        elif _is_of_row(term):
-            ports = tuple(_port(text) for text in term.values)
-            listed = f"src_port IN ({_marks(ports)})"
-            conditions.append(
-                _negated(term, Condition(f"(src_port IS NOT NULL AND {listed})", ports))
-            )
+    """Give what a row of `flow` must be, beyond its edge; None where any row does."""
+    conditions = [_negated(term, _of_row(term)) for term in terms if _is_of_row(term)]
     return _join(" AND ", conditions) if conditions else None
 
 
@@ -71,7 +62,7 @@ def folded_condition(terms: Iterable[Term]) -> Condition | None:
         return exact
     rest = edge_condition(kept)
     folded = Condition("edge.id < 0")
-    return _join(" OR ", [exact, _join(" AND ", [folded, rest]) if rest else folded])
+    return _or([exact, _join(" AND ", [folded, rest]) if rest else folded])
 
 
 def settle(conn: sqlite3.Connection, name: str, condition: Condition) -> int:
@@ -95,23 +86,53 @@ def _is_of_row(term: Term) -> bool:
     return term.field == "failed" or (term.field == "port" and term.side == "from")
 
 
-def _of_edge(term: Term) -> Condition:
-    if term.field == "port":
-        ports = tuple(_port(text) for text in term.values)
-        listed = f"COALESCE(edge.dst_port IN ({_marks(ports)}), 0)"
-        answered = f"COALESCE(edge.nat_dst_port IN ({_marks(ports)}), 0)"
-        return _negated(term, Condition(f"({listed} OR {answered})", ports + ports))
-    if term.field == "protocol":
-        names = tuple(_protocol(text) for text in term.values)
-        return _negated(term, Condition(f"edge.proto IN ({_marks(names)})", names))
-    if term.field == "service":
-        dialled = [_named(text, _SERVICE_NAMESPACE, _SERVICE_NAME) for text in term.values]
-        return _negated(term, _join(" OR ", dialled))
-    owner = _join(" OR ", [_of_endpoint(term, text) for text in term.values])
-    columns = _columns(term)
-    chosen = f"(SELECT id FROM endpoint WHERE {owner.sql})"
-    fits = [Condition(f"edge.{column} IN {chosen}", owner.values) for column in columns]
-    return _negated(term, _join(" OR ", fits))
+def _of_row(term: Term) -> Condition:
+    if term.field == "failed":
+        return Condition("(unreplied > 0 OR refused > 0)")
+    ports = tuple(map(parse_port, term.values))
+    return Condition(f"(src_port IS NOT NULL AND src_port IN ({_marks(ports)}))", ports)
+
+
+def _of_edge(term: Term) -> Condition:  # noqa: PLR0911 - one for each field
+    match term.field:
+        case "namespace":
+            return _of_sides(term, [_like("namespace", text) for text in term.values])
+        case "pod":
+            pods = [_named(text, "namespace", "name") for text in term.values]
+            return _of_sides(term, [_join(" AND ", [Condition("kind = 'pod'"), _or(pods)])])
+        case "workload":
+            return _of_sides(term, [_named(text, "namespace", "workload") for text in term.values])
+        case "node":
+            return _of_sides(term, [_of_node(text) for text in term.values])
+        case "kind":
+            return _of_sides(term, [_of_kind(text) for text in term.values])
+        case "label":
+            return _of_sides(term, [_labelled(text) for text in term.values])
+        case "ip":
+            return _of_sides(term, [_within(text) for text in term.values])
+        case "service":
+            return _or([_named(text, _SERVICE_NAMESPACE, _SERVICE_NAME) for text in term.values])
+        case "port":
+            ports = tuple(map(parse_port, term.values))
+            dialled = f"COALESCE(edge.dst_port IN ({_marks(ports)}), 0)"
+            answered = f"COALESCE(edge.nat_dst_port IN ({_marks(ports)}), 0)"
+            return Condition(f"({dialled} OR {answered})", ports + ports)
+        case "protocol":
+            names = tuple(protocol_name(parse_protocol(text)) for text in term.values)
+            return Condition(f"edge.proto IN ({_marks(names)})", names)
+        case "failed":
+            raise AssertionError("it is a condition on rows")
+        case _:
+            assert_never(term.field)
+
+
+def _of_sides(term: Term, fits: list[Condition]) -> Condition:
+    """Give the condition on an edge that one of its endpoints on the term's side fits one."""
+    endpoint = _or(fits)
+    chosen = f"(SELECT id FROM endpoint WHERE {endpoint.sql})"
+    return _or(
+        [Condition(f"edge.{column} IN {chosen}", endpoint.values) for column in _columns(term)]
+    )
 
 
 def _columns(term: Term) -> tuple[str, ...]:
@@ -121,28 +142,23 @@ def _columns(term: Term) -> tuple[str, ...]:
     return sides.get(term.side, sides["from"] + sides["to"])
 
 
-def _of_endpoint(term: Term, text: str) -> Condition:  # noqa: PLR0911 - one for each kind of name
-    match term.field:
-        case "namespace":
-            return _like("namespace", text)
-        case "pod":
-            return _join(" AND ", [Condition("kind = 'pod'"), _named(text, "namespace", "name")])
-        case "workload":
-            return _named(text, "namespace", "workload")
-        case "node":
-            itself = _join(" AND ", [Condition("kind = 'node'"), _like("name", text)])
-            return _join(" OR ", [_like("node", text), itself])
-        case "kind":
-            if text not in get_args(Kind):
-                hint = f"one of {', '.join(get_args(Kind))}"
-                raise UsageError(f"{text!r} is not a kind of endpoint", hint=hint)
-            return Condition("kind = ?", (text,))
-        case "label":
-            # What is not an object of the cluster has no labels to select by.
-            known = Condition("kind IN ('pod', 'node', 'service')")
-            return _join(" AND ", [known, *selector(text)])
-        case _:
-            return _within(text)
+def _of_node(text: str) -> Condition:
+    """Fit the node itself, and the pods on it."""
+    itself = _join(" AND ", [Condition("kind = 'node'"), _like("name", text)])
+    return _or([_like("node", text), itself])
+
+
+def _of_kind(text: str) -> Condition:
+    if text not in get_args(Kind):
+        hint = f"one of {', '.join(get_args(Kind))}"
+        raise UsageError(f"{text!r} is not a kind of endpoint", hint=hint)
+    return Condition("kind = ?", (text,))
+
+
+def _labelled(text: str) -> Condition:
+    # What is not an object of the cluster has no labels to select by.
+    known = Condition("kind IN ('pod', 'node', 'service')")
+    return _join(" AND ", [known, *selector(text)])
 
 
 def selector(text: str) -> list[Condition]:
@@ -199,27 +215,15 @@ def _like(column: str, text: str) -> Condition:
     return Condition(f"{column} IS ?", (text,))
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
-        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
-    return int(text)
-
-
-def _protocol(text: str) -> str:
-    if text.isascii() and text.isdecimal():
-        return PROTOCOLS.get(int(text), str(int(text)))
-    if text.lower() not in PROTOCOLS.values():
-        raise UsageError(
-            f"{text!r} is not a protocol", hint=f"a number, or {', '.join(PROTOCOLS.values())}"
-        )
-    return text.lower()
-
-
 def _negated(term: Term, condition: Condition) -> Condition:
     return Condition(f"NOT {condition.sql}", condition.values) if term.negated else condition
 
 
-def _join(word: str, conditions: list[Condition]) -> Condition:
+def _or(conditions: list[Condition]) -> Condition:
+    return _join(" OR ", conditions)
+
+
+def _join(word: Literal[" AND ", " OR "], conditions: list[Condition]) -> Condition:
     if len(conditions) == 1:
         return conditions[0]
     sql = word.join(condition.sql for condition in conditions)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctk.ask.flows import COLUMNS, JOINS, one_moment
+from ctk.ask.flows import one_moment
 from ctk.ask.selectors import (
     Condition,
     both,
@@ -23,6 +23,7 @@ from ctk.ask.selectors import (
 from ctk.ask.spans import Piece, clip, cover, held
 from ctk.errors import UsageError
 from ctk.model import Filters
+from ctk.store.columns import IDENTITY_KEYS, flow_sql, joins_of
 
 # What to rank by: a flow's keys that are neither times nor counts, and the two sides by the finest
 # name that is known.
@@ -31,8 +32,7 @@ KEYS: dict[str, str] = {
     "destination": "COALESCE(CASE backend.kind WHEN 'pod' THEN backend.namespace || '/' ||"
     " backend.name END, edge.service, backend.namespace || '/' || backend.name, backend.name,"
     " backend.address)",
-    **COLUMNS,
-    "src_port": "edge.src_port",
+    **{key: sql for key, sql in flow_sql(src_port="edge.src_port").items() if key in IDENTITY_KEYS},
 }
 SORTS = ("bytes", "packets", "connections", "events", "failed")
 
@@ -162,8 +162,7 @@ def _sql(keys: Sequence[str], sort: str | None, moved: str) -> str:
     """Give the SELECT of a row for the total, then the groups; the number of groups is bound."""
     named = {f"k{i}": KEYS[key] for i, key in enumerate(keys)}
     expressions = " ".join(named.values())
-    tables = [table for table in JOINS if re.search(rf"\b{table}\.", expressions)]
-    joins = " ".join(JOINS[table] for table in tables)
+    joins = joins_of(expressions)
     behind = {*re.findall(r"\bedge\.(\w+)", f"{expressions} {joins}")}
     columns = ", ".join(sorted(behind))
     each = ", ".join(f"{expression} AS {name}" for name, expression in named.items())

@@ -18,11 +18,11 @@ from operator import sub
 from typing import Any
 
 from ctk.conntrack.attributes import MalformedError
-from ctk.conntrack.tuples import FlowTuple, TupleReader
-from ctk.model import LiveConnections, LoneEvent
+from ctk.conntrack.tuples import TupleReader
+from ctk.model import FlowTuple, LiveConnections, LoneEvent
 
 Counters = tuple[int, int, int, int]  # packets_out, bytes_out, packets_in, bytes_in
-FlowKey = tuple[bytes, bytes, int]  # opening, answering, zone, as decode gives them
+FlowKey = tuple[bytes, bytes, int]  # orig, reply, zone, as decode gives them
 
 MOST_FLOWS = 15_000  # remembered, twice: it is a cache of what takes 3 us and 500 bytes each
 _EXPORTED_AT_ONCE = 20_000
@@ -47,9 +47,9 @@ class Flow:
         self.ends: Any = None  # the recorder's: the tuple as text, which then stands for it
 
 
-def _base_of(opening: bytes, answering: bytes, zone: int) -> int:
+def _base_of(orig: bytes, reply: bytes, zone: int) -> int:
     """`Flow.base`, for 0.6 us where the flow itself would be 3."""
-    digest = blake2b(opening + answering, digest_size=8, salt=zone.to_bytes(2, "big"))
+    digest = blake2b(orig + reply, digest_size=8, salt=zone.to_bytes(2, "big"))
     return int.from_bytes(digest.digest(), "big") << 48
 
 
@@ -177,14 +177,14 @@ class Connections:
         self._missed: set[int] = set()  # what the last dump did not have
         self._doubtful: set[int] = set()  # what may have ended untold: restored, or missed
 
-    def flow(self, opening: bytes, answering: bytes, zone: int) -> Flow | None:
+    def flow(self, orig: bytes, reply: bytes, zone: int) -> Flow | None:
         """Enter a flow that is not among `flows`; None where it is not wanted or well-formed."""
-        key = (opening, answering, zone)
+        key = (orig, reply, zone)
         try:
             flow = self._older_flows[key]
         except KeyError:
             try:
-                flow_tuple = self._tuples.read(opening, answering, zone)
+                flow_tuple = self._tuples.read(orig, reply, zone)
             except MalformedError:
                 self.malformed += 1
                 return None  # not kept: each of them is to be counted
@@ -194,7 +194,7 @@ class Connections:
         return flow
 
     def find(
-        self, opening: bytes, answering: bytes, zone: int, of_flow: int
+        self, orig: bytes, reply: bytes, zone: int, of_flow: int
     ) -> tuple[int, Flow | None] | None:
         """
         The key of a connection that a dump shows, and its flow unless it surely lives already.
@@ -203,17 +203,17 @@ class Connections:
         a recording that wanted it, is handed on to the next: it is in `unwanted`.
         """
         try:
-            flow = self.flows[opening, answering, zone]
+            flow = self.flows[orig, reply, zone]
         except KeyError:
             # A dump shows all there are: those that are known are not to fill the cache of flows.
-            key = _base_of(opening, answering, zone) | of_flow
+            key = _base_of(orig, reply, zone) | of_flow
             if key in self.live and key not in self._doubtful and key not in self.undated:
                 return key, None
-            flow = self.flow(opening, answering, zone)
+            flow = self.flow(orig, reply, zone)
         if flow is not None:
             return flow.base | of_flow, flow
         if self._doubtful or self.unwanted:
-            key = _base_of(opening, answering, zone) | of_flow
+            key = _base_of(orig, reply, zone) | of_flow
             if key in self.live:
                 self.unwanted.add(key)
                 return key, None

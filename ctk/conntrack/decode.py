@@ -7,8 +7,8 @@ layout is learned once by a walk over the attributes, which compiles a Struct th
 value and every attribute header in one unpack. A message is read by the layout of its length
 when all headers are as they were; otherwise it is walked, and its layout is learned too.
 
-Addresses are not parsed here. The two runs of bytes around the source port, `opening` and
-`answering`, tell one flow from another; `tuples` reads them once for each new flow, and checks the
+Addresses are not parsed here. The two runs of bytes around the source port, `orig` and
+`reply`, tell one flow from another; `tuples` reads them once for each new flow, and checks the
 headers inside them. What they leave out is the source port (for ICMP its id). What attributes are
 called, and the walk over them, is in `attributes`.
 """
@@ -89,9 +89,9 @@ class Event(NamedTuple):
     """
 
     what: int  # NEW, UPDATE, DESTROY or DUMPED
-    opening: bytes  # from nfgenmsg to the header of the source port: the family, src, dst, proto
+    orig: bytes  # from nfgenmsg to the header of the source port: the family, src, dst, proto
     port: int  # the source port; for ICMP its id; 0 where the protocol has neither
-    answering: bytes  # from the dialled port to the header of the reply's destination port
+    reply: bytes  # from the dialled port to the header of the reply's destination port
     zone: int  # CTA_ZONE; a zone of one direction only stands in the tuple
     ct_id: int  # CTA_ID, a hash that can come again
     at_ns: int  # CTA_TIMESTAMP_EVENT where the kernel sends it, else the time of receipt
@@ -137,22 +137,20 @@ class _Layout:
     def __init__(self, message: bytes) -> None:
         """Learn from one message; MalformedError where it is not one of conntrack."""
         fields: list[tuple[int, str, int | None]] = [(0, "I", None), (4, "I", 0)]
-        opening_end, answering_start, answering_end = _port_gaps(message)
-        fields.append((NLMSG_HEADER, f"{opening_end - NLMSG_HEADER}s", 1))
-        if answering_start != opening_end:
-            fields.append((opening_end, "H", 2))
-        fields.append((answering_start, f"{answering_end - answering_start}s", 3))
-        # What is compared inside opening (1) and answering (3).
-        inside = _family(message, opening_end, answering_start)
+        orig_end, reply_start, reply_end = _port_gaps(message)
+        fields.append((NLMSG_HEADER, f"{orig_end - NLMSG_HEADER}s", 1))
+        if reply_start != orig_end:
+            fields.append((orig_end, "H", 2))
+        fields.append((reply_start, f"{reply_end - reply_start}s", 3))
+        # What is compared inside orig (1) and reply (3).
+        inside = _family(message, orig_end, reply_start)
         for path, at, size in _needed(walk(message, NLMSG_HEADER + NFGENMSG)):
             if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
-                # Other headers there are checked by FlowTuple.parse, once a flow.
+                # Other headers there are checked by parse_tuples, once a flow.
                 if path[1:] == (CTA_TUPLE_ZONE,):
                     # It takes the room that CTA_ZONE takes behind both: of the same length, such
                     # messages have all other headers at the same places.
-                    place, start = (
-                        (3, answering_start) if at > answering_start else (1, NLMSG_HEADER)
-                    )
+                    place, start = (3, reply_start) if at > reply_start else (1, NLMSG_HEADER)
                     inside.append((place, slice(at - 4 - start, at - start)))
                 continue
             fields.append((at - 4, "I", None))
@@ -188,16 +186,16 @@ class _Layout:
         self.next: _Layout | None = None
 
 
-def _family(message: bytes, opening_end: int, answering_start: int) -> list[tuple[int, slice]]:
+def _family(message: bytes, orig_end: int, reply_start: int) -> list[tuple[int, slice]]:
     """
-    Where the family and the last header of `opening` stand, where they are to be compared.
+    Where the family and the last header of `orig` stand, where they are to be compared.
 
     ICMP's tuples of IPv4 take the room of IPv6's without ports. Those of TCP and the like, with
     their two ports, are as long as no others.
     """
-    if opening_end != answering_start and message[opening_end - 2 : opening_end] == _SRC_PORT:
+    if orig_end != reply_start and message[orig_end - 2 : orig_end] == _SRC_PORT:
         return []
-    return [(1, slice(0, 1)), (1, slice(opening_end - 4 - NLMSG_HEADER, None))]
+    return [(1, slice(0, 1)), (1, slice(orig_end - 4 - NLMSG_HEADER, None))]
 
 
 def _needed(attributes: Iterator[Attribute]) -> Iterator[Attribute]:
@@ -289,38 +287,38 @@ _REPLY_PORT = frozenset((CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6
 
 def _port_gaps(message: bytes) -> tuple[int, int, int]:
     """
-    Return where `opening` ends, and where `answering` starts and ends.
+    Return where `orig` ends, and where `reply` starts and ends.
 
     Between them stands the source port (or the ICMP id), after them the same of the reply.
     `tuples` puts zeros there when it walks them.
     """
     start = NLMSG_HEADER + NFGENMSG
     orig_size = _sized(message, start, CTA_TUPLE_ORIG)
-    reply = start + orig_size
-    end = reply + _sized(message, reply, CTA_TUPLE_REPLY)
-    opening_end = answering_start = answering_end = reply_proto_end = 0
+    reply_at = start + orig_size
+    end = reply_at + _sized(message, reply_at, CTA_TUPLE_REPLY)
+    orig_end = reply_start = reply_end = reply_proto_end = 0
     for path, at, size in walk(message[:end], start):
         if path == (CTA_TUPLE_REPLY, CTA_TUPLE_PROTO):
             reply_proto_end = at + aligned(size)
         if len(path) != 3 or path[1] != CTA_TUPLE_PROTO:
             continue
         if path[0] == CTA_TUPLE_ORIG and path[2] in _OWN_PORT:
-            opening_end, answering_start = at, at + 4
+            orig_end, reply_start = at, at + 4
         elif path[0] == CTA_TUPLE_REPLY and path[2] in _REPLY_PORT:
-            answering_end = at
+            reply_end = at
         else:
             continue
         if size != 2:
             raise MalformedError("a port is two bytes")
-    if bool(opening_end) != bool(answering_end):
+    if bool(orig_end) != bool(reply_end):
         raise MalformedError("one tuple has a port, the other none")
-    if not opening_end:
-        return reply, reply, end
+    if not orig_end:
+        return reply_at, reply_at, end
     if reply_proto_end != end:
         # Something stands behind the reply's ports (a zone of the reply direction): keep it, and
         # the port before it. Such flows are told apart by that port too: finer than it need be.
-        answering_end = end
-    return opening_end, answering_start, answering_end
+        reply_end = end
+    return orig_end, reply_start, reply_end
 
 
 def _sized(message: bytes, at: int, kind: int) -> int:

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from ctk.conntrack import attributes
-from ctk.conntrack.tuples import FlowTuple
 from ctk.errors import UsageError
-from ctk.model import PROTOCOLS
-
-_NUMBERS = {name: number for number, name in PROTOCOLS.items()}
+from ctk.model import PROTOCOL_NUMBERS, FlowTuple, parse_port, parse_protocol
 
 
 class Cidr(NamedTuple):
@@ -72,8 +69,8 @@ class EventFilter:
         return cls(
             cidrs=tuple(map(Cidr.parse, cidrs)),
             exclude_cidrs=tuple(map(Cidr.parse, exclude_cidrs)),
-            protocols=frozenset(map(_protocol, protocols)),
-            ports=frozenset(map(_port, ports)),
+            protocols=frozenset(map(parse_protocol, protocols)),
+            ports=frozenset(map(parse_port, ports)),
         )
 
     def __bool__(self) -> bool:
@@ -81,7 +78,10 @@ class EventFilter:
 
     def wants(self, flow: FlowTuple) -> bool:
         addresses = (flow.src, flow.dst, flow.reply_src)
-        if self.protocols and (_NUMBERS.get(flow.proto) or int(flow.proto)) not in self.protocols:
+        if (
+            self.protocols
+            and (PROTOCOL_NUMBERS.get(flow.proto) or int(flow.proto)) not in self.protocols
+        ):
             return False
         if self.ports and self.ports.isdisjoint((flow.dst_port, flow.reply_src_port)):
             return False
@@ -90,21 +90,6 @@ class EventFilter:
         return not self.cidrs or any(
             cidr.has(address) for cidr in self.cidrs for address in addresses
         )
-
-
-def _protocol(text: str) -> int:
-    number = _NUMBERS.get(text.lower())
-    if number is None and text.isdecimal() and text.isascii() and len(text) <= 3:
-        number = int(text)
-    if number is None or number > 255:
-        raise UsageError(f"{text!r} is not a protocol", hint="tcp, udp, icmp, ... or its number")
-    return number
-
-
-def _port(text: str) -> int:
-    if not (text.isdecimal() and text.isascii() and len(text) <= 5 and 1 <= int(text) <= 65535):
-        raise UsageError(f"{text!r} is not a port", hint="a number from 1 to 65535")
-    return int(text)
 
 
 # Classic BPF: linux/bpf_common.h, linux/filter.h.

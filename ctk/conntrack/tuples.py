@@ -1,7 +1,7 @@
 """
 A connection's two tuples, read from what `decode` leaves as bytes: addresses, protocol and ports.
 
-`FlowTuple.parse` walks their attributes. `TupleReader` reads by learned layouts, as `decode` reads
+`parse_tuples` walks their attributes. `TupleReader` reads by learned layouts, as `decode` reads
 messages: 1.5 us a flow instead of 15. Where every connection is a flow of its own, as in a scan,
 this is a third of what they cost.
 """
@@ -31,41 +31,28 @@ from ctk.conntrack.attributes import (
     header,
     walk,
 )
-from ctk.model import PROTOCOLS
+from ctk.model import PROTOCOLS, FlowTuple
 
-_MOST_LAYOUTS = 64  # one a family and protocol, and an ICMP type; past it FlowTuple.parse reads
+_MOST_LAYOUTS = 64  # one a family and protocol, and an ICMP type; past it `parse_tuples` reads
 
 
-class FlowTuple(NamedTuple):
-    """Both tuples of a connection without the source port. Addresses are 4 or 16 bytes."""
-
-    proto: str
-    zone: int
-    src: bytes
-    dst: bytes
-    dst_port: int | None  # None for ICMP and protocols without ports
-    reply_src: bytes
-    reply_src_port: int | None
-    reply_dst: bytes
-
-    @classmethod
-    def parse(cls, opening: bytes, answering: bytes, zone: int) -> "FlowTuple":
-        """Read what an event holds of its flow; MalformedError where its headers do not fit."""
-        tuples, places = _places(opening, answering)
-        found = {path: tuples[at : at + size] for path, (at, size) in places.items()}
-        orig, reply = _ends(found, CTA_TUPLE_ORIG), _ends(found, CTA_TUPLE_REPLY)
-        if orig.proto != reply.proto or len(orig.src) != len(reply.src):
-            raise MalformedError("tuples of two protocols")
-        return cls(
-            PROTOCOLS.get(orig.proto, str(orig.proto)),
-            zone or orig.zone,
-            orig.src,
-            orig.dst,
-            orig.dst_port,
-            reply.src,
-            reply.src_port,
-            reply.dst,
-        )
+def parse_tuples(orig: bytes, reply: bytes, zone: int) -> FlowTuple:
+    """Read what an event holds of its flow; MalformedError where its headers do not fit."""
+    tuples, places = _places(orig, reply)
+    found = {path: tuples[at : at + size] for path, (at, size) in places.items()}
+    dialled, answer = _ends(found, CTA_TUPLE_ORIG), _ends(found, CTA_TUPLE_REPLY)
+    if dialled.proto != answer.proto or len(dialled.src) != len(answer.src):
+        raise MalformedError("tuples of two protocols")
+    return FlowTuple(
+        PROTOCOLS.get(dialled.proto, str(dialled.proto)),
+        zone or dialled.zone,
+        dialled.src,
+        dialled.dst,
+        dialled.dst_port,
+        answer.src,
+        answer.src_port,
+        answer.dst,
+    )
 
 
 class _Ends(NamedTuple):
@@ -77,18 +64,18 @@ class _Ends(NamedTuple):
     zone: int
 
 
-def _places(opening: bytes, answering: bytes) -> tuple[bytes, dict[AttributePath, tuple[int, int]]]:
+def _places(orig: bytes, reply: bytes) -> tuple[bytes, dict[AttributePath, tuple[int, int]]]:
     """
     Return both tuples whole, and the offset and size of each attribute's value in them.
 
-    Where ports were left out between `opening` and `answering`, and behind, zeros stand there.
+    Where ports were left out between `orig` and `reply`, and behind, zeros stand there.
     """
-    if len(opening) < NFGENMSG + 4:
+    if len(orig) < NFGENMSG + 4:
         raise MalformedError("tuples are too short")
-    orig_end = NFGENMSG + aligned(header(opening, NFGENMSG)[0])
-    tuples = opening + answering
-    if len(opening) != orig_end:
-        tuples = _with_ports(opening, answering, orig_end)
+    orig_end = NFGENMSG + aligned(header(orig, NFGENMSG)[0])
+    tuples = orig + reply
+    if len(orig) != orig_end:
+        tuples = _with_ports(orig, reply, orig_end)
     return tuples, {path: (at, size) for path, at, size in walk(tuples, NFGENMSG)}
 
 
@@ -124,17 +111,17 @@ def _port(value: bytes | None) -> int | None:
     return int.from_bytes(value, "big")
 
 
-def _with_ports(opening: bytes, answering: bytes, reply: int) -> bytes:
+def _with_ports(orig: bytes, reply: bytes, reply_at: int) -> bytes:
     """
     Put zeros where the ports were left out, so that the attributes can be walked.
 
     Behind the reply's ICMP id its type and code are left out too; one attribute of their size
     stands in for them.
     """
-    region = opening + bytes(4) + answering
-    if reply + 4 > len(region):
+    region = orig + bytes(4) + reply
+    if reply_at + 4 > len(region):
         raise MalformedError("a tuple is missing")
-    missing = reply + aligned(header(region, reply)[0]) - len(region)
+    missing = reply_at + aligned(header(region, reply_at)[0]) - len(region)
     if missing > 4:
         region += bytes(4) + NLATTR.pack(missing - 4, NLA_TYPE_MASK) + bytes(missing - 8)
     return region + bytes(4 if missing == 4 else 0)
@@ -145,13 +132,13 @@ class _Layout:
 
     __slots__ = ("_addresses", "_ports", "_proto", "mask", "template")
 
-    def __init__(self, opening: bytes, answering: bytes, like: FlowTuple) -> None:
-        whole, places = _places(opening, answering)
-        tuples = opening + answering
+    def __init__(self, orig: bytes, reply: bytes, like: FlowTuple) -> None:
+        whole, places = _places(orig, reply)
+        tuples = orig + reply
 
         def place(*path: int) -> slice:
             at, size = places[path]
-            if at >= len(opening) and whole != tuples:
+            if at >= len(orig) and whole != tuples:
                 at -= 4  # the source port, which was left out
             return slice(at, at + size)
 
@@ -187,30 +174,30 @@ class _Layout:
 
 
 class TupleReader:
-    """`FlowTuple.parse`, with a memory for the layouts it has met."""
+    """`parse_tuples`, with a memory for the layouts it has met."""
 
     def __init__(self) -> None:
         self._layouts: defaultdict[tuple[int, int], list[_Layout]] = defaultdict(list)
         self._learned = 0
 
-    def read(self, opening: bytes, answering: bytes, zone: int) -> FlowTuple:
+    def read(self, orig: bytes, reply: bytes, zone: int) -> FlowTuple:
         """Read what an event holds of its flow; MalformedError where its headers do not fit."""
-        tuples = opening + answering
+        tuples = orig + reply
         number = int.from_bytes(tuples, "big")
-        shape = (len(opening), len(answering))
+        shape = (len(orig), len(reply))
         for layout in self._layouts.get(shape, ()):
             if number & layout.mask == layout.template:
                 return layout.read(tuples, zone)
-        flow = FlowTuple.parse(opening, answering, zone)
-        if self._learned < _MOST_LAYOUTS and _is_plain(opening, answering, flow):
+        flow = parse_tuples(orig, reply, zone)
+        if self._learned < _MOST_LAYOUTS and _is_plain(orig, reply, flow):
             self._learned += 1
-            self._layouts[shape].append(_Layout(opening, answering, flow))
+            self._layouts[shape].append(_Layout(orig, reply, flow))
         return flow
 
 
-def _is_plain(opening: bytes, answering: bytes, flow: FlowTuple) -> bool:
+def _is_plain(orig: bytes, reply: bytes, flow: FlowTuple) -> bool:
     """Without a zone of one direction, or a port in one tuple only: such are rare, not learned."""
     if (flow.dst_port is None) != (flow.reply_src_port is None):
         return False
-    _, places = _places(opening, answering)
+    _, places = _places(orig, reply)
     return not any(path[1:] == (CTA_TUPLE_ZONE,) for path in places)

@@ -15,28 +15,39 @@ from typing import Literal
 
 from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
 from ctk.kube.objects import (
+    Applied,
     Change,
+    Deleted,
     EndpointSlice,
-    Gone,
     KubeObject,
     Listed,
     Lost,
     Node,
     Pod,
+    Recovered,
     Resource,
-    Seen,
     Service,
-    Stale,
     resource_of,
 )
-from ctk.kube.owners import FOREVER_NS, Owners
+from ctk.kube.owners import Owners
 from ctk.kube.provisional import ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
-from ctk.model import Completed, Edge, Endpoint, Gap, HistoryChange, ObjectClosed
+from ctk.model import (
+    Completed,
+    Edge,
+    Endpoint,
+    Gap,
+    HistoryChange,
+    KnownObject,
+    ObjectClosed,
+    Via,
+)
+from ctk.timespan import FOREVER_NS
 
 _MOST_CACHED = 16_384  # edges
+_ZONE_LABEL = "topology.kubernetes.io/zone"
 _OWNING: frozenset[Resource] = frozenset(("pods", "services", "nodes"))
 _KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
     "pods": "pod",
@@ -64,6 +75,7 @@ class Endpoints:
         self._staleness = Staleness()
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}
+        self._zones: dict[str, str] = {}  # by the node's name
         self._came_ns: dict[str, int] = {}  # when pods without an address yet were first seen
         self._pods_added: list[Endpoint] = []
         self._listed: set[Resource] = set()
@@ -73,6 +85,20 @@ class Endpoints:
 
     # What is asked of it.
 
+    @property
+    def settled_ns(self) -> int:
+        """
+        From when on an answer to `at` or `service` holds for later times, too.
+
+        It holds up to `good_until_ns` of its endpoints, and until `apply`, `recall` or
+        `set_local_addresses` is called. About older times more may be known: they are asked anew.
+        """
+        return self._settled_ns
+
+    def good_until_ns(self, endpoint: Endpoint) -> int:
+        """Up to when (excluded) an answer holds if nothing changes: 1 << 63 where for ever."""
+        return self._guesses.good_until_ns(endpoint)
+
     def at(self, address: str, when_ns: int) -> Endpoint:
         """Who was behind an address at that time: always the same value for the same answer."""
         owned = self._owners.at(address, when_ns)
@@ -81,6 +107,26 @@ class Endpoints:
         if when_ns >= self._guesses.doubt_ns and owned.endpoint.kind == "pod":
             return self._guesses.ask(address, when_ns, owned.endpoint)
         return owned.endpoint
+
+    def service(
+        self, dialled: Endpoint, proto: str, port: int, when_ns: int
+    ) -> tuple[str, Via] | None:
+        """
+        The service ("namespace/name") that was dialled, and by which kind of address.
+
+        `dialled` is what `at` answered for the same time. Where no service is known and one may
+        be told later, the question is remembered, and answered by a `ServiceFound` in `drain`.
+        """
+        found = self._dials.service(dialled, proto, port, when_ns)
+        # External addresses are many, and a service's only before all services are listed.
+        may_be_told = self._kube and (dialled.kind != "external" or not self._guesses.synced)
+        if found is None and may_be_told:
+            self._dials.remember(dialled, proto, port, when_ns)
+        return found
+
+    def zone_of(self, node: str | None) -> str | None:
+        """The topology zone of the node with this name, as its label says now."""
+        return None if node is None else self._zones.get(node)
 
     def edge(
         self,
@@ -102,13 +148,7 @@ class Endpoints:
         source = self.at(src, when_ns)
         dialled = self.at(dst, when_ns)
         backend = dialled if reply_src == dst else self.at(reply_src, when_ns)
-        found = None
-        if dst_port is not None:
-            found = self._dials.service(dialled, proto, dst_port, when_ns)
-            # External ones are many, and may be a service's only before all services are listed.
-            may_be_told = self._kube and (dialled.kind != "external" or not self._guesses.synced)
-            if found is None and may_be_told:
-                self._dials.remember(dialled, proto, dst_port, when_ns)
+        found = None if dst_port is None else self.service(dialled, proto, dst_port, when_ns)
         edge = Edge(
             proto,
             zone,
@@ -149,17 +189,35 @@ class Endpoints:
 
     # What is told to it.
 
+    def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
+        """
+        Take in what the file knew, before anything is asked or applied.
+
+        `told_until_ns` is when the file's knowledge ended.
+        """
+
+    def set_local_addresses(self, addresses: frozenset[str]) -> None:
+        """
+        Say which addresses the interfaces of this node have now.
+
+        What was unknown or external at a new one was this node, and is completed. One that is
+        gone is this node's no more for times later than those that were asked about already.
+        """
+        self._edges.clear()
+        # kube-proxy in IPVS mode gives every ClusterIP to an interface; some CNIs a pod's address.
+        self._history.extend(self._guesses.set_local(addresses, self._owners.has_owner))
+
     def apply(self, change: Change) -> None:
         """Take in what the API server said."""
         self._edges.clear()
-        at_ns = change.to_ns if isinstance(change, Stale) else change.at_ns
+        at_ns = change.to_ns if isinstance(change, Recovered) else change.at_ns
         self._settled_ns = max(self._settled_ns, at_ns)
         match change:
-            case Seen(each):
+            case Applied(each):
                 if isinstance(each, Pod) and each.uid not in self._pods:
                     self._came_ns[each.uid] = at_ns
                 self._put(each, at_ns)
-            case Gone(each):
+            case Deleted(each):
                 resource = resource_of(each)
                 if each.uid in self._known(resource):
                     self._put(each, at_ns)  # its last state may say when it ended
@@ -170,7 +228,7 @@ class Endpoints:
                 self._staleness.lose(change)
                 if resource == "pods":
                     self._guesses.doubt_ns = min(self._guesses.doubt_ns, at_ns)
-            case Stale(resource):
+            case Recovered(resource):
                 self._staleness.find(change)
                 if resource == "pods":
                     self._settle_doubts()
@@ -260,6 +318,11 @@ class Endpoints:
         if new == old:
             return
         self._nodes[new.uid] = new
+        zone = new.labels.get(_ZONE_LABEL)
+        if zone is None:
+            self._zones.pop(new.name, None)
+        else:
+            self._zones[new.name] = zone
         self._record(old, new, at_ns)
         self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
         self._history.extend(self._guesses.learn_node(new))
@@ -303,6 +366,8 @@ class Endpoints:
             self._doors.drop_service(uid, at_ns)
         else:
             gone = self._nodes.pop(uid, None)
+            if gone is not None:
+                self._zones.pop(gone.name, None)
         if gone is not None:
             for address in gone.addresses:
                 self._owners.take(address, uid, at_ns)

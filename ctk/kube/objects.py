@@ -18,11 +18,11 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from ctk.errors import UsageError
+from ctk.timespan import SECOND as _SECOND_NS
 
 Resource = Literal["pods", "services", "endpointslices", "nodes"]
 RESOURCES: tuple[Resource, ...] = ("pods", "services", "endpointslices", "nodes")
 
-_SECOND_NS = 1_000_000_000
 # A Job made by a CronJob ends in its scheduled time: minutes since the epoch (seconds before 1.21).
 _SCHEDULED = re.compile(r"-\d{8,10}$")
 _SERVICE_LABEL = "kubernetes.io/service-name"
@@ -115,14 +115,14 @@ class Listed(NamedTuple):
     at_ns: int
 
 
-class Seen(NamedTuple):
+class Applied(NamedTuple):
     """One object came or changed."""
 
     object: KubeObject
     at_ns: int
 
 
-class Gone(NamedTuple):
+class Deleted(NamedTuple):
     """One object was deleted."""
 
     object: KubeObject
@@ -138,7 +138,7 @@ class Lost(NamedTuple):
     denied: bool = False
 
 
-class Stale(NamedTuple):
+class Recovered(NamedTuple):
     """A resource that was lost is known again; in between its names may have been old."""
 
     resource: Resource
@@ -147,7 +147,7 @@ class Stale(NamedTuple):
     why: str
 
 
-Change = Listed | Seen | Gone | Lost | Stale
+Change = Listed | Applied | Deleted | Lost | Recovered
 
 
 def pod(raw: Mapping[str, Any]) -> Pod:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
+from ctk.timespan import FOREVER_NS
+from ctk.timespan import SECOND as _SECOND_NS
 
-FOREVER_NS = 1 << 63
-_SECOND_NS = 1_000_000_000
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
 _CLOCKS_DIFFER_NS = 5 * _SECOND_NS
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.
@@ -46,6 +46,10 @@ class Owners:
             if owned.from_ns <= when_ns < owned.to_ns:
                 return owned
         return None
+
+    def has_owner(self, address: str) -> bool:
+        """Whether an address is somebody's now."""
+        return any(each.to_ns == FOREVER_NS for each in self._spans.get(address, ()))
 
     def give(self, endpoint: Endpoint, came_ns: int | None, at_ns: int) -> None:
         """

@@ -13,10 +13,10 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.kube.owners import FOREVER_NS
 from ctk.model import Completed, Endpoint
+from ctk.timespan import FOREVER_NS
+from ctk.timespan import SECOND as _SECOND_NS
 
-_SECOND_NS = 1_000_000_000
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes
 # what is not older than itself.
 _GOOD_NS = 60 * _SECOND_NS
@@ -109,6 +109,21 @@ class ProvisionalEndpoints:
                     if not same(guess, better):
                         guesses[i] = better
                         yield Completed(guess, better)
+
+    def set_local(
+        self, addresses: frozenset[str], owned: Callable[[str], bool]
+    ) -> Iterator[Completed]:
+        """This node has these addresses now; `owned` says which have another owner."""
+        lost, self._local = self._local - addresses, addresses
+        for address in lost:
+            guesses = self._of.get(address, [])
+            guesses[:] = [guess for guess in guesses if guess.kind != "node"]
+        for address in addresses:
+            guesses = self._of.get(address, [])
+            for i, guess in enumerate(guesses):
+                if guess.kind in ("unknown", "external") and not owned(address):
+                    guesses[i] = self._stranger(address, guess.valid_from_ns)
+                    yield Completed(guess, guesses[i])
 
     def learn_node(self, node: Node) -> Iterator[Completed]:
         """A node says which addresses its pods have, and what this node's labels are."""

@@ -1,16 +1,19 @@
 """
-A flow as a line of the JSON event log.
+A flow as a line of the JSON event log, and of its live form.
 
-Its names and their order are what the log's users parse; those of `FlowRecord` are ours.
+The keys and their order are a contract with programs that parse the log (design.md, section 7).
 """
 
 from typing import Any
 
-from ctk.model import FlowRecord
+from ctk.store.columns import FlowRecord
+
+# A line has these keys always. Another key is left out where its value is null, false, 0 or empty.
+_ALWAYS = frozenset(("new", "update", "cnt"))
 
 
 def log_line(record: FlowRecord) -> bytes:
-    """Write the event log's line for a flow: one JSON object, empty fields left out."""
+    """Return the line of a flow, one JSON object without the line's end."""
     from orjson import dumps
 
     line: dict[str, Any] = {"timestamp": record.started_at}
@@ -34,7 +37,7 @@ def log_line(record: FlowRecord) -> bytes:
     line["new"] = record.new_events > 0
     line["update"] = record.update_events > 0
     line["cnt"] = record.new_events + record.update_events + record.destroy_events
-    # What the log's first readers did not know follows what they did.
+    # Newer keys follow the older ones: the log's first readers do not know them.
     line["destroy"] = record.destroy_events > 0
     line["natSrc"] = record.nat_src
     line["natDst"] = record.nat_dst
@@ -46,7 +49,7 @@ def log_line(record: FlowRecord) -> bytes:
     line["packetsOut"] = record.packets_out
     line["bytesIn"] = record.bytes_in
     line["packetsIn"] = record.packets_in
-    return dumps({name: value for name, value in line.items() if value})
+    return dumps({key: value for key, value in line.items() if value or key in _ALWAYS})
 
 
 def _log_labels(labels: str | None) -> object:
@@ -56,7 +59,11 @@ def _log_labels(labels: str | None) -> object:
 
 
 def live_line(record: FlowRecord) -> bytes:
-    """Write the live form: the tuple, whether several events were merged, and the log's line."""
+    """
+    Return the live form: protocol and addresses, whether events were merged, and the log's line.
+
+    `<tcp, Src: 10.244.0.1:53388, Dst: 10.244.0.3:8181> (true) - {...}`
+    """
     merged = record.new_events + record.update_events + record.destroy_events > 1
     source = _with_port(record.src, record.src_port)
     dialled = _with_port(record.dst, record.dst_port)

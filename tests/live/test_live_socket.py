@@ -13,7 +13,8 @@ from ctk.conntrack import decode
 from ctk.conntrack.decode import Decoder, Event
 from ctk.conntrack.filters import EventFilter, program
 from ctk.conntrack.socket import Socket, dump, local_addresses
-from ctk.conntrack.tuples import FlowTuple
+from ctk.conntrack.tuples import parse_tuples
+from ctk.model import FlowTuple
 
 pytestmark = pytest.mark.live
 
@@ -44,7 +45,7 @@ def made(play: PlayedNode) -> None:
 
 
 def flow(event: Event) -> FlowTuple:
-    return FlowTuple.parse(event.opening, event.answering, event.zone)
+    return parse_tuples(event.orig, event.reply, event.zone)
 
 
 def test_every_new_connection_is_received_once(on_node):

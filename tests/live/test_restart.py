@@ -15,7 +15,7 @@ from recording import CTK, listening, recording, rows
 
 from ctk.conntrack.decode import Decoder, Event
 from ctk.conntrack.socket import dump
-from ctk.conntrack.tuples import FlowTuple
+from ctk.conntrack.tuples import parse_tuples
 
 pytestmark = pytest.mark.live
 
@@ -75,7 +75,7 @@ def moved(play: PlayedNode, port: int) -> int:
     return next(
         event.bytes_out or 0
         for event in events
-        if FlowTuple.parse(event.opening, event.answering, event.zone).dst_port == port
+        if parse_tuples(event.orig, event.reply, event.zone).dst_port == port
     )
 
 
