@@ -45,7 +45,7 @@ SERVICES = {
 }
 NODE_PORT = 30080
 HTTP, DATAGRAMS, NOTHING = 8080, 5353, 9999
-ADDRESSES = {NODE_NAME: 9, WORKER: 5}  # as many as pods that want one, or fewer
+ADDRESSES = {NODE_NAME: 11, WORKER: 5}  # little more than pods that want one
 PODS = {NODE_NAME: 9, WORKER: 4}
 TIMEOUTS = {"tcp_timeout_time_wait": 20, "udp_timeout": 8, "udp_timeout_stream": 12}
 WINDOW_S = 2
@@ -237,7 +237,7 @@ class Churn:
         pod.slot = self.play.free_slots.pop(0)
         self.play.give(pod.slot, life.address)
         life.wired_ns = time.time_ns()
-        self.after(chance.uniform(0.1, 0.5), lambda: self._begin(pod))
+        self.after(chance.uniform(0.25, 0.7), lambda: self._begin(pod))
 
     def _begin(self, pod: Pod) -> None:
         """The process runs, and is busy at once."""
@@ -316,9 +316,10 @@ class Churn:
         pod.finished = _rfc(life.ended_ns)
         for sock in list(pod.sockets):
             self._drop(pod.sockets, sock)
-        self.after(chance.uniform(0.05, 0.3), lambda: self._unwire(pod))
+        gone_s = chance.uniform(0.05, 0.3)
+        self.after(gone_s, lambda: self._unwire(pod))
         if life.how != "forced":
-            self.after(chance.uniform(0.1, 0.5), lambda: self._final(pod))
+            self.after(gone_s + chance.uniform(0.02, 0.15), lambda: self._final(pod))
 
     def _unwire(self, pod: Pod) -> None:
         life = pod.life

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, until
+from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, udp, until
 from recording import CTK, listening, rows
 
 pytestmark = pytest.mark.live
@@ -69,7 +69,7 @@ def test_a_hangup_ends_a_recording_well(play: PlayedNode, tmp_path: Path) -> Non
     db = tmp_path / "node.db"
     for _ in range(2):
         with listening(
-            play, *CTK, "record", str(db), "--no-kube", stderr=subprocess.PIPE
+            play, *CTK, "record", str(db), "--no-kube", stderr=subprocess.DEVNULL
         ) as process:
             process.send_signal(signal.SIGHUP)
             process.wait(GRACE_S)
@@ -80,11 +80,22 @@ def test_a_hangup_ends_a_recording_well(play: PlayedNode, tmp_path: Path) -> Non
 
 def test_a_hangup_opens_the_log_anew_where_there_is_one(play: PlayedNode, tmp_path: Path) -> None:
     """As log rotation by another tool expects."""
-    db, log = tmp_path / "node.db", tmp_path / "node.log"
+    db, log, moved = (tmp_path / name for name in ("node.db", "node.log", "moved"))
     command = (*CTK, "record", str(db), "--no-kube", "--log", str(log), "--window", "1s")
-    with listening(play, *command, stderr=subprocess.PIPE) as process:
-        log.rename(tmp_path / "moved")
-        process.send_signal(signal.SIGHUP)
-        until(log.exists, "the log to be there again")
+    with (
+        udp(play.pods[CLIENT], PODS[CLIENT][0], 0) as sock,
+        listening(play, *command, stderr=subprocess.DEVNULL) as process,
+    ):
+        for n, moment in enumerate(("first", "after the hangup")):
+            sock.sendto(b"", (PODS[CLIENT_1][0], 1000 + n))
+            time.sleep(1.1)
+            sock.sendto(b"", (PODS[CLIENT_1][0], 2000 + n))  # the window before is over
+            until(log.exists, f"the log, {moment}")
+            if n == 0:
+                log.rename(moved)
+                process.send_signal(signal.SIGHUP)
+                time.sleep(0.5)
         assert process.poll() is None
     assert process.returncode == 0
+    lines = (moved.read_text() + log.read_text()).splitlines()
+    assert len(lines) == 4
