@@ -143,10 +143,9 @@ def _retention(text: str) -> tuple[str, int]:
 @click.option(
     "--accounting-interval",
     type=parse_age,
-    default="30s",
-    show_default=True,
     metavar="AGE",
-    help="How often live connections' counters are read.",
+    help="How often live connections' counters are read."
+    "  [default: as a hundredth of a core allows]",
 )
 @click.option("--buffer-size", type=parse_size, metavar="SIZE", help="Of the netlink socket.")
 @click.option("--buffer-max", type=parse_size, metavar="SIZE", help="It grows so far on a loss.")
@@ -207,7 +206,7 @@ def _record(
     prints: bool,
     **options: Any,
 ) -> None:
-    from ctk.conntrack import socket as kernel
+    from ctk.conntrack import table
     from ctk.conntrack.capture import Capture, CaptureWriter, Header
     from ctk.conntrack.listen import Replay
     from ctk.record import loop as recorder
@@ -233,16 +232,14 @@ def _record(
         replayed = stack.enter_context(Capture(options["from_capture"], note=log.warning))
         stream = Replay(replayed, stopping=stop, events=options["events"])
         node = node_name or replayed.header.node
-        addresses = replayed.header.addresses
     else:
-        stream = _listen(stack, stop, chosen, options)
+        stream = _listen(stack, stop, chosen, window, options)
         node = node_name or socket.gethostname()
-        addresses = kernel.local_addresses()
 
     plan = recorder.Plan(
         node=node,
         source=str(options["from_capture"] or "kernel"),
-        local_addresses=addresses,
+        local_addresses=stream.local_addresses,
         live=options["from_capture"] is None,
         cluster=watch is not None,
         window_ns=window,
@@ -266,7 +263,9 @@ def _record(
     if options["capture"] is not None:
         names = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
         header = Header(
-            node=node, addresses=addresses, sysctls={name: kernel.sysctl(name) for name in names}
+            node=node,
+            addresses=stream.local_addresses,
+            sysctls={name: table.sysctl(name) for name in names},
         )
         capture = stack.enter_context(CaptureWriter(options["capture"], header, log.warning))
     if watch is not None:
@@ -297,7 +296,7 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
     if options["from_capture"] and options["enable_accounting"]:
         raise UsageError("--enable-accounting is for the kernel, not for a capture")
     for name in ("window", "accounting_interval"):
-        if options[name] < SECOND:
+        if options[name] is not None and options[name] < SECOND:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is shorter than a second", hint=f"{flag} 10s")
 
@@ -325,17 +324,22 @@ def _watch(options: dict[str, Any], node: str) -> "Watch | None":
 
 
 def _listen(
-    stack: ExitStack, stopping: Callable[[], bool], chosen: EventFilter, options: dict[str, Any]
+    stack: ExitStack,
+    stopping: Callable[[], bool],
+    chosen: EventFilter,
+    window_ns: int,
+    options: dict[str, Any],
 ) -> "Listener":
     """Open the kernel's socket; say once what it does not count."""
-    from ctk.conntrack import socket as kernel
+    from ctk.conntrack import table
     from ctk.conntrack.filters import program
     from ctk.conntrack.listen import Listener
+    from ctk.conntrack.socket import Socket
 
     if options["enable_accounting"]:
-        for setting in kernel.enable_accounting():
+        for setting in table.enable_accounting():
             log.warning("%s is set now, for connections from here on", setting)
-    elif kernel.sysctl("nf_conntrack_acct") == 0:
+    elif table.sysctl("nf_conntrack_acct") == 0:
         log.warning(
             "bytes and packets are not counted here (net.netfilter.nf_conntrack_acct=0):"
             " record with --enable-accounting, or run sysctl -w net.netfilter.nf_conntrack_acct=1"
@@ -347,8 +351,9 @@ def _listen(
         "buffer_bytes": options["buffer_size"],
         "buffer_max_bytes": options["buffer_max"] or options["buffer_size"],
     }
+    interval_ns: int | None = options["accounting_interval"]
     started_ns = time.time_ns()
-    sock = kernel.Socket(
+    sock = Socket(
         events=options["events"],
         program=compiled or (),
         note=log.warning,
@@ -357,9 +362,10 @@ def _listen(
     return Listener(
         stack.enter_context(sock),
         started_ns=started_ns,
-        dump_every_s=options["accounting_interval"] / SECOND,
+        window_ns=window_ns,
+        dump_every_s=interval_ns and interval_ns / SECOND,
         stopping=stopping,
-        counting=lambda: kernel.sysctl("nf_conntrack_acct") != 0,
+        counting=lambda: table.sysctl("nf_conntrack_acct") != 0,
     )
 
 
