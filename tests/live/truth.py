@@ -106,7 +106,7 @@ class Truth:
         """Whether a recorder heard of its address, and had the time to write that down."""
         return any(
             session.listening_ns
-            and session.spawned_ns <= at_ns < session.ended_ns
+            and session.spawned_ns <= at_ns < session.asked_ns
             and (
                 session.signal != "KILL"
                 or session.asked_ns - max(at_ns, session.listening_ns)
@@ -228,7 +228,7 @@ def _judge(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row], known: s
         ):
             got = json.loads(labels or "{}").get(UID, "") if kind == "pod" else kind
             if expected:
-                bad, what = _hold(truth, expected, got, side, known)
+                bad, what = _hold(truth, expected, got, side, known, dial.at_ns)
                 if bad and not row.connections:
                     what += ", a later row"
                 worst = max(worst, (bad + bool(bad and row.connections), what, row), key=_rank)
@@ -247,7 +247,9 @@ def _rank(each: tuple[int, str, Row]) -> int:
     return each[0]
 
 
-def _hold(truth: Truth, expected: str, got: str, side: str, known: set[str]) -> tuple[int, str]:
+def _hold(
+    truth: Truth, expected: str, got: str, side: str, known: set[str], at_ns: int
+) -> tuple[int, str]:
     """How bad one side of a row is, and what that is called."""
     life = truth.lives.get(expected)
     if got == expected:
@@ -260,7 +262,13 @@ def _hold(truth: Truth, expected: str, got: str, side: str, known: set[str]) -> 
         if expected in known:
             return 3, f"none: {side} that the file knows"
         return (3, f"none: {side} that was told") if truth.told(life) else (1, "none: never told")
-    return 5, f"wrong {side}" + ("" if got in truth.lives else f": {got}")
+    named = truth.lives.get(got)
+    if named is None:
+        return 5, f"wrong {side}: {got}"
+    if named.created_ns <= at_ns < named.wired_ns:
+        same_second = named.began_ns // _SECOND_NS <= at_ns // _SECOND_NS
+        return 5, f"wrong {side}: it waited for the address" + ", that second" * same_second
+    return 5, f"wrong {side}"
 
 
 def _judge_service(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row]) -> None:
