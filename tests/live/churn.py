@@ -41,7 +41,7 @@ WORKER = "kl-worker"
 SERVICES = {
     "web": ("10.96.1.1", 80),
     "api": ("10.96.1.2", 80),
-    "late": ("10.96.1.3", 80),  # the API server has it some seconds after it is dialled
+    "late": ("10.96.1.3", 80),  # a recorder hears of it some seconds after it is dialled
 }
 NODE_PORT = 30080
 HTTP, DATAGRAMS, NOTHING = 8080, 5353, 9999
@@ -365,7 +365,8 @@ class Churn:
         kind = "NodePort" if web else "ClusterIP"
         ports = [{"name": "http", "protocol": "TCP", "port": port, "targetPort": HTTP, **web}]
         spec = {"type": kind, "clusterIP": address, "clusterIPs": [address], "ports": ports}
-        meta = {"namespace": "churn", "name": name}
+        created = _rfc(self.truth.started_ns)
+        meta = {"namespace": "churn", "name": name, "creationTimestamp": created}
         self.api.put({"kind": "Service", "metadata": meta, "spec": spec, "status": {}})
 
     def _tell_backends(self, name: str) -> None:

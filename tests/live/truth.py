@@ -251,45 +251,44 @@ def _hold(
     truth: Truth, expected: str, got: str, side: str, known: set[str], at_ns: int
 ) -> tuple[int, str]:
     """How bad one side of a row is, and what that is called."""
-    life = truth.lives.get(expected)
-    if got == expected:
+    if got == expected or (expected == "external" and got == "unknown"):
         return 0, "right"
-    if expected == "external":
-        return (0, "right") if got == "unknown" else (5, f"wrong {side}: {got} for external")
+    life, named = truth.lives.get(expected), truth.lives.get(got)
     if got in ("unknown", "external"):
         if life is None:
             return 3, "none: the node's own"
-        if expected in known:
-            return 3, f"none: {side} that the file knows"
-        return (3, f"none: {side} that was told") if truth.told(life) else (1, "none: never told")
-    named = truth.lives.get(got)
+        if expected not in known and not truth.told(life):
+            return 1, "none: never told"
+        return 3, f"none: {side} that " + ("the file knows" if expected in known else "was told")
+    what = f"wrong {side}"
     if named is None:
-        return 5, f"wrong {side}: {got}"
-    if named.created_ns <= at_ns < named.wired_ns:
-        same_second = named.began_ns // _SECOND_NS <= at_ns // _SECOND_NS
-        return 5, f"wrong {side}: it waited for the address" + ", that second" * same_second
-    return 5, f"wrong {side}"
+        what += f": {got} for {expected}"
+    elif named.created_ns <= at_ns < named.wired_ns:
+        what += ": it waited for the address"
+        # The API has whole seconds.
+        if named.began_ns // _SECOND_NS <= at_ns // _SECOND_NS:
+            what += ", that second"
+    return 5, what
 
 
 def _judge_service(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row]) -> None:
-    got = {row.service for row in rows}
-    if dial.service:
-        may = {dial.service}
-    elif dial.source == "" or dial.dst_port == 0:
-        return
-    else:
+    """A ClusterIP's or NodePort's is known; a dialled pod has one where one slice lists it."""
+    may: set[str | None] = {dial.service}
+    if not dial.service:
         listed = truth.services_of(dial.dst, dial.dst_port, dial.at_ns)
-        may = set(listed) if len(listed) == 1 and dial.server else {*listed, None}
-    if got <= may:
-        verdict.services["right" if got != {None} else "right: none"] += 1
-    elif got <= {*may, None}:
-        verdict.services["none" if dial.service else "none of a dialled pod"] += 1
-        verdict.samples["service none"] += [_story(truth, dial, rows[0])][: 3 * (not dial.service)]
-        del verdict.samples["service none"][6:]
-    else:
-        verdict.services["wrong"] += 1
-        verdict.samples["service wrong"].append(f"{got} for {may} {_story(truth, dial, rows[0])}")
-        del verdict.samples["service wrong"][6:]
+        may = {listed[0]} if len(listed) == 1 and dial.server else {*listed, None}
+    judged = "right"
+    for row in sorted(rows, key=lambda row: row.connections):
+        what = "" if row.connections else ", a later row"
+        if row.service not in {*may, None}:
+            judged = f"wrong{what}"
+        elif row.service not in may and not judged.startswith("wrong"):
+            judged = f"none{what}" if dial.service else f"none of a dialled pod{what}"
+    verdict.services[judged] += 1
+    samples = verdict.samples[f"service {judged}"]
+    if judged != "right" and len(samples) < 5:
+        got = {row.service for row in rows}
+        samples.append(f"{got} for {may}: {_story(truth, dial, rows[0])}")
 
 
 def _could_be(life: Life, at_ns: int) -> bool:
