@@ -7,8 +7,9 @@ integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from ctk.errors import UsageError
 
@@ -22,6 +23,10 @@ GapKind = Literal[
     "disk full",  # rows that could not be written; `lost` says how many events they held
     "malformed",  # datagrams that could not be decoded; `lost` says how many
 ]
+
+# The kernel's events of a connection, as people name them.
+EventName = Literal["new", "update", "destroy"]
+EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
 
 # What a filter flag asks about, and of which side: "from" opened the connection, "to" was dialled
 # or answered.
@@ -161,61 +166,14 @@ class FlowRow(NamedTuple):
     bytes_in: int | None
     packets_in: int | None
 
-
-class FlowRecord(NamedTuple):
-    """
-    One row of the views and one line of `-o jsonl` (design.md, section 5): a flow as it is read.
-
-    Labels are JSON text, as they are stored.
-    """
-
-    started_at: str
-    ended_at: str
-    started_ns: int
-    ended_ns: int
-    node: str
-    proto: str
-    ip_version: int | None  # None where both sides are folded into "other"
-    zone: int
-    src: str
-    src_port: int | None
-    dst: str
-    dst_port: int | None
-    nat_src: str | None
-    nat_dst: str | None
-    nat_dst_port: int | None
-    src_kind: Kind
-    src_namespace: str | None
-    src_name: str | None
-    src_workload: str | None
-    src_workload_kind: str | None
-    src_node: str | None
-    src_labels: str | None
-    dst_kind: Kind
-    dst_namespace: str | None
-    dst_name: str | None
-    dst_workload: str | None
-    dst_workload_kind: str | None
-    dst_node: str | None
-    dst_labels: str | None
-    service: str | None
-    service_via: Via | None
-    connections: int
-    new_events: int
-    update_events: int
-    destroy_events: int
-    unreplied: int
-    refused: int
-    bytes_out: int | None
-    packets_out: int | None
-    bytes_in: int | None
-    packets_in: int | None
+    @property
+    def counts(self) -> tuple[int | None, ...]:
+        """What every rollup sums up: all after the edge, the times and the port."""
+        found: tuple[int | None, ...] = _counts(self)
+        return found
 
 
-FLOW_KEYS: tuple[str, ...] = FlowRecord._fields
-
-# The counts of a row: summed by every rollup and by `top`.
-COUNT_KEYS: tuple[str, ...] = FLOW_KEYS[FLOW_KEYS.index("connections") :]
+_counts = itemgetter(slice(FlowRow._fields.index("connections"), None))
 
 
 class Term(NamedTuple):
@@ -348,9 +306,23 @@ class Datagrams(NamedTuple):
 LoneEvent = tuple[int, int | None, int]
 COUNTS_CONNECTION, COUNTS_NEW, COUNTS_UPDATE, COUNTS_DESTROY = 1, 2, 4, 8
 COUNTS_UNREPLIED, COUNTS_REFUSED = 16, 32
+# The count of a row that each bit is one of; the lowest bit first.
+LONE_COUNTS = (
+    "connections",
+    "new_events",
+    "update_events",
+    "destroy_events",
+    "unreplied",
+    "refused",
+)
 
 
-class Counters(NamedTuple):
+def counts_of(bits: int) -> list[int]:
+    """Give a lone event's counts, in the order of LONE_COUNTS."""
+    return [bits >> at & 1 for at in range(len(LONE_COUNTS))]
+
+
+class EventCounts(NamedTuple):
     """What a recording has seen since it started, in kernel events."""
 
     events: int = 0

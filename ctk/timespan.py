@@ -12,6 +12,10 @@ DAY = 24 * HOUR
 WEEK = 7 * DAY
 YEAR = 365 * DAY
 
+# The last moment that SQLite's integers hold, in the year 2262: an end that has not come. Below
+# -FOREVER_NS there is no time.
+FOREVER_NS = 2**63 - 1
+
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK, "y": YEAR}
 _AGE = re.compile(r"(?:[0-9]+[smhdwy])+")
 _TIME = re.compile(
@@ -20,8 +24,6 @@ _TIME = re.compile(
     r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# SQLite's integers end in the year 2262; nobody's record does.
-_LAST_NS = 2**63 - 1
 
 
 def parse_age(text: str) -> int:
@@ -31,7 +33,7 @@ def parse_age(text: str) -> int:
         age_ns = sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)(.)", text))
     elif text != "0":
         raise UsageError(f"{text!r} is not an age", hint="write it as 90s, 15m, 2h or 7d")
-    if age_ns > _LAST_NS:
+    if age_ns > FOREVER_NS:
         raise UsageError(f"{text!r} is longer than time goes back", hint="write it as 7d or 2y")
     return age_ns
 
@@ -62,7 +64,7 @@ def parse_time(text: str, now_ns: int) -> int:
         ) from error
     fraction_ns = int((match["fraction"] or "").ljust(9, "0"))
     time_ns = since_epoch // timedelta(seconds=1) * SECOND + fraction_ns
-    if not -_LAST_NS <= time_ns <= _LAST_NS:
+    if not -FOREVER_NS <= time_ns <= FOREVER_NS:
         raise UsageError(
             f"{text!r} is outside the years 1677 to 2262", hint="that is what 64 bits of ns hold"
         )

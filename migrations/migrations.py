@@ -1,6 +1,9 @@
 """
 The schema of a ctk file, append-only: a step once released is never edited.
 
+The newest step that changes a column drops the views and makes them anew from ctk/store/views.py,
+which knows the newest schema only.
+
 Base tables have singular names, hold integers and each address or identity once. Views have
 plural names, the columns of design section 5, and text for people. Times are ns since the
 epoch, UTC. bytes and packets are NULL where nothing measured them.
@@ -8,6 +11,8 @@ epoch, UTC. bytes and packets are NULL where nothing measured them.
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
+
+from ctk.store.views import drop_views, make_views
 
 migrations = Migrations("ctk")
 
@@ -346,3 +351,53 @@ def m006_late_flows(db: Database) -> None:
         )
         """
     )
+
+
+@migrations()
+def m007_clusters(db: Database) -> None:
+    """Whose cluster a recording is of, the zone of a node, which ends are inferred; a reserve."""
+    conn = db.conn
+    drop_views(conn)
+    # A file may hold nodes of the same name in several clusters, so the name alone is not unique.
+    conn.execute(
+        """
+        CREATE TABLE new_recorder (
+            id INTEGER PRIMARY KEY,
+            node TEXT NOT NULL,
+            cluster TEXT -- its name; NULL where none was followed
+        )
+        """
+    )
+    conn.execute("INSERT INTO new_recorder(id, node) SELECT id, node FROM recorder")
+    conn.execute("DROP TABLE recorder")
+    conn.execute("ALTER TABLE new_recorder RENAME TO recorder")
+    conn.execute("CREATE UNIQUE INDEX recorder_node ON recorder(node, IFNULL(cluster, ''))")
+    # The UID of the namespace kube-system, which no other cluster has.
+    conn.execute("ALTER TABLE recording ADD COLUMN cluster_uid TEXT")
+    conn.execute(
+        """
+        CREATE TABLE node_zone (
+            node TEXT PRIMARY KEY,
+            zone TEXT NOT NULL -- the newest label topology.kubernetes.io/zone of that node
+        ) WITHOUT ROWID
+        """
+    )
+    conn.execute(
+        """
+        INSERT INTO node_zone
+        SELECT name, zone FROM (
+            SELECT name, json_extract(labels, '$."topology.kubernetes.io/zone"') AS zone,
+                MAX(valid_from_ns)
+            FROM node GROUP BY name
+        ) WHERE zone IS NOT NULL
+        """
+    )
+    # An end that nobody saw: nothing is known of the endpoint or the object after it.
+    for table in ("endpoint", "pod", "service", "node"):
+        conn.execute(f"ALTER TABLE {table} ADD COLUMN end_inferred INTEGER NOT NULL DEFAULT 0")
+    # By what was dialled first: a service that is found late names the edges of one endpoint.
+    conn.execute("DROP INDEX edge_src")
+    conn.execute("CREATE INDEX edge_dialled ON edge(dialled_id, src_id, dst_port)")
+    # Pages that are given up when the disk is full, so that the file can still say so.
+    conn.execute("CREATE TABLE reserve (id INTEGER PRIMARY KEY, filler BLOB NOT NULL)")
+    make_views(conn)

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from sample import AT, GAPS, ROWS
 
 from ctk.cli import main
-from ctk.model import Counters
+from ctk.model import EventCounts
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
@@ -23,7 +23,7 @@ def shop(tmp_path: Path) -> Path:
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
         end_ns = AT + 70 * SECOND
-        writer.window(ROWS, gaps=GAPS, committed_ns=end_ns, counters=Counters(40, 1_204))
+        writer.window(ROWS, gaps=GAPS, committed_ns=end_ns, counters=EventCounts(40, 1_204))
         for _ in writer.maintain(end_ns, {}):
             pass
         writer.finish(end_ns)

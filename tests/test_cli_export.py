@@ -9,7 +9,7 @@ from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctk.model import Counters, Edge, Endpoint, FlowRow
+from ctk.model import Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
@@ -267,7 +267,7 @@ def test_whatever_is_committed_between_exports_is_written_exactly_once(
                 FlowRow(edge, at_s * SECOND, at_s * SECOND, n, *(1,) * 10)
                 for n, (edge, at_s) in enumerate(several)
             ]
-            writer.window(rows, committed_ns=0, counters=Counters())
+            writer.window(rows, committed_ns=0, counters=EventCounts())
             exported += batch()
         while some := batch():
             exported += some

@@ -15,8 +15,9 @@ import pytest
 from click.testing import Result
 from sample import AT, ROWS
 
-from ctk.model import FLOW_KEYS, Counters
+from ctk.model import EventCounts
 from ctk.store import connect
+from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
 
 Invoke = Callable[..., Result]
@@ -113,6 +114,7 @@ FIRST = {
     "ended_at": "2024-11-25T18:47:34.852716307Z",
     "started_ns": 1732560452852716307,
     "ended_ns": 1732560454852716307,
+    "cluster": None,
     "node": "n1",
     "proto": "tcp",
     "ip_version": 4,
@@ -130,6 +132,7 @@ FIRST = {
     "src_workload": "web",
     "src_workload_kind": "Deployment",
     "src_node": "n1",
+    "src_node_zone": None,
     "src_labels": {"app": "web", "tier": "front"},
     "dst_kind": "pod",
     "dst_namespace": "shop",
@@ -137,6 +140,7 @@ FIRST = {
     "dst_workload": "db",
     "dst_workload_kind": "StatefulSet",
     "dst_node": "n2",
+    "dst_node_zone": None,
     "dst_labels": {"app": "db", "tier": "back"},
     "service": "shop/db",
     "service_via": "address",
@@ -169,8 +173,8 @@ def test_json_is_one_array(invoke: Invoke, shop: Path) -> None:
 def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
     row = (
         "2024-11-25T18:48:12.852716307Z{s}2024-11-25T18:48:14.852716307Z{s}1732560492852716307{s}"
-        "1732560494852716307{s}n1{s}icmp{s}4{s}0{s}10.244.0.5{s}{s}10.9.9.9{s}{s}{s}{s}{s}pod{s}"
-        "shop{s}web-1{s}web{s}Deployment{s}n1{s}{labels}{s}unknown{s}{s}{s}{s}{s}{s}{s}{s}{s}"
+        "1732560494852716307{s}{s}n1{s}icmp{s}4{s}0{s}10.244.0.5{s}{s}10.9.9.9{s}{s}{s}{s}{s}pod{s}"
+        "shop{s}web-1{s}web{s}Deployment{s}n1{s}{s}{labels}{s}unknown{s}{s}{s}{s}{s}{s}{s}{s}{s}{s}"
         "1{s}1{s}1{s}1{s}0{s}0{s}84{s}1{s}84{s}1\n"
     )
     labels = '"{""app"":""web"",""tier"":""front""}"'
@@ -314,7 +318,7 @@ def test_a_table_on_a_terminal_stops_at_a_thousand_rows_and_says_so(tmp_path: Pa
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=0, boot_id=None)
         rows = [ROWS[0]._replace(started_ns=AT + i, ended_ns=AT + i) for i in range(1_001)]
-        writer.window(rows, committed_ns=AT, counters=Counters())
+        writer.window(rows, committed_ns=AT, counters=EventCounts())
     lines = _on_a_terminal("query", path)
     assert (len(lines), lines[-1]) == (
         1_002,

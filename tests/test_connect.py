@@ -13,7 +13,7 @@ import pytest
 from ctk.errors import CtkError, DiskFullError, StoreError, UsageError
 from ctk.store import connect
 
-NODE = "INSERT INTO recorder VALUES (1, 'n1')"
+NODE = "INSERT INTO recorder(id, node) VALUES (1, 'n1')"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_lock_file_that_was_left_behind_is_no_obstacle(db: Path) -> None:
 def test_readers_read_beside_the_writer(db: Path) -> None:
     with connect.writer(db) as conn:
         conn.execute("BEGIN IMMEDIATE")
-        conn.execute("INSERT INTO recorder VALUES (2, 'n2')")
+        conn.execute("INSERT INTO recorder(id, node) VALUES (2, 'n2')")
         assert _nodes(db) == [("n1",)]
         conn.execute("COMMIT")
         assert _nodes(db) == [("n1",), ("n2",)]

@@ -37,6 +37,7 @@ from ctk.model import (
     ServiceFound,
     Via,
 )
+from ctk.timespan import FOREVER_NS
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
 LISTS = ("pods.page1.json", "pods.page2.json", "services.json", "endpointslices.json", "nodes.json")
@@ -742,7 +743,11 @@ def test_external_addresses_are_remembered_up_to_a_number() -> None:
 def test_an_answer_holds_from_the_last_known_change_until_it_may_be_another() -> None:
     endpoints = cluster(node(), service(), pod())
     asked = [endpoints.at(each, T0 + 200 * S) for each in ("10.96.0.80", "8.8.8.8", "10.244.0.77")]
-    assert [endpoints.good_until_ns(each) for each in asked] == [1 << 63, 1 << 63, T0 + 260 * S]
+    assert [endpoints.good_until_ns(each) for each in asked] == [
+        FOREVER_NS,
+        FOREVER_NS,
+        T0 + 260 * S,
+    ]
     assert endpoints.settled_ns == T0
     assert endpoints.at("10.244.0.77", T0 + 259 * S) is asked[2]
     assert endpoints.at("10.244.0.77", T0 + 260 * S) is not asked[2]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ctk.model import FlowRecord
 from ctk.render.eventlog import live_line, log_line
+from ctk.store.columns import FlowRecord
 
 # The event log's own example: a node's probe of a pod.
 PROBE = FlowRecord(
@@ -14,6 +14,7 @@ PROBE = FlowRecord(
     ended_at="2024-11-25T18:47:22.852816307Z",
     started_ns=1_732_560_442_852_716_307,
     ended_ns=1_732_560_442_852_816_307,
+    cluster=None,
     node="n1",
     proto="tcp",
     ip_version=4,
@@ -31,6 +32,7 @@ PROBE = FlowRecord(
     src_workload=None,
     src_workload_kind=None,
     src_node=None,
+    src_node_zone=None,
     src_labels=None,
     dst_kind="pod",
     dst_namespace="kube-system",
@@ -38,6 +40,7 @@ PROBE = FlowRecord(
     dst_workload="coredns",
     dst_workload_kind="Deployment",
     dst_node="n1",
+    dst_node_zone=None,
     dst_labels='{"k8s-app":"kube-dns","pod-template-hash":"7c65d6cfc9"}',
     service=None,
     service_via=None,

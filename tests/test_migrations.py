@@ -1,25 +1,36 @@
 """The schema: append-only, known to the reader, and the same whoever applies it."""
 
+import gzip
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from ctk.migrations.migrations import migrations
 from sqlite_utils import Database
 
-from ctk.model import FLOW_KEYS
 from ctk.store import connect
+from ctk.store.columns import FLOW_KEYS
 
 ROOT = Path(__file__).parent.parent
 RELEASED = ROOT / "fixtures" / "schema"
 
 
-def _schema(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+# From this one on the views are made anew by the newest: only the newest of them are kept.
+VIEWS_ANEW = connect.SCHEMA.index("m007_clusters")
+
+
+def _schema(conn: sqlite3.Connection, but: str = "") -> list[tuple[str, str]]:
     return conn.execute(
-        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
+        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> ? ORDER BY name",
+        (but,),
     ).fetchall()
+
+
+def _text(made: Iterable[tuple[str, str]]) -> str:
+    return "\n\n".join(f"{sql};" for _, sql in made) + "\n"
 
 
 def test_the_reader_knows_every_migration_by_name() -> None:
@@ -43,15 +54,68 @@ def test_sqlite_utils_migrate_makes_the_same_file(tmp_path: Path) -> None:
 
 def test_a_released_migration_is_never_edited() -> None:
     """`fixtures/schema/NAME.sql` is what each made when it was released."""
-    for name in connect.SCHEMA:
+    for at, name in enumerate(connect.SCHEMA):
         db = Database(memory=True)
         migrations.apply(db, stop_before=name)
         before = set(_schema(db.conn))
-        following = connect.SCHEMA[connect.SCHEMA.index(name) + 1 :]
-        migrations.apply(db, stop_before=following[:1])
-        made = "\n\n".join(f"{sql};" for _, sql in _schema(db.conn) if (_, sql) not in before)
-        assert (RELEASED / f"{name}.sql").read_text() == made + "\n", name
+        migrations.apply(db, stop_before=connect.SCHEMA[at + 1 : at + 2])
+        after = _schema(db.conn, but="view" if at >= VIEWS_ANEW else "")
+        made = _text(each for each in after if each not in before)
+        assert (RELEASED / f"{name}.sql").read_text() == made, name
         db.close()
+
+
+def test_the_views_are_those_of_the_newest_schema() -> None:
+    db = Database(memory=True)
+    migrations.apply(db)
+    made = _text(sorted(set(_schema(db.conn)) - set(_schema(db.conn, but="view"))))
+    assert (RELEASED / "views.sql").read_text() == made
+    db.close()
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file that ctk made with the schema up to m006: two recordings, one of them ended."""
+    path = tmp_path / "old.db"
+    path.write_bytes(gzip.decompress((RELEASED / "m006.db.gz").read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("by", ["record", "sqlite-utils"])
+def test_a_file_of_an_older_schema_keeps_all_it_has(old: Path, by: str) -> None:
+    before = sqlite3.connect(old)
+    columns = [row[1] for row in before.execute("PRAGMA table_info(flows)")]
+    rows = {
+        view: before.execute(f"SELECT {', '.join(columns)} FROM {view}").fetchall()
+        for view in ("flows", "flows_1m", "flows_1h", "flows_1d")
+    }
+    before.close()
+    if by == "record":
+        with connect.writer(old):
+            pass
+    else:
+        words = [sys.executable, "-m", "sqlite_utils", "migrate", old, ROOT / "migrations"]
+        subprocess.run(words, check=True, capture_output=True)
+    with connect.reader(old) as conn:
+        for view, found in rows.items():
+            assert conn.execute(f"SELECT {', '.join(columns)} FROM {view}").fetchall() == found
+            assert found
+        assert conn.execute("SELECT DISTINCT src_node, src_node_zone FROM flows").fetchall() == [
+            ("n1", "eu-1a"),
+            (None, None),
+            ("n2", None),
+        ]
+        assert conn.execute("SELECT id, cluster, cluster_uid, node FROM recordings").fetchall() == [
+            (1, None, None, "n1"),
+            (2, None, None, "n1"),
+        ]
+        assert conn.execute("SELECT name, zone, end_inferred FROM nodes").fetchall() == [
+            ("n1", "eu-1a", 0),
+            ("n2", None, 0),
+        ]
+        assert conn.execute("SELECT COUNT(*) FROM connection").fetchone() == (1,)
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert conn.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
 @pytest.mark.parametrize("view", ["flows", "flows_1m", "flows_1h", "flows_1d"])

@@ -21,9 +21,10 @@ from wire import SECOND, UDP, Connection, batch
 
 from ctk.ask.top import COUNTS, top
 from ctk.kube.objects import Change, Listed, Pod, Seen
-from ctk.model import COUNT_KEYS, FLOW_KEYS, Datagrams, Filters, Gap
+from ctk.model import Datagrams, Filters, Gap
 from ctk.record import loop as recorder
 from ctk.store import connect
+from ctk.store.columns import COUNT_KEYS, FLOW_KEYS
 from ctk.store.rollup import LEVELS
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
@@ -87,6 +88,7 @@ def test_every_recorded_connection_stands_under_its_names(invoke, cluster, tmp_p
 
 
 KUBERNETES = {
+    "cluster": None,
     "node": "kl-control-plane",
     "proto": "tcp",
     "ip_version": 4,
@@ -104,6 +106,7 @@ KUBERNETES = {
     "src_workload": None,
     "src_workload_kind": None,
     "src_node": "kl-control-plane",
+    "src_node_zone": None,
     "src_labels": '{"app":"client"}',
     "dst_kind": "node",
     "dst_namespace": None,
@@ -111,6 +114,7 @@ KUBERNETES = {
     "dst_workload": None,
     "dst_workload_kind": None,
     "dst_node": "kl-control-plane",
+    "dst_node_zone": None,
     "dst_labels": None,
     "service": "default/kubernetes",
     "service_via": "address",
@@ -188,7 +192,7 @@ def test_whole_rows(recorded, row):
     [found] = ask(recorded, "SELECT * FROM flows WHERE dst_port = ?", row["dst_port"])
     named = dict(zip(FLOW_KEYS, found, strict=True))
     assert named["started_ns"] <= named["ended_ns"]
-    assert {key: named[key] for key in FLOW_KEYS[4:]} == row
+    assert {key: named[key] for key in FLOW_KEYS[FLOW_KEYS.index("cluster") :]} == row
 
 
 def test_a_capture_is_not_counted_twice(recorded, invoke, cluster):

@@ -21,8 +21,9 @@ from ctk.ask import spans
 from ctk.ask import top as rank
 from ctk.ask.selectors import edge_condition
 from ctk.errors import UsageError
-from ctk.model import Counters, Edge, Endpoint, Filters, FlowRecord, FlowRow, Side, Term
+from ctk.model import Edge, Endpoint, EventCounts, Filters, FlowRow, Side, Term
 from ctk.store import prune, rollup
+from ctk.store.columns import FlowRecord
 from ctk.store.rollup import LEVELS
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -76,7 +77,7 @@ def _new() -> sqlite3.Connection:
 
 def _write(conn: sqlite3.Connection, rows: list[FlowRow]) -> None:
     writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=START, boot_id=None)
-    writer.window(rows, committed_ns=START, counters=Counters())
+    writer.window(rows, committed_ns=START, counters=EventCounts())
 
 
 def _finish(steps: Iterator[None]) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
-from ctk.model import COUNT_KEYS, Counters, Edge, Endpoint, FlowRow
+from ctk.model import LONE_COUNTS, Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import connect, prune, rollup
-from ctk.store.rollup import LEVELS, marks
+from ctk.store.columns import COUNT_KEYS
+from ctk.store.rollup import LEVELS, watermarks
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 
@@ -66,7 +67,7 @@ def _row(at_ns: int, edge: Edge = EDGES[0], counts: Counts = (1,) * 10) -> FlowR
 
 
 def _write(writer: Writer, rows: Sequence[FlowRow]) -> None:
-    writer.window(rows, committed_ns=START, counters=Counters())
+    writer.window(rows, committed_ns=START, counters=EventCounts())
 
 
 def _total(rows: Sequence[Counts]) -> Counts:
@@ -87,20 +88,20 @@ def _stored(conn: sqlite3.Connection, table: str, since_ns: int, until_ns: int) 
 
 def _hold(conn: sqlite3.Connection, everything: Sequence[FlowRow]) -> None:
     """Every bucket a level answers for has the sums of every row that was ever written in it."""
-    marked = marks(conn)
+    marks = watermarks(conn)
     for finer, level in pairwise(LEVELS):
-        assert (marked[finer.name].pruned_ns or 0) <= (marked[level.name].folded_ns or 0)
+        assert (marks[finer.name].pruned_ns or 0) <= (marks[level.name].folded_ns or 0)
     for level in LEVELS:
-        folded_ns, pruned_ns = marked[level.name]
+        folded_ns, pruned_ns = marks[level.name]
         until_ns = START + 10 * DAY if not level.width_ns else folded_ns or 0
         since_ns = pruned_ns or 0
         inside = [row for row in everything if since_ns <= row.started_ns < until_ns]
         for start_ns in {rollup.floor(row.started_ns, level.width_ns) for row in inside}:
             end_ns = start_ns + (level.width_ns or 1)
-            expected = [tuple(r[4:]) for r in inside if start_ns <= r.started_ns < end_ns]
+            expected = [r.counts for r in inside if start_ns <= r.started_ns < end_ns]
             assert _stored(conn, level.table, start_ns, end_ns) == _total(expected)
         assert _stored(conn, level.table, since_ns, until_ns) == _total(
-            [tuple(row[4:]) for row in inside]
+            [row.counts for row in inside]
         )
 
 
@@ -111,7 +112,7 @@ _times = st.builds(
     | st.integers(0, DAY - 1),
 )
 _counts = st.tuples(
-    *[st.integers(0, 3)] * COUNT_KEYS.index("bytes_out"),
+    *[st.integers(0, 3)] * len(LONE_COUNTS),
     *[st.none() | st.integers(0, 2**40)] * 4,
 )
 _rows = st.lists(st.builds(_row, _times, st.sampled_from(EDGES), _counts), max_size=12)
@@ -143,10 +144,10 @@ def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
             case ("fold", int(until_ns), int(some)):
                 list(islice(rollup.fold(conn, until_ns, SMALL), some))
             case ("prune", int(now_ns), int(some)):
-                doom = writer._identities.doom
-                list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, doom), some))
+                forget = writer._identities.forget
+                list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, forget), some))
             case ("squeeze", int(some)):
-                list(islice(prune.by_size(conn, 1, writer._identities.doom), some))
+                list(islice(prune.by_size(conn, 1, writer._identities.forget), some))
             case ("restart",):
                 writer = _writer(conn)
         _hold(conn, everything)
@@ -183,7 +184,7 @@ def test_two_hours_fold_and_prune_right_at_every_ten_seconds(conn: sqlite3.Conne
         list(writer.maintain(at_ns + 10 * SECOND, retain))
         _hold(conn, everything)
     now_ns = START + 2 * HOUR
-    assert marks(conn) == {
+    assert watermarks(conn) == {
         "flow": (None, now_ns - 10 * MINUTE),
         "1m": (now_ns, now_ns - HOUR),
         "1h": (now_ns, None),
@@ -252,7 +253,7 @@ def test_nothing_is_pruned_that_is_not_folded(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
     _write(writer, [_row(START)])
     assert list(prune.by_age(conn, START + 999 * DAY, NOTHING_KEPT, lambda *_: None)) == []
-    assert marks(conn) == {level.name: (None, None) for level in LEVELS}
+    assert watermarks(conn) == {level.name: (None, None) for level in LEVELS}
 
 
 def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
@@ -292,8 +293,8 @@ def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path) -> None:
             list(writer.maintain(at_ns + 10 * SECOND, {}, max_bytes))
             biggest = max(biggest, sum(p.stat().st_size for p in tmp_path.glob("node.db*")))
         _hold(conn, everything)
-        assert marks(conn)["flow"].pruned_ns is not None
-        assert marks(conn)["1d"].pruned_ns is None
+        assert watermarks(conn)["flow"].pruned_ns is not None
+        assert watermarks(conn)["1d"].pruned_ns is None
     shm_bytes = 32_768
     assert biggest < max_bytes + shm_bytes
     assert path.stat().st_size < max_bytes

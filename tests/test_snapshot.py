@@ -14,6 +14,7 @@ from ctk.store import snapshot as module
 from ctk.store.snapshot import snapshot
 
 ROWS = 20_000
+ADD = "INSERT INTO recorder(id, node) VALUES (?, ?)"
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def conn(db: Path) -> Iterator[sqlite3.Connection]:
     with connect.writer(db) as opened:
         opened.execute("BEGIN")
         opened.executemany(
-            "INSERT INTO recorder VALUES (?, ?)", [(i, f"node-{i:032}") for i in range(ROWS)]
+            "INSERT INTO recorder(id, node) VALUES (?, ?)",
+            [(i, f"node-{i:032}") for i in range(ROWS)],
         )
         opened.execute("COMMIT")
         yield opened
@@ -42,7 +44,9 @@ def test_it_is_one_consistent_file_while_writing_goes_on(
 
     def write_on(done: int, total: int) -> None:
         told.append((done, total))
-        conn.execute("INSERT INTO recorder VALUES (?, ?)", (ROWS + len(told), f"new-{len(told)}"))
+        conn.execute(
+            "INSERT INTO recorder(id, node) VALUES (?, ?)", (ROWS + len(told), f"new-{len(told)}")
+        )
         conn.execute("DELETE FROM recorder WHERE id = ?", (len(told),))
 
     snapshot(db, out, write_on)

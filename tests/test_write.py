@@ -15,12 +15,11 @@ from ctk.model import (
     COUNTS_REFUSED,
     COUNTS_UNREPLIED,
     COUNTS_UPDATE,
-    FLOW_KEYS,
     Closed,
     Completed,
-    Counters,
     Edge,
     Endpoint,
+    EventCounts,
     FlowRow,
     Gap,
     LiveConnections,
@@ -29,6 +28,7 @@ from ctk.model import (
     Previous,
 )
 from ctk.store import connect, identities
+from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
 from ctk.timespan import DAY
 
@@ -82,6 +82,7 @@ def _writer(
     started_ns: int = T,
     boot_id: str | None = "boot-1",
     edges_held: Callable[[], set[Edge | int]] = set,
+    cluster: str | None = None,
 ) -> Writer:
     return Writer(
         conn,
@@ -91,6 +92,7 @@ def _writer(
         started_ns=started_ns,
         boot_id=boot_id,
         edges_held=edges_held,
+        cluster=cluster,
     )
 
 
@@ -102,7 +104,7 @@ def _row(edge: Edge, started_ns: int = T, connections: int = 1) -> FlowRow:
 
 def _window(writer: Writer, *rows: FlowRow, **more: object) -> None:
     committed_ns = max((row.ended_ns for row in rows), default=T + S)
-    defaults: dict[str, object] = {"committed_ns": committed_ns, "counters": Counters()}
+    defaults: dict[str, object] = {"committed_ns": committed_ns, "counters": EventCounts()}
     writer.window(rows, **(defaults | more))  # type: ignore[arg-type]
 
 
@@ -111,13 +113,15 @@ def _all(conn: sqlite3.Connection, question: str) -> list[tuple[object, ...]]:
 
 
 def test_a_row_reads_back_as_the_contract_says(conn: sqlite3.Connection) -> None:
-    _window(_writer(conn), FlowRow(TO_DB, T, T + S, 40000, 1, 1, 2, 1, 0, 1, 900, 9, 0, None))
+    row = FlowRow(TO_DB, T, T + S, 40000, 1, 1, 2, 1, 0, 1, 900, 9, 0, None)
+    _window(_writer(conn, cluster="shop-cluster"), row, changes=[_node()])
     [row] = _all(conn, "SELECT * FROM flows")
     assert dict(zip(FLOW_KEYS, row, strict=True)) == {
         "started_at": "2024-11-25T18:47:22.852716307Z",
         "ended_at": "2024-11-25T18:47:23.852716307Z",
         "started_ns": T,
         "ended_ns": T + S,
+        "cluster": "shop-cluster",
         "node": "n1",
         "proto": "tcp",
         "ip_version": 4,
@@ -135,6 +139,7 @@ def test_a_row_reads_back_as_the_contract_says(conn: sqlite3.Connection) -> None
         "src_workload": "web",
         "src_workload_kind": "Deployment",
         "src_node": "n1",
+        "src_node_zone": "eu-1a",
         "src_labels": '{"app":"web","tier":"front"}',
         "dst_kind": "pod",
         "dst_namespace": "shop",
@@ -142,6 +147,7 @@ def test_a_row_reads_back_as_the_contract_says(conn: sqlite3.Connection) -> None
         "dst_workload": None,
         "dst_workload_kind": None,
         "dst_node": None,
+        "dst_node_zone": None,
         "dst_labels": None,
         "service": "shop/db",
         "service_via": "address",
@@ -324,6 +330,18 @@ def _pod(uid: str, at_ns: int = T, **changed: object) -> ObjectRecord:
     return ObjectRecord(kind="pod", uid=uid, valid_from_ns=at_ns, **(fields | changed))  # type: ignore[arg-type]
 
 
+def _node(zone: str = "eu-1a", at_ns: int = T) -> ObjectRecord:
+    return ObjectRecord(
+        kind="node",
+        uid="uid-n1",
+        namespace=None,
+        name="n1",
+        valid_from_ns=at_ns,
+        addresses=("10.0.0.1",),
+        labels={"topology.kubernetes.io/zone": zone},
+    )
+
+
 def test_objects_are_kept_as_they_changed(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
     service = ObjectRecord(
@@ -372,7 +390,7 @@ def test_objects_are_kept_as_they_changed(conn: sqlite3.Connection) -> None:
 def test_the_time_between_two_recordings_is_a_gap(path: Path) -> None:
     with connect.writer(path) as conn:
         lost = Gap("events lost", T, T + S, 1204)
-        _window(_writer(conn), _row(TO_DB), gaps=[lost], counters=Counters(9, 1204, 1))
+        _window(_writer(conn), _row(TO_DB), gaps=[lost], counters=EventCounts(9, 1204, 1))
     with connect.writer(path) as conn:
         writer = _writer(conn, T + 60 * S)
         assert writer.previous == Previous(T, T + S, None, "boot-1")

@@ -9,9 +9,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ctk.store.rollup import LEVELS, NEVER, marks
-
-_ALWAYS = 2**63 - 1
+from ctk.store.rollup import LEVELS, watermarks
+from ctk.timespan import FOREVER_NS
 
 
 class Held(NamedTuple):
@@ -35,18 +34,18 @@ class Piece(NamedTuple):
 def held(conn: sqlite3.Connection) -> list[Held]:
     """Read what each level holds, the finest first."""
     found = []
-    marked = marks(conn)
+    marks = watermarks(conn)
     for level in LEVELS:
-        folded_ns, pruned_ns = marked[level.name]
+        folded_ns, pruned_ns = marks[level.name]
         if not level.width_ns:
-            folded_ns = _ALWAYS
+            folded_ns = FOREVER_NS
         found.append(
             Held(
                 level.name,
                 level.table,
                 level.width_ns or 1,
-                NEVER if folded_ns is None else folded_ns,
-                NEVER if pruned_ns is None else pruned_ns,
+                -FOREVER_NS if folded_ns is None else folded_ns,
+                -FOREVER_NS if pruned_ns is None else pruned_ns,
             )
         )
     return found

@@ -23,13 +23,14 @@ from ctk.cli.options import (
     remark,
 )
 from ctk.errors import UsageError
-from ctk.model import FLOW_KEYS, Filters, FlowRecord
+from ctk.model import Filters
 from ctk.render import eventlog
 from ctk.render import tables as render
 from ctk.render.cursor import Cursor
 from ctk.render.rotate import RotatingFile, cannot_write
 from ctk.render.tables import Output
 from ctk.store import connect
+from ctk.store.columns import FLOW_KEYS, FlowRecord
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

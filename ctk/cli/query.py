@@ -19,10 +19,11 @@ from ctk.cli.options import (
     remark,
 )
 from ctk.errors import UsageError
-from ctk.model import Filters, FlowRecord
+from ctk.model import Filters
 from ctk.render import tables as render
 from ctk.render.tables import Output
 from ctk.store import connect
+from ctk.store.columns import FlowRecord
 from ctk.timespan import SECOND, parse_age
 
 

@@ -23,6 +23,7 @@ from ctk.cli.progress import LogLines, Printer, Progress, Stop
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import EventFilter
 from ctk.errors import UsageError
+from ctk.model import EVENT_NAMES
 from ctk.timespan import SECOND, parse_age
 
 if TYPE_CHECKING:
@@ -31,18 +32,18 @@ if TYPE_CHECKING:
     from ctk.conntrack.listen import Listener
     from ctk.kube.objects import Change
     from ctk.kube.watch import Watch
-    from ctk.model import Edge, FlowRecord, FlowRow
+    from ctk.model import Edge, FlowRow
+    from ctk.store.columns import FlowRecord
 
 log = logging.getLogger("ctk")
 
-_EVENTS = ("new", "update", "destroy")
 _LEVELS = ("flows", "1m", "1h", "1d")
 
 
 def _events(text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(text.split(",")))
     for name in chosen:
-        if name not in _EVENTS:
+        if name not in EVENT_NAMES:
             raise UsageError(f"{name!r} is not an event", hint="write new,update,destroy")
     return chosen
 

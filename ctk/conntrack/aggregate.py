@@ -29,9 +29,9 @@ from ctk.model import (
     COUNTS_UNREPLIED,
     COUNTS_UPDATE,
 )
+from ctk.timespan import SECOND
 
 Aggregation = Literal["ports", "connections", "none"]
-SECOND_NS = 1_000_000_000
 _PORT, _AT, _STATUS, _START = map(Event._fields.index, ("port", "at_ns", "status", "start_ns"))
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
@@ -83,20 +83,20 @@ class Aggregator:
         empty batch is a tick. Where the clock went back by over a second, the window is closed
         and one begins at the new time.
         """
-        self.behind = bool(events) and at_ns - events[0][_AT] >= SECOND_NS
+        self.behind = bool(events) and at_ns - events[0][_AT] >= SECOND
         if not self.behind:
             yield from self._add(events, at_ns)
             return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
-        for _, second in groupby(events, lambda event: event[_AT] // SECOND_NS):
+        for _, second in groupby(events, lambda event: event[_AT] // SECOND):
             waited = list(second)
             yield from self._add(waited, max(waited[-1][_AT], self._start_ns))
 
     def _add(self, events: list[tuple[Any, ...]], at_ns: int) -> Iterator[Window]:
         if at_ns >= self._slice_end_ns:
             self.cut()
-            self._slice_end_ns = at_ns - at_ns % SECOND_NS + SECOND_NS
-        if at_ns < self._start_ns - SECOND_NS:
+            self._slice_end_ns = at_ns - at_ns % SECOND + SECOND
+        if at_ns < self._start_ns - SECOND:
             yield from self.close()
             self._open(at_ns)
             self._slice_end_ns = at_ns
@@ -295,7 +295,7 @@ class Aggregator:
                 self.connections.unmeasured.add(key)
         if start_ns is None and not whole:
             self.connections.undated[key] = census.count_older
-        alike = (key >> 48, began_ns // SECOND_NS, whole)
+        alike = (key >> 48, began_ns // SECOND, whole)
         group = None if self._by_port else self._found_alike.get(alike)
         if group is None:
             group = self._found_alike[alike] = Group(flow, began_ns)

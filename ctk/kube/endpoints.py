@@ -29,7 +29,7 @@ from ctk.kube.objects import (
     Stale,
     resource_of,
 )
-from ctk.kube.owners import FOREVER_NS, Owners
+from ctk.kube.owners import Owners
 from ctk.kube.provisional import ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
@@ -44,6 +44,7 @@ from ctk.model import (
     ObjectClosed,
     Via,
 )
+from ctk.timespan import FOREVER_NS
 
 _MOST_CACHED = 16_384  # edges
 _ZONE_LABEL = "topology.kubernetes.io/zone"

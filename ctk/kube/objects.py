@@ -18,11 +18,11 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from ctk.errors import UsageError
+from ctk.timespan import SECOND as _SECOND_NS
 
 Resource = Literal["pods", "services", "endpointslices", "nodes"]
 RESOURCES: tuple[Resource, ...] = ("pods", "services", "endpointslices", "nodes")
 
-_SECOND_NS = 1_000_000_000
 # A Job made by a CronJob ends in its scheduled time: minutes since the epoch (seconds before 1.21).
 _SCHEDULED = re.compile(r"-\d{8,10}$")
 _SERVICE_LABEL = "kubernetes.io/service-name"

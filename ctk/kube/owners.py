@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
+from ctk.timespan import FOREVER_NS
+from ctk.timespan import SECOND as _SECOND_NS
 
-FOREVER_NS = 1 << 63
-_SECOND_NS = 1_000_000_000
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
 _CLOCKS_DIFFER_NS = 5 * _SECOND_NS
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.

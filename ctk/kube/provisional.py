@@ -13,10 +13,10 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.kube.owners import FOREVER_NS
 from ctk.model import Completed, Endpoint
+from ctk.timespan import FOREVER_NS
+from ctk.timespan import SECOND as _SECOND_NS
 
-_SECOND_NS = 1_000_000_000
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes
 # what is not older than itself.
 _GOOD_NS = 60 * _SECOND_NS

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ctk.kube.objects import EndpointSlice, Service
-from ctk.kube.owners import FOREVER_NS
+from ctk.timespan import FOREVER_NS
 
 # An EndpointSlice is written a little after the pod it lists could first be dialled.
 _WRITTEN_LATE_NS = 5_000_000_000

@@ -6,14 +6,16 @@ Where groups meet who they belonged to: one row an edge, a connection or an even
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Any
+from typing import NamedTuple
 
 import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.connections import Group
-from ctk.model import AnyEdge, Edge, Endpoint, FlowRecord, FlowRow, FlowTuple, LoneEvent
+from ctk.model import AnyEdge, Edge, Endpoint, FlowRow, FlowTuple, LoneEvent, counts_of
+from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord
 from ctk.timespan import format_time
 
 
@@ -84,8 +86,7 @@ def _as_row(
     edge: AnyEdge, event: LoneEvent, measured: Sequence[int | None] = (None,) * 4
 ) -> FlowRow:
     [(at_ns, port, counts)] = _with_ports(edge, [event])
-    bits = (counts >> bit & 1 for bit in range(6))
-    return FlowRow._make((edge, at_ns, at_ns, port, *bits, *measured))
+    return FlowRow._make((edge, at_ns, at_ns, port, *counts_of(counts), *measured))
 
 
 def rows_of_events(events: Mapping[AnyEdge, Sequence[LoneEvent]]) -> Iterator[FlowRow]:
@@ -95,7 +96,7 @@ def rows_of_events(events: Mapping[AnyEdge, Sequence[LoneEvent]]) -> Iterator[Fl
 def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
     counts = [
         mine if its is None else its if mine is None else mine + its
-        for mine, its in zip(one[4:], other[4:], strict=True)
+        for mine, its in zip(one.counts, other.counts, strict=True)
     ]
     return FlowRow(
         one.edge,
@@ -126,42 +127,61 @@ def ends_of(
     )
 
 
-def as_record(row: FlowRow, edge: Edge, node: str) -> FlowRecord:
+def as_record(
+    row: FlowRow,
+    edge: Edge,
+    node: str,
+    cluster: str | None = None,
+    zone_of: Callable[[str | None], str | None] = lambda node: None,
+) -> FlowRecord:
     """The row, which is one of `edge`, as the `flows` view shows it."""
     src, dialled, backend = edge.src, edge.dialled, edge.backend
-    return FlowRecord._make(
-        (
-            format_time(row.started_ns),
-            format_time(row.ended_ns),
-            row.started_ns,
-            row.ended_ns,
-            node,
-            edge.proto,
-            6 if ":" in src.address else 4,
-            edge.zone,
-            src.address,
-            row.src_port,
-            dialled.address,
-            edge.dst_port,
-            edge.nat_src,
-            backend.address if backend.address != dialled.address else None,
-            edge.nat_dst_port,
-            *_identity(src),
-            *_identity(backend),
-            edge.service,
-            edge.service_via,
-            *row[4:],
-        )
-    )
+    values: dict[str, object] = dict(zip(_TAKEN, _take(_Told(row, edge)), strict=True))
+    values |= {
+        "started_at": format_time(row.started_ns),
+        "ended_at": format_time(row.ended_ns),
+        "ended_ns": row.ended_ns,
+        "cluster": cluster,
+        "node": node,
+        "ip_version": 6 if ":" in src.address else 4,
+        "src_port": row.src_port,
+        "nat_dst": backend.address if backend.address != dialled.address else None,
+        "src_node_zone": zone_of(src.node),
+        "src_labels": _as_json(src),
+        "dst_node_zone": zone_of(backend.node),
+        "dst_labels": _as_json(backend),
+    }
+    return FlowRecord._make(map(values.__getitem__, FLOW_KEYS))
 
 
-def _identity(endpoint: Endpoint) -> tuple[Any, ...]:
-    return (
-        endpoint.kind,
-        endpoint.namespace,
-        endpoint.name,
-        endpoint.workload,
-        endpoint.workload_kind,
-        endpoint.node,
-        orjson.dumps(dict(endpoint.labels)).decode() if endpoint.labels else None,
-    )
+class _Told(NamedTuple):
+    """What a record is made of."""
+
+    row: FlowRow
+    edge: Edge
+
+
+# Where a column of these tables is found in a _Told.
+_TABLES = {
+    "f": "row",
+    "edge": "edge",
+    "src": "edge.src",
+    "dialled": "edge.dialled",
+    "backend": "edge.backend",
+}
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """The keys that are a column of a table as it is, and where in a _Told they are found."""
+    for key, column in FLOW_COLUMNS.items():
+        table, dot, name = column.sql.partition(".")
+        if dot and table in _TABLES and name.isidentifier() and not column.json:
+            yield key, f"{_TABLES[table]}.{name}"
+
+
+_TAKEN, _FOUND_AT = zip(*_places(), strict=True)
+_take = attrgetter(*_FOUND_AT)
+
+
+def _as_json(endpoint: Endpoint) -> str | None:
+    return orjson.dumps(dict(endpoint.labels)).decode() if endpoint.labels else None

@@ -19,7 +19,6 @@ from typing import NamedTuple, Protocol
 
 from ctk.conntrack.aggregate import (
     EVERYTHING,
-    SECOND_NS,
     Aggregation,
     Aggregator,
     Window,
@@ -32,10 +31,10 @@ from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import (
     AnyEdge,
-    Counters,
     Datagrams,
     Edge,
     Endpoint,
+    EventCounts,
     FlowRow,
     FlowTuple,
     Gap,
@@ -46,14 +45,15 @@ from ctk.record import host
 from ctk.record.attribution import ends_of, has_ports, rows_of, rows_of_events
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
+from ctk.timespan import SECOND
 
 log = logging.getLogger("ctk")
 
-_CLOCK_STEP_NS = SECOND_NS
-_HEARTBEAT_NS = 60 * SECOND_NS  # a file with nothing to say still tells how far it goes
+_CLOCK_STEP_NS = SECOND
+_HEARTBEAT_NS = 60 * SECOND  # a file with nothing to say still tells how far it goes
 _MANY_CHANGES = 1_000  # of history: they are written without waiting for the window's end
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
-_OWNERS_KEPT_NS = 600 * SECOND_NS  # after their end: nothing asks about connections that old
+_OWNERS_KEPT_NS = 600 * SECOND  # after their end: nothing asks about connections that old
 _MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them ended untold
 _LAST_MAINTAIN_S = 30.0
 _MAINTAIN_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
@@ -93,7 +93,7 @@ class Plan:
     local_addresses: frozenset[str]
     live: bool  # the clock and the counters are this host's, now
     cluster: bool  # an API server is followed, so what is unknown may yet be known
-    window_ns: int = 10 * SECOND_NS
+    window_ns: int = 10 * SECOND
     aggregation: Aggregation = "ports"
     wanted: Callable[[FlowTuple], bool] | None = None
     retain: Mapping[str, int] = field(default_factory=dict)  # ns by level
@@ -228,7 +228,7 @@ class _Recorder:
         events = self._decoder.read(batch) if batch.lengths else []
         for window in self._aggregator.add(events, batch.at_ns):
             self._write(window, min(window.ended_ns, batch.at_ns))
-        if not 0 <= batch.at_ns - self._told_ns < SECOND_NS:
+        if not 0 <= batch.at_ns - self._told_ns < SECOND:
             self._tell(batch.at_ns)
 
     def finish(self) -> None:
@@ -279,7 +279,7 @@ class _Recorder:
                 gaps=[*gaps, self._full] if self._full else gaps,
                 changes=self._changes,
                 committed_ns=committed_ns,
-                counters=Counters(self._aggregator.events, self._lost, self._malformed),
+                counters=EventCounts(self._aggregator.events, self._lost, self._malformed),
             )
         except DiskFullError as error:
             if self._full is None:
@@ -333,7 +333,7 @@ class _Recorder:
         self._clock_ns = offset_ns
         if abs(step_ns) >= _CLOCK_STEP_NS:
             before_ns = at_ns - step_ns
-            detail = f"the clock went {step_ns / SECOND_NS:+.3f} s"
+            detail = f"the clock went {step_ns / SECOND:+.3f} s"
             log.warning("%s", detail)
             self._gap_count += 1
             self._gaps.append(

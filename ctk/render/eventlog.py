@@ -6,7 +6,7 @@ The keys and their order are a contract with programs that parse the log (design
 
 from typing import Any
 
-from ctk.model import FlowRecord
+from ctk.store.columns import FlowRecord
 
 # A line has these keys always. Another key is left out where its value is null, false, 0 or empty.
 _ALWAYS = frozenset(("new", "update", "cnt"))

@@ -9,13 +9,14 @@ from typing import Any, BinaryIO, Literal
 
 from ctk.ask.describe import StoredGap
 from ctk.ask.top import COUNTS, Ranking
-from ctk.model import FLOW_KEYS, Finding, FlowRecord
+from ctk.model import Finding
+from ctk.store.columns import FLOW_KEYS, JSON_KEYS, FlowRecord
 from ctk.timespan import format_age
 
 Format = Literal["table", "json", "jsonl", "csv", "tsv"]
 
 # Columns of the views that hold JSON as text.
-_STORED_JSON = ("src_labels", "dst_labels", "labels", "addresses", "ports", "settings")
+_STORED_JSON = (*JSON_KEYS, "labels", "addresses", "ports", "settings")
 _NOTHING = "-"
 
 

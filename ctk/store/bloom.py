@@ -1,13 +1,13 @@
-"""What may have been seen before: a no is sure, and spares a look into the file."""
+"""What may have been added before: a no is sure, and spares a look into the file."""
 
 from collections.abc import Hashable, Iterable
 
 _SLOTS = 1 << 21  # a byte each: of 250,000 values, one in nine strangers is taken for known
 
 
-class Seen:
+class BloomFilter:
     """
-    A set that forgets nothing, in 2 MiB: a Bloom filter with one hash.
+    A set of values in 2 MiB, with one hash, from which nothing is ever removed.
 
     It says yes to all that was added, and to some that was not.
     """

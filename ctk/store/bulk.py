@@ -25,9 +25,9 @@ def insert(before: str, bound: int, after: str = "") -> Insert:
     return Insert(before + row + after, before + ", ".join([row] * _AT_ONCE) + after)
 
 
-def plain(table: str, columns: str) -> Insert:
+def plain(table: str, columns: Sequence[str]) -> Insert:
     """How to insert rows that bind these columns in this order."""
-    return insert(f"INSERT INTO {table}({columns}) VALUES ", columns.count(",") + 1)
+    return insert(f"INSERT INTO {table}({', '.join(columns)}) VALUES ", len(columns))
 
 
 def run(conn: sqlite3.Connection, how: Insert, rows: Sequence[tuple[object, ...]]) -> None:

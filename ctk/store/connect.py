@@ -25,6 +25,7 @@ SCHEMA: tuple[str, ...] = (
     "m004_live_connections",
     "m005_views",
     "m006_late_flows",
+    "m007_clusters",
 )
 
 _PAGE_BYTES = 4096

@@ -14,6 +14,8 @@ _OBJECT_COLUMNS = {
     "node": "uid, name, addresses, labels",
 }
 
+_ZONE_LABEL = "topology.kubernetes.io/zone"
+
 
 def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None) -> None:
     """
@@ -21,6 +23,8 @@ def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None
 
     One that stood so when the last recording ended, at `closed_ns`, goes on in its row.
     """
+    if change.kind == "node":
+        _record_zone(conn, change)
     table, columns = change.kind, _OBJECT_COLUMNS[change.kind]
     row = tuple(_object_value(change, column) for column in columns.split(", "))
     last = conn.execute(
@@ -45,20 +49,32 @@ def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None
     )
 
 
+def _record_zone(conn: sqlite3.Connection, node: ObjectRecord) -> None:
+    zone = node.labels.get(_ZONE_LABEL)
+    if zone is None:
+        conn.execute("DELETE FROM node_zone WHERE node = ?", (node.name,))
+    else:
+        conn.execute("INSERT OR REPLACE INTO node_zone VALUES (?, ?)", (node.name, zone))
+
+
 def _reopen(
     conn: sqlite3.Connection, change: ObjectRecord, row_id: int, closed_ns: int | None
 ) -> None:
-    conn.execute(f"UPDATE {change.kind} SET valid_to_ns = NULL WHERE id = ?", (row_id,))
+    conn.execute(
+        f"UPDATE {change.kind} SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?", (row_id,)
+    )
     conn.executemany(
-        "UPDATE endpoint SET valid_to_ns = NULL WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
+        "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0"
+        " WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
         [(pack(address), change.uid, closed_ns) for address in change.addresses],
     )
 
 
 def close(conn: sqlite3.Connection, change: ObjectClosed) -> None:
     conn.execute(
-        f"UPDATE {change.kind} SET valid_to_ns = ? WHERE uid = ? AND valid_to_ns IS NULL",
-        (change.valid_to_ns, change.uid),
+        f"UPDATE {change.kind} SET valid_to_ns = ?, end_inferred = ?"
+        " WHERE uid = ? AND valid_to_ns IS NULL",
+        (change.valid_to_ns, change.inferred, change.uid),
     )
 
 
@@ -66,7 +82,8 @@ def close_open(conn: sqlite3.Connection, at_ns: int) -> None:
     """End every interval that a former recording left open: what came after is not known."""
     for kind in _OBJECT_COLUMNS:
         conn.execute(
-            f"UPDATE {kind} SET valid_to_ns = MAX(valid_from_ns, ?) WHERE valid_to_ns IS NULL",
+            f"UPDATE {kind} SET valid_to_ns = MAX(valid_from_ns, ?), end_inferred = 1"
+            " WHERE valid_to_ns IS NULL",
             (at_ns,),
         )
 

@@ -7,12 +7,15 @@ that is already in the file, from before a restart, keeps its row.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from ctk.model import (
     NO_LABELS,
     AnyEdge,
     Closed,
+    ClusterFound,
     Completed,
     Edge,
     Endpoint,
@@ -22,61 +25,50 @@ from ctk.model import (
     ServiceFound,
 )
 from ctk.store import bulk, history
-from ctk.store.bloom import Seen
+from ctk.store.bloom import BloomFilter
+from ctk.store.columns import EDGE_OWN, ENDPOINT_IDENTITY, EdgeRow
 from ctk.store.history import compact, pack
 
-_NO_NAME = (None,) * 7
+_NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
 CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again
 
-_ENDPOINT = bulk.plain(
-    "endpoint",
-    "id, address, packed, kind, namespace, name, workload, workload_kind, node, labels, uid,"
-    " valid_from_ns, valid_to_ns",
-)
-# Most endpoints are external and have no names: five bound values cost half of thirteen.
-_NAMELESS = bulk.plain("endpoint", "id, address, packed, kind, valid_from_ns")
-_EDGE = bulk.plain(
-    "edge",
-    "id, recorder_id, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id,"
-    " nat_dst_port, service, service_via",
-)
-_ENDPOINT_COLUMNS = (
-    "address",
-    "kind",
-    "valid_from_ns",
-    "namespace",
-    "name",
-    "workload",
-    "workload_kind",
-    "node",
-    "uid",
-)
+_VALID = ("valid_from_ns", "valid_to_ns", "end_inferred")
+_ENDPOINT = bulk.plain("endpoint", ("id", "address", "packed", *ENDPOINT_IDENTITY, *_VALID))
+# Most endpoints are external and have no names: five bound values cost half of fourteen.
+_NAMELESS = bulk.plain("endpoint", ("id", "address", "packed", "kind", "valid_from_ns"))
+_EDGE = bulk.plain("edge", ("id", *EdgeRow._fields))
+_ENDPOINT_FIELDS = ("address", *ENDPOINT_IDENTITY, "valid_from_ns")
 _ENDPOINTS_BY_ID = (
-    f"SELECT id, labels, {', '.join(_ENDPOINT_COLUMNS)} FROM endpoint"
+    f"SELECT id, {', '.join(_ENDPOINT_FIELDS)} FROM endpoint"
     " WHERE id IN (SELECT value FROM json_each(?))"
 )
 _EDGES_BY_ID = (
-    "SELECT id, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id, nat_dst_port,"
-    " service, service_via FROM edge WHERE id IN (SELECT value FROM json_each(?))"
+    f"SELECT id, {', '.join(EdgeRow._fields)} FROM edge"
+    " WHERE id IN (SELECT value FROM json_each(?))"
 )
 _COMPLETE = (
-    "UPDATE endpoint SET kind = ?, namespace = ?, name = ?, workload = ?, workload_kind = ?,"
-    " node = ?, labels = ?, uid = ?, valid_from_ns = ?, valid_to_ns = ? WHERE id = ?"
+    f"UPDATE endpoint SET {', '.join(f'{name} = ?' for name in (*ENDPOINT_IDENTITY, *_VALID))}"
+    " WHERE id = ?"
 )
-_SAME_ENDPOINT = (
-    "packed = ? AND kind = ? AND namespace IS ? AND name IS ? AND workload IS ?"
-    " AND workload_kind IS ? AND node IS ? AND labels IS ? AND uid IS ?"
-)
-_SAME_EDGE = (
-    "SELECT id FROM edge WHERE recorder_id = ? AND proto = ? AND zone = ? AND src_id = ?"
-    " AND dialled_id = ? AND dst_port IS ? AND nat_src IS ? AND backend_id = ?"
-    " AND nat_dst_port IS ? AND service IS ? AND service_via IS ?"
-)
+_SAME_ENDPOINT = " AND ".join(["packed = ?", *(f"{name} IS ?" for name in ENDPOINT_IDENTITY)])
+_SAME_EDGE = f"SELECT id FROM edge WHERE {' AND '.join(f'{name} IS ?' for name in EdgeRow._fields)}"
+_own = attrgetter(*EDGE_OWN)
+_all_but_labels = attrgetter(*ENDPOINT_IDENTITY[:-1])
+
+
+class _End(NamedTuple):
+    """When an endpoint's interval ended."""
+
+    at_ns: int | None = None
+    inferred: bool = False
+
+
+_OPEN = _End()
 
 
 class Identities:
     """
-    What the file knows by id. Nothing is written before `flush`, and `forget` undoes a window.
+    What the file knows by id. Nothing is written before `flush`, and `rolled_back` undoes a window.
 
     `closed_ns` is when the last recording's knowledge ended: what was open then was closed at
     that moment, and is opened again where it is seen unchanged.
@@ -92,18 +84,21 @@ class Identities:
         self.conn = conn
         self._edges_held = edges_held
         self.recorder_id = recorder_id
+        self.recording_id: int | None = None  # once it is in the file
         self.closed_ns = closed_ns
         self.edges: dict[Edge, int] = {}
         self._endpoints: dict[Endpoint, int] = {}
         self._completed: dict[Endpoint, int] = {}  # explained, but still held by connections
-        self._ended: dict[Endpoint, int] = {}
+        self._ended: dict[Endpoint, _End] = {}
         self._next_endpoint = _next_id(conn, "endpoint")
         self._next_edge = _next_id(conn, "edge")
         # What the file may have, though its id is not remembered.
-        self._addresses = Seen(found for (found,) in conn.execute("SELECT packed FROM endpoint"))
-        self._talks = Seen(conn.execute("SELECT src_id, dialled_id, dst_port FROM edge"))
-        self._doomed_edges: set[int] = set()
-        self._doomed_endpoints: set[int] = set()
+        self._addresses = BloomFilter(
+            found for (found,) in conn.execute("SELECT packed FROM endpoint")
+        )
+        self._talks = BloomFilter(conn.execute("SELECT src_id, dialled_id, dst_port FROM edge"))
+        self._forgotten_edges: set[int] = set()
+        self._forgotten_endpoints: set[int] = set()
         self._new_endpoints: list[Endpoint] = []
         self._new_edges: list[Edge] = []
         self._endpoint_rows: list[tuple[object, ...]] = []
@@ -120,18 +115,15 @@ class Identities:
         found = self.edges.get(edge)
         if found is not None:
             return found
-        proto, zone, src, dialled, dst_port, nat_src, backend, nat_dst_port, service, via = edge
-        src_id = self.endpoint_id(src)
+        dialled, backend = edge.dialled, edge.backend
+        src_id = self.endpoint_id(edge.src)
         dialled_id = self.endpoint_id(dialled)
         backend_id = dialled_id if backend is dialled else self.endpoint_id(backend)
-        row = (
-            *(self.recorder_id, proto, zone, src_id, dialled_id, dst_port),
-            *(nat_src, backend_id, nat_dst_port, service, via),
-        )
-        talk = (src_id, dialled_id, dst_port)
+        row = (src_id, dialled_id, backend_id, self.recorder_id, *_own(edge))
+        talk = (src_id, dialled_id, edge.dst_port)
         if talk in self._talks:
             match = self.conn.execute(_SAME_EDGE, row).fetchone()
-            if match and match[0] not in self._doomed_edges:
+            if match and match[0] not in self._forgotten_edges:
                 found = int(match[0])
         if found is None:
             found = self._next_edge
@@ -144,29 +136,27 @@ class Identities:
 
     def read_edges(self, ids: Set[int]) -> dict[int, Edge]:
         """Make edges again from their rows, to which they go on to belong, ended or not."""
-        rows = self.conn.execute(_EDGES_BY_ID, (json.dumps(list(ids)),)).fetchall()
-        sides = {found for row in rows for found in (row[3], row[4], row[7])}
-        endpoints = {
-            found: Endpoint(
-                **dict(zip(_ENDPOINT_COLUMNS, columns, strict=True)),
-                labels=json.loads(labels) if labels else NO_LABELS,
-            )
-            for found, labels, *columns in self.conn.execute(
-                _ENDPOINTS_BY_ID, (json.dumps(list(sides)),)
-            )
+        asked = self.conn.execute(_EDGES_BY_ID, (json.dumps(list(ids)),))
+        rows = {found: EdgeRow._make(row) for found, *row in asked}
+        sides = {
+            side for row in rows.values() for side in (row.src_id, row.dialled_id, row.backend_id)
         }
+        asked = self.conn.execute(_ENDPOINTS_BY_ID, (json.dumps(list(sides)),))
+        endpoints = {found: _endpoint(columns) for found, *columns in asked}
         edges = {
             found: Edge(
-                *(proto, zone, endpoints[src_id], endpoints[dialled_id], dst_port, nat_src),
-                *(endpoints[backend_id], *rest),
+                src=endpoints[row.src_id],
+                dialled=endpoints[row.dialled_id],
+                backend=endpoints[row.backend_id],
+                **dict(zip(EDGE_OWN, _own(row), strict=True)),
             )
-            for found, proto, zone, src_id, dialled_id, dst_port, nat_src, backend_id, *rest in rows
+            for found, row in rows.items()
         }
         self._endpoints.update((endpoint, found) for found, endpoint in endpoints.items())
         self.edges.update((edge, found) for found, edge in edges.items())
         return edges
 
-    def doom(self, table: str, ids: set[int]) -> None:
+    def forget(self, table: str, ids: set[int]) -> None:
         """
         Use none of these rows again: they are about to be thrown away.
 
@@ -174,11 +164,11 @@ class Identities:
         """
         if table == "edge":
             ids.difference_update(self._edges_held())
-            self._doomed_edges = ids
+            self._forgotten_edges = ids
             self.edges = {edge: found for edge, found in self.edges.items() if found not in ids}
         else:
             ids.difference_update(self._completed.values())
-            self._doomed_endpoints = ids
+            self._forgotten_endpoints = ids
             self._endpoints = {
                 endpoint: found for endpoint, found in self._endpoints.items() if found not in ids
             }
@@ -192,7 +182,7 @@ class Identities:
         self._nameless_rows.clear()
         self._edge_rows.clear()
 
-    def keep(self) -> None:
+    def committed(self) -> None:
         """The window is committed."""
         self._new_endpoints.clear()
         self._new_edges.clear()
@@ -207,7 +197,7 @@ class Identities:
             while len(bounded) > CACHED // 4:
                 del bounded[next(iter(bounded))]
 
-    def forget(self) -> None:
+    def rolled_back(self) -> None:
         """The window was rolled back: its ids were never given out."""
         self._endpoint_rows.clear()
         self._nameless_rows.clear()
@@ -236,12 +226,17 @@ class Identities:
                     services[dialled, proto, port] = change
                 case Completed(unknown, known):
                     self._complete(unknown, known)
-                case Closed(endpoint, valid_to_ns):
-                    self._ended[endpoint] = valid_to_ns
+                case Closed(endpoint, valid_to_ns, inferred):
+                    self._ended[endpoint] = _End(valid_to_ns, inferred)
                     self.conn.execute(
-                        f"UPDATE endpoint SET valid_to_ns = ?"
+                        f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
                         f" WHERE {_SAME_ENDPOINT} AND valid_to_ns IS NULL",
-                        (valid_to_ns, *_identity(endpoint)),
+                        (valid_to_ns, inferred, *_identity(endpoint)),
+                    )
+                case ClusterFound(uid):
+                    self.conn.execute(
+                        "UPDATE recording SET cluster_uid = ? WHERE id = ?",
+                        (uid, self.recording_id),
                     )
                 case ObjectRecord():
                     history.record(self.conn, change, self.closed_ns)
@@ -262,7 +257,7 @@ class Identities:
     def close_open(self, at_ns: int) -> None:
         """End every interval that a former recording left open: what came after is not known."""
         self.conn.execute(
-            "UPDATE endpoint SET valid_to_ns = MAX(valid_from_ns, ?)"
+            "UPDATE endpoint SET valid_to_ns = MAX(valid_from_ns, ?), end_inferred = 1"
             " WHERE valid_to_ns IS NULL AND uid IS NOT NULL",
             (at_ns,),
         )
@@ -276,10 +271,12 @@ class Identities:
             self._next_endpoint += 1
             self._addresses.add(identity[0])
             begin, end = endpoint.valid_from_ns, self._ended.get(endpoint)
-            if end is None and identity[2:] == _NO_NAME:
-                self._nameless_rows.append((found, endpoint.address, *identity[:2], begin))
+            packed, kind, *names = identity
+            if end is None and names == _NO_NAMES:
+                self._nameless_rows.append((found, endpoint.address, packed, kind, begin))
             else:
-                self._endpoint_rows.append((found, endpoint.address, *identity, begin, end))
+                row = (found, endpoint.address, *identity, begin, *(end or _OPEN))
+                self._endpoint_rows.append(row)
         self._endpoints[endpoint] = found
         self._new_endpoints.append(endpoint)
         return found
@@ -299,10 +296,12 @@ class Identities:
         if match is None:
             return None
         found, valid_to_ns = match
-        if found in self._doomed_endpoints:
+        if found in self._forgotten_endpoints:
             return None
         if valid_to_ns is not None:
-            self.conn.execute("UPDATE endpoint SET valid_to_ns = NULL WHERE id = ?", (found,))
+            self.conn.execute(
+                "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?", (found,)
+            )
         return int(found)
 
     def _complete(self, unknown: Endpoint, known: Endpoint) -> None:
@@ -313,7 +312,7 @@ class Identities:
             # No flow points to it yet; one of a connection that began before may still come.
             found = self.endpoint_id(known)
         else:
-            valid = (known.valid_from_ns, self._ended.get(known))
+            valid = (known.valid_from_ns, *self._ended.get(known, _OPEN))
             self.conn.execute(_COMPLETE, (*_identity(known)[1:], *valid, found))
             if known not in self._endpoints:
                 self._endpoints[known] = found
@@ -324,17 +323,16 @@ class Identities:
 
 
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:
-    return (
-        pack(endpoint.address),
-        endpoint.kind,
-        endpoint.namespace,
-        endpoint.name,
-        endpoint.workload,
-        endpoint.workload_kind,
-        endpoint.node,
-        compact(endpoint.labels) if endpoint.labels else None,
-        endpoint.uid,
-    )
+    """Give the address as `endpoint.packed` holds it, and then ENDPOINT_IDENTITY."""
+    labels = compact(endpoint.labels) if endpoint.labels else None
+    return (pack(endpoint.address), *_all_but_labels(endpoint), labels)
+
+
+def _endpoint(columns: Sequence[Any]) -> Endpoint:
+    """Make an endpoint again from _ENDPOINT_FIELDS."""
+    fields = dict(zip(_ENDPOINT_FIELDS, columns, strict=True))
+    labels = fields.pop("labels")
+    return Endpoint(**fields, labels=json.loads(labels) if labels else NO_LABELS)
 
 
 def _next_id(conn: sqlite3.Connection, table: str) -> int:

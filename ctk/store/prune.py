@@ -10,8 +10,16 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ctk.store.connect import WAL_BYTES, limit_wal, path_of
-from ctk.store.rollup import LEVELS, NEVER, Level, floor, fold, mark, marks, transaction
-from ctk.timespan import DAY
+from ctk.store.rollup import (
+    LEVELS,
+    Level,
+    floor,
+    fold,
+    move_watermark,
+    transaction,
+    watermarks,
+)
+from ctk.timespan import DAY, FOREVER_NS
 
 _ROWS = 10_000  # deleted in one transaction: some 20 ms
 _PAGES = 50  # given back in one transaction
@@ -24,11 +32,11 @@ _WAL = 1 / 16
 
 # Called with "edge" or "endpoint" and the ids that are about to go: none may be used again. What
 # it takes out of the set stays.
-Doom = Callable[[str, set[int]], None]
+Forget = Callable[[str, set[int]], None]
 
 
 def by_age(
-    conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int], doom: Doom
+    conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int], forget: Forget
 ) -> Iterator[None]:
     """
     Throw away rows older than their level keeps; `retain` has ages in ns by level name.
@@ -39,12 +47,12 @@ def by_age(
     for level in LEVELS:
         yield from _before(conn, level, now_ns - retain.get(level.name, level.keep_ns))
     if _day(conn) != day:
-        yield from orphans(conn, doom)
+        yield from orphans(conn, forget)
     if _pragma(conn, "freelist_count") > _pragma(conn, "page_count") * _SPARE:
         yield from _give_back(conn)
 
 
-def by_size(conn: sqlite3.Connection, max_bytes: int, doom: Doom) -> Iterator[None]:
+def by_size(conn: sqlite3.Connection, max_bytes: int, forget: Forget) -> Iterator[None]:
     """
     Throw away the oldest of the finest rows where the file, its -wal included, is too big.
 
@@ -62,7 +70,7 @@ def by_size(conn: sqlite3.Connection, max_bytes: int, doom: Doom) -> Iterator[No
             if early:
                 _fold_open(conn, LEVELS[: i + 2])
             yield from _down_to(conn, level, low_bytes)
-            yield from orphans(conn, doom)
+            yield from orphans(conn, forget)
     yield from _give_back(conn)
 
 
@@ -92,7 +100,7 @@ def file_bytes(conn: sqlite3.Connection) -> int:
     return pages + (wal.stat().st_size if wal.exists() else 0)
 
 
-def orphans(conn: sqlite3.Connection, doom: Doom) -> Iterator[None]:
+def orphans(conn: sqlite3.Connection, forget: Forget) -> Iterator[None]:
     """Throw away edges without rows, endpoints without edges, and what ended before all rows."""
     conn.execute("CREATE TEMP TABLE IF NOT EXISTS used (id INTEGER PRIMARY KEY)")
     conn.execute("DELETE FROM temp.used")
@@ -103,11 +111,11 @@ def orphans(conn: sqlite3.Connection, doom: Doom) -> Iterator[None]:
             " WHERE started_ns >= ?",
             (_own_since_ns(conn, level),),
         )
-    yield from _unused(conn, "edge", doom)
+    yield from _unused(conn, "edge", forget)
     conn.execute("DELETE FROM temp.used")
     for side in ("src_id", "dialled_id", "backend_id"):
         conn.execute(f"INSERT OR IGNORE INTO temp.used SELECT {side} FROM edge")
-    yield from _unused(conn, "endpoint", doom)
+    yield from _unused(conn, "endpoint", forget)
     conn.execute("DELETE FROM temp.used")
     starts = [
         conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()[0] for level in LEVELS
@@ -122,7 +130,7 @@ def orphans(conn: sqlite3.Connection, doom: Doom) -> Iterator[None]:
             conn.execute(
                 "DELETE FROM late_flow WHERE started_ns < ?"
                 " AND id < (SELECT MAX(id) FROM late_flow)",
-                (marks(conn)["flow"].pruned_ns,),
+                (watermarks(conn)["flow"].pruned_ns,),
             )
         yield
 
@@ -135,13 +143,13 @@ def _own_since_ns(conn: sqlite3.Connection, level: Level) -> int:
     """
     coarser = _coarser(level)
     if coarser is None:
-        return NEVER
-    folded_ns, pruned_ns = marks(conn)[coarser.name]
+        return -FOREVER_NS
+    folded_ns, pruned_ns = watermarks(conn)[coarser.name]
     oldest_ns = _oldest_ns(conn, level)
-    if folded_ns is None or (pruned_ns or NEVER) > (oldest_ns or 0):
-        return NEVER
+    if folded_ns is None or (pruned_ns or -FOREVER_NS) > (oldest_ns or 0):
+        return -FOREVER_NS
     some_are_other = f"SELECT 1 FROM {coarser.table} WHERE edge_id < 0 LIMIT 1"
-    return NEVER if conn.execute(some_are_other).fetchone() else folded_ns
+    return -FOREVER_NS if conn.execute(some_are_other).fetchone() else folded_ns
 
 
 def _before(
@@ -150,10 +158,10 @@ def _before(
     """
     Throw away the rows of a level before a time; with None, all that the next level holds.
 
-    False where there are none. The mark goes first, so nobody reads what is half gone, and what
-    a crash left over goes the next time.
+    False where there are none. The watermark moves first, so that nobody reads what is half gone;
+    what a crash left over goes the next time.
     """
-    now = marks(conn)
+    now = watermarks(conn)
     coarser = _coarser(level)
     if coarser is not None:
         folded_ns = now[coarser.name].folded_ns
@@ -177,22 +185,22 @@ def _before(
             (until_ns, _ROWS),
         ).fetchone()
         with transaction(conn):
-            mark(conn, level, "pruned_ns", until_ns)
+            move_watermark(conn, level, "pruned_ns", until_ns)
             conn.execute(
                 f"DELETE FROM {level.table} WHERE (started_ns, {second}) < (?, ?)",
-                last or (until_ns, NEVER),
+                last or (until_ns, -FOREVER_NS),
             )
         yield
 
 
-def _unused(conn: sqlite3.Connection, table: str, doom: Doom) -> Iterator[None]:
+def _unused(conn: sqlite3.Connection, table: str, forget: Forget) -> Iterator[None]:
     unused = {
         found
         for (found,) in conn.execute(
             f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM temp.used)"
         )
     }
-    doom(table, unused)
+    forget(table, unused)
     doomed = [(found,) for found in sorted(unused)]
     for i in range(0, len(doomed), _ROWS):
         with transaction(conn):
@@ -232,7 +240,7 @@ def _width_ns(level: Level) -> int:
 
 
 def _day(conn: sqlite3.Connection) -> int:
-    return (marks(conn)["1m"].pruned_ns or 0) // DAY
+    return (watermarks(conn)["1m"].pruned_ns or 0) // DAY
 
 
 def _used_bytes(conn: sqlite3.Connection) -> int:

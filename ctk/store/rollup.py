@@ -1,9 +1,9 @@
 """
 Flows folded to minutes, hours and days.
 
-LEVELS is a table, finest first; each level is folded from the one before it. Two marks say how
-far a level is: every bucket before `folded_ns` is the exact sum of the finer level, and what was
-before `pruned_ns` is gone. A mark moves in the transaction that makes it true.
+LEVELS is a table, finest first; each level is folded from the one before it. Two watermarks say
+how far a level is: every bucket before `folded_ns` is the exact sum of the finer level, and what
+was before `pruned_ns` is gone. A watermark moves in the transaction that makes it true.
 
 `fold` is an iterator of small transactions: the caller stops when it has no more time, and calls
 again later.
@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
-from ctk.model import COUNT_KEYS
-from ctk.timespan import DAY, HOUR, MINUTE
+from ctk.store import bulk
+from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS, EdgeRow
+from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE
 
 
 class Level(NamedTuple):
@@ -38,16 +39,13 @@ LEVELS: tuple[Level, ...] = (
 OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
 
 _COPIED_AT_ONCE = 100_000  # rows in one transaction: 50 ms
-NEVER = -(2**63)
-EVER = 2**63 - 1
 _COLUMNS = ", ".join(COUNT_KEYS)
 _SUMS = ", ".join(f"SUM({key})" for key in COUNT_KEYS)
-_MEASURED = COUNT_KEYS.index("bytes_out")  # from here on NULL is "not measured"
 _ADDED = ", ".join(
-    f"{key} = {key} + excluded.{key}"
-    if i < _MEASURED
-    else f"{key} = COALESCE({key} + excluded.{key}, {key}, excluded.{key})"
-    for i, key in enumerate(COUNT_KEYS)
+    f"{key} = COALESCE({key} + excluded.{key}, {key}, excluded.{key})"
+    if key in MEASURED_KEYS  # NULL is "not measured"
+    else f"{key} = {key} + excluded.{key}"
+    for key in COUNT_KEYS
 )
 
 
@@ -58,7 +56,7 @@ class Watermarks(NamedTuple):
     pruned_ns: int | None
 
 
-def marks(conn: sqlite3.Connection) -> dict[str, Watermarks]:
+def watermarks(conn: sqlite3.Connection) -> dict[str, Watermarks]:
     return {
         name: Watermarks(folded_ns, pruned_ns)
         for name, folded_ns, pruned_ns in conn.execute(
@@ -67,9 +65,9 @@ def marks(conn: sqlite3.Connection) -> dict[str, Watermarks]:
     }
 
 
-def settled_ns(marked: Mapping[str, Watermarks]) -> int:
+def settled_ns(marks: Mapping[str, Watermarks]) -> int:
     """A row that starts before this is late at some level."""
-    return max((level.folded_ns or NEVER for level in marked.values()), default=NEVER)
+    return max((level.folded_ns or -FOREVER_NS for level in marks.values()), default=-FOREVER_NS)
 
 
 def floor(at_ns: int, width_ns: int) -> int:
@@ -79,7 +77,7 @@ def floor(at_ns: int, width_ns: int) -> int:
 
 def add_late(
     conn: sqlite3.Connection,
-    marked: Mapping[str, Watermarks],
+    marks: Mapping[str, Watermarks],
     started_ns: int,
     edge_id: int,
     counts: Sequence[int | None],
@@ -90,11 +88,11 @@ def add_late(
     True where the row itself is to be stored: not where flows that old have been pruned.
     """
     for level in LEVELS[1:]:
-        folded_ns, pruned_ns = marked[level.name]
+        folded_ns, pruned_ns = marks[level.name]
         start_ns = floor(started_ns, level.width_ns)
         if folded_ns is not None and (pruned_ns or 0) <= start_ns < folded_ns:
             conn.execute(_add(level.table, "started_ns, edge_id"), (start_ns, edge_id, *counts))
-    return started_ns >= (marked["flow"].pruned_ns or 0)
+    return started_ns >= (marks["flow"].pruned_ns or 0)
 
 
 def fold(
@@ -111,11 +109,11 @@ def fold(
     )
     for finer, level in pairwise(levels):
         until_ns = floor(until_ns, level.width_ns)
-        done_ns = marks(conn)[level.name].folded_ns
+        done_ns = watermarks(conn)[level.name].folded_ns
         while True:
             (next_ns,) = conn.execute(
                 f"SELECT MIN(started_ns) FROM {finer.table} WHERE started_ns >= ?",
-                (NEVER if done_ns is None else done_ns,),
+                (-FOREVER_NS if done_ns is None else done_ns,),
             ).fetchone()
             if next_ns is None or floor(next_ns, level.width_ns) >= until_ns:
                 break
@@ -132,13 +130,13 @@ def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
     Rows to come in them are then folded with their bucket, not one by one as late ones. Where a
     finer row is gone already, its bucket stays.
     """
-    marked = marks(conn)
+    marks = watermarks(conn)
     for finer, level in pairwise(LEVELS):
         start_ns = floor(at_ns, level.width_ns)
-        is_last = marked[level.name].folded_ns == start_ns + level.width_ns
-        if is_last and (marked[finer.name].pruned_ns or NEVER) <= start_ns:
+        is_last = marks[level.name].folded_ns == start_ns + level.width_ns
+        if is_last and (marks[finer.name].pruned_ns or -FOREVER_NS) <= start_ns:
             conn.execute(f"DELETE FROM {level.table} WHERE started_ns >= ?", (start_ns,))
-            mark(conn, level, "folded_ns", start_ns)
+            move_watermark(conn, level, "folded_ns", start_ns)
 
 
 def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int) -> None:
@@ -150,14 +148,14 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
         (start_ns, start_ns + level.width_ns),
     )
     _fold_tail(conn, level.peers)
-    last_id, more = NEVER, True
+    last_id, more = -FOREVER_NS, True
     while more:
         with transaction(conn):
-            if last_id == NEVER:  # what a crash left of it
+            if last_id == -FOREVER_NS:  # what a crash left of it
                 conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
             more = _copy_bucket(conn, level, start_ns, last_id) == _COPIED_AT_ONCE
             if not more:
-                mark(conn, level, "folded_ns", start_ns + level.width_ns)
+                move_watermark(conn, level, "folded_ns", start_ns + level.width_ns)
         (last_id,) = conn.execute(
             f"SELECT MAX(edge_id) FROM {level.table} WHERE started_ns = ?", (start_ns,)
         ).fetchone()
@@ -188,36 +186,22 @@ def _fold_tail(conn: sqlite3.Connection, peers: int) -> None:
     conn.execute("DELETE FROM temp.tail")
     conn.execute(_FILL_TAIL)
     conn.execute(_SPARE_BIGGEST, (peers,))
-    ids: dict[_OtherEdge, int] = {}
+    ids: dict[EdgeRow, int] = {}
     while others := conn.execute(_SUM_TAIL, (_TAIL_AT_ONCE,)).fetchall():
         with transaction(conn):
             for other in others:
-                key = _OtherEdge._make(other[:_KEYS])
+                key = EdgeRow._make(other[:_KEYS])
                 if key not in ids:
                     ids[key] = _other_edge(conn, key)
         conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
         conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
         conn.executemany(
             _add("temp.bucket", "edge_id"),
-            [(ids[_OtherEdge._make(other[:_KEYS])], *other[_KEYS:]) for other in others],
+            [(ids[EdgeRow._make(other[:_KEYS])], *other[_KEYS:]) for other in others],
         )
 
 
-class _OtherEdge(NamedTuple):
-    recorder_id: int
-    proto: str
-    zone: int
-    src_id: int
-    dialled_id: int
-    dst_port: int | None
-    nat_src: str | None
-    backend_id: int
-    nat_dst_port: int | None
-    service: str | None
-    service_via: str | None
-
-
-_KEYS = len(_OtherEdge._fields)
+_KEYS = len(EdgeRow._fields)
 _SIDES = ("src", "dialled", "backend")
 _KINDS_FOLDED = ", ".join(f"'{kind}'" for kind in OTHER_ENDPOINTS)
 _WHENS = " ".join(f"WHEN '{kind}' THEN {found}" for kind, found in OTHER_ENDPOINTS.items())
@@ -244,7 +228,7 @@ _SPARE_BIGGEST = """
     )
 """
 _OTHER_KEY = {
-    **{column: f"edge.{column}" for column in _OtherEdge._fields},
+    **{column: f"edge.{column}" for column in EdgeRow._fields},
     **{f"{side}_id": f"tail.{side}_id" for side in _SIDES},
     "dst_port": "CASE WHEN tail.dialled_id > 0 THEN edge.dst_port END",
     "nat_src": "CASE WHEN tail.src_id > 0 THEN edge.nat_src END",
@@ -262,8 +246,8 @@ _SUM_TAIL = f"""
 """
 
 
-def _other_edge(conn: sqlite3.Connection, key: _OtherEdge) -> int:
-    same = " AND ".join(f"{column} IS ?" for column in _OtherEdge._fields)
+def _other_edge(conn: sqlite3.Connection, key: EdgeRow) -> int:
+    same = " AND ".join(f"{column} IS ?" for column in EdgeRow._fields)
     found = conn.execute(f"SELECT id FROM edge WHERE +id < 0 AND {same}", key).fetchone()
     if found is not None:
         return int(found[0])
@@ -273,7 +257,7 @@ def _other_edge(conn: sqlite3.Connection, key: _OtherEdge) -> int:
         [(found, kind) for kind, found in OTHER_ENDPOINTS.items()],
     )
     (other_id,) = conn.execute("SELECT MIN(COALESCE(MIN(id), 0), 0) - 1 FROM edge").fetchone()
-    conn.execute(f"INSERT INTO edge VALUES (?, {','.join('?' * len(key))})", (other_id, *key))
+    conn.execute(bulk.plain("edge", ("id", *EdgeRow._fields)).one, (other_id, *key))
     return int(other_id)
 
 
@@ -286,7 +270,7 @@ def _add(table: str, key: str) -> str:
     )
 
 
-def mark(conn: sqlite3.Connection, level: Level, which: str, at_ns: int) -> None:
+def move_watermark(conn: sqlite3.Connection, level: Level, which: str, at_ns: int) -> None:
     conn.execute(f"UPDATE level SET {which} = ? WHERE name = ?", (at_ns, level.name))
 
 

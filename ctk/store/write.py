@@ -19,34 +19,37 @@ from contextlib import contextmanager
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from ctk import __version__
 from ctk.errors import StoreError
 from ctk.model import (
+    LONE_COUNTS,
     AnyEdge,
-    Counters,
     Edge,
+    EventCounts,
     FlowRow,
     Gap,
     HistoryChange,
     LiveConnections,
     LoneEvent,
     Previous,
+    counts_of,
 )
 from ctk.store import bulk, prune, rollup
+from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import explained, path_of
 from ctk.store.identities import Identities
+from ctk.timespan import FOREVER_NS
 
 _NO_EVENTS: Mapping[AnyEdge, Sequence[LoneEvent]] = {}
 
-# Bound: the columns of flow, in their order.
-_FLOW = bulk.insert("INSERT INTO flow VALUES ", 15)
-# Five bound values instead of fifteen take half the time.
+_FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
+_FLOW = bulk.plain("flow", (*_FLOW_COLUMNS, *COUNT_KEYS))
+# Five bound values instead of fifteen take half the time. What is not measured stays NULL.
 _LONE_EVENT = bulk.insert(
-    "INSERT INTO flow SELECT column1, column2, column3, 0, column4, column5 & 1,"
-    " (column5 >> 1) & 1, (column5 >> 2) & 1, (column5 >> 3) & 1, (column5 >> 4) & 1,"
-    " (column5 >> 5) & 1, NULL, NULL, NULL, NULL FROM (VALUES ",
+    f"INSERT INTO flow({', '.join((*_FLOW_COLUMNS, *LONE_COUNTS))})"
+    " SELECT column1, column2, column3, 0, column4,"
+    f" {', '.join(f'(column5 >> {at}) & 1' for at in range(len(LONE_COUNTS)))} FROM (VALUES ",
     5,
     ")",
 )
@@ -65,6 +68,7 @@ class Writer:
         conn: sqlite3.Connection,
         *,
         node: str,
+        cluster: str | None = None,
         source: str,
         settings: Mapping[str, object],
         started_ns: int,
@@ -75,6 +79,7 @@ class Writer:
         self._path = path_of(conn)
         self._file = _file_identity(self._path)
         self._node = node
+        self._cluster = cluster
         self._source = source
         self._settings = json.dumps(settings, sort_keys=True)
         self._started_ns = started_ns
@@ -84,7 +89,7 @@ class Writer:
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recorder_id(), last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
-        self._newest_ns: int = rollup.NEVER if newest_ns is None else newest_ns
+        self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
     def window(
         self,
@@ -94,7 +99,7 @@ class Writer:
         gaps: Iterable[Gap] = (),
         changes: Iterable[HistoryChange] = (),
         committed_ns: int,
-        counters: Counters,
+        counters: EventCounts,
     ) -> None:
         """
         Commit everything up to `committed_ns`, in any order.
@@ -124,12 +129,12 @@ class Writer:
                     (committed_ns, *counters, self._recording_id),
                 )
         except BaseException:
-            self._identities.forget()
+            self._identities.rolled_back()
             self._newest_ns = newest_ns
             if began:
                 self._recording_id = None
             raise
-        self._identities.keep()
+        self._identities.committed()
 
     @property
     def edge_ids(self) -> Mapping[Edge, int]:
@@ -151,12 +156,12 @@ class Writer:
         Each step holds the lock for well under 100 ms. The caller may stop between any two, write
         a window, and start again.
         """
-        doom = self._identities.doom
+        forget = self._identities.forget
         with explained(self._path):
             yield from rollup.fold(self._conn, now_ns)
-            yield from prune.by_age(self._conn, now_ns, retain, doom)
+            yield from prune.by_age(self._conn, now_ns, retain, forget)
             if max_bytes is not None:
-                yield from prune.by_size(self._conn, max_bytes, doom)
+                yield from prune.by_size(self._conn, max_bytes, forget)
 
     def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
         """
@@ -166,7 +171,7 @@ class Writer:
         the same; the next recording opens them again.
         """
         with explained(self._path):
-            for _ in rollup.fold(self._conn, rollup.EVER):
+            for _ in rollup.fold(self._conn, FOREVER_NS):
                 pass
         try:
             with self._transaction():
@@ -184,9 +189,9 @@ class Writer:
                     (ended_ns, self._recording_id),
                 )
         except BaseException:
-            self._identities.forget()
+            self._identities.rolled_back()
             raise
-        self._identities.keep()
+        self._identities.committed()
 
     def load_connections(self) -> Iterator[LiveConnections]:
         """
@@ -214,11 +219,17 @@ class Writer:
             yield
 
     def _recorder_id(self) -> int:
-        """The node's id; its row is written with the first window."""
+        """
+        The id of this node in its cluster; its row is written with the first window.
+
+        Where no cluster is named, it is the node's last one; a node that had none gets its name.
+        """
         match = self._conn.execute(
-            "SELECT COALESCE((SELECT id FROM recorder WHERE node = ?),"
+            "SELECT COALESCE((SELECT id FROM recorder WHERE node = :node"
+            " AND (:cluster IS NULL OR IFNULL(cluster, :cluster) = :cluster)"
+            " ORDER BY cluster IS NULL, id DESC LIMIT 1),"
             " (SELECT COALESCE(MAX(id), 0) + 1 FROM recorder))",
-            (self._node,),
+            {"node": self._node, "cluster": self._cluster},
         ).fetchone()
         return int(match[0])
 
@@ -226,7 +237,11 @@ class Writer:
         """Write that this recording started, and what that means for the one before."""
         conn, previous = self._conn, self.previous
         recorder_id = self._identities.recorder_id
-        conn.execute("INSERT OR IGNORE INTO recorder VALUES (?, ?)", (recorder_id, self._node))
+        conn.execute(
+            "INSERT INTO recorder(id, node, cluster) VALUES (?, ?, ?)"
+            " ON CONFLICT(id) DO UPDATE SET cluster = IFNULL(cluster, excluded.cluster)",
+            (recorder_id, self._node, self._cluster),
+        )
         self._recording_id = conn.execute(
             "INSERT INTO recording(recorder_id, started_ns, committed_ns, boot_id, version,"
             " source, settings) VALUES (?,?,?,?,?,?,?)",
@@ -235,6 +250,7 @@ class Writer:
                 *(__version__, self._source, self._settings),
             ),
         ).lastrowid
+        self._identities.recording_id = self._recording_id
         conn.execute("DELETE FROM connection")
         rollup.reopen(conn, self._started_ns)
         if self._identities.closed_ns is not None:
@@ -264,15 +280,16 @@ class Writer:
         lone.sort(key=_started_of_event)
         self._identities.flush()
 
-        marks = rollup.marks(self._conn)
+        marks = rollup.watermarks(self._conn)
         settled_ns = max(self._newest_ns + 1, rollup.settled_ns(marks))
         late = bisect_left(ordered, settled_ns, key=_started_of_row)
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
         for found, row in zip(ids[:late], ordered[:late], strict=True):
-            self._insert_late(marks, found, row[1:])
-        for started_ns, _, found, src_port, counts in lone[:late_lone]:
-            bits = [counts >> bit & 1 for bit in range(6)]
-            self._insert_late(marks, found, (started_ns, started_ns, src_port, *bits, *(None,) * 4))
+            self._insert_late(marks, found, row)
+        for started_ns, _, found, src_port, bits in lone[:late_lone]:
+            counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
+            row = FlowRow._make((found, started_ns, started_ns, src_port, *counts))
+            self._insert_late(marks, found, row)
 
         first_n = len(lone)
         del lone[:late_lone]
@@ -282,14 +299,15 @@ class Writer:
         self._newest_ns = max([self._newest_ns, *newest])
 
     def _insert_late(
-        self, marks: Mapping[str, rollup.Watermarks], edge_id: int, row: tuple[Any, ...]
+        self, marks: Mapping[str, rollup.Watermarks], edge_id: int, row: FlowRow
     ) -> None:
-        """Insert a FlowRow (without its edge) where time has been before, and fold it at once."""
-        started_ns = row[0]
-        if rollup.add_late(self._conn, marks, started_ns, edge_id, row[3:]):
+        """Insert a row where time has been before, and fold it at once."""
+        started_ns, counts = row.started_ns, row.counts
+        if rollup.add_late(self._conn, marks, started_ns, edge_id, counts):
             (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
-            lasted_ns = row[1] - started_ns
-            self._conn.execute(_FLOW.one, (started_ns, n, edge_id, lasted_ns, *row[2:]))
+            lasted_ns = row.ended_ns - started_ns
+            values = (started_ns, n, edge_id, lasted_ns, row.src_port, *counts)
+            self._conn.execute(_FLOW.one, values)
             self._conn.execute(
                 "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
             )
@@ -306,7 +324,7 @@ def previous(conn: sqlite3.Connection, node: str) -> Previous | None:
     """The last recording of `node`, None where there is none."""
     row = conn.execute(
         "SELECT started_ns, committed_ns, ended_ns, boot_id FROM recording"
-        " WHERE recorder_id = (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
+        " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
         (node,),
     ).fetchone()
     return Previous(*row) if row else None
@@ -318,7 +336,7 @@ def overlaps(
     """Whether a recording of `node` is of that span; `last_ns` is asked where it matters."""
     (next_ns,) = conn.execute(
         "SELECT MIN(started_ns) FROM recording WHERE committed_ns > ?"
-        " AND recorder_id = (SELECT id FROM recorder WHERE node = ?)",
+        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?)",
         (first_ns, node),
     ).fetchone()
     return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())
@@ -328,7 +346,7 @@ def _numbered(
     rows: Sequence[FlowRow], ids: Sequence[int], first_n: int
 ) -> Iterator[tuple[object, ...]]:
     """What _FLOW binds, told apart where they start at the same time."""
-    n, last_ns = first_n, rollup.NEVER
+    n, last_ns = first_n, -FOREVER_NS
     for (_, started_ns, ended_ns, *rest), edge_id in zip(rows, ids, strict=True):
         n = n + 1 if started_ns == last_ns else first_n
         last_ns = started_ns

@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ctk.model import Counters, Edge, Endpoint, FlowRow
+from ctk.model import Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, SECOND
@@ -203,7 +203,7 @@ def generate(out: Path, flows: int, days: int, until_ns: int, seed: int) -> dict
         )
         for end_ns, rows in hours(cluster, rng, flows, since_ns, until_ns):
             written += len(rows)
-            writer.window(rows, committed_ns=end_ns, counters=Counters(events=written * 4))
+            writer.window(rows, committed_ns=end_ns, counters=EventCounts(events=written * 4))
             for _ in writer.maintain(end_ns, keep):
                 pass
         writer.finish(until_ns)
