@@ -19,9 +19,7 @@ class NothingRecorded:
 
     @property
     def text(self) -> str:
-        return (
-            "no recording is in it: if it was copied without its -wal, copy it with ctk snapshot"
-        )
+        return "no recording is in it: if it was copied without its -wal, copy it with ctk snapshot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,11 @@ def pruned_of_span(
     until_ns: int | None,
     pruned_ns: int | None = None,
 ) -> Iterator[Caveat]:
-    """Yield what flows of a span lack that rollups hold; `pruned_ns` is the file's, if not given."""
+    """
+    Yield what flows of a span lack that rollups hold.
+
+    Flows before `pruned_ns` were pruned; by default that is what the file says now.
+    """
     levels = held(conn)
     if pruned_ns is None:
         pruned_ns = levels[0].pruned_ns

@@ -55,7 +55,7 @@ class DescribedLevel:
 
 @dataclass(frozen=True, slots=True)
 class DescribedTable:
-    """A table. `bytes` has those of its indexes; None for a SQLite that was built without dbstat."""
+    """A table and its indexes; `bytes` is None where SQLite was built without dbstat."""
 
     table: str
     rows: int
@@ -93,7 +93,9 @@ def describe(conn: sqlite3.Connection) -> Description:
             since=format_time(span[0]) if span else None,
             until=format_time(span[1]) if span else None,
             bytes=_pragma(conn, "page_count") * _pragma(conn, "page_size"),
-            nodes=tuple(node for (node,) in conn.execute("SELECT node FROM recorder ORDER BY node")),
+            nodes=tuple(
+                node for (node,) in conn.execute("SELECT DISTINCT node FROM recorder ORDER BY node")
+            ),
             recordings=tuple(
                 DescribedRecording(*row)
                 for row in conn.execute(
@@ -186,8 +188,7 @@ def _tree_bytes(conn: sqlite3.Connection, name: str) -> int:
 
 def _used_bytes(conn: sqlite3.Connection) -> int:
     pages, page_bytes, free, vacuums = (
-        _pragma(conn, name)
-        for name in ("page_count", "page_size", "freelist_count", "auto_vacuum")
+        _pragma(conn, name) for name in ("page_count", "page_size", "freelist_count", "auto_vacuum")
     )
     # With auto_vacuum each page of 5-byte pointers is followed by the pages it points to.
     pointers = -(-(pages - 1) // (page_bytes // 5 + 1)) if vacuums else 0

@@ -9,7 +9,7 @@ from ctk.ask.connection import Connect, one_moment
 from ctk.ask.pages import Pages, Position, Row
 from ctk.model import Filters
 from ctk.store.columns import FlowRecord
-from ctk.timespan import SECOND
+from ctk.timespan import FOREVER_NS, SECOND
 
 
 class Flows(Iterator[FlowRecord]):
@@ -75,13 +75,12 @@ class Flows(Iterator[FlowRecord]):
     def _read(self) -> Generator[FlowRecord, None, None]:
         with self._connect() as conn:
             self._pages = Pages(conn, self._filters, self._after)
-            first_ns = last_ns = None
+            first_ns, last_ns = FOREVER_NS, -FOREVER_NS
             for row in self._pages.rows():
                 _, _, started_ns, ended_ns, *rest = row
-                if last_ns is None:
-                    first_ns = last_ns = started_ns
                 # Only what was written late is out of order.
-                first_ns, last_ns = min(first_ns, started_ns), max(last_ns, started_ns)
+                first_ns = started_ns if started_ns < first_ns else first_ns
+                last_ns = started_ns if started_ns > last_ns else last_ns
                 self._row, self._reach = row, (first_ns, last_ns)
                 yield FlowRecord(_text(started_ns), _text(ended_ns), started_ns, ended_ns, *rest)
 

@@ -10,7 +10,7 @@ said so.
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ctk.ask.connection import add_folded_edges, choose_edges, one_moment
@@ -44,6 +44,9 @@ class Position(NamedTuple):
     started_ns: int
     number: int  # tells flows of one nanosecond apart
     late_id: int  # in late_flow, which lists flows written after flows that start later
+
+
+BEFORE_ALL = Position(-1, 0, 0)
 
 
 class Pages:
@@ -198,9 +201,7 @@ class Pages:
         ):
             yield max(self._at, _before(start_ns)), min(self._end, _before(end_ns))
 
-    def _read(
-        self, start: _Key, end: _Key, limit: int, *, newest_first: bool = False
-    ) -> list[Row]:
+    def _read(self, start: _Key, end: _Key, limit: int, *, newest_first: bool = False) -> list[Row]:
         conditions = [_IN_SPAN, *self._conditions]
         bound = [*start, *end, *self._values]
         if _newest_late_id(self._conn) > self.late_id:

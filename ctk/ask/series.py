@@ -38,10 +38,15 @@ class Series:
 
     def records(self) -> list[dict[str, Value]]:
         """Give each row as a dict of its time, keys and counts, for a data frame."""
+        names = ("started_at", "started_ns", *self.by, *COUNTS)
         return [
-            {"started_at": format_time(row.started_ns), "started_ns": row.started_ns}
-            | dict(zip(self.by, row.keys, strict=True))
-            | row.counts._asdict()
+            dict(
+                zip(
+                    names,
+                    (format_time(row.started_ns), row.started_ns, *row.keys, *row.counts),
+                    strict=True,
+                )
+            )
             for row in self.rows
         ]
 
@@ -54,9 +59,7 @@ def parse_step(step: str | int) -> int:
     return step_ns
 
 
-def series(
-    conn: sqlite3.Connection, filters: Filters, by: Sequence[str], step_ns: int
-) -> Series:
+def series(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], step_ns: int) -> Series:
     """Sum up the flows that fit by steps of time and by what their keys are."""
     flows_only = needs_flows(filters, by)
     with one_moment(conn):
@@ -87,9 +90,7 @@ def series(
     return Series(by=tuple(by), step_ns=step_ns, rows=tuple(rows), caveats=tuple(caveats))
 
 
-def cover_steps(
-    levels: Sequence[Held], since_ns: int, until_ns: int, step_ns: int
-) -> list[Piece]:
+def cover_steps(levels: Sequence[Held], since_ns: int, until_ns: int, step_ns: int) -> list[Piece]:
     """
     Cut a span into pieces, as `cover` does, whose buckets fit into steps wherever such are left.
 

@@ -149,9 +149,7 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
         return sqlite3.SQLITE_DENY
 
     def _too_long(self, what: str) -> UsageError:
-        return UsageError(
-            f"{what} {self._limit_s:g} s", hint="ask for less, or give --timeout 5m"
-        )
+        return UsageError(f"{what} {self._limit_s:g} s", hint="ask for less, or give --timeout 5m")
 
     def _explained(self, error: Exception) -> BaseException:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:

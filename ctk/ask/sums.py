@@ -78,7 +78,7 @@ class Summed(NamedTuple):
 
 
 def check_keys(keys: Sequence[str], spelled: str) -> None:
-    """Refuse a key that there is not, with the nearest there is; `spelled` is how keys are given."""
+    """Refuse what is not a key; the hint is the nearest one, behind `spelled`."""
     for key in keys:
         if key not in KEYS:
             from difflib import get_close_matches

@@ -35,7 +35,8 @@ class Top:
 
     def records(self) -> list[dict[str, Value]]:
         """Give each row as a dict of its keys and counts, for a data frame."""
-        return [dict(zip(self.by, row.keys, strict=True)) | row.counts._asdict() for row in self.rows]
+        names = (*self.by, *COUNTS)
+        return [dict(zip(names, (*row.keys, *row.counts), strict=True)) for row in self.rows]
 
 
 def top(
