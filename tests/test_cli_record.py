@@ -1,13 +1,20 @@
 """`ctk record`: what it refuses, in one line, before it makes a file; and how it ends."""
 
+import fcntl
 import gzip
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 from live.playednode import objects, until
@@ -65,7 +72,12 @@ def lines(message: str, hint: str | None = None) -> str:
             "'pods' is not an address or a CIDR",
             "write it as 10.244.0.0/16 or fd00::/8",
         ),
-        ("--protocol tpc", "'tpc' is not a protocol", "tcp, udp, icmp, ... or its number"),
+        (
+            "--protocol tpc",
+            "'tpc' is not a protocol",
+            "a number up to 255, or icmp, igmp, ipip, tcp, udp, dccp, gre, esp, ah, icmpv6, sctp,"
+            " udplite",
+        ),
         ("--events new,gone", "'gone' is not an event", "write new,update,destroy"),
         (
             "--retain flows",
@@ -222,7 +234,8 @@ def test_a_log_whose_disk_is_full_costs_lines_and_not_the_recording(invoke, tmp_
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "/dev/full cannot be written: No space left on device:"
-        " its lines are left out, recording goes on"
+        " its lines are left out, recording goes on",
+        "/dev/full: 17 lines are missing",
     ]
     with connect.reader(tmp_path / "node.db") as conn:
         assert conn.execute("SELECT ended_ns IS NOT NULL FROM recording").fetchall() == [(1,)]
@@ -311,29 +324,134 @@ def test_without_rights_it_is_one_error_with_a_hint_and_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Piped:
+    """A recorder whose capture comes through a pipe that stays open, as the kernel does."""
+
+    def __init__(self, folder: Path, *words: object, **options: Any) -> None:
+        self.db = folder / "node.db"
+        pipe = folder / "pipe"
+        os.mkfifo(pipe)
+        command = [*CTK, "record", self.db, "--from-capture", pipe, "--no-kube", "--window=1s"]
+        self.process = subprocess.Popen(
+            [*map(str, command), *map(str, words)], stderr=subprocess.PIPE, text=True, **options
+        )
+        self._content = gzip.decompress(Path(NODE).read_bytes())
+        self._pipe = pipe.open("wb")
+
+    def __enter__(self) -> Self:
+        """Send the first half, and wait until it is being recorded."""
+        self._pipe.write(self._content[: len(self._content) // 2])
+        self._pipe.flush()
+        until(self._waits, "the first half to be recorded")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        with suppress(BrokenPipeError):
+            self._pipe.close()
+
+    def end(self) -> tuple[int, str]:
+        """Send the rest; return the exit code, and what was said without the time of it."""
+        with suppress(BrokenPipeError):
+            self._pipe.write(self._content[len(self._content) // 2 :])
+            self._pipe.close()
+        _, said = self.process.communicate(timeout=20)
+        return self.process.returncode, re.sub(r"(?m)^[-0-9]+ [:,0-9]+ ", "", said or "")
+
+    def _waits(self) -> bool:
+        """Whether it has taken all that was sent, and sleeps until there is more."""
+        unread = struct.unpack("i", fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)))[0]
+        state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return unread == 0 and state == "S" and self.recorded()[1] > 0
+
+    def recorded(self) -> tuple[bool, int]:
+        """Whether the recording was ended, and how many events it counted."""
+        with connect.reader(self.db) as conn:
+            query = "SELECT ended_ns IS NOT NULL, events FROM recording"
+            [(ended, events)] = conn.execute(query).fetchall() or [(0, 0)]
+        return bool(ended), events
+
+
+ALL_EVENTS = 516  # in NODE
+
+
 @pytest.mark.parametrize("times", [1, 2])  # `timeout` signals its command and their group
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_recording(tmp_path, number, times):
-    """The capture comes through a pipe that stays open, as the kernel does."""
-    db, pipe = tmp_path / "node.db", tmp_path / "pipe"
-    os.mkfifo(pipe)
-    content = gzip.decompress(Path(NODE).read_bytes())
-    command = [*CTK, "record", str(db), "--from-capture", str(pipe), "--no-kube"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        with pipe.open("wb") as out:
-            out.write(content[: len(content) // 2])
-            out.flush()
-            until(db.exists, "the recording to begin")
-            time.sleep(0.2)
-            for _ in range(times):
-                process.send_signal(number)
-                time.sleep(0.1)
-            out.write(content[len(content) // 2 :])
-        _, said = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert (process.returncode, said) == (0, "")
-    with connect.reader(db) as conn:
-        [(ended, events)] = conn.execute("SELECT ended_ns IS NOT NULL, events FROM recording")
-    assert (ended, 0 < events < 516) == (1, True)
+    with Piped(tmp_path) as recorder:
+        for _ in range(times):
+            recorder.process.send_signal(number)
+            time.sleep(0.1)
+        assert recorder.end() == (0, "")
+    ended, events = recorder.recorded()
+    assert (ended, 0 < events < ALL_EVENTS) == (True, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_it_at_once(tmp_path, number):
+    with Piped(tmp_path) as recorder:
+        recorder.process.send_signal(number)
+        time.sleep(1.2)
+        recorder.process.send_signal(number)
+        assert recorder.process.wait(5) == -number
+
+
+def test_under_nohup_a_hangup_changes_nothing(tmp_path):
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with Piped(tmp_path, **ignoring) as recorder:
+        recorder.process.send_signal(signal.SIGHUP)
+        assert recorder.end() == (0, "")
+    assert recorder.recorded() == (True, ALL_EVENTS)
+
+
+def test_a_session_that_ends_ends_the_recording_well(tmp_path):
+    """As an ssh session: its terminal goes away under the recorder, which is told so."""
+    controlling, terminal = pty.openpty()
+
+    def begin_session():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    given = {"stdin": terminal, "stdout": terminal, "preexec_fn": begin_session}
+    with Piped(tmp_path, "--print", **given) as recorder:
+        os.close(terminal)
+        os.close(controlling)
+        time.sleep(0.1)
+        assert recorder.end() == (0, "")
+    ended, events = recorder.recorded()
+    assert (ended, 0 < events < ALL_EVENTS) == (True, True)
+
+
+def test_a_hangup_opens_the_log_anew_and_no_line_is_lost(invoke, tmp_path):
+    log, theirs = tmp_path / "node.log", tmp_path / "node.log-20261126"
+    words = ("--log", log, "--aggregate", "none")
+    with Piped(tmp_path, *words) as recorder:
+        until(lambda: log.stat().st_size > 0, "the first lines")
+        log.rename(theirs)
+        recorder.process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        assert recorder.end() == (0, "")
+    assert recorder.recorded() == (True, ALL_EVENTS)
+    written = [*theirs.read_text().splitlines(), *log.read_text().splitlines()]
+    assert min(theirs.stat().st_size, log.stat().st_size) > 0
+    exported = invoke("export", recorder.db, "--format", "log").stdout.splitlines()
+    assert sorted(written) == sorted(exported)
+
+
+def test_a_log_that_cannot_be_put_aside_costs_lines_until_it_can(tmp_path):
+    log, in_its_place = tmp_path / "node.log", tmp_path / "node.log.1"
+    in_its_place.mkdir()
+    words = ("--log", log, "--log-max-size", "1K", "--aggregate", "none")
+    with Piped(tmp_path, *words) as recorder:
+        in_its_place.rmdir()
+        code, said = recorder.end()
+    missing = int(re.findall(r"(\d+) lines are missing", said)[0])
+    assert (code, said) == (
+        0,
+        f"WARNING {log} cannot be put aside: node.log.1: Is a directory:"
+        " its lines are left out, recording goes on\n"
+        f"WARNING {log} is written again: {missing} lines are missing\n",
+    )
+    assert 0 < missing < ALL_EVENTS
+    assert recorder.recorded() == (True, ALL_EVENTS)

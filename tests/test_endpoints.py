@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import (
+    Applied,
     Change,
+    Deleted,
     EndpointSlice,
-    Gone,
     KubeObject,
     Listed,
     Lost,
     Node,
     Pod,
+    Recovered,
     Resource,
-    Seen,
     Service,
     ServicePort,
-    Stale,
     read,
     read_objects,
 )
@@ -187,7 +187,7 @@ def replay(endpoints: Endpoints, name: str, at_ns: int) -> Iterable[tuple[int, d
         event = json.loads(line)
         at_ns += S
         if event["type"] != "BOOKMARK":
-            kind = Gone if event["type"] == "DELETED" else Seen
+            kind = Deleted if event["type"] == "DELETED" else Applied
             endpoints.apply(kind(read(resource, event["object"]), at_ns))
         yield at_ns, event
 
@@ -261,8 +261,8 @@ def test_recorded_services_are_known_by_every_door() -> None:
 
 def test_an_address_is_nobodys_before_and_after_its_pod() -> None:
     endpoints = cluster(node(), pod("old", start=-100))
-    endpoints.apply(Gone(pod("old", start=-100), T0 + 10 * S))
-    endpoints.apply(Seen(pod("new", start=30), T0 + 32 * S))
+    endpoints.apply(Deleted(pod("old", start=-100), T0 + 10 * S))
+    endpoints.apply(Applied(pod("new", start=30), T0 + 32 * S))
     asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -100, 9, 10, 29, 30, 1000)]
     assert asked == [
         "unknown",
@@ -279,15 +279,15 @@ def test_an_address_is_nobodys_before_and_after_its_pod() -> None:
 def test_a_pod_that_is_over_frees_its_address_when_its_last_container_ended(phase: str) -> None:
     endpoints = cluster(pod())
     over = pod(phase=phase, ended_ns=T0 + 20 * S)
-    endpoints.apply(Seen(over, T0 + 25 * S))
+    endpoints.apply(Applied(over, T0 + 25 * S))
     assert [who(endpoints, "10.244.0.9", at) for at in (19, 20)] == ["pod web-1", "unknown"]
 
 
 def test_a_pod_that_came_and_went_between_two_looks_had_its_address() -> None:
     endpoints = cluster(pod("now", start=60))
-    endpoints.apply(Seen(pod("job", "", start=10, phase="Pending"), T0 + 70 * S))
+    endpoints.apply(Applied(pod("job", "", start=10, phase="Pending"), T0 + 70 * S))
     endpoints.apply(
-        Seen(pod("job", start=10, phase="Succeeded", ended_ns=T0 + 20 * S), T0 + 71 * S)
+        Applied(pod("job", start=10, phase="Succeeded", ended_ns=T0 + 20 * S), T0 + 71 * S)
     )
     asked = [who(endpoints, "10.244.0.9", at) for at in (10, 19, 21, 61)]
     assert asked == ["pod job", "pod job", "unknown", "pod now"]
@@ -295,11 +295,11 @@ def test_a_pod_that_came_and_went_between_two_looks_had_its_address() -> None:
 
 def test_another_pod_with_the_address_ends_the_first_ones_time() -> None:
     endpoints = cluster(pod("first"))
-    endpoints.apply(Seen(pod("second", start=50), T0 + 55 * S))
+    endpoints.apply(Applied(pod("second", start=50), T0 + 55 * S))
     assert [who(endpoints, "10.244.0.9", at) for at in (49, 50)] == ["pod first", "pod second"]
     # Whatever the first still says of itself, the address is not its own again.
-    endpoints.apply(Seen(pod("first", labels={"app": "other"}), T0 + 60 * S))
-    endpoints.apply(Gone(pod("first", labels={"app": "other"}), T0 + 70 * S))
+    endpoints.apply(Applied(pod("first", labels={"app": "other"}), T0 + 60 * S))
+    endpoints.apply(Deleted(pod("first", labels={"app": "other"}), T0 + 70 * S))
     assert [who(endpoints, "10.244.0.9", at) for at in (49, 65, 75)] == [
         "pod first",
         "pod second",
@@ -311,23 +311,23 @@ def test_within_the_second_of_a_pods_start_the_address_passes_when_the_pod_is_se
     """The API's times have whole seconds, and the first pod may have used what is left of one."""
     endpoints = cluster(pod("first"))
     half = T0 + 50 * S + S // 2
-    endpoints.apply(Seen(pod("second", "", start=50, phase="Pending"), half))
-    endpoints.apply(Seen(pod("second", start=50), half + S))
+    endpoints.apply(Applied(pod("second", "", start=50, phase="Pending"), half))
+    endpoints.apply(Applied(pod("second", start=50), half + S))
     asked = [who(endpoints, "10.244.0.9", at) for at in (50.4, 50.6)]
     assert asked == ["pod first", "pod second"]
 
 
 def test_a_pod_that_is_told_only_when_it_is_gone_takes_nothing() -> None:
     endpoints = cluster(pod("now", start=50))
-    endpoints.apply(Gone(pod("unheard", start=10), T0 + 60 * S))
+    endpoints.apply(Deleted(pod("unheard", start=10), T0 + 60 * S))
     assert [who(endpoints, "10.244.0.9", at) for at in (55, 65)] == ["pod now", "pod now"]
 
 
 def test_a_deleted_pods_time_is_not_shortened_by_a_pod_that_started_earlier() -> None:
     endpoints = cluster(pod("first", start=10))
-    endpoints.apply(Seen(pod("waiting", "", start=5, phase="Pending"), T0 + 20 * S))
-    endpoints.apply(Gone(pod("first", start=10), T0 + 40 * S))
-    endpoints.apply(Seen(pod("waiting", start=5), T0 + 50 * S))
+    endpoints.apply(Applied(pod("waiting", "", start=5, phase="Pending"), T0 + 20 * S))
+    endpoints.apply(Deleted(pod("first", start=10), T0 + 40 * S))
+    endpoints.apply(Applied(pod("waiting", start=5), T0 + 50 * S))
     asked = [who(endpoints, "10.244.0.9", at) for at in (39, 41)]
     assert asked == ["pod first", "pod waiting"]
 
@@ -428,12 +428,12 @@ def test_before_the_lists_only_public_addresses_are_external(address: str, owner
 
 def test_traffic_before_a_pods_address_is_known_is_completed_in_place() -> None:
     endpoints = cluster(node())
-    endpoints.apply(Seen(pod("late", "", start=10, phase="Pending"), T0 + 10 * S))
+    endpoints.apply(Applied(pod("late", "", start=10, phase="Pending"), T0 + 10 * S))
     before = endpoints.at("10.244.0.9", T0 + 11 * S)
     assert (before.kind, before.valid_from_ns) == ("unknown", T0 + 11 * S)
     assert endpoints.at("10.244.0.9", T0 + 12 * S) is before
     endpoints.drain()
-    endpoints.apply(Seen(pod("late", start=10), T0 + 14 * S))
+    endpoints.apply(Applied(pod("late", start=10), T0 + 14 * S))
     known = endpoints.at("10.244.0.9", T0 + 11 * S)
     assert known.name == "late"
     assert Completed(before, known) in endpoints.drain()
@@ -441,19 +441,19 @@ def test_traffic_before_a_pods_address_is_known_is_completed_in_place() -> None:
     assert [(each.name, each.address) for each in endpoints.pods_added()] == [
         ("late", "10.244.0.9")
     ]
-    endpoints.apply(Gone(pod("late", start=10), T0 + 30 * S))
+    endpoints.apply(Deleted(pod("late", start=10), T0 + 30 * S))
     closed = [each for each in endpoints.drain() if isinstance(each, Closed)]
     assert closed == [Closed(known, T0 + 30 * S)]
 
 
 def test_traffic_to_an_idle_address_is_not_the_next_pods() -> None:
     endpoints = cluster(node(), pod("old", start=-100))
-    endpoints.apply(Gone(pod("old", start=-100), T0 + 10 * S))
+    endpoints.apply(Deleted(pod("old", start=-100), T0 + 10 * S))
     idle = endpoints.at("10.244.0.9", T0 + 12 * S)
-    endpoints.apply(Seen(pod("new", "", start=20, phase="Pending"), T0 + 20 * S))
+    endpoints.apply(Applied(pod("new", "", start=20, phase="Pending"), T0 + 20 * S))
     early = endpoints.at("10.244.0.9", T0 + 21 * S)
     assert early is not idle
-    endpoints.apply(Seen(pod("new", start=20), T0 + 23 * S))
+    endpoints.apply(Applied(pod("new", start=20), T0 + 23 * S))
     completed = [each for each in endpoints.drain() if isinstance(each, Completed)]
     assert completed == [Completed(early, endpoints.at("10.244.0.9", T0 + 21 * S))]
     assert completed[0].known.name == "new"
@@ -464,8 +464,8 @@ def test_clocks_that_differ_a_little_take_nothing_from_a_new_pod() -> None:
     early = endpoints.at("10.244.0.9", T0 + 28 * S)
     much_earlier = endpoints.at("10.244.0.10", T0 + 20 * S)
     endpoints.drain()
-    endpoints.apply(Seen(pod("one", start=30), T0 + 31 * S))
-    endpoints.apply(Seen(pod("two", "10.244.0.10", start=30), T0 + 31 * S))
+    endpoints.apply(Applied(pod("one", start=30), T0 + 31 * S))
+    endpoints.apply(Applied(pod("two", "10.244.0.10", start=30), T0 + 31 * S))
     completed = [each.unknown for each in endpoints.drain() if isinstance(each, Completed)]
     assert completed == [early]
     assert endpoints.at("10.244.0.10", T0 + 20 * S) is much_earlier
@@ -514,7 +514,7 @@ def test_a_slice_that_comes_after_the_first_dial_names_the_service() -> None:
     edge = dial(endpoints, "10.244.0.9", 8080, at=10)
     other = dial(endpoints, "10.244.0.9", 9090, at=10)
     assert (edge.service, other.service) == (None, None)
-    endpoints.apply(Seen(backs("web", "10.244.0.9", start=10), T0 + 12 * S))
+    endpoints.apply(Applied(backs("web", "10.244.0.9", start=10), T0 + 12 * S))
     found = [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
     assert found == [ServiceFound(edge.dialled, "tcp", 8080, "shop/web", "endpoint")]
 
@@ -577,8 +577,8 @@ def test_of_several_services_a_pod_backs_one_with_a_cluster_address_comes_first(
 def test_doors_open_and_close_with_time() -> None:
     endpoints = cluster(service(), pod(), backs("web", "10.244.0.9"))
     moved = service(ports=(ServicePort(None, "tcp", 81, None),))
-    endpoints.apply(Seen(moved, T0 + 100 * S))
-    endpoints.apply(Seen(backs("web"), T0 + 100 * S))
+    endpoints.apply(Applied(moved, T0 + 100 * S))
+    endpoints.apply(Applied(backs("web"), T0 + 100 * S))
     asked = [(port, at) for port in (80, 81) for at in (99, 100)]
     assert [dial(endpoints, "10.96.0.80", port, at=at).service for port, at in asked] == [
         "shop/web",
@@ -588,14 +588,14 @@ def test_doors_open_and_close_with_time() -> None:
     ]
     backed = [dial(endpoints, "10.244.0.9", 8080, at=at).service for at in (99, 100)]
     assert backed == ["shop/web", None]
-    endpoints.apply(Gone(moved, T0 + 200 * S))
+    endpoints.apply(Deleted(moved, T0 + 200 * S))
     assert [who(endpoints, "10.96.0.80", at) for at in (199, 200)] == ["service web", "unknown"]
 
 
 def test_a_deleted_service_made_again_is_another_but_has_the_name() -> None:
     endpoints = cluster(service())
-    endpoints.apply(Gone(service(), T0 + 10 * S))
-    endpoints.apply(Seen(service(uid="again", start=20), T0 + 20 * S))
+    endpoints.apply(Deleted(service(), T0 + 10 * S))
+    endpoints.apply(Applied(service(uid="again", start=20), T0 + 20 * S))
     assert [dial(endpoints, "10.96.0.80", at=at).service for at in (9, 15, 21)] == [
         "shop/web",
         None,
@@ -608,10 +608,10 @@ def test_a_deleted_service_made_again_is_another_but_has_the_name() -> None:
 
 def test_history_tells_each_change_once() -> None:
     endpoints = Endpoints("n1", [], T0, kube=True)
-    endpoints.apply(Seen(pod("a", "", phase="Pending"), T0 + S))
-    endpoints.apply(Seen(pod("a"), T0 + 2 * S))
-    endpoints.apply(Seen(pod("a"), T0 + 3 * S))
-    endpoints.apply(Gone(pod("a"), T0 + 4 * S))
+    endpoints.apply(Applied(pod("a", "", phase="Pending"), T0 + S))
+    endpoints.apply(Applied(pod("a"), T0 + 2 * S))
+    endpoints.apply(Applied(pod("a"), T0 + 3 * S))
+    endpoints.apply(Deleted(pod("a"), T0 + 4 * S))
     history = endpoints.drain()
     records = [each for each in history if isinstance(each, ObjectRecord)]
     assert [(each.phase, each.addresses, each.valid_from_ns) for each in records] == [
@@ -628,7 +628,7 @@ def test_history_tells_each_change_once() -> None:
 def test_changed_labels_are_another_endpoint_of_the_same_pod() -> None:
     endpoints = cluster(pod())
     before = endpoints.at("10.244.0.9", T0 + 9 * S)
-    endpoints.apply(Seen(pod(labels={"app": "next"}), T0 + 10 * S))
+    endpoints.apply(Applied(pod(labels={"app": "next"}), T0 + 10 * S))
     after = endpoints.at("10.244.0.9", T0 + 10 * S)
     assert (before.labels, after.labels) == ({"app": "web"}, {"app": "next"})
     assert endpoints.at("10.244.0.9", T0 + 9 * S) is before
@@ -638,7 +638,7 @@ def test_changed_labels_are_another_endpoint_of_the_same_pod() -> None:
 def test_a_service_in_history_has_its_ports_in_words() -> None:
     endpoints = Endpoints("n1", [], T0, kube=True)
     endpoints.apply(
-        Seen(
+        Applied(
             service(
                 ports=(ServicePort("http", "tcp", 80, 30080), ServicePort(None, "udp", 53, None))
             ),
@@ -674,7 +674,7 @@ def test_an_address_that_passed_on_while_the_watch_was_down_is_mended_afterwards
     endpoints.drain()
     now = [node(), pod("new", start=700), pod("kept", "10.244.0.10")]
     listed(endpoints, now, 900)
-    endpoints.apply(Stale("pods", T0 + 20 * S, T0 + 900 * S, "away"))
+    endpoints.apply(Recovered("pods", T0 + 20 * S, T0 + 900 * S, "away"))
     completed = [
         (each.unknown, each.known.name)
         for each in endpoints.drain()
@@ -694,7 +694,7 @@ def test_resources_lost_together_are_one_gap() -> None:
         endpoints.apply(Lost(resource, T0 + i * S, "away"))
     for i, resource in enumerate(RESOURCES):
         assert endpoints.gaps() == []
-        endpoints.apply(Stale(resource, T0 + i * S, T0 + (60 + i) * S, "away"))
+        endpoints.apply(Recovered(resource, T0 + i * S, T0 + (60 + i) * S, "away"))
     detail = "pods, services, endpointslices, nodes: away"
     assert endpoints.gaps() == [Gap("metadata stale", T0, T0 + 63 * S, None, detail)]
     assert endpoints.gaps() == []
@@ -705,7 +705,7 @@ def test_a_resource_that_stays_forbidden_delays_no_other_gap_and_is_told_at_the_
     endpoints.apply(Lost("nodes", T0, "away"))
     endpoints.apply(Lost("nodes", T0, "forbidden", denied=True))
     endpoints.apply(Lost("pods", T0 + 10 * S, "away"))
-    endpoints.apply(Stale("pods", T0 + 10 * S, T0 + 20 * S, "away"))
+    endpoints.apply(Recovered("pods", T0 + 10 * S, T0 + 20 * S, "away"))
     assert endpoints.gaps() == [Gap("metadata stale", T0 + 10 * S, T0 + 20 * S, None, "pods: away")]
     endpoints.finish(T0 + 90 * S)
     assert endpoints.gaps() == [Gap("metadata stale", T0, T0 + 90 * S, None, "nodes: forbidden")]
@@ -718,8 +718,8 @@ def test_what_ended_long_ago_is_forgotten() -> None:
     endpoints = cluster()
     for i in range(1000):
         one = pod(f"pod-{i}", start=i)
-        endpoints.apply(Seen(one, T0 + i * S))
-        endpoints.apply(Gone(one, T0 + (i + 1) * S))
+        endpoints.apply(Applied(one, T0 + i * S))
+        endpoints.apply(Deleted(one, T0 + (i + 1) * S))
         endpoints.expire(T0 + (i - 10) * S)
     assert len(endpoints._owners._spans["10.244.0.9"]) <= 12
     assert who(endpoints, "10.244.0.9", 995.5) == "pod pod-995"
@@ -751,7 +751,7 @@ def test_an_answer_holds_from_the_last_known_change_until_it_may_be_another() ->
     assert endpoints.settled_ns == T0
     assert endpoints.at("10.244.0.77", T0 + 259 * S) is asked[2]
     assert endpoints.at("10.244.0.77", T0 + 260 * S) is not asked[2]
-    endpoints.apply(Gone(service(), T0 + 300 * S))
+    endpoints.apply(Deleted(service(), T0 + 300 * S))
     assert endpoints.settled_ns == T0 + 300 * S
     assert endpoints.at("10.96.0.80", T0 + 299 * S) is asked[0]
     assert endpoints.at("10.96.0.80", T0 + 300 * S) is not asked[0]
@@ -775,9 +775,9 @@ def test_a_nodes_zone_is_what_its_label_says_now() -> None:
     label = "topology.kubernetes.io/zone"
     endpoints = cluster(node(labels={label: "z1"}), node("n2", "172.18.0.3"))
     assert [endpoints.zone_of(each) for each in ("n1", "n2", "n3", None)] == ["z1", *[None] * 3]
-    endpoints.apply(Seen(node(labels={label: "z2"}), T0 + 5 * S))
+    endpoints.apply(Applied(node(labels={label: "z2"}), T0 + 5 * S))
     assert endpoints.zone_of("n1") == "z2"
-    endpoints.apply(Gone(node(labels={label: "z2"}), T0 + 6 * S))
+    endpoints.apply(Deleted(node(labels={label: "z2"}), T0 + 6 * S))
     assert endpoints.zone_of("n1") is None
 
 
@@ -815,17 +815,17 @@ def test_every_connection_of_a_pod_is_its_own_once_all_is_known(
         spans.append((address, start, end))
         name = f"pod-{i}"
         begun = pod(name, "", start, phase="Pending")
-        steps.append((start, 0, Seen(begun, T0 + start * S)))
+        steps.append((start, 0, Applied(begun, T0 + start * S)))
         told = min(start + late, end)
-        steps.append((told, 2, Seen(pod(name, address, start), T0 + told * S)))
-        steps.append((end, 3, Gone(pod(name, address, start), T0 + end * S)))
+        steps.append((told, 2, Applied(pod(name, address, start), T0 + told * S)))
+        steps.append((end, 3, Deleted(pod(name, address, start), T0 + end * S)))
     answers: list[tuple[Endpoint, str]] = []
     for which, after in asked:
         address, start, end = spans[which % len(spans)]
         when = min(start + after, end - 1)
         steps.append((when, 1, (address, f"pod-{which % len(spans)}")))
     for when, _, step in sorted(steps, key=lambda step: step[:2]):
-        if isinstance(step, Seen | Gone):
+        if isinstance(step, Applied | Deleted):
             endpoints.apply(step)
         else:
             address, name = step  # type: ignore[misc]

@@ -20,7 +20,7 @@ from live.playednode import objects
 from wire import SECOND, UDP, Connection, batch
 
 from ctk.ask.top import COUNTS, top
-from ctk.kube.objects import Change, Listed, Pod, Seen
+from ctk.kube.objects import Applied, Change, Listed, Pod
 from ctk.model import Datagrams, Filters, Gap
 from ctk.record import loop as recorder
 from ctk.store import connect
@@ -425,7 +425,7 @@ def test_traffic_before_a_pods_address_is_known_stands_under_the_pod_afterwards(
         for change in listed(T + 12 * SECOND, pod("a", T - SECOND, "10.244.0.21")):
             changes.put(change)
         yield tick(T + 12 * SECOND)
-        changes.put(Seen(pod("b", T - SECOND, "10.244.0.22"), T + 13 * SECOND))
+        changes.put(Applied(pod("b", T - SECOND, "10.244.0.22"), T + 13 * SECOND))
         yield batch(OPENED.destroy(T + 14 * SECOND, MOVED), at_ns=T + 14 * SECOND)
 
     record(db, steps(), changes)
@@ -441,7 +441,7 @@ def test_an_address_that_passes_to_another_pod_within_a_window_is_each_pods_in_i
         for change in listed(T, pod("first", T - SECOND, "10.244.0.21")):
             changes.put(change)
         yield batch(OPENED.new(T + 1), at_ns=T + 2)
-        changes.put(Seen(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
+        changes.put(Applied(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
         yield batch(later.new(T + 3 * SECOND), at_ns=T + 3 * SECOND)
         ends = (OPENED.destroy(T + 4 * SECOND), later.destroy(T + 4 * SECOND))
         yield batch(*ends, at_ns=T + 4 * SECOND)
@@ -458,7 +458,7 @@ def test_an_end_two_minutes_later_is_the_first_pods_too(tmp_path):
         for change in listed(T, pod("first", T - SECOND, "10.244.0.21")):
             changes.put(change)
         yield batch(OPENED.new(T + 1), at_ns=T + 2)
-        changes.put(Seen(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
+        changes.put(Applied(pod("second", T + SECOND, "10.244.0.21"), T + 2 * SECOND))
         yield batch(OPENED.destroy(T + 120 * SECOND, MOVED), at_ns=T + 120 * SECOND)
 
     record(db, steps(), changes)

@@ -1,9 +1,15 @@
 """Files of lines that are put aside when they are full, whatever happens meanwhile."""
 
 import gzip
+import random
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -127,3 +133,186 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_an_error() -> None:
     with RotatingFile(Path("/dev/full")) as file, pytest.raises(StoreError, match="No space left"):
         file.write(b"abc")
+
+
+@contextmanager
+def limit(resource_number: int, most: int) -> Iterator[None]:
+    """Let the kernel refuse this process more than `most`."""
+    before = resource.getrlimit(resource_number)
+    resource.setrlimit(resource_number, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource_number, before)
+
+
+def refused(file: RotatingFile, line: bytes) -> str:
+    with pytest.raises(StoreError) as raised:
+        file.write(line)
+    assert raised.value.exit_code == 1
+    return raised.value.message
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: _text(file) for file in path.parent.iterdir() if file.is_file()}
+
+
+def test_what_cannot_be_put_aside_stays_and_is_when_it_can(tmp_path: Path) -> None:
+    path, in_its_place = tmp_path / "flows.log", tmp_path / "flows.log.1"
+    in_its_place.mkdir()
+    with RotatingFile(path, max_bytes=2) as file:
+        file.write(b"a")
+        message = f"{path} cannot be put aside: flows.log.1: Is a directory"
+        assert [refused(file, b"b") for _ in range(2)] == [message] * 2
+        assert contents(path) == {"flows.log": b"a\n"}
+        in_its_place.rmdir()
+        file.write(b"c")
+    assert contents(path) == {"flows.log.1": b"a\n", "flows.log": b"c\n"}
+
+
+def test_an_attempt_that_fails_costs_none_of_the_files_that_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    (tmp_path / "flows.log.3").mkdir()
+    with RotatingFile(path, max_bytes=2, keep=3) as file:
+        for line in (b"a", b"b", b"c"):
+            file.write(line)
+        for _ in range(3):
+            assert refused(file, b"d").endswith("cannot be put aside: flows.log.3: Is a directory")
+        (tmp_path / "flows.log.3").rmdir()
+        file.write(b"e")
+    assert contents(path) == {
+        "flows.log.3": b"a\n",
+        "flows.log.2": b"b\n",
+        "flows.log.1": b"c\n",
+        "flows.log": b"e\n",
+    }
+
+
+def test_what_cannot_be_opened_after_it_was_put_aside_is_when_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    with RotatingFile(path, max_bytes=2, header=b"h\n") as file:
+        path.chmod(0o640)
+        file.write(b"a")
+        with limit(resource.RLIMIT_NOFILE, 0):
+            message = f"{path} cannot be written: Too many open files"
+            assert [refused(file, b"b") for _ in range(2)] == [message] * 2
+        file.write(b"c")
+    assert contents(path) == {"flows.log.1": b"h\na\n", "flows.log": b"h\nc\n"}
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_directory_that_took_its_place_is_an_error_until_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    with RotatingFile(path, max_bytes=2) as file:
+        file.write(b"a")
+        path.rename(tmp_path / "elsewhere")
+        path.mkdir()
+        message = f"{path} cannot be written: Is a directory"
+        assert [refused(file, b"b") for _ in range(2)] == [message] * 2
+        path.rmdir()
+        file.write(b"c")
+    assert contents(path) == {"elsewhere": b"a\n", "flows.log": b"c\n"}
+
+
+def test_what_another_program_put_aside_is_not_put_aside_again(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    with RotatingFile(path, max_bytes=4) as file:
+        file.write(b"abc")
+        path.rename(tmp_path / "theirs")
+        path.write_bytes(b"x\n")
+        file.write(b"d")
+    assert contents(path) == {"theirs": b"abc\n", "flows.log": b"x\nd\n"}
+
+
+@pytest.mark.parametrize(("made", "mode"), [(None, 0o640), (0o644, 0o644)])
+def test_it_is_opened_anew_for_who_renamed_it(tmp_path: Path, made: int | None, mode: int) -> None:
+    path = tmp_path / "flows.log"
+    with RotatingFile(path, header=b"h\n") as file:
+        path.chmod(0o640)
+        file.write(b"a")
+        path.rename(tmp_path / "theirs")
+        file.write(b"b")
+        if made is not None:
+            path.touch(made)
+            path.chmod(made)
+        file.reopen()
+        file.write(b"c")
+    assert contents(path) == {"theirs": b"h\na\nb\n", "flows.log": b"h\nc\n"}
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_partial_line_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    with RotatingFile(path) as file:
+        file.write(b"abc")
+        with limit(resource.RLIMIT_FSIZE, 6):
+            assert refused(file, b"defgh") == f"{path} cannot be written: File too large"
+        file.write(b"ij")
+    assert contents(path) == {"flows.log": b"abc\nij\n"}
+
+
+def compressions() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("compress ")]
+
+
+def put_a_full_one_aside(file: RotatingFile, room: int) -> None:
+    """Put 2,000 bytes aside that no compression makes smaller, for a file of at most `room`."""
+    noise = random.Random(0)
+    while file.size + 301 < 2_000:
+        file.write(noise.randbytes(300).replace(b"\n", b""))
+    with limit(resource.RLIMIT_FSIZE, room):
+        file.write(b"x" * 400)
+        for thread in compressions():
+            thread.join()
+
+
+def test_a_compression_that_fails_is_told_once_and_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    told: list[str] = []
+    with RotatingFile(path, max_bytes=2_000, compress=True, note=told.append) as file:
+        for room in (1_000, 1_000, 10_000, 1_000):
+            put_a_full_one_aside(file, room)
+    message = f"{path}.1 cannot be compressed: File too large: it stays uncompressed"
+    assert told == [message, message]
+    assert sorted(contents(path)) == [
+        "flows.log",
+        "flows.log.1",
+        "flows.log.2.gz",
+        "flows.log.3",
+        "flows.log.4",
+    ]
+
+
+def test_a_compression_that_fails_is_an_error_where_nobody_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    message = f"{path}.1 cannot be compressed: File too large"
+    with pytest.raises(StoreError, match=message) as raised:  # noqa: SIM117
+        with RotatingFile(path, max_bytes=2_000, compress=True) as file:
+            put_a_full_one_aside(file, 1_000)
+    assert raised.value.exit_code == 1
+    assert sorted(contents(path)) == ["flows.log", "flows.log.1"]
+
+
+def test_a_compression_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    line = random.Random(0).randbytes(64 << 20).replace(b"\n", b"")
+    with RotatingFile(path, max_bytes=1, compress=True) as file:
+        file.write(line)
+        file.write(b"next")
+        file.close(wait_s=0)
+    assert sorted(contents(path)) == ["flows.log", "flows.log.1"]
+    assert compressions() == []
+
+
+def test_an_export_that_cannot_put_its_file_aside_is_one_error_and_exit_1(
+    invoke: Callable[..., Result], shop: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "flows.csv"
+    (tmp_path / "flows.csv.1").mkdir()
+    result = invoke("export", shop, "--format", "csv", "--output", out, "--max-size", "1K")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1,
+        "",
+        f"Error: {out} cannot be put aside: flows.csv.1: Is a directory\n"
+        "Try: check its directory and its disk\n",
+    )

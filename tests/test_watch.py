@@ -14,7 +14,7 @@ from apiserver import ApiServer, Fault, Request
 
 from ctk.errors import KubeError, UsageError
 from ctk.kube.api import Patience
-from ctk.kube.objects import RESOURCES, Change, Gone, Listed, Lost, Seen, Stale
+from ctk.kube.objects import RESOURCES, Applied, Change, Deleted, Listed, Lost, Recovered
 from ctk.kube.watch import Watch
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
@@ -64,7 +64,7 @@ class Watching:
         until = time.monotonic() + 5
         while time.monotonic() < until:
             for change in self.pending:
-                if isinstance(change, Seen | Gone):
+                if isinstance(change, Applied | Deleted):
                     matches = getattr(change.object, "name", "") == name
                 else:
                     matches = change.resource == resource
@@ -94,7 +94,7 @@ class Watching:
         ):
             time.sleep(0.01)
         api.put(pod("new"))
-        self.until(Seen, name="new")
+        self.until(Applied, name="new")
         assert self.losses() == []
         assert 401 in [each.status for each in api.requests[asked:]]
 
@@ -149,10 +149,10 @@ def test_everything_is_listed_from_the_cache_and_then_watched(
         "web-7c65d6cfc9-bbbbb",
     ]
     api.put(pod("new", "10.244.0.99"))
-    seen = watching.until(Seen, name="new")
-    assert isinstance(seen, Seen)
+    seen = watching.until(Applied, name="new")
+    assert isinstance(seen, Applied)
     api.delete(pod("new"))
-    watching.until(Gone, name="new")
+    watching.until(Deleted, name="new")
     assert lists(api)[0].query == {"limit": "500", "resourceVersion": "0"}
     assert watches(api)[0].query["resourceVersion"] == "13"
     assert watches(api)[0].query["allowWatchBookmarks"] == "true"
@@ -193,12 +193,12 @@ def test_a_stream_that_breaks_is_taken_up_at_the_last_bookmark(
         api.put(pod(f"new-{i}"))
     api.compact()
     api.put(pod("newest"))
-    watching.until(Seen, name="newest")
+    watching.until(Applied, name="newest")
     time.sleep(1.1)  # a bookmark comes to each resource; a stream has lasted
     api.cut()
     time.sleep(0.3)
     api.put(pod("after"))
-    watching.until(Seen, name="after")
+    watching.until(Applied, name="after")
     assert [each.query["resourceVersion"] for each in watches(api, "endpointslices")] == [
         "13",
         "18",
@@ -219,13 +219,13 @@ def test_an_expired_version_is_listed_again_and_told_as_stale(fault: Fault, tmp_
         watching.until(Listed)
         lost = watching.until(Lost)
         again = watching.until(Listed)
-        stale = watching.until(Stale)
+        stale = watching.until(Recovered)
         assert isinstance(lost, Lost)
         assert isinstance(again, Listed)
         why = "the version that was watched has expired"
-        assert stale == Stale("pods", lost.at_ns, again.at_ns, why)
+        assert stale == Recovered("pods", lost.at_ns, again.at_ns, why)
         api.put(pod("new"))
-        watching.until(Seen, name="new")
+        watching.until(Applied, name="new")
 
 
 def test_an_expired_continue_token_begins_the_list_again(tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_a_list_that_fails_is_asked_for_again(fault: Fault, tmp_path: Path) -> N
     with api, Watching(api.kubeconfig(tmp_path / "kubeconfig")) as watching:
         lost = watching.until(Lost)
         listed = watching.until(Listed)
-        stale = watching.until(Stale)
+        stale = watching.until(Recovered)
         assert isinstance(lost, Lost)
         assert isinstance(listed, Listed)
-        assert isinstance(stale, Stale)
+        assert isinstance(stale, Recovered)
         assert (stale.from_ns, stale.to_ns) == (lost.at_ns, listed.at_ns)
         assert len(listed.objects) == 6
 
@@ -276,7 +276,7 @@ def test_a_watch_that_fails_once_misses_nothing(fault: Fault, tmp_path: Path) ->
     with api, Watching(api.kubeconfig(tmp_path / "kubeconfig")) as watching:
         watching.until(Listed)
         api.put(pod("new"))
-        watching.until(Seen, name="new")
+        watching.until(Applied, name="new")
         assert len(lists(api)) == 1
         assert watching.losses() == []
 
@@ -308,7 +308,7 @@ def test_a_forbidden_resource_costs_only_itself_and_names_the_missing_rule(
         ]
         api.denied.clear()
         watching.until(Listed, "endpointslices")
-        watching.until(Stale, "endpointslices")
+        watching.until(Recovered, "endpointslices")
 
 
 def test_a_token_that_was_replaced_is_read_again(tmp_path: Path) -> None:
@@ -335,10 +335,10 @@ def test_an_api_that_is_down_for_a_while_is_one_warning_and_a_stale_span(
     api.compact()
     api.start()
     listed = watching.until(Listed)
-    stale = watching.until(Stale)
+    stale = watching.until(Recovered)
     assert isinstance(lost, Lost)
     assert isinstance(listed, Listed)
-    assert isinstance(stale, Stale)
+    assert isinstance(stale, Recovered)
     assert down_ns <= stale.from_ns == lost.at_ns < down_ns + 500_000_000
     assert stale.to_ns == listed.at_ns
     names = {getattr(each, "name", "") for each in listed.objects}
@@ -361,8 +361,8 @@ def test_an_api_that_is_down_at_the_start_is_stale_from_the_start(
         watching.until(Lost)
         with api:
             watching.until(Listed)
-            stale = watching.until(Stale)
-            assert isinstance(stale, Stale)
+            stale = watching.until(Recovered)
+            assert isinstance(stale, Recovered)
             assert began_ns <= stale.from_ns < began_ns + 500_000_000
             assert stale.why == "Connection refused"
 
@@ -390,7 +390,7 @@ def test_tls_that_the_kubeconfig_allows_is_watched(insecure: bool, tmp_path: Pat
     with api, Watching(api.kubeconfig(tmp_path / "kubeconfig", insecure=insecure)) as watching:
         watching.until(Listed)
         api.put(pod("new"))
-        watching.until(Seen, name="new")
+        watching.until(Applied, name="new")
 
 
 def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
@@ -475,7 +475,7 @@ def test_an_object_that_is_none_costs_only_itself(
     watching.until(Listed)
     api.put({**pod("odd"), "status": "not a mapping"})
     api.put(pod("even"))
-    watching.until(Seen, name="even")
+    watching.until(Applied, name="even")
     assert "one object could not be read" in caplog.text
 
 

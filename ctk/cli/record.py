@@ -19,11 +19,12 @@ from ctk.cli.options import (
     refuse_one_file_twice,
     refuse_two_clusters,
 )
-from ctk.cli.progress import LogLines, Printer, Progress, Stop
+from ctk.cli.progress import Progress
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import EventFilter
 from ctk.errors import UsageError
 from ctk.model import EVENT_NAMES
+from ctk.record.signals import Stop
 from ctk.timespan import SECOND, parse_age
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from ctk.kube.objects import Change
     from ctk.kube.watch import Watch
     from ctk.model import Edge, FlowRow
-    from ctk.store.columns import FlowRecord
+    from ctk.record.followers import RecordLog, RecordPrinter
+    from ctk.record.loop import Status
 
 log = logging.getLogger("ctk")
 
@@ -189,7 +191,7 @@ def record(**options: Any) -> None:
             "--log": options["log_file"],
         },
     )
-    stop = Stop(options["max_time"])
+    stop = Stop(options["max_time"], hangup_reopens=options["log_file"] is not None)
     with stop.on_signals(), ExitStack() as stack:
         _record(stack, stop, **options)
 
@@ -209,6 +211,7 @@ def _record(
     from ctk.conntrack.capture import Capture, CaptureWriter, Header
     from ctk.conntrack.listen import Replay
     from ctk.record import loop as recorder
+    from ctk.record.followers import RecordPrinter
     from ctk.store import connect
     from ctk.store.write import overlaps
 
@@ -250,8 +253,8 @@ def _record(
         settings={"window_ns": window, "aggregate": aggregate, "events": options["events"]}
         | {name: options[name] for name in ("cidr", "exclude_cidr", "protocol", "port")},
     )
-    printer = Printer(stop, status) if prints else None
-    rows_told = _rows_told(stack, printer, node, options)
+    printer = RecordPrinter(stop, status.clear) if prints else None
+    record_log = _record_log(stack, stop, options)
     # A capture is begun anew: not before the lock, or a second recorder would take the first's.
     conn = stack.enter_context(connect.writer(db))
     if isinstance(stream, Replay) and overlaps(conn, node, stream.started_ns, stream.last_ns):
@@ -269,12 +272,16 @@ def _record(
     if watch is not None:
         watch.start(changes)
         stack.callback(watch.stop)
+
+    def show(status_now: "Status") -> None:
+        status.show(status_now)
+        if record_log is not None:
+            record_log.reopen_if_asked()
+
     listening = recorder.Listening(
-        rows=rows_told,
-        pods=lambda pod: (
-            printer.line(f"Pod added: {pod.name} ({pod.address})") if printer else None
-        ),
-        status=status.show,
+        rows=_rows_told([one for one in (printer, record_log) if one is not None], node),
+        pods=lambda pod: printer.pod(pod) if printer else None,
+        status=show,
         capture=capture,
     )
     recorder.run(conn, stream, plan, changes, listening)
@@ -356,34 +363,41 @@ def _listen(
     )
 
 
-def _rows_told(
-    stack: ExitStack, printer: Printer | None, node: str, options: dict[str, Any]
-) -> "Callable[[Iterable[tuple[FlowRow, Edge]]], None] | None":
-    """Who gets the records of a window: standard output, a log file, both or nobody."""
-    from ctk.record.attribution import as_record
-    from ctk.render import eventlog
+def _record_log(stack: ExitStack, stop: Stop, options: dict[str, Any]) -> "RecordLog | None":
+    if options["log_file"] is None:
+        return None
+    from ctk.record.followers import RecordLog
+    from ctk.render.rotate import RotatingFile
 
-    takers: list[Callable[[FlowRecord], None]] = []
-    if printer is not None:
-        takers.append(lambda record: printer.line(eventlog.live_line(record)))
-    if options["log_file"] is not None:
-        from ctk.render.rotate import RotatingFile
-
-        log_file = RotatingFile(
+    record_log = RecordLog(
+        RotatingFile(
             options["log_file"],
             max_bytes=options["log_max_size"],
             keep=options["log_keep"],
             compress=options["log_compress"],
-        )
-        lines = LogLines(stack.enter_context(log_file))
-        takers.append(lambda record: lines.write(eventlog.log_line(record)))
-    if not takers:
+            note=log.warning,
+        ),
+        stop,
+    )
+    stack.callback(record_log.end)
+    return record_log
+
+
+def _rows_told(
+    followers: "list[RecordPrinter | RecordLog]", node: str
+) -> "Callable[[Iterable[tuple[FlowRow, Edge]]], None] | None":
+    """Who gets the records of a window: standard output, a log file, both or nobody."""
+    from ctk.record.attribution import as_record
+
+    if not followers:
         return None
 
     def tell(rows: "Iterable[tuple[FlowRow, Edge]]") -> None:
+        for follower in followers:
+            follower.begin_window()
         for row, edge in rows:
             record = as_record(row, edge, node)
-            for taker in takers:
-                taker(record)
+            for follower in followers:
+                follower.write(record)
 
     return tell

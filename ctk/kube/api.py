@@ -125,7 +125,7 @@ class Api:
                 except CtkError as error:
                     log.warning("%s", error)
 
-    def complain(self, resource: Resource, why: str, *, denied: bool) -> None:
+    def report_lost(self, resource: Resource, why: str, *, denied: bool) -> None:
         """Log a loss: a refused resource by itself, a server that is away once for all."""
         if denied:
             log.warning("%s: %s; their names are left out", resource, why)
@@ -138,7 +138,7 @@ class Api:
         else:
             log.debug("%s: %s", resource, why)
 
-    def recovered(self, resource: Resource) -> None:
+    def report_recovered(self, resource: Resource) -> None:
         """Log that a resource is known again, or all are."""
         with self._lock:
             self._away.discard(resource)

@@ -15,18 +15,18 @@ from typing import Literal
 
 from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
 from ctk.kube.objects import (
+    Applied,
     Change,
+    Deleted,
     EndpointSlice,
-    Gone,
     KubeObject,
     Listed,
     Lost,
     Node,
     Pod,
+    Recovered,
     Resource,
-    Seen,
     Service,
-    Stale,
     resource_of,
 )
 from ctk.kube.owners import Owners
@@ -210,14 +210,14 @@ class Endpoints:
     def apply(self, change: Change) -> None:
         """Take in what the API server said."""
         self._edges.clear()
-        at_ns = change.to_ns if isinstance(change, Stale) else change.at_ns
+        at_ns = change.to_ns if isinstance(change, Recovered) else change.at_ns
         self._settled_ns = max(self._settled_ns, at_ns)
         match change:
-            case Seen(each):
+            case Applied(each):
                 if isinstance(each, Pod) and each.uid not in self._pods:
                     self._came_ns[each.uid] = at_ns
                 self._put(each, at_ns)
-            case Gone(each):
+            case Deleted(each):
                 resource = resource_of(each)
                 if each.uid in self._known(resource):
                     self._put(each, at_ns)  # its last state may say when it ended
@@ -228,7 +228,7 @@ class Endpoints:
                 self._staleness.lose(change)
                 if resource == "pods":
                     self._guesses.doubt_ns = min(self._guesses.doubt_ns, at_ns)
-            case Stale(resource):
+            case Recovered(resource):
                 self._staleness.find(change)
                 if resource == "pods":
                     self._settle_doubts()

@@ -115,14 +115,14 @@ class Listed(NamedTuple):
     at_ns: int
 
 
-class Seen(NamedTuple):
+class Applied(NamedTuple):
     """One object came or changed."""
 
     object: KubeObject
     at_ns: int
 
 
-class Gone(NamedTuple):
+class Deleted(NamedTuple):
     """One object was deleted."""
 
     object: KubeObject
@@ -138,7 +138,7 @@ class Lost(NamedTuple):
     denied: bool = False
 
 
-class Stale(NamedTuple):
+class Recovered(NamedTuple):
     """A resource that was lost is known again; in between its names may have been old."""
 
     resource: Resource
@@ -147,7 +147,7 @@ class Stale(NamedTuple):
     why: str
 
 
-Change = Listed | Seen | Gone | Lost | Stale
+Change = Listed | Applied | Deleted | Lost | Recovered
 
 
 def pod(raw: Mapping[str, Any]) -> Pod:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from ctk.kube.objects import Lost, Resource, Stale
+from ctk.kube.objects import Lost, Recovered, Resource
 from ctk.model import Gap
 
 
@@ -11,14 +11,14 @@ class Staleness:
 
     def __init__(self) -> None:
         self.lost: dict[Resource, Lost] = {}
-        self._spans: list[Stale] = []
+        self._spans: list[Recovered] = []
         self._gaps: list[Gap] = []
 
     def lose(self, lost: Lost) -> None:
         """Nothing is heard of a resource any more."""
         self.lost[lost.resource] = lost
 
-    def find(self, stale: Stale) -> None:
+    def find(self, stale: Recovered) -> None:
         """
         A resource is known again.
 
@@ -32,7 +32,7 @@ class Staleness:
     def finish(self, at_ns: int) -> None:
         """Recording ends: what is lost now stays so."""
         self._spans += [
-            Stale(lost.resource, lost.at_ns, at_ns, lost.why) for lost in self.lost.values()
+            Recovered(lost.resource, lost.at_ns, at_ns, lost.why) for lost in self.lost.values()
         ]
         self.lost.clear()
         self._tell()
@@ -47,7 +47,7 @@ class Staleness:
         self._spans = []
 
 
-def _merged(spans: Iterable[Stale]) -> Iterator[Gap]:
+def _merged(spans: Iterable[Recovered]) -> Iterator[Gap]:
     gap: Gap | None = None
     names: dict[Resource, None] = {}
     for resource, from_ns, to_ns, why in sorted(spans, key=lambda stale: stale.from_ns):

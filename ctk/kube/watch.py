@@ -21,14 +21,14 @@ import orjson
 from ctk.kube.api import Answer, Api, BrokenError, CutError, Patience, RefusedError, items
 from ctk.kube.objects import (
     RESOURCES,
+    Applied,
     Change,
-    Gone,
+    Deleted,
     KubeObject,
     Listed,
     Lost,
+    Recovered,
     Resource,
-    Seen,
-    Stale,
     read,
 )
 
@@ -196,13 +196,13 @@ class _Follower:
         at_ns = self._heard_ns if self._lost is None else self._lost.at_ns
         self._lost = Lost(self._resource, at_ns, why, denied)
         self._queue.put(self._lost)
-        self._api.complain(self._resource, why, denied=denied)
+        self._api.report_lost(self._resource, why, denied=denied)
 
     def _found(self) -> None:
         if self._lost is not None:
             lost, self._lost = self._lost, None
-            self._queue.put(Stale(self._resource, lost.at_ns, self._heard_ns, lost.why))
-            self._api.recovered(self._resource)
+            self._queue.put(Recovered(self._resource, lost.at_ns, self._heard_ns, lost.why))
+            self._api.report_recovered(self._resource)
 
     def _list(self) -> None:
         """Put the whole resource on the queue as one change."""
@@ -272,7 +272,7 @@ class _Follower:
             self._version = None
             raise BrokenError(f"the stream holds what is no event: {error}") from error
         if kind in ("ADDED", "MODIFIED", "DELETED"):
-            change = Gone if kind == "DELETED" else Seen
+            change = Deleted if kind == "DELETED" else Applied
             for each in self._object(raw):
                 self._queue.put(change(each, at_ns))
         self._version = version

@@ -1,0 +1,71 @@
+"""How a recording is told to stop, and to open its log anew."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# A pod has 30 s after SIGTERM; what is not done in this time waits for the next start.
+STOP_S = 20.0
+# `timeout` and others signal a process and then its group: two signals within this time are one.
+_ONE_SIGNAL_S = 1.0
+
+
+class Stop:
+    """
+    Tells whether to stop, and how long that may take.
+
+    The first SIGINT, SIGTERM or SIGHUP asks for it, or `max_time_ns` that have passed, or `ask`. A
+    later signal ends the process at once. With `hangup_reopens`, SIGHUP is counted in `hangups`
+    instead, for who writes a log. A SIGHUP that is ignored at the start (`nohup`) stays ignored.
+    """
+
+    def __init__(self, max_time_ns: int | None, *, hangup_reopens: bool = False) -> None:
+        self.hangups = 0
+        self._hangup_reopens = hangup_reopens
+        self._at_s = math.inf if max_time_ns is None else time.monotonic() + max_time_ns / 1e9
+        self._first_signal_s = math.inf
+
+    def __call__(self) -> bool:
+        return time.monotonic() >= self._at_s
+
+    def ask(self) -> None:
+        self._at_s = min(self._at_s, time.monotonic())
+
+    def left_s(self) -> float:
+        """Return how many of the 20 seconds since the first ask are left; inf before it."""
+        now_s = time.monotonic()
+        return max(0.0, self._at_s + STOP_S - now_s) if now_s >= self._at_s else math.inf
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """
+        Take the process's signals meanwhile; in its main thread only.
+
+        Where one of them asked to stop they stay taken: the process is about to end well, and the
+        same signal may still come a second time.
+        """
+        taken = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
+        if self._hangup_reopens:
+            taken[signal.SIGHUP] = self._hang_up
+        elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            taken[signal.SIGHUP] = self._stop
+        before = {number: signal.signal(number, handler) for number, handler in taken.items()}
+        try:
+            yield
+        finally:
+            if self._first_signal_s == math.inf:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.ask()
+        now_s = time.monotonic()
+        if now_s > self._first_signal_s + _ONE_SIGNAL_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._first_signal_s = min(self._first_signal_s, now_s)
+
+    def _hang_up(self, number: int, frame: object) -> None:
+        self.hangups += 1
