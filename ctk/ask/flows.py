@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of_span, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
-from ctk.ask.pages import Pages, Position, Row
+from ctk.ask.pages import PAGE_ROWS, Pages, Position, Row
 from ctk.model import Filters
 from ctk.store.columns import FlowRecord
 from ctk.timespan import FOREVER_NS, SECOND
@@ -20,8 +20,15 @@ class Flows(Iterator[FlowRecord]):
     is not held: a recorder goes on, and what it prunes meanwhile is a caveat.
     """
 
-    def __init__(self, connect: Connect, filters: Filters, after: Position | None = None) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        filters: Filters,
+        after: Position | None = None,
+        page_rows: int = PAGE_ROWS,
+    ) -> None:
         """Ask for the flows that fit; with `after`, for those that a reader up to there had not."""
+        self._page_rows = page_rows
         self._connect = connect
         self._filters = filters
         self._after = after
@@ -74,7 +81,7 @@ class Flows(Iterator[FlowRecord]):
 
     def _read(self) -> Generator[FlowRecord, None, None]:
         with self._connect() as conn:
-            self._pages = Pages(conn, self._filters, self._after)
+            self._pages = Pages(conn, self._filters, self._after, self._page_rows)
             first_ns, last_ns = FOREVER_NS, -FOREVER_NS
             for row in self._pages.rows():
                 _, _, started_ns, ended_ns, *rest = row

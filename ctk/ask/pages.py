@@ -23,7 +23,7 @@ from ctk.timespan import FOREVER_NS
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
 _FEW_EDGES = 2_000
 
-_PAGE_ROWS = 1_000  # some 10 ms, and 2 MB of memory
+PAGE_ROWS = 1_000  # some 10 ms, and 2 MB of memory
 _PAGE_S = 0.1  # a page that finds fewer rows ends after this time, between two buckets
 
 # Times as text are made where a row becomes a record: most rows share their second.
@@ -58,8 +58,15 @@ class Pages:
     start; `missed` is a span that was pruned later, and before it was read.
     """
 
-    def __init__(self, conn: sqlite3.Connection, filters: Filters, after: Position | None) -> None:
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        filters: Filters,
+        after: Position | None,
+        page_rows: int = PAGE_ROWS,
+    ) -> None:
         self._conn = conn
+        self._page_rows = page_rows
         self._filters = filters
         self._after = after
         self.missed: tuple[int, int] | None = None
@@ -67,8 +74,9 @@ class Pages:
             self.pruned_ns = held(conn)[0].pruned_ns
             self.late_id = _newest_late_id(conn)
             (oldest_ns,) = conn.execute("SELECT MIN(started_ns) FROM flow").fetchone()
-            newest = conn.execute(
-                "SELECT started_ns, n FROM flow ORDER BY started_ns DESC, n DESC LIMIT 1"
+            (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+            (newest,) = conn.execute(
+                "SELECT MAX(n) FROM flow WHERE started_ns = ?", (newest_ns,)
             ).fetchone()
             self._choose_edges()
         # Rows are read from behind the first key to before the second.
@@ -80,7 +88,7 @@ class Pages:
             self._end = self._at
         else:
             self._at = max(self._at, _before(oldest_ns))
-            self._end = min(self._end, (newest[0], newest[1] + 1))
+            self._end = min(self._end, (newest_ns, newest + 1))
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, each once."""
@@ -94,7 +102,7 @@ class Pages:
             return
         while self._at < self._end and left != 0:
             with one_moment(self._conn):
-                page = self._page(_PAGE_ROWS if left is None else min(left, _PAGE_ROWS))
+                page = self._page(self._size(left))
             yield from page
             left = None if left is None else left - len(page)
 
@@ -104,6 +112,9 @@ class Pages:
         if late_id is None or self._after is None:
             return Position(started_ns, number, self.late_id)
         return self._after._replace(late_id=late_id)
+
+    def _size(self, left: int | None) -> int:
+        return self._page_rows if left is None else min(left, self._page_rows)
 
     def _choose_edges(self) -> None:
         """Find the edges that fit, and what a bucket's row must be where some of theirs may be."""
@@ -142,7 +153,7 @@ class Pages:
         behind = min(until, (after.started_ns, after.number + 1))
         late_id = after.late_id
         while left != 0:
-            size = _PAGE_ROWS if left is None else min(left, _PAGE_ROWS)
+            size = self._size(left)
             bound = (late_id, self.late_id, *since, *behind, *self._values, size)
             with one_moment(self._conn):
                 page = self._conn.execute(sql, bound).fetchall()

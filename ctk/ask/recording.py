@@ -16,8 +16,8 @@ from typing import Self, Unpack
 
 from ctk.ask import describe, gaps, series, top
 from ctk.ask.caveats import nothing_recorded
-from ctk.ask.filters import Asked, Moment, filters_of
 from ctk.ask.flows import Flows
+from ctk.ask.keywords import Asked, Moment, filters_of
 from ctk.ask.pages import Position
 from ctk.ask.sql import SqlAnswer, SqlValue
 from ctk.ask.sums import check_keys

@@ -10,8 +10,8 @@ from typing import BinaryIO
 import click
 
 import ctk
-from ctk.ask.filters import flags_of
 from ctk.ask.flows import Flows
+from ctk.ask.keywords import flags_of
 from ctk.ask.pages import BEFORE_ALL, Position
 from ctk.cli.options import (
     FilterCommand,

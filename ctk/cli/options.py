@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from ctk.ask.caveats import Caveat
-from ctk.ask.filters import NAMES, SPAN, as_flag, filters_of
+from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
 from ctk.errors import UsageError
 from ctk.render.tables import Format, Output
 
