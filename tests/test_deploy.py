@@ -82,4 +82,4 @@ def test_the_arguments_are_ones_that_ctk_takes() -> None:
     command, *args = words
     assert command == "record"
     context = record.make_context("record", args)
-    assert context.params["max_size"] == 2 << 30
+    assert context.params["max_bytes"] == 2 << 30

@@ -16,6 +16,7 @@ from ctk.model import (
     COUNTS_UNREPLIED,
     COUNTS_UPDATE,
     Closed,
+    ClusterFound,
     Completed,
     Edge,
     Endpoint,
@@ -26,6 +27,7 @@ from ctk.model import (
     ObjectClosed,
     ObjectRecord,
     Previous,
+    ServiceFound,
 )
 from ctk.store import connect, identities
 from ctk.store.columns import FLOW_KEYS
@@ -384,6 +386,140 @@ def test_objects_are_kept_as_they_changed(conn: sqlite3.Connection) -> None:
     ]
     assert _all(conn, "SELECT name, addresses, labels FROM nodes") == [
         ("n1", '["10.0.0.1","fd00::1"]', '{"zone":"a"}')
+    ]
+
+
+def test_what_the_file_knew_is_read_before_the_first_window(path: Path) -> None:
+    first, relabelled = _pod("uid-1", host_network=True), _pod("uid-1", T + S, labels={"a": "b"})
+    gone, old, node = _pod("uid-gone"), _pod("uid-old", T - 9 * S), _node()
+    with connect.writer(path) as conn:
+        changes = [first, relabelled, gone, old, node, _web_service()]
+        ended = [ObjectClosed("pod", "uid-old", T - 5 * S), ObjectClosed("pod", "uid-gone", T + S)]
+        _window(_writer(conn), changes=[*changes, *ended], committed_ns=T + 9 * S)
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 60 * S)
+        known = list(writer.known_objects(since_ns=T))
+        assert [(_fields(record), to_ns) for record, to_ns in known] == [
+            (_fields(first), T + S),
+            (_fields(gone), T + S),
+            (_fields(relabelled), None),
+            (_fields(node), None),
+        ]
+        _window(writer)
+        assert [each.valid_to_ns for each in writer.known_objects(T)] == [T + S, T + S, None, None]
+
+
+def _fields(record: ObjectRecord) -> dict[str, object]:
+    return {name: getattr(record, name) for name in ObjectRecord.__slots__}
+
+
+def _web_service() -> ObjectRecord:
+    return ObjectRecord(
+        kind="service",
+        uid="uid-web",
+        namespace="shop",
+        name="web",
+        valid_from_ns=T,
+        addresses=("10.96.0.80",),
+        labels={},
+    )
+
+
+def test_an_end_that_nobody_saw_is_said_to_be_inferred(path: Path) -> None:
+    changes = [_pod("uid-1"), _pod("uid-2"), _pod("uid-3"), _node()]
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, _row(TO_DB), changes=changes)
+        ends = [
+            ObjectClosed("pod", "uid-1", T + S),
+            ObjectClosed("pod", "uid-2", T + S, inferred=True),
+            Closed(WEB, T + S, inferred=True),
+            Closed(DB, T + S),
+        ]
+        _window(writer, changes=ends)
+        assert _all(conn, "SELECT name, valid_to_ns, end_inferred FROM pods") == [
+            ("1", T + S, 0),
+            ("2", T + S, 1),
+            ("3", None, 0),
+        ]
+        assert _all(conn, "SELECT name, valid_to_ns, end_inferred FROM endpoints") == [
+            ("web-7c65d6cfc9-sq2br", T + S, 1),
+            ("db", None, 0),
+            ("db-0", T + S, 0),
+        ]
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 60 * S)
+        _window(writer)
+        ended = (T + S, 1)
+        pods = "SELECT valid_to_ns, end_inferred FROM pods WHERE uid = 'uid-3'"
+        assert _all(conn, pods) == [ended]
+        assert _all(conn, "SELECT valid_to_ns, end_inferred FROM nodes") == [ended]
+        _window(writer, changes=[_pod("uid-3", T + 60 * S)])
+        assert _all(conn, pods) == [(None, 0)]
+
+
+def test_a_recording_carries_its_cluster(path: Path) -> None:
+    """The name comes from the start, the uid when the cluster was asked; a node keeps both."""
+    recordings = "SELECT cluster, cluster_uid, node, boot_id FROM recordings"
+    with connect.writer(path) as conn:
+        _window(_writer(conn), _row(TO_DB))
+        assert _all(conn, "SELECT cluster, node FROM flows") == [(None, "n1")]
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 60 * S, cluster="shop")
+        assert writer.previous == Previous(T, T + S, None, "boot-1")
+        _window(writer, _row(TO_DB, T + 60 * S))
+        _window(writer, changes=[ClusterFound("uid-kube-system")])
+        assert _all(conn, recordings) == [
+            ("shop", None, "n1", "boot-1"),
+            ("shop", "uid-kube-system", "n1", "boot-1"),
+        ]
+        # Flows of the time before its name was known are of the same node.
+        assert _all(conn, "SELECT DISTINCT cluster, node FROM flows") == [("shop", "n1")]
+    with connect.writer(path) as conn:
+        _window(_writer(conn, T + 90 * S), _row(TO_DB, T + 90 * S))
+    with connect.writer(path) as conn:
+        _window(_writer(conn, T + 99 * S, cluster="other"), _row(TO_DB, T + 99 * S))
+        assert [row[0] for row in _all(conn, recordings)] == ["shop", "shop", "shop", "other"]
+        assert _all(conn, "SELECT cluster, COUNT(*) FROM gaps GROUP BY 1") == [
+            ("other", 1),
+            ("shop", 2),
+        ]
+
+
+def test_flows_carry_the_zone_of_the_nodes_they_were_on(conn: sqlite3.Connection) -> None:
+    zones = "SELECT src_node, src_node_zone, dst_node_zone FROM flows"
+    writer = _writer(conn)
+    _window(writer, _row(TO_DB))
+    assert _all(conn, zones) == [("n1", None, None)]
+    _window(writer, changes=[_node("eu-1a")])
+    assert _all(conn, zones) == [("n1", "eu-1a", None)]
+    assert _all(conn, "SELECT zone FROM nodes") == [("eu-1a",)]
+    assert _all(conn, "SELECT node, node_zone FROM endpoints WHERE kind = 'pod'") == [
+        ("n1", "eu-1a"),
+        (None, None),
+    ]
+    _window(writer, changes=[_node("eu-1b", T + S)])
+    assert _all(conn, zones) == [("n1", "eu-1b", None)]
+
+
+@pytest.mark.parametrize("let_go", [False, True], ids=["remembered", "let go"])
+def test_a_service_found_late_is_that_of_all_edges_to_it(
+    conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, let_go: bool
+) -> None:
+    before = TO_DB._replace(service=None, service_via=None)
+    other_port = before._replace(dst_port=8080)
+    elsewhere = before._replace(service="shop/mine", service_via="address", src=DB)
+    writer = _writer(conn)
+    _window(writer, *(_row(edge) for edge in (before, other_port, elsewhere)))
+    if let_go:
+        monkeypatch.setattr(identities, "CACHED", 1)
+        _window(writer)
+        _window(writer, changes=[Closed(SERVICE, T + S)])
+    _window(writer, changes=[ServiceFound(SERVICE, "tcp", 5432, "shop/db", "address")])
+    assert _all(conn, "SELECT src, dst_port, service, service_via FROM flows ORDER BY 1, 2") == [
+        ("10.244.0.3", 5432, "shop/db", "address"),
+        ("10.244.0.3", 8080, None, None),
+        ("10.244.0.4", 5432, "shop/mine", "address"),
     ]
 
 

@@ -2,10 +2,11 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from socket import AF_INET, AF_INET6, inet_pton
+from typing import Any, Literal
 
-from ctk.model import ObjectClosed, ObjectRecord
+from ctk.model import KnownObject, ObjectClosed, ObjectRecord
 
 _OBJECT_COLUMNS = {
     "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
@@ -68,6 +69,39 @@ def _reopen(
         " WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
         [(pack(address), change.uid, closed_ns) for address in change.addresses],
     )
+
+
+def known_objects(
+    conn: sqlite3.Connection, since_ns: int, closed_ns: int | None
+) -> Iterator[KnownObject]:
+    """
+    Yield pods, then nodes, as they stood at some time from `since_ns` on, each oldest first.
+
+    One that was open when the knowledge of all recordings ended, at `closed_ns`, has no end.
+    """
+    kinds: tuple[Literal["pod", "node"], ...] = ("pod", "node")
+    for kind in kinds:
+        columns = _OBJECT_COLUMNS[kind].split(", ")
+        found = conn.execute(
+            f"SELECT valid_to_ns, end_inferred, valid_from_ns, {', '.join(columns)} FROM {kind}"
+            " WHERE valid_to_ns IS NULL OR valid_to_ns >= ? ORDER BY valid_from_ns, id",
+            (since_ns,),
+        )
+        for valid_to_ns, end_inferred, valid_from_ns, *values in found:
+            record = _object(kind, valid_from_ns, dict(zip(columns, values, strict=True)))
+            open_then = end_inferred and valid_to_ns == closed_ns
+            yield KnownObject(record, None if open_then else valid_to_ns)
+
+
+def _object(
+    kind: Literal["pod", "node"], valid_from_ns: int, fields: dict[str, Any]
+) -> ObjectRecord:
+    fields = {"namespace": None} | fields
+    fields["addresses"] = tuple(json.loads(fields["addresses"]))
+    fields["labels"] = json.loads(fields["labels"])
+    if "host_network" in fields:
+        fields["host_network"] = bool(fields["host_network"])
+    return ObjectRecord(kind=kind, valid_from_ns=valid_from_ns, **fields)
 
 
 def close(conn: sqlite3.Connection, change: ObjectClosed) -> None:

@@ -219,11 +219,10 @@ class Identities:
         Comes after the window's own edges, so that an endpoint that was first used and ended in
         the same window is ended in the file too.
         """
-        services: dict[tuple[Endpoint, str, int | None], ServiceFound] = {}
         for change in changes:
             match change:
-                case ServiceFound(dialled, proto, port):
-                    services[dialled, proto, port] = change
+                case ServiceFound():
+                    self._name_service(change)
                 case Completed(unknown, known):
                     self._complete(unknown, known)
                 case Closed(endpoint, valid_to_ns, inferred):
@@ -243,16 +242,22 @@ class Identities:
                 case ObjectClosed():
                     history.close(self.conn, change)
 
-        if services:
-            # One pass over all edges: there is no index on what was dialled, and this is rare.
-            self.conn.executemany(
-                "UPDATE edge SET service = ?, service_via = ? WHERE id = ? AND service IS NULL",
-                [
-                    (found.service, found.via, edge_id)
-                    for edge, edge_id in self.edges.items()
-                    if (found := services.get((edge.dialled, edge.proto, edge.dst_port)))
-                ],
-            )
+    def _name_service(self, found: ServiceFound) -> None:
+        """Name the service of all edges to what was dialled, those of earlier windows included."""
+        dialled = found.dialled
+        same = self.conn.execute(
+            f"SELECT id FROM endpoint WHERE {_SAME_ENDPOINT} AND valid_from_ns = IFNULL(?,"
+            " valid_from_ns)",
+            (*_identity(dialled), dialled.valid_from_ns if _is_apart(dialled) else None),
+        )
+        ids = {found_id for (found_id,) in same}
+        if dialled in self._endpoints:
+            ids.add(self._endpoints[dialled])
+        self.conn.executemany(
+            "UPDATE edge SET service = ?, service_via = ?"
+            " WHERE dialled_id = ? AND proto = ? AND dst_port IS ? AND service IS NULL",
+            [(found.service, found.via, one, found.proto, found.port) for one in sorted(ids)],
+        )
 
     def close_open(self, at_ns: int) -> None:
         """End every interval that a former recording left open: what came after is not known."""
@@ -284,14 +289,11 @@ class Identities:
     def _search_endpoint(self, endpoint: Endpoint, identity: tuple[object, ...]) -> int | None:
         if identity[0] not in self._addresses:
             return None
-        # What is unknown, or a pod for want of better knowledge, may be completed: each such span
-        # of an address is a row of its own, that two spans don't become what one of them was.
-        apart = endpoint.kind in ("pod", "unknown")
         match = self.conn.execute(
             f"SELECT id, valid_to_ns FROM endpoint WHERE {_SAME_ENDPOINT}"
             " AND (valid_to_ns IS NULL OR valid_to_ns = ?) AND valid_from_ns = IFNULL(?,"
             " valid_from_ns) ORDER BY valid_from_ns DESC LIMIT 1",
-            (*identity, self.closed_ns, endpoint.valid_from_ns if apart else None),
+            (*identity, self.closed_ns, endpoint.valid_from_ns if _is_apart(endpoint) else None),
         ).fetchone()
         if match is None:
             return None
@@ -320,6 +322,16 @@ class Identities:
         self._endpoints[unknown] = self._completed[unknown] = found
         self._new_endpoints.append(unknown)
         self.flush()
+
+
+def _is_apart(endpoint: Endpoint) -> bool:
+    """
+    Whether each span of an address is a row of its own.
+
+    What is unknown, or a pod for want of better knowledge, may be completed in place: of two such
+    spans one must not become what the other turns out to be.
+    """
+    return endpoint.kind in ("pod", "unknown")
 
 
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:

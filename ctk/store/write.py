@@ -30,12 +30,13 @@ from ctk.model import (
     FlowRow,
     Gap,
     HistoryChange,
+    KnownObject,
     LiveConnections,
     LoneEvent,
     Previous,
     counts_of,
 )
-from ctk.store import bulk, prune, rollup
+from ctk.store import bulk, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import explained, path_of
 from ctk.store.identities import Identities
@@ -146,6 +147,15 @@ class Writer:
         ids = {edge for edge in edges if isinstance(edge, int)}
         found = self._identities.read_edges(ids) if ids else {}
         return [found[edge] if isinstance(edge, int) else edge for edge in edges]
+
+    def known_objects(self, since_ns: int) -> Iterator[KnownObject]:
+        """
+        What the file says of the pods and nodes that there were at some time from then on.
+
+        To be read before the first window: that ends what the last recording left open.
+        """
+        with explained(self._path):
+            yield from history.known_objects(self._conn, since_ns, self._identities.closed_ns)
 
     def maintain(
         self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
