@@ -6,6 +6,7 @@ shows an error.
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -27,10 +28,16 @@ COMMANDS: dict[str, str] = {
 # What a shell reports for a program that SIGINT or SIGPIPE ended.
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+DEFECT = 70  # EX_SOFTWARE of sysexits.h: ctk itself failed where it should not
 
 
 class Commands(click.Group):
-    """The commands of `COMMANDS`; a failure is `Error:` and `Try:` on stderr, never a traceback."""
+    """
+    The commands of `COMMANDS`.
+
+    A failure is `Error:` and `Try:` on stderr. A traceback comes before them only where the
+    failure is a defect of ctk.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of the help, not of the alphabet."""
@@ -86,10 +93,8 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
         except CtkError as error:
             sys.exit(_show(error))
-        except Exception as error:
-            if "CTK_TRACEBACK" in os.environ:
-                raise
-            sys.exit(_show(_unexpected(error)))
+        except Exception as error:  # noqa: BLE001 - a defect is told, not hidden
+            sys.exit(_show(_known(error) or _defect(error)))
 
 
 def _open_what_is_closed() -> None:
@@ -101,9 +106,11 @@ def _open_what_is_closed() -> None:
 
 
 def _show(error: CtkError) -> int:
-    click.echo(f"Error: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"Try: {error.hint}", err=True)
+    """Print the error, and return its exit code."""
+    with suppress(OSError):  # nobody reads: its terminal was hung up
+        click.echo(f"Error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"Try: {error.hint}", err=True)
     return error.exit_code
 
 
@@ -120,7 +127,8 @@ def _from_click(error: click.ClickException) -> CtkError:
     return shown
 
 
-def _unexpected(error: Exception) -> CtkError:
+def _known(error: Exception) -> CtkError | None:
+    """Give the sentence for a failure of the system or of SQLite; None for any other."""
     # Only who has used SQLite can have met its errors: importing it here would cost the others.
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is not None and isinstance(error, sqlite3.Error):
@@ -128,10 +136,20 @@ def _unexpected(error: Exception) -> CtkError:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return CtkError(f"{where}{error.strerror}")
-    return CtkError(
+    return None
+
+
+def _defect(error: Exception) -> CtkError:
+    """Log the traceback of a defect in ctk, and give the sentence for it."""
+    import logging
+
+    logging.getLogger("ctk").critical("a defect in ctk", exc_info=error)
+    shown = CtkError(
         f"ctk failed where it should not: {type(error).__name__}: {error}",
-        hint="run it again with CTK_TRACEBACK=1, and report what it prints",
+        hint="report it, with the traceback above",
     )
+    shown.exit_code = DEFECT
+    return shown
 
 
 def _from_sqlite(message: str) -> CtkError:
