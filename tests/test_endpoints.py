@@ -233,7 +233,7 @@ def test_recorded_address_passes_from_one_pod_to_the_next() -> None:
     assert asked == ["job-1"] * 2 + ["job-2"] * 10
 
 
-def test_recorded_services_are_known_by_every_door() -> None:
+def test_recorded_services_are_known_by_every_address() -> None:
     endpoints, at_ns = recorded()
     for _ in replay(endpoints, "watch.services.jsonl", at_ns):
         pass
@@ -255,8 +255,8 @@ def test_recorded_services_are_known_by_every_door() -> None:
     assert dialled("10.96.0.10", 53, "udp") == ("kube-system/kube-dns", "address", "service")
     assert dialled("10.96.0.10", 53, "tcp") == (None, None, "service")
     assert dialled("10.96.0.80", 8080) == (None, None, "service")
-    # web, headless and lb all have this backend: those with a ClusterIP first, then by name.
-    assert dialled("10.244.0.11", 8080) == ("shop/lb", "endpoint", "pod")
+    # web, headless and lb all have this backend, two of them a ClusterIP: none can be told.
+    assert dialled("10.244.0.11", 8080) == (None, None, "pod")
     assert dialled("10.244.0.11", 8081) == (None, None, "pod")
     assert dialled("172.18.0.2", 6443) == (None, None, "node")
 
@@ -828,19 +828,52 @@ def test_a_headless_service_is_known_by_its_pods_only() -> None:
     assert via(dial(endpoints, "10.244.0.9", 80)) == (None, None)
 
 
-def test_of_several_services_a_pod_backs_one_with_a_cluster_address_comes_first() -> None:
-    headless = service("a", "", type="headless", cluster_addresses=(), addresses=())
-    endpoints = cluster(
-        headless,
-        service("c", "10.96.0.3"),
-        service("b", "10.96.0.2"),
-        pod(),
-        *(backs(name, "10.244.0.9") for name in "abc"),
-    )
-    assert via(dial(endpoints, "10.244.0.9", 8080)) == ("shop/b", "endpoint")
+HEADLESS: dict[str, Any] = {"type": "headless", "cluster_addresses": (), "addresses": ()}
 
 
-def test_doors_open_and_close_with_time() -> None:
+@pytest.mark.parametrize(
+    ("services", "found"),
+    [
+        ((service("a", "", **HEADLESS),), "shop/a"),
+        ((service("a", "", **HEADLESS), service("b")), "shop/b"),
+        ((service("a", "", **HEADLESS), service("b", "", **HEADLESS)), None),
+        ((service("a", "10.96.0.1"), service("b", "10.96.0.2")), None),
+        ((service("a", "", **HEADLESS), service("b"), service("c", "10.96.0.3")), None),
+    ],
+    ids=[
+        "the only one",
+        "the only one with a ClusterIP",
+        "two without",
+        "two with",
+        "one without and two with",
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["known before", "told after the dial"])
+def test_of_several_services_that_a_pod_backs(
+    services: tuple[Service, ...], found: str | None, late: bool
+) -> None:
+    slices = [backs(each.name, "10.244.0.9") for each in services]
+    endpoints = cluster(pod()) if late else cluster(*services, *slices, pod())
+    edge = dial(endpoints, "10.244.0.9", 8080)
+    if not late:
+        assert via(edge) == ((found, "endpoint") if found else (None, None))
+        return
+    endpoints.apply(Listed("endpointslices", tuple(slices), T0 + 101 * S))
+    endpoints.apply(Listed("services", services, T0 + 102 * S))
+    told = [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+    expected = [ServiceFound(edge.dialled, "tcp", 8080, found, "endpoint")] if found else []
+    assert told == expected
+
+
+def test_an_address_that_services_share_on_one_port_tells_none() -> None:
+    shared = [service(name, addresses=("192.0.2.1",), cluster_addresses=()) for name in "ab"]
+    assert via(dial(cluster(*shared), "192.0.2.1", 80)) == (None, None)
+    apart = service("b", addresses=("192.0.2.1",), ports=(ServicePort(None, "tcp", 81, None),))
+    endpoints = cluster(shared[0], apart)
+    assert [dial(endpoints, "192.0.2.1", port).service for port in (80, 81)] == ["shop/a", "shop/b"]
+
+
+def test_ports_and_backends_of_a_service_change_with_time() -> None:
     endpoints = cluster(service(), pod(), backs("web", "10.244.0.9"))
     moved = service(ports=(ServicePort(None, "tcp", 81, None),))
     endpoints.apply(Applied(moved, T0 + 100 * S))
@@ -996,14 +1029,18 @@ def test_dials_of_no_service_are_remembered_up_to_a_number() -> None:
     endpoints = cluster(node(), pod())
     for port in range(1, 60_000):
         dial(endpoints, f"10.244.{port % 7}.9", port)
-    assert sum(map(len, endpoints._dials._unserved.values())) == endpoints._dials._count <= 20_000
+    assert (
+        sum(map(len, endpoints._unresolved._dials.values()))
+        == endpoints._unresolved._count
+        <= 20_000
+    )
 
 
 def test_external_addresses_are_remembered_up_to_a_number() -> None:
     endpoints = cluster(node())
     for i in range(17_000):
         endpoints.at(f"8.{i >> 16}.{i >> 8 & 255}.{i & 255}", T0)
-    assert len(endpoints._guesses._of) == 16_384
+    assert len(endpoints._provisional._of) == 16_384
 
 
 def test_an_answer_holds_from_the_last_known_change_until_it_may_be_another() -> None:
@@ -1036,6 +1073,32 @@ def test_what_turns_out_to_be_an_interface_of_this_node_is_completed(kube: bool)
     assert now[2] is asked[2]
     completed = [Completed(asked[0], now[0]), Completed(asked[1], now[1])]
     assert {*endpoints.drain()} == {*completed}
+
+
+def test_an_address_that_is_no_interface_any_more_is_not_this_node_later() -> None:
+    endpoints = Endpoints("n1", ["172.18.0.2", "8.8.4.4", "127.0.0.1"], T0, kube=True)
+    asked = [(each, at) for each in ("172.18.0.2", "8.8.4.4", "127.0.0.1") for at in (10, 20)]
+    before = [endpoints.at(address, T0 + at * S) for address, at in asked]
+    assert {each.kind for each in before} == {"node"}
+    endpoints.set_local_addresses(frozenset(("172.18.0.2",)))
+    assert [endpoints.at(address, T0 + at * S) for address, at in asked] == before
+    later = [who(endpoints, each, 30) for each in ("172.18.0.2", "8.8.4.4", "127.0.0.1")]
+    assert later == ["node n1", "external", "node n1"]
+    assert endpoints.drain() == []
+
+
+def test_a_pods_address_on_an_interface_of_this_node_is_the_pods() -> None:
+    endpoints = Endpoints("n1", [], T0, kube=True)
+    unknown = endpoints.at("10.244.0.9", T0 - 100 * S)
+    listed(endpoints, [pod(), service()], 1)
+    endpoints.drain()
+    endpoints.set_local_addresses(frozenset(("10.244.0.9", "10.96.0.80")))
+    assert endpoints.drain() == []
+    assert endpoints.at("10.244.0.9", T0 - 100 * S) is unknown
+    assert [who(endpoints, each, 2) for each in ("10.244.0.9", "10.96.0.80")] == [
+        "pod web-1",
+        "service web",
+    ]
 
 
 def test_a_nodes_zone_is_what_its_label_says_now() -> None:

@@ -37,7 +37,7 @@ from ctk.kube.objects import (
 )
 from ctk.kube.owners import Owners
 from ctk.kube.provisional import Provisional, ProvisionalEndpoints
-from ctk.kube.service_ports import ServicePorts
+from ctk.kube.service_ports import ServicePorts, Target
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import (
@@ -77,9 +77,10 @@ class Endpoints:
         self._kube = kube
         self._history: list[HistoryChange] = []
         self._owners = Owners(self._history, node_name, always=not kube)
-        self._guesses = ProvisionalEndpoints(node_name, local_addresses, started_ns, kube=kube)
-        self._doors = ServicePorts(always=not kube)
-        self._dials = UnresolvedDials(self._doors, self._owners)
+        self._provisional = ProvisionalEndpoints(node_name, local_addresses, started_ns, kube=kube)
+        self._service_ports = ServicePorts(always=not kube)
+        self._unresolved = UnresolvedDials(self._service_ports, self._owners)
+        self._targets: set[Target] = set()  # of services, added by the change that is applied
         self._staleness = Staleness()
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}
@@ -107,19 +108,19 @@ class Endpoints:
 
     def good_until_ns(self, endpoint: Endpoint) -> int:
         """Up to when (excluded) an answer holds if nothing changes: 1 << 63 where for ever."""
-        return self._guesses.good_until_ns(endpoint)
+        return self._provisional.good_until_ns(endpoint)
 
     def at(self, address: str, when_ns: int) -> Endpoint:
         """Who was behind an address at that time: always the same value for the same answer."""
         owned = self._owners.at(address, when_ns)
         if owned is None:
-            return self._guesses.ask(address, when_ns, None)
+            return self._provisional.ask(address, when_ns, None)
         if self._owners.is_sure(owned, when_ns):
             return owned.endpoint
         # Whether what the file knew still holds is told by the next list. While no server answers,
         # the names that were known last stand for those that are now, and a gap says so.
         hearsay = owned.recalled and not self._is_away(owned.endpoint.kind)
-        return self._guesses.ask(address, when_ns, None if hearsay else owned.endpoint)
+        return self._provisional.ask(address, when_ns, None if hearsay else owned.endpoint)
 
     def service(
         self, dialled: Endpoint, proto: str, port: int, when_ns: int
@@ -130,11 +131,11 @@ class Endpoints:
         `dialled` is what `at` answered for the same time. Where no service is known and one may
         be told later, the question is remembered, and answered by a `ServiceFound` in `drain`.
         """
-        found = self._dials.service(dialled, proto, port, when_ns)
+        found = self._unresolved.service(dialled, proto, port, when_ns)
         # External addresses are many, and a service's only before all services are listed.
-        may_be_told = self._kube and (dialled.kind != "external" or not self._guesses.synced)
+        may_be_told = self._kube and (dialled.kind != "external" or not self._provisional.synced)
         if found is None and may_be_told:
-            self._dials.remember(dialled, proto, port, when_ns)
+            self._unresolved.remember(dialled, proto, port, when_ns)
         return found
 
     def zone_of(self, node: str | None) -> str | None:
@@ -176,7 +177,7 @@ class Endpoints:
         if when_ns >= self._settled_ns:
             if len(self._edges) >= _MOST_CACHED:
                 self._edges.clear()
-            until_ns = min(map(self._guesses.good_until_ns, (source, dialled, backend)))
+            until_ns = min(map(self._provisional.good_until_ns, (source, dialled, backend)))
             self._edges[key] = edge, until_ns
         return edge
 
@@ -230,7 +231,7 @@ class Endpoints:
         """
         self._edges.clear()
         # kube-proxy in IPVS mode gives every ClusterIP to an interface; some CNIs a pod's address.
-        self._history.extend(self._guesses.set_local(addresses, self._owners.is_owned))
+        self._history.extend(self._provisional.set_local(addresses, self._owners.is_owned))
 
     def apply(self, change: Change) -> None:
         """Take in what the API server said."""
@@ -255,9 +256,13 @@ class Endpoints:
                 if resource == "pods":
                     self._owners.lost_ns = FOREVER_NS
                     self._settle_all()
-        self._guesses.stale = bool(self._staleness.lost)
+        self._provisional.stale = bool(self._staleness.lost)
         for address in self._owners.settle(at_ns):
             self._settle(address)
+        if self._targets:
+            # Of a list all are known by now: which of several services it was may need them all.
+            self._history.extend(self._unresolved.resolve(self._targets))
+            self._targets.clear()
 
     def finish(self, at_ns: int) -> None:
         """Recording ends: what is lost now stays so, and `gaps` tells it."""
@@ -266,7 +271,7 @@ class Endpoints:
     def expire(self, before_ns: int) -> None:
         """Forget owners that ended before then: no connection that old is asked about."""
         self._owners.expire(before_ns)
-        self._doors.expire(before_ns)
+        self._service_ports.expire(before_ns)
 
     def _lose(self, resource: Resource, at_ns: int) -> None:
         kind = _KIND_OF.get(resource)
@@ -274,7 +279,7 @@ class Endpoints:
             self._owners.watched_from_ns[kind] = FOREVER_NS
         if resource == "pods":
             self._owners.lost_ns = min(self._owners.lost_ns, at_ns)
-            self._guesses.awaiting_pods = False
+            self._provisional.awaiting_pods = False
 
     def _is_away(self, kind: Kind) -> bool:
         """Whether the server does not answer for objects of a kind, and will again."""
@@ -282,7 +287,7 @@ class Endpoints:
         return lost is not None and not lost.denied
 
     def _settle_all(self) -> None:
-        for address in self._guesses.addresses():
+        for address in self._provisional.addresses():
             self._settle(address)
 
     def _settle(self, address: str) -> None:
@@ -306,10 +311,10 @@ class Endpoints:
                 return True
             if not same(endpoint, known):
                 self._history.append(Completed(endpoint, known))
-            self._history.extend(self._dials.completed(endpoint))
+            self._history.extend(self._unresolved.completed(endpoint))
             return True
 
-        self._guesses.settle(address, settled)
+        self._provisional.settle(address, settled)
 
     # Objects.
 
@@ -320,7 +325,7 @@ class Endpoints:
             case Service():
                 self._put_service(new, at_ns)
             case EndpointSlice():
-                self._history.extend(self._dials.opened(self._doors.put_slice(new, at_ns)))
+                self._targets |= self._service_ports.put_slice(new, at_ns)
             case Node():
                 self._put_node(new, at_ns)
 
@@ -336,7 +341,7 @@ class Endpoints:
         had = old.owned if old else ()
         ended_ns = min(new.ended_ns or at_ns, at_ns) if new.final else at_ns
         if not new.host_network:
-            self._guesses.learn_near(new.addresses)
+            self._provisional.learn_near(new.addresses)
         self._pods_added.extend(
             endpoint_of(new, address, new.started_ns)
             for address in new.owned
@@ -356,18 +361,17 @@ class Endpoints:
                 if address not in had and self._owners.give_past(past, ended_ns, at_ns):
                     self._settle(address)
         if not new.final and not new.addresses:
-            self._guesses.pod_started_ns = max(self._guesses.pod_started_ns, new.started_ns)
+            self._provisional.pod_started_ns = max(self._provisional.pod_started_ns, new.started_ns)
             self._settled_ns = max(self._settled_ns, new.started_ns)
 
     def _put_service(self, new: Service, at_ns: int) -> None:
-        old = self._doors.services.get(new.uid)
+        old = self._service_ports.services.get(new.uid)
         if new == old:
             return
         self._record(old, new, at_ns)
-        opened = self._doors.put_service(new, at_ns)
-        self._guesses.learn_near(new.cluster_addresses)
+        self._targets |= self._service_ports.put_service(new, at_ns)
+        self._provisional.learn_near(new.cluster_addresses)
         self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
-        self._history.extend(self._dials.opened(opened))
 
     def _put_node(self, new: Node, at_ns: int) -> None:
         old = self._nodes.get(new.uid)
@@ -381,7 +385,7 @@ class Endpoints:
             self._zones[new.name] = zone
         self._record(old, new, at_ns)
         self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
-        self._history.extend(self._guesses.learn_node(new))
+        self._history.extend(self._provisional.learn_node(new))
 
     def _move(
         self,
@@ -417,7 +421,7 @@ class Endpoints:
     def _drop(self, resource: Resource, uid: str, at_ns: int, *, inferred: bool = False) -> None:
         """An object is gone; `inferred` where nobody saw it go, so that it was some time ago."""
         if resource == "endpointslices":
-            self._doors.drop_slice(uid, at_ns)
+            self._service_ports.drop_slice(uid, at_ns)
             return
         gone: Pod | Service | Node | None
         grace_ns = 0
@@ -427,8 +431,8 @@ class Endpoints:
             if gone is not None and not gone.final:
                 grace_ns = gone.grace_s * SECOND
         elif resource == "services":
-            gone = self._doors.services.get(uid)
-            self._doors.drop_service(uid, at_ns)
+            gone = self._service_ports.services.get(uid)
+            self._service_ports.drop_service(uid, at_ns)
         else:
             gone = self._nodes.pop(uid, None)
             if gone is not None:
@@ -451,20 +455,20 @@ class Endpoints:
         if resource in _KIND_OF:
             self._owners.watched_from_ns[_KIND_OF[resource]] = at_ns
         if resource == "pods":
-            self._guesses.awaiting_pods = False
+            self._provisional.awaiting_pods = False
             self._owners.end_recall()
         self._listed.add(resource)
         if resource in _OWNING:
             self._settle_all()
-        if not self._guesses.synced and self._listed >= _OWNING:
-            self._guesses.synced = True
-            self._history.extend(self._guesses.reconsider())
+        if not self._provisional.synced and self._listed >= _OWNING:
+            self._provisional.synced = True
+            self._history.extend(self._provisional.reconsider())
 
     def _known(self, resource: Resource) -> Mapping[str, KubeObject]:
         tables: Mapping[Resource, Mapping[str, KubeObject]] = {
             "pods": self._pods,
-            "services": self._doors.services,
-            "endpointslices": self._doors.slices,
+            "services": self._service_ports.services,
+            "endpointslices": self._service_ports.slices,
             "nodes": self._nodes,
         }
         return tables[resource]
