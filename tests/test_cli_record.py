@@ -13,12 +13,14 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from live.playednode import objects, until
 
+from ctk.conntrack.capture import Capture
 from ctk.store import connect
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
@@ -455,3 +457,51 @@ def test_a_log_that_cannot_be_put_aside_costs_lines_until_it_can(tmp_path):
     )
     assert 0 < missing < ALL_EVENTS
     assert recorder.recorded() == (True, ALL_EVENTS)
+
+
+# Reads a capture as `ctk record` does, but for a defect after some batches.
+DEFECTIVE = """
+import sys
+from itertools import islice
+
+from ctk.cli import main
+from ctk.conntrack.capture import Capture
+
+whole = Capture.__iter__
+
+def cut_short(capture):
+    yield from islice(whole(capture), int(sys.argv[1]))
+    raise KeyError("a defect")
+
+Capture.__iter__ = cut_short
+main(sys.argv[2:])
+"""
+
+
+def test_a_defect_while_recording_is_a_traceback_and_exit_70_and_its_windows_are_saved(tmp_path):
+    db, batches = tmp_path / "node.db", 60
+    words = ("record", db, "--from-capture", NODE, "--no-kube", "--window", "1s")
+    done = subprocess.run(
+        [sys.executable, "-c", DEFECTIVE, str(batches), *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, said[-3:]) == (
+        70,
+        "",
+        [
+            "KeyError: 'a defect'",
+            "Error: ctk failed where it should not: KeyError: 'a defect'",
+            "Try: report it, with the traceback above",
+        ],
+    )
+    assert said[0].endswith(" CRITICAL a defect in ctk")
+    assert said[1] == "Traceback (most recent call last):"
+    with Capture(Path(NODE)) as capture:
+        read = sum(len(batch.lengths) for batch in islice(capture, batches) if not batch.dumped)
+    with connect.reader(db) as conn:
+        counts = "SELECT sum(new_events + update_events + destroy_events) FROM flows"
+        [(written,)] = conn.execute(counts)
+    assert 0 < written <= read < ALL_EVENTS

@@ -16,11 +16,11 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from importlib.metadata import version
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
-from ctk import __version__
 from ctk.errors import StoreError
 from ctk.model import (
     LONE_COUNTS,
@@ -257,7 +257,7 @@ class Writer:
             " source, settings) VALUES (?,?,?,?,?,?,?)",
             (
                 *(recorder_id, self._started_ns, self._started_ns, self._boot_id),
-                *(__version__, self._source, self._settings),
+                *(version("ctk"), self._source, self._settings),
             ),
         ).lastrowid
         self._identities.recording_id = self._recording_id
