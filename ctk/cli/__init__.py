@@ -1,6 +1,6 @@
 """
-The command line: a group that imports a command when it is asked for, and the one place that
-shows an error.
+The command line: a group that imports a command when it is called, and the one place that shows
+an error.
 """
 
 import os
@@ -68,18 +68,18 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that went away (`| head`) ends it quietly."""
+        """Run the command; where its reader went away (`| head`), exit without a word."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # What is still buffered has nowhere to go, and must not fail again at exit.
+            # Python flushes standard output at exit, and what is buffered would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
         return result
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
-        """Run, and exit with what the error says."""
+        """Run, and exit with 0 or the code of the error that was shown."""
         extra["standalone_mode"] = False
         _open_what_is_closed()
         try:
@@ -98,10 +98,10 @@ class Commands(click.Group):
 
 
 def _open_what_is_closed() -> None:
-    """Let no file that is opened later become standard output (`>&-`)."""
+    """Open a standard stream that is closed (`>&-`), lest a file opened later take its place."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest descriptor that is free is the missing one's.
+            # The kernel gives the lowest free descriptor, which is that of the closed stream.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
@@ -129,7 +129,7 @@ def _from_click(error: click.ClickException) -> CtkError:
 
 def _known(error: Exception) -> CtkError | None:
     """Give the sentence for a failure of the system or of SQLite; None for any other."""
-    # Only who has used SQLite can have met its errors: importing it here would cost the others.
+    # Importing sqlite3 takes 5 ms, and without it there is no error of SQLite.
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is not None and isinstance(error, sqlite3.Error):
         return _from_sqlite(str(error))

@@ -195,8 +195,8 @@ def record(**given: Any) -> None:
     """
     Record what this node's connections do into DB.
 
-    Listens to the kernel until it is stopped (Ctrl-C, SIGTERM), which finishes the window.
-    Recording again into the same DB goes on where the last one ended.
+    Listens to the kernel until it is stopped (Ctrl-C, SIGTERM, the end of its session), which
+    finishes the window. Recording again into the same DB goes on where the last one ended.
     """
     options = Options(**given)
     _refuse_contradictions(options)
