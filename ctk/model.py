@@ -18,7 +18,7 @@ from ctk.errors import UsageError
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
 GapKind = Literal[
-    "events lost",  # the socket's buffer overflowed; `lost` says how many
+    "events lost",  # the socket's buffer overflowed, or was not read to its end at the stop
     "recorder down",  # from the last commit of a recording to the start of the next
     "metadata stale",  # a watch was down, so names may be old
     "clock step",  # the wall clock jumped; `detail` says by how much
