@@ -37,3 +37,7 @@ class StoreError(CtkError):
 
 class DiskFullError(StoreError):
     """Nothing was written for want of room: the same write may succeed later."""
+
+
+class FileBusyError(StoreError):
+    """Nothing was written: another process holds the lock. The same write may succeed later."""

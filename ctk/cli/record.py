@@ -213,7 +213,7 @@ def _record(
     from ctk.record import loop as recorder
     from ctk.record.followers import RecordPrinter
     from ctk.store import connect
-    from ctk.store.write import overlaps
+    from ctk.store.recordings import overlaps
 
     chosen = EventFilter.parse(
         cidrs=options["cidr"],

@@ -15,7 +15,6 @@ from ctk.model import (
     NO_LABELS,
     AnyEdge,
     Closed,
-    ClusterFound,
     Completed,
     Edge,
     Endpoint,
@@ -84,7 +83,6 @@ class Identities:
         self.conn = conn
         self._edges_held = edges_held
         self.recorder_id = recorder_id
-        self.recording_id: int | None = None  # once it is in the file
         self.closed_ns = closed_ns
         self.edges: dict[Edge, int] = {}
         self._endpoints: dict[Endpoint, int] = {}
@@ -231,11 +229,6 @@ class Identities:
                         f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
                         f" WHERE {_SAME_ENDPOINT} AND valid_to_ns IS NULL",
                         (valid_to_ns, inferred, *_identity(endpoint)),
-                    )
-                case ClusterFound(uid):
-                    self.conn.execute(
-                        "UPDATE recording SET cluster_uid = ? WHERE id = ?",
-                        (uid, self.recording_id),
                     )
                 case ObjectRecord():
                     history.record(self.conn, change, self.closed_ns)
