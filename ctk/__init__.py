@@ -1,12 +1,53 @@
-"""ctk: who talked to whom on this Kubernetes node, when, how much, and what failed."""
+"""
+ctk: who talked to whom on this Kubernetes node, when, how much, and what failed.
+
+    with ctk.open("node.db") as recording:
+        for flow in recording.flows(since="1h", pod="shop/web-*", failed=True):
+            print(flow.src_name, flow.dst, flow.connections)
+
+Importing it costs next to nothing: SQLite and the rest are imported where they are used.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from ctk.ask.recording import Recording
+    from ctk.errors import CtkError, UsageError
+    from ctk.store.columns import FlowRecord
+
+__all__ = ["CtkError", "FlowRecord", "Recording", "UsageError", "__version__", "open"]
 
 __version__: str
 
+_HOMES = {
+    "Recording": "ctk.ask.recording",
+    "FlowRecord": "ctk.store.columns",
+    "CtkError": "ctk.errors",
+    "UsageError": "ctk.errors",
+}
 
-def __getattr__(name: str) -> str:
+
+def open(target: "str | PathLike[str]") -> "Recording":
+    """
+    Open a file that `ctk record` made, to ask it: a context manager that only reads.
+
+    A UsageError where there is no such file, or it is not a ctk file.
+    """
+    from ctk.ask.recording import Recording
+
+    return Recording(target)
+
+
+def __getattr__(name: str) -> object:
     if name == "__version__":
         # 10 ms to import, and only `--version` and record ask for it.
         from importlib.metadata import version
 
         return version("ctk")
-    raise AttributeError(name)
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ctk' has no attribute {name!r}")

@@ -15,6 +15,8 @@ class CtkError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"Try: {hint}")  # for a traceback, in a notebook say
 
 
 class UsageError(CtkError):

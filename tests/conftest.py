@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sample import AT, GAPS, ROWS
 
-from ctk.cli import main
+from ctk.cli import DEFECT, main
 from ctk.model import EventCounts
 from ctk.store import connect
 from ctk.store.write import Writer
@@ -32,10 +32,11 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def invoke() -> Invoke:
-    """Call `ctk` with these words; what should be an error line is raised where it is a bug."""
-    runner = CliRunner(env={"CTK_TRACEBACK": "1"}, catch_exceptions=False)
+    """Call `ctk` with these words; what it shows as a defect of its own fails the test."""
 
     def run(*words: object) -> Result:
-        return runner.invoke(main, [str(word) for word in words], prog_name="ctk")
+        result = CliRunner().invoke(main, [str(word) for word in words], prog_name="ctk")
+        assert result.exit_code != DEFECT, result.stderr
+        return result
 
     return run

@@ -72,6 +72,43 @@ def test_what_was_written_is_read(folder, batches, name):
     assert contents(write(folder / name, batches)) == (HEADER, batches)
 
 
+def test_addresses_are_kept_from_where_they_change(tmp_path):
+    path = tmp_path / "a.ctkcap"
+    bridged = HEADER.addresses | {"10.244.0.1", "fe80::1"}
+    with CaptureWriter(path, HEADER) as writer:
+        for at_ns, addresses in enumerate((HEADER.addresses, bridged, bridged, frozenset(), None)):
+            writer.write(batch(at_ns, False, [b"message"]), addresses)
+    with Capture(path) as capture:
+        assert capture.addresses == HEADER.addresses
+        found = [(read.at_ns, capture.addresses) for read in capture]
+    assert found == [
+        (0, HEADER.addresses),
+        (1, bridged),
+        (2, bridged),
+        (3, frozenset()),
+        (4, frozenset()),
+    ]
+
+
+def test_a_capture_whose_addresses_stay_is_as_older_versions_wrote_it(tmp_path):
+    one, other = tmp_path / "one.ctkcap", tmp_path / "other.ctkcap"
+    write(one, [(1, False, [b"message"])])
+    with CaptureWriter(other, HEADER) as writer:
+        writer.write(batch(1, False, [b"message"]), HEADER.addresses)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_file_that_was_cut_off_in_its_addresses_keeps_those_before(tmp_path):
+    path = tmp_path / "a.ctkcap"
+    with CaptureWriter(path, HEADER) as writer:
+        writer.write(batch(1, True, []), frozenset(["10.244.0.1"]))
+    path.write_bytes(path.read_bytes()[:-15])  # the batch behind it is 12 bytes
+    notes = []
+    with Capture(path, note=notes.append) as capture:
+        assert (list(capture), capture.addresses) == ([], HEADER.addresses)
+    assert notes == [f"{path} was cut off: read up to its last whole message"]
+
+
 def test_a_capture_is_for_its_owner_only(tmp_path):
     path = write(tmp_path / "a.ctkcap", [])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -136,7 +173,12 @@ GOOD = headed(json.dumps({"node": "", "addresses": [], "kernel": "", "sysctls": 
         (headed(b'{"node": 1}'), SourceError, "{} is a damaged ctk capture"),
         (headed(b"[" * 100_000), SourceError, "{} is a damaged ctk capture"),
         (GOOD + struct.pack("<qHH", -1, 0, 0), SourceError, "{} is a damaged ctk capture"),
-        (GOOD + struct.pack("<qHH", 0, 2, 0), SourceError, "{} is a damaged ctk capture"),
+        (GOOD + struct.pack("<qHH", 0, 3, 0), SourceError, "{} is a damaged ctk capture"),
+        (
+            GOOD + struct.pack("<qHHH", 0, 2, 1, 1) + b"\xff",
+            SourceError,
+            "{} is a damaged ctk capture",
+        ),
         (
             GOOD + struct.pack("<qHH", 0, 0, 65535) + b"\xff" * 131070,
             SourceError,
@@ -153,7 +195,8 @@ def test_what_is_not_a_capture_is_one_error(tmp_path, content, error, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.gz", b"plain"), ("a.gz", gzip.compress(b"other")), ("missing", None)]
+    ("name", "content"),
+    [("a.gz", b"plain"), ("a.gz", gzip.compress(b"other", mtime=0)), ("missing", None)],
 )
 def test_what_cannot_be_opened_as_one_is_asked_wrongly(tmp_path, name, content):
     if content is not None:

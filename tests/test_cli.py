@@ -1,6 +1,5 @@
 """The group: what it costs to start, and how failures look."""
 
-import os
 import resource
 import signal
 import subprocess
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from ctk.cli import COMMANDS, main
+from ctk.cli import COMMANDS
 
 Invoke = Callable[..., Result]
 
@@ -21,13 +20,11 @@ CTK = [sys.executable, "-m", "ctk"]
 
 
 def _run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "CTK_TRACEBACK"}
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         [*CTK, *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
         **options,
     )
 
@@ -170,16 +167,26 @@ def test_a_damaged_file_is_one_line_and_exit_1(shop: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise KeyError("oops")
-
-    monkeypatch.setattr(main, "invoke", fail)
-    result = CliRunner().invoke(main, ["info", "x.db"])
-    assert (result.exit_code, result.stderr) == (
-        1,
-        "Error: ctk failed where it should not: KeyError: 'oops'\n"
-        "Try: run it again with CTK_TRACEBACK=1, and report what it prints\n",
+def test_a_defect_is_a_traceback_and_then_an_error_and_exit_70() -> None:
+    program = (
+        "from ctk.cli import main\n"
+        "def fail(*_):\n"
+        "    raise KeyError('oops')\n"
+        "main.invoke = fail\n"
+        "main(['info', 'x.db'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    first, *traceback, error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, first, traceback[0], traceback[-1], error, hint) == (
+        70,
+        "",
+        "a defect in ctk",
+        "Traceback (most recent call last):",
+        "KeyError: 'oops'",
+        "Error: ctk failed where it should not: KeyError: 'oops'",
+        "Try: report it, with the traceback above",
     )
 
 

@@ -13,12 +13,14 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from live.playednode import objects, until
 
+from ctk.conntrack.capture import Capture
 from ctk.store import connect
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
@@ -297,13 +299,14 @@ def test_without_names_the_way_to_them_is_said(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
-def test_without_rights_it_is_one_error_with_a_hint_and_no_file(tmp_path):
+@pytest.mark.parametrize("words", [(), ("--no-kube",), ("--enable-accounting",)])
+def test_without_rights_it_is_one_error_with_a_hint_and_no_file(tmp_path, words):
     tmp_path.chmod(0o777)
     for parent in list(tmp_path.parents)[:2]:
         parent.chmod(parent.stat().st_mode | 0o011)
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
     done = subprocess.run(
-        [*command, *CTK, "record", str(tmp_path / "node.db"), "--no-kube"],
+        [*command, *CTK, "record", str(tmp_path / "node.db"), *words],
         capture_output=True,
         text=True,
         check=False,
@@ -311,16 +314,15 @@ def test_without_rights_it_is_one_error_with_a_hint_and_no_file(tmp_path):
     )
     if done.returncode == 127:
         pytest.skip(f"nobody else may run {sys.executable}")
-    said = [line for line in done.stderr.splitlines() if line.startswith(("Error:", "Try:"))]
-    assert (done.returncode, done.stdout, said) == (
+    # Before the warnings that no cluster is followed, and that bytes are not counted.
+    assert (done.returncode, done.stdout, done.stderr) == (
         1,
         "",
-        [
-            "Error: listening to conntrack events needs CAP_NET_ADMIN",
-            "Try: run it as root, or give a container the capability NET_ADMIN",
-        ],
+        lines(
+            "listening to conntrack events needs CAP_NET_ADMIN",
+            "run it as root, or give a container the capability NET_ADMIN",
+        ),
     )
-    assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -455,3 +457,51 @@ def test_a_log_that_cannot_be_put_aside_costs_lines_until_it_can(tmp_path):
     )
     assert 0 < missing < ALL_EVENTS
     assert recorder.recorded() == (True, ALL_EVENTS)
+
+
+# Reads a capture as `ctk record` does, but for a defect after some batches.
+DEFECTIVE = """
+import sys
+from itertools import islice
+
+from ctk.cli import main
+from ctk.conntrack.capture import Capture
+
+whole = Capture.__iter__
+
+def cut_short(capture):
+    yield from islice(whole(capture), int(sys.argv[1]))
+    raise KeyError("a defect")
+
+Capture.__iter__ = cut_short
+main(sys.argv[2:])
+"""
+
+
+def test_a_defect_while_recording_is_a_traceback_and_exit_70_and_its_windows_are_saved(tmp_path):
+    db, batches = tmp_path / "node.db", 60
+    words = ("record", db, "--from-capture", NODE, "--no-kube", "--window", "1s")
+    done = subprocess.run(
+        [sys.executable, "-c", DEFECTIVE, str(batches), *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, said[-3:]) == (
+        70,
+        "",
+        [
+            "KeyError: 'a defect'",
+            "Error: ctk failed where it should not: KeyError: 'a defect'",
+            "Try: report it, with the traceback above",
+        ],
+    )
+    assert said[0].endswith(" CRITICAL a defect in ctk")
+    assert said[1] == "Traceback (most recent call last):"
+    with Capture(Path(NODE)) as capture:
+        read = sum(len(batch.lengths) for batch in islice(capture, batches) if not batch.dumped)
+    with connect.reader(db) as conn:
+        counts = "SELECT sum(new_events + update_events + destroy_events) FROM flows"
+        [(written,)] = conn.execute(counts)
+    assert 0 < written <= read < ALL_EVENTS

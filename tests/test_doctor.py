@@ -5,10 +5,11 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from wire import Connection, events
 
-from ctk.conntrack.socket import Interface
+from ctk.conntrack.decode import Event
 from ctk.doctor.findings import judge
-from ctk.doctor.readings import Readings
+from ctk.doctor.readings import Interface, Readings, Traffic, went_back
 from ctk.errors import SourceError
 from ctk.model import Finding
 from ctk.render import tables as render
@@ -27,8 +28,7 @@ HEALTHY = Readings(
     },
     rmem_max=212992,
     statistics={"insert_failed": 0, "drop": 0, "early_drop": 0, "found": 7},
-    entries=1000,
-    events=12,
+    traffic=Traffic(entries=1000, events=12),
     listened_s=3,
     interfaces=(Interface("lo"), Interface("eth0"), Interface("veth1", False, True)),
     rules="table ip nat {}",
@@ -51,6 +51,7 @@ def test_a_healthy_node_has_a_line_for_everything():
         Finding("namespace", "ok", "2 interfaces besides lo"),
         Finding("data plane", "ok", "12 events within 3 s"),
         Finding("NOTRACK", "ok", "no rule keeps connections out of conntrack"),
+        Finding("counters", "ok", "none went back within 3 s"),
         Finding("API server", "ok", "lists and watches pods, services, endpointslices, nodes"),
         Finding("disk", "ok", "5.0 GiB free for node.db"),
     ]
@@ -104,11 +105,30 @@ BRIDGED = (*HEALTHY.interfaces, Interface("cni0", bridge=True))
             "Calico",
             "felixconfiguration",
         ),
-        ({"entries": 0, "events": 0}, "data plane", "warning", "no entries", "pods"),
-        ({"events": 0}, "data plane", "warning", "1,000 entries, but no event", "connection"),
+        ({"traffic": Traffic()}, "data plane", "warning", "no entries", "pods"),
+        (
+            {"traffic": Traffic(entries=1000)},
+            "data plane",
+            "warning",
+            "1,000 entries, but no event",
+            "connection",
+        ),
         ({"interfaces": BRIDGED}, "bridge", "warning", "does not see", "modprobe br_netfilter"),
-        ({"offloaded": 5}, "offload", "warning", "5 connections", "flowtables"),
+        (
+            {"traffic": Traffic(entries=9, offloaded=5, events=1)},
+            "offload",
+            "warning",
+            "5 connections",
+            "flowtables",
+        ),
         ({"rules": "flowtable f { }"}, "offload", "warning", "0 connections", "flowtables"),
+        (
+            {"traffic": Traffic(entries=1000, events=1, zeroed=12)},
+            "counters",
+            "warning",
+            "counters of 12 connections went back within 3 s: another tool zeroes them",
+            "conntrack -z",
+        ),
         ({"rules": "udp dport 53 notrack"}, "NOTRACK", "warning", "keep connections", "grep"),
         ({"rules": "-A OUTPUT -j CT --notrack"}, "NOTRACK", "warning", "keep", "grep"),
         ({"rules": None}, "NOTRACK", "warning", "could not be read", "on the node"),
@@ -142,6 +162,30 @@ def test_what_is_wrong_is_said_with_what_to_do(changed, check, status, says, tri
 def test_a_bridge_that_calls_iptables_is_nothing_to_say():
     seen = replace(HEALTHY, interfaces=BRIDGED, bridge_calls=1)
     assert "bridge" not in {one.check for one in judge(seen)}
+
+
+def entries(*messages: bytes) -> dict[int, Event]:
+    return {event.ct_id: event for event in map(Event._make, events(*messages))}
+
+
+def test_counters_that_went_back_are_counted_once_a_connection():
+    one, other, third, gone = (Connection(ct_id=n) for n in range(1, 5))
+    first = entries(
+        one.listed((10, 1000, 10, 1000)),
+        other.listed((10, 1000, 10, 1000)),
+        third.listed((10, 1000, 10, 1000)),
+        gone.listed((10, 1000, 10, 1000)),
+    )
+    last = entries(
+        one.listed((1, 52, 0, 0)),  # zeroed
+        other.listed((10, 1000, 11, 1052)),  # went on
+        third.listed((1, 52, 0, 0)),  # another one of the same id
+    )
+    assert went_back(first, last, except_={3}) == 1
+
+
+def test_counters_that_are_not_there_did_not_go_back():
+    assert went_back(entries(Connection().listed()), entries(Connection().listed())) == 0
 
 
 def test_a_cluster_that_was_not_asked_about_is_no_warning():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctk.kube.endpoints import Endpoints
+from ctk.kube.identity import record_of
 from ctk.kube.objects import (
     Applied,
     Change,
@@ -32,6 +34,7 @@ from ctk.model import (
     Completed,
     Endpoint,
     Gap,
+    KnownObject,
     ObjectClosed,
     ObjectRecord,
     ServiceFound,
@@ -213,8 +216,10 @@ def test_recorded_address_passes_from_one_pod_to_the_next() -> None:
         ("MODIFIED", "job-1", "job-2"),
         ("DELETED", "job-1", "job-2"),
     ]
-    assert names[-3][:2] == ("DELETED", "job-2")
-    assert names[-3][2] is None
+    assert names[-3] == ("DELETED", "job-2", "job-2")  # its grace
+    ended_ns = 1795501301 * S
+    assert endpoints.at("10.244.0.31", ended_ns + 30 * S).name is None
+    endpoints.apply(Lost("nodes", ended_ns + 90 * S, "away"))  # anything, later
     history = endpoints.drain()
     spans = {
         each.endpoint.name: (each.endpoint.valid_from_ns - told_ns, each.valid_to_ns - told_ns)
@@ -222,13 +227,13 @@ def test_recorded_address_passes_from_one_pod_to_the_next() -> None:
         if isinstance(each, Closed) and each.endpoint.address == "10.244.0.31"
         if each.endpoint.kind == "pod"
     }
-    assert spans == {"job-1": (0, 3 * S), "job-2": (3 * S, 13 * S)}
+    assert spans == {"job-1": (0, 3 * S), "job-2": (3 * S, 43 * S)}
     # Asked again about any time, the answer is the same.
     asked = [endpoints.at("10.244.0.31", told_ns + i * S).name for i in range(1, 13)]
     assert asked == ["job-1"] * 2 + ["job-2"] * 10
 
 
-def test_recorded_services_are_known_by_every_door() -> None:
+def test_recorded_services_are_known_by_every_address() -> None:
     endpoints, at_ns = recorded()
     for _ in replay(endpoints, "watch.services.jsonl", at_ns):
         pass
@@ -250,8 +255,8 @@ def test_recorded_services_are_known_by_every_door() -> None:
     assert dialled("10.96.0.10", 53, "udp") == ("kube-system/kube-dns", "address", "service")
     assert dialled("10.96.0.10", 53, "tcp") == (None, None, "service")
     assert dialled("10.96.0.80", 8080) == (None, None, "service")
-    # web, headless and lb all have this backend: those with a ClusterIP first, then by name.
-    assert dialled("10.244.0.11", 8080) == ("shop/lb", "endpoint", "pod")
+    # web, headless and lb all have this backend, two of them a ClusterIP: none can be told.
+    assert dialled("10.244.0.11", 8080) == (None, None, "pod")
     assert dialled("10.244.0.11", 8081) == (None, None, "pod")
     assert dialled("172.18.0.2", 6443) == (None, None, "node")
 
@@ -262,8 +267,8 @@ def test_recorded_services_are_known_by_every_door() -> None:
 def test_an_address_is_nobodys_before_and_after_its_pod() -> None:
     endpoints = cluster(node(), pod("old", start=-100))
     endpoints.apply(Deleted(pod("old", start=-100), T0 + 10 * S))
-    endpoints.apply(Applied(pod("new", start=30), T0 + 32 * S))
-    asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -100, 9, 10, 29, 30, 1000)]
+    endpoints.apply(Applied(pod("new", start=50), T0 + 52 * S))
+    asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -100, 39, 40, 49, 50, 1000)]
     assert asked == [
         "unknown",
         "pod old",
@@ -328,8 +333,8 @@ def test_a_deleted_pods_time_is_not_shortened_by_a_pod_that_started_earlier() ->
     endpoints.apply(Applied(pod("waiting", "", start=5, phase="Pending"), T0 + 20 * S))
     endpoints.apply(Deleted(pod("first", start=10), T0 + 40 * S))
     endpoints.apply(Applied(pod("waiting", start=5), T0 + 50 * S))
-    asked = [who(endpoints, "10.244.0.9", at) for at in (39, 41)]
-    assert asked == ["pod first", "pod waiting"]
+    asked = [who(endpoints, "10.244.0.9", at) for at in (39, 41, 50)]
+    assert asked == ["pod first", "unknown", "pod waiting"]
 
 
 def test_of_two_listed_with_one_address_the_later_has_it() -> None:
@@ -423,6 +428,267 @@ def test_before_the_lists_only_public_addresses_are_external(address: str, owner
     assert who(Endpoints("n1", [], T0, kube=True), address, 1) == owner
 
 
+# After an outage, and after a deletion.
+
+
+def known(
+    one: Pod | Node, to: int | None = None, start: int | None = None, **changed: Any
+) -> KnownObject:
+    """A row of the file's history; None: it stood so when the file's knowledge ended."""
+    record = record_of(replace(one, **changed), one.started_ns if start is None else T0 + start * S)
+    return KnownObject(record, None if to is None else T0 + to * S)
+
+
+def recalled(*rows: KnownObject, until: int = 100, at: int = 110, kube: bool = True) -> Endpoints:
+    """A table of a recording that began at `at`, and knows these up to `until` from the file."""
+    endpoints = Endpoints("n1", ["172.18.0.2"], T0 + at * S, kube=kube)
+    endpoints.recall(rows, T0 + until * S)
+    endpoints.drain()
+    return endpoints
+
+
+def finally_named(endpoints: Endpoints, answers: Iterable[Endpoint]) -> list[str]:
+    """Who each of the answers is in the file, with all that is known by now."""
+    told = {each.unknown: each.known for each in endpoints.drain() if isinstance(each, Completed)}
+    final = [told.get(answer, answer) for answer in answers]
+    return [f"{each.kind} {each.name or ''}".strip() for each in final]
+
+
+def test_what_began_while_the_file_watched_is_named_by_it() -> None:
+    endpoints = recalled(known(pod("web")), known(pod("gone", "10.244.0.7"), to=50))
+    asked = [("10.244.0.9", -1), ("10.244.0.9", 0), ("10.244.0.9", 99), ("10.244.0.7", 49)]
+    assert [who(endpoints, *each) for each in asked] == [
+        "unknown",
+        "pod web",
+        "pod web",
+        "pod gone",
+    ]
+
+
+def test_what_began_while_nobody_watched_is_named_when_the_list_comes() -> None:
+    rows = [known(pod("kept", "10.244.0.7")), known(pod("gone"))]
+    endpoints = recalled(*rows)
+    asked = [("10.244.0.7", 105), ("10.244.0.9", 105), ("10.244.0.9", 112.5)]
+    answers = [endpoints.at(address, T0 + int(at * S)) for address, at in asked]
+    assert [each.kind for each in answers] == ["unknown"] * 3
+    listed(endpoints, [pod("kept", "10.244.0.7"), pod("new", start=108)], 115)
+    assert finally_named(endpoints, answers) == ["pod kept", "pod gone", "pod new"]
+
+
+def test_while_the_server_is_away_the_file_names_who_was_there_last() -> None:
+    endpoints = recalled(known(pod("kept", "10.244.0.7")), known(pod("gone")))
+    endpoints.apply(Lost("pods", T0 + 110 * S, "away"))
+    asked = [("10.244.0.7", 300), ("10.244.0.9", 120), ("10.244.0.9", 300), ("10.244.0.9", 460)]
+    answers = [endpoints.at(address, T0 + at * S) for address, at in asked]
+    assert [each.name for each in answers] == ["kept", "gone", "gone", "gone"]
+    listed(endpoints, [pod("kept", "10.244.0.7"), pod("new", start=320)], 900)
+    endpoints.apply(Recovered("pods", T0 + 110 * S, T0 + 900 * S, "away"))
+    assert finally_named(endpoints, answers) == ["pod kept", "pod gone", "pod gone", "pod new"]
+
+
+def test_a_name_that_was_given_before_and_after_an_address_passed_on_is_taken_back() -> None:
+    endpoints = cluster(node(), pod("old"))
+    endpoints.apply(Lost("pods", T0 + 20 * S, "away"))
+    answers = [endpoints.at("10.244.0.9", T0 + at * S) for at in (30, 80)]
+    assert answers[0] is answers[1]
+    listed(endpoints, [node(), pod("new", start=70)], 900)
+    endpoints.apply(Recovered("pods", T0 + 20 * S, T0 + 900 * S, "away"))
+    assert finally_named(endpoints, answers) == ["unknown", "unknown"]
+    assert [who(endpoints, "10.244.0.9", at) for at in (30, 80)] == ["pod old", "pod new"]
+
+
+def test_a_pod_that_died_while_the_recorder_was_away_keeps_its_last_connections() -> None:
+    """The newcomer's start lies 2 s after them: once they were within its 5 s of slack."""
+    rows = [known(pod("server"))]
+    newcomer = pod("client", start=107, node="n2")
+    endpoints = recalled(*rows)
+    listed(endpoints, [newcomer], 110)
+    asked = [who(endpoints, "10.244.0.9", at) for at in (105, 106, 107, 108)]
+    assert asked == ["pod server", "pod server", "unknown", "pod client"]
+    fresh = Endpoints("n1", [], T0 + 105 * S, kube=True)
+    listed(fresh, [newcomer], 110)
+    assert [who(fresh, "10.244.0.9", at) for at in (105, 106, 107)] == [
+        "unknown",
+        "unknown",
+        "pod client",
+    ]
+
+
+def test_a_pod_that_is_over_took_its_address_from_one_that_died_before() -> None:
+    job = pod("job", start=103, phase="Succeeded", ended_ns=T0 + 106 * S)
+    endpoints = recalled(known(pod("dead")))
+    listed(endpoints, [job], 110)
+    asked = [who(endpoints, "10.244.0.9", at) for at in (102, 103, 104, 105.5, 106)]
+    assert asked == ["pod dead", "unknown", "pod job", "pod job", "unknown"]
+
+
+def test_a_pod_that_waited_for_the_address_has_it_when_it_is_told() -> None:
+    """Both started before the outage; when it passed on in between is not known."""
+    waiting = pod("waiting", "", start=-5, phase="Pending")
+    endpoints = recalled(known(pod("dead")), known(waiting))
+    listed(endpoints, [pod("waiting", start=-5)], 110)
+    asked = [who(endpoints, "10.244.0.9", at) for at in (99, 101, 109, 110)]
+    assert asked == ["pod dead", "unknown", "unknown", "pod waiting"]
+
+
+def test_slack_is_for_other_nodes_clocks_and_for_times_that_were_watched() -> None:
+    endpoints = cluster(node())
+    endpoints.apply(Applied(pod("own", start=30), T0 + 31 * S))
+    endpoints.apply(Applied(pod("other", "10.244.1.9", start=30, node="n2"), T0 + 31 * S))
+    asked = [who(endpoints, each, 26) for each in ("10.244.0.9", "10.244.1.9")]
+    assert asked == ["unknown", "pod other"]
+    endpoints.apply(Lost("pods", T0 + 50 * S, "away"))
+    listed(endpoints, [pod("third", "10.244.1.7", start=60, node="n2")], 70)
+    endpoints.apply(Recovered("pods", T0 + 50 * S, T0 + 70 * S, "away"))
+    later = pod("fourth", "10.244.1.8", start=72, node="n2")
+    endpoints.apply(Applied(later, T0 + 73 * S))
+    asked = [who(endpoints, "10.244.1.7", at) for at in (59.5, 60)]
+    asked += [who(endpoints, "10.244.1.8", at) for at in (69.5, 70)]
+    assert asked == ["unknown", "pod third", "unknown", "pod fourth"]
+
+
+def test_a_pod_of_this_node_has_the_whole_second_of_its_start() -> None:
+    endpoints = cluster(node())
+    endpoints.apply(Applied(pod("own", "", start=30, phase="Pending"), T0 + 30 * S + S // 2))
+    endpoints.apply(Applied(pod("own", start=30), T0 + 31 * S))
+    assert who(endpoints, "10.244.0.9", 30.1) == "pod own"
+
+
+def test_the_first_list_says_how_the_file_goes_on() -> None:
+    changed = pod("changed", "10.244.0.6", labels={"app": "old"})
+    rows = [known(pod("kept", "10.244.0.7")), known(changed), known(pod("gone")), known(node())]
+    endpoints = recalled(*rows)
+    now = pod("changed", "10.244.0.6", labels={"app": "new"})
+    objects = [pod("kept", "10.244.0.7"), now]
+    endpoints.apply(Listed("pods", tuple(objects), T0 + 115 * S))
+    at_ns = T0 + 115 * S
+    history = [each for each in endpoints.drain() if isinstance(each, ObjectRecord | ObjectClosed)]
+    told = [
+        (each.uid, each.valid_from_ns) if isinstance(each, ObjectRecord) else each
+        for each in history
+    ]
+    assert sorted(told, key=str) == sorted(
+        [
+            ("kept", T0),
+            ("changed", at_ns),
+            ObjectClosed("pod", "changed", at_ns, inferred=True),
+            ObjectClosed("pod", "gone", at_ns, inferred=True),
+        ],
+        key=str,
+    )
+    assert sorted(each.name or "" for each in endpoints.pods_added()) == ["changed", "kept"]
+    assert endpoints.at("10.244.0.6", T0 + 99 * S).labels == {"app": "old"}
+    assert endpoints.at("10.244.0.6", T0 + 116 * S).labels == {"app": "new"}
+
+
+def test_pods_that_are_not_asked_for_any_more_did_not_end() -> None:
+    elsewhere = pod("elsewhere", "10.244.1.9", node="n2")
+    endpoints = recalled(known(pod("gone")), known(elsewhere))
+    endpoints.apply(Listed("pods", (), T0 + 115 * S, only_node="n1"))
+    ended = [each.uid for each in endpoints.drain() if isinstance(each, ObjectClosed)]
+    assert ended == ["gone"]
+    assert who(endpoints, "10.244.1.9", 99) == "pod elsewhere"
+    assert who(endpoints, "10.244.1.9", 120) == "unknown"
+
+
+@pytest.mark.parametrize("kube", [True, False], ids=["an API server", "objects of a file"])
+def test_without_a_list_the_file_names_only_what_it_watched(kube: bool) -> None:
+    endpoints = recalled(known(pod("web")), kube=kube)
+    assert [who(endpoints, "10.244.0.9", at) for at in (99, 100)] == ["pod web", "unknown"]
+
+
+def test_objects_of_a_file_go_on_from_what_the_recording_knew() -> None:
+    endpoints = recalled(known(pod("kept", "10.244.0.7")), known(pod("gone")), kube=False)
+    listed(endpoints, [pod("kept", "10.244.0.7"), pod("new", start=120)], 130)
+    asked = [("10.244.0.7", -50), ("10.244.0.7", 150), ("10.244.0.9", 119), ("10.244.0.9", 121)]
+    assert [who(endpoints, *each) for each in asked] == [
+        "pod kept",
+        "pod kept",
+        "pod gone",
+        "pod new",
+    ]
+
+
+def test_a_pods_history_in_several_rows_is_one_life() -> None:
+    web = pod("web")
+    endpoints = recalled(
+        known(web, to=2, phase="Pending", addresses=()),
+        known(web, to=50, start=2),
+        known(web, start=50, labels={"app": "next"}),
+    )
+    asked = [endpoints.at("10.244.0.9", T0 + at * S).labels.get("app") for at in (0, 49, 50, 99)]
+    assert asked == ["web", "web", "next", "next"]
+
+
+def test_a_node_that_the_file_knew_is_known_by_its_address_and_zone() -> None:
+    zone = {"topology.kubernetes.io/zone": "z1"}
+    endpoints = recalled(known(node("n2", "172.18.0.3", labels=zone)))
+    assert (who(endpoints, "172.18.0.3", 99), endpoints.zone_of("n2")) == ("node n2", "z1")
+
+
+@pytest.mark.parametrize(
+    ("deletion", "spec", "grace_s"),
+    [(60, 30, 60), (0, 45, 45), (None, 45, 45), (None, None, 30), (0, None, 30)],
+)
+def test_a_grace_is_the_deletions_or_the_specs(
+    deletion: int | None, spec: int | None, grace_s: int
+) -> None:
+    raw = {
+        "metadata": {
+            "uid": "u",
+            "namespace": "shop",
+            "name": "web",
+            "deletionGracePeriodSeconds": deletion,
+        },
+        "spec": {"terminationGracePeriodSeconds": spec},
+    }
+    told = read("pods", raw)
+    assert isinstance(told, Pod)
+    assert told.grace_s == grace_s
+
+
+def test_a_deleted_pod_keeps_its_address_for_its_grace() -> None:
+    endpoints = cluster(pod("forced", grace_s=20))
+    endpoints.apply(Deleted(pod("forced", grace_s=20), T0 + 50 * S))
+    answers = [endpoints.at("10.244.0.9", T0 + at * S) for at in (51, 69, 70)]
+    listed(endpoints, [], 200)
+    assert finally_named(endpoints, answers) == ["pod forced", "pod forced", "unknown"]
+
+
+def test_a_deleted_pods_grace_ends_where_another_has_the_address() -> None:
+    endpoints = cluster(pod("forced"))
+    endpoints.apply(Deleted(pod("forced"), T0 + 50 * S))
+    answers = [endpoints.at("10.244.0.9", T0 + 51 * S)]
+    endpoints.apply(Applied(pod("next", "", start=52, phase="Pending"), T0 + 52 * S + S // 2))
+    answers.append(endpoints.at("10.244.0.9", T0 + 53 * S))
+    endpoints.apply(Applied(pod("next", start=52), T0 + 54 * S))
+    history = endpoints.drain()
+    closed = [each.valid_to_ns - T0 for each in history if isinstance(each, Closed)]
+    assert closed == [52 * S + S // 2]
+    told = {each.unknown: each.known.name for each in history if isinstance(each, Completed)}
+    assert [told.get(each, each.name) for each in answers] == ["forced", "next"]
+
+
+def test_a_pod_that_is_over_when_it_is_deleted_has_no_grace() -> None:
+    endpoints = cluster(pod("job", phase="Succeeded", ended_ns=T0 + 20 * S), at=30)
+    endpoints.apply(Deleted(pod("job", phase="Succeeded", ended_ns=T0 + 20 * S), T0 + 50 * S))
+    assert [who(endpoints, "10.244.0.9", at) for at in (19, 21, 51)] == [
+        "pod job",
+        "unknown",
+        "unknown",
+    ]
+
+
+def test_an_address_may_be_anothers_before_its_terminating_pod_is_deleted() -> None:
+    endpoints = cluster(pod("old"))
+    endpoints.apply(Applied(pod("old", terminating=True), T0 + 50 * S))
+    answers = [endpoints.at("10.244.0.9", T0 + 51 * S)]
+    endpoints.apply(Applied(pod("new", "", start=52, phase="Pending"), T0 + 52 * S))
+    answers.append(endpoints.at("10.244.0.9", T0 + 53 * S))
+    endpoints.apply(Applied(pod("new", start=52), T0 + 54 * S))
+    assert finally_named(endpoints, answers) == ["pod old", "pod new"]
+
+
 # What was not known is completed.
 
 
@@ -441,7 +707,7 @@ def test_traffic_before_a_pods_address_is_known_is_completed_in_place() -> None:
     assert [(each.name, each.address) for each in endpoints.pods_added()] == [
         ("late", "10.244.0.9")
     ]
-    endpoints.apply(Deleted(pod("late", start=10), T0 + 30 * S))
+    endpoints.apply(Applied(pod("late", start=10, phase="Succeeded"), T0 + 30 * S))
     closed = [each for each in endpoints.drain() if isinstance(each, Closed)]
     assert closed == [Closed(known, T0 + 30 * S)]
 
@@ -449,13 +715,13 @@ def test_traffic_before_a_pods_address_is_known_is_completed_in_place() -> None:
 def test_traffic_to_an_idle_address_is_not_the_next_pods() -> None:
     endpoints = cluster(node(), pod("old", start=-100))
     endpoints.apply(Deleted(pod("old", start=-100), T0 + 10 * S))
-    idle = endpoints.at("10.244.0.9", T0 + 12 * S)
-    endpoints.apply(Applied(pod("new", "", start=20, phase="Pending"), T0 + 20 * S))
-    early = endpoints.at("10.244.0.9", T0 + 21 * S)
+    idle = endpoints.at("10.244.0.9", T0 + 42 * S)
+    endpoints.apply(Applied(pod("new", "", start=50, phase="Pending"), T0 + 50 * S))
+    early = endpoints.at("10.244.0.9", T0 + 51 * S)
     assert early is not idle
-    endpoints.apply(Applied(pod("new", start=20), T0 + 23 * S))
+    endpoints.apply(Applied(pod("new", start=50), T0 + 53 * S))
     completed = [each for each in endpoints.drain() if isinstance(each, Completed)]
-    assert completed == [Completed(early, endpoints.at("10.244.0.9", T0 + 21 * S))]
+    assert completed == [Completed(early, endpoints.at("10.244.0.9", T0 + 51 * S))]
     assert completed[0].known.name == "new"
 
 
@@ -464,8 +730,8 @@ def test_clocks_that_differ_a_little_take_nothing_from_a_new_pod() -> None:
     early = endpoints.at("10.244.0.9", T0 + 28 * S)
     much_earlier = endpoints.at("10.244.0.10", T0 + 20 * S)
     endpoints.drain()
-    endpoints.apply(Applied(pod("one", start=30), T0 + 31 * S))
-    endpoints.apply(Applied(pod("two", "10.244.0.10", start=30), T0 + 31 * S))
+    endpoints.apply(Applied(pod("one", start=30, node="n2"), T0 + 31 * S))
+    endpoints.apply(Applied(pod("two", "10.244.0.10", start=30, node="n2"), T0 + 31 * S))
     completed = [each.unknown for each in endpoints.drain() if isinstance(each, Completed)]
     assert completed == [early]
     assert endpoints.at("10.244.0.10", T0 + 20 * S) is much_earlier
@@ -562,19 +828,52 @@ def test_a_headless_service_is_known_by_its_pods_only() -> None:
     assert via(dial(endpoints, "10.244.0.9", 80)) == (None, None)
 
 
-def test_of_several_services_a_pod_backs_one_with_a_cluster_address_comes_first() -> None:
-    headless = service("a", "", type="headless", cluster_addresses=(), addresses=())
-    endpoints = cluster(
-        headless,
-        service("c", "10.96.0.3"),
-        service("b", "10.96.0.2"),
-        pod(),
-        *(backs(name, "10.244.0.9") for name in "abc"),
-    )
-    assert via(dial(endpoints, "10.244.0.9", 8080)) == ("shop/b", "endpoint")
+HEADLESS: dict[str, Any] = {"type": "headless", "cluster_addresses": (), "addresses": ()}
 
 
-def test_doors_open_and_close_with_time() -> None:
+@pytest.mark.parametrize(
+    ("services", "found"),
+    [
+        ((service("a", "", **HEADLESS),), "shop/a"),
+        ((service("a", "", **HEADLESS), service("b")), "shop/b"),
+        ((service("a", "", **HEADLESS), service("b", "", **HEADLESS)), None),
+        ((service("a", "10.96.0.1"), service("b", "10.96.0.2")), None),
+        ((service("a", "", **HEADLESS), service("b"), service("c", "10.96.0.3")), None),
+    ],
+    ids=[
+        "the only one",
+        "the only one with a ClusterIP",
+        "two without",
+        "two with",
+        "one without and two with",
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["known before", "told after the dial"])
+def test_of_several_services_that_a_pod_backs(
+    services: tuple[Service, ...], found: str | None, late: bool
+) -> None:
+    slices = [backs(each.name, "10.244.0.9") for each in services]
+    endpoints = cluster(pod()) if late else cluster(*services, *slices, pod())
+    edge = dial(endpoints, "10.244.0.9", 8080)
+    if not late:
+        assert via(edge) == ((found, "endpoint") if found else (None, None))
+        return
+    endpoints.apply(Listed("endpointslices", tuple(slices), T0 + 101 * S))
+    endpoints.apply(Listed("services", services, T0 + 102 * S))
+    told = [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+    expected = [ServiceFound(edge.dialled, "tcp", 8080, found, "endpoint")] if found else []
+    assert told == expected
+
+
+def test_an_address_that_services_share_on_one_port_tells_none() -> None:
+    shared = [service(name, addresses=("192.0.2.1",), cluster_addresses=()) for name in "ab"]
+    assert via(dial(cluster(*shared), "192.0.2.1", 80)) == (None, None)
+    apart = service("b", addresses=("192.0.2.1",), ports=(ServicePort(None, "tcp", 81, None),))
+    endpoints = cluster(shared[0], apart)
+    assert [dial(endpoints, "192.0.2.1", port).service for port in (80, 81)] == ["shop/a", "shop/b"]
+
+
+def test_ports_and_backends_of_a_service_change_with_time() -> None:
     endpoints = cluster(service(), pod(), backs("web", "10.244.0.9"))
     moved = service(ports=(ServicePort(None, "tcp", 81, None),))
     endpoints.apply(Applied(moved, T0 + 100 * S))
@@ -656,7 +955,7 @@ def test_a_service_in_history_has_its_ports_in_words() -> None:
 def test_what_a_list_no_longer_holds_is_gone() -> None:
     endpoints = cluster(pod("kept"), pod("dropped", "10.244.0.10"), service(), backs("web"))
     listed(endpoints, [pod("kept")], 50)
-    assert [who(endpoints, "10.244.0.10", at) for at in (49, 50)] == ["pod dropped", "unknown"]
+    assert [who(endpoints, "10.244.0.10", at) for at in (79, 80)] == ["pod dropped", "unknown"]
     assert who(endpoints, "10.244.0.9", 60) == "pod kept"
     assert who(endpoints, "10.96.0.80", 60) == "unknown"
 
@@ -730,14 +1029,18 @@ def test_dials_of_no_service_are_remembered_up_to_a_number() -> None:
     endpoints = cluster(node(), pod())
     for port in range(1, 60_000):
         dial(endpoints, f"10.244.{port % 7}.9", port)
-    assert sum(map(len, endpoints._dials._unserved.values())) == endpoints._dials._count <= 20_000
+    assert (
+        sum(map(len, endpoints._unresolved._dials.values()))
+        == endpoints._unresolved._count
+        <= 20_000
+    )
 
 
 def test_external_addresses_are_remembered_up_to_a_number() -> None:
     endpoints = cluster(node())
     for i in range(17_000):
         endpoints.at(f"8.{i >> 16}.{i >> 8 & 255}.{i & 255}", T0)
-    assert len(endpoints._guesses._of) == 16_384
+    assert len(endpoints._provisional._of) == 16_384
 
 
 def test_an_answer_holds_from_the_last_known_change_until_it_may_be_another() -> None:
@@ -746,10 +1049,11 @@ def test_an_answer_holds_from_the_last_known_change_until_it_may_be_another() ->
     assert [endpoints.good_until_ns(each) for each in asked] == [
         FOREVER_NS,
         FOREVER_NS,
-        T0 + 260 * S,
+        T0 + 201 * S,
     ]
     assert endpoints.settled_ns == T0
     assert endpoints.at("10.244.0.77", T0 + 259 * S) is asked[2]
+    assert endpoints.good_until_ns(asked[2]) == T0 + 260 * S
     assert endpoints.at("10.244.0.77", T0 + 260 * S) is not asked[2]
     endpoints.apply(Deleted(service(), T0 + 300 * S))
     assert endpoints.settled_ns == T0 + 300 * S
@@ -769,6 +1073,32 @@ def test_what_turns_out_to_be_an_interface_of_this_node_is_completed(kube: bool)
     assert now[2] is asked[2]
     completed = [Completed(asked[0], now[0]), Completed(asked[1], now[1])]
     assert {*endpoints.drain()} == {*completed}
+
+
+def test_an_address_that_is_no_interface_any_more_is_not_this_node_later() -> None:
+    endpoints = Endpoints("n1", ["172.18.0.2", "8.8.4.4", "127.0.0.1"], T0, kube=True)
+    asked = [(each, at) for each in ("172.18.0.2", "8.8.4.4", "127.0.0.1") for at in (10, 20)]
+    before = [endpoints.at(address, T0 + at * S) for address, at in asked]
+    assert {each.kind for each in before} == {"node"}
+    endpoints.set_local_addresses(frozenset(("172.18.0.2",)))
+    assert [endpoints.at(address, T0 + at * S) for address, at in asked] == before
+    later = [who(endpoints, each, 30) for each in ("172.18.0.2", "8.8.4.4", "127.0.0.1")]
+    assert later == ["node n1", "external", "node n1"]
+    assert endpoints.drain() == []
+
+
+def test_a_pods_address_on_an_interface_of_this_node_is_the_pods() -> None:
+    endpoints = Endpoints("n1", [], T0, kube=True)
+    unknown = endpoints.at("10.244.0.9", T0 - 100 * S)
+    listed(endpoints, [pod(), service()], 1)
+    endpoints.drain()
+    endpoints.set_local_addresses(frozenset(("10.244.0.9", "10.96.0.80")))
+    assert endpoints.drain() == []
+    assert endpoints.at("10.244.0.9", T0 - 100 * S) is unknown
+    assert [who(endpoints, each, 2) for each in ("10.244.0.9", "10.96.0.80")] == [
+        "pod web-1",
+        "service web",
+    ]
 
 
 def test_a_nodes_zone_is_what_its_label_says_now() -> None:

@@ -19,7 +19,7 @@ import pytest
 from live.playednode import objects
 from wire import SECOND, UDP, Connection, batch
 
-from ctk.ask.top import COUNTS, top
+from ctk.ask.top import top
 from ctk.kube.objects import Applied, Change, Listed, Pod
 from ctk.model import Datagrams, Filters, Gap
 from ctk.record import loop as recorder
@@ -546,14 +546,13 @@ def test_two_hours_are_folded_and_pruned_right_at_every_step(tmp_path):
 
     def assert_right(now_ns: int) -> None:
         with connect.reader(db) as conn:
-            whole = top(conn, Filters(), ["dst_port"]).total
+            whole = top(conn, Filters(), ["dst_port"]).totals
             since_ns = max(T, now_ns - 25 * minute)
             since_ns -= since_ns % minute
-            spanned = top(conn, Filters(since_ns=since_ns), ["dst_port"]).total
+            spanned = top(conn, Filters(since_ns=since_ns), ["dst_port"]).totals
             oldest = conn.execute("SELECT MIN(started_ns) FROM flow").fetchone()[0]
-        connections, moved = COUNTS.index("connections"), COUNTS.index("bytes")
-        assert (whole[connections], whole[moved]) == (len(made), 500 * len(made))
-        assert spanned[connections] == sum(at_ns >= since_ns for at_ns in made)
+        assert (whole.connections, whole.bytes) == (len(made), 500 * len(made))
+        assert spanned.connections == sum(at_ns >= since_ns for at_ns in made)
         assert oldest >= now_ns - 12 * minute
 
     record(db, steps(), retain=retain)

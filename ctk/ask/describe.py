@@ -1,108 +1,126 @@
-"""What a file holds, and what a span of it lacks."""
+"""What a file holds."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ctk.ask.spans import Held, clip, extent, held
-from ctk.ask.top import Ranking
-from ctk.model import Filters
-from ctk.timespan import format_age, format_time
+from ctk.ask.caveats import Caveat, nothing_recorded
+from ctk.ask.connection import one_moment
+from ctk.ask.gaps import gaps_in_words, gaps_of
+from ctk.ask.spans import Held, extent, held
+from ctk.timespan import format_time
 
 
-class StoredGap(NamedTuple):
-    """A row of `gaps`."""
+@dataclass(frozen=True, slots=True)
+class DescribedRecording:
+    """One run of a recorder. `ended_at` is None while it runs, and after a crash."""
 
-    started_at: str
-    ended_at: str
-    started_ns: int
-    ended_ns: int
     node: str
+    started_at: str
+    committed_at: str
+    ended_at: str | None
+    version: str
+    source: str
+    events: int
+    lost: int
+    malformed: int
+
+
+@dataclass(frozen=True, slots=True)
+class GapsOfKind:
+    """How many gaps of a kind there are; `lost` in events, None where it is not known of any."""
+
     kind: str
+    gaps: int
     lost: int | None
-    detail: str | None
+    lasted_ns: int
 
 
-def gaps(
-    conn: sqlite3.Connection, since_ns: int | None = None, until_ns: int | None = None
-) -> Iterator[StoredGap]:
-    """Yield the gaps that touch a span, oldest first."""
-    found = conn.execute(
-        f"SELECT {', '.join(StoredGap._fields)} FROM gaps"
-        " WHERE (:until IS NULL OR started_ns < :until) AND (:since IS NULL OR ended_ns >= :since)"
-        " ORDER BY started_ns, ended_ns",
-        {"since": since_ns, "until": until_ns},
-    )
-    return map(StoredGap._make, found)
+@dataclass(frozen=True, slots=True)
+class EndpointsOfKind:
+    kind: str
+    endpoints: int
 
 
-def gaps_in_words(found: Iterable[StoredGap], where: str = "") -> str | None:
-    """Sum gaps up in a line: "2 gaps: 1,204 events lost"; None for none."""
-    count = 0
-    lost = 0
-    lasted: dict[str, int] = {}
-    for gap in found:
-        count += 1
-        if gap.lost is None:
-            lasted[gap.kind] = lasted.get(gap.kind, 0) + gap.ended_ns - gap.started_ns
-        lost += gap.lost or 0
-    if not count:
-        return None
-    parts = [f"{lost:,} events lost"] if lost else []
-    parts += [f"{kind} for {format_age(ns)}" if ns else kind for kind, ns in lasted.items()]
-    return f"{count:,} gap{'' if count == 1 else 's'}{where}: {', '.join(parts)}"
+@dataclass(frozen=True, slots=True)
+class DescribedLevel:
+    """A level: flows, or their rollup, how far it is folded and from when on it is kept."""
+
+    level: str
+    rows: int
+    since: str | None
+    folded_until: str | None
+    pruned_until: str | None
 
 
-def _gaps_of(conn: sqlite3.Connection, filters: Filters) -> list[str]:
-    found = gaps(conn, filters.since_ns, filters.until_ns)
-    words = gaps_in_words(found, " in this window")
-    return [words] if words else []
+@dataclass(frozen=True, slots=True)
+class DescribedTable:
+    """A table and its indexes; `bytes` is None where SQLite was built without dbstat."""
+
+    table: str
+    rows: int
+    bytes: int | None
 
 
-def without_recording(conn: sqlite3.Connection) -> list[str]:
-    """Say where nothing was ever recorded, or nothing that came along."""
-    if conn.execute("SELECT 1 FROM recording").fetchone():
-        return []
-    return ["no recording is in it: if it was copied without its -wal, copy it with ctk snapshot"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a file holds; times are RFC 3339 UTC."""
+
+    since: str | None
+    until: str | None
+    bytes: int
+    nodes: tuple[str, ...]
+    recordings: tuple[DescribedRecording, ...]
+    gaps: tuple[GapsOfKind, ...]
+    gaps_in_words: str | None
+    endpoints: tuple[EndpointsOfKind, ...]
+    levels: tuple[DescribedLevel, ...]
+    tables: tuple[DescribedTable, ...]
+    caveats: tuple[Caveat, ...]
 
 
-def lacks(
-    conn: sqlite3.Connection, filters: Filters, reach: tuple[int, int] | None = None
-) -> list[str]:
+def describe(conn: sqlite3.Connection) -> Description:
     """
-    Say in a line each what the flows of a span lack: what was lost, and what was pruned.
+    Give what the file holds: its span, nodes, recordings, gaps, endpoints, levels and tables.
 
-    `reach` is when the first and the last flow started, where --first or --last cut the span.
+    Sizes come from a look at every page: 0.2 s for ten million flows.
     """
-    if reach is not None and filters.last is not None:
-        filters = replace(filters, since_ns=reach[0])
-    if reach is not None and filters.first is not None:
-        filters = replace(filters, until_ns=reach[1] + 1)
-    said = without_recording(conn) + _gaps_of(conn, filters)
-    levels = held(conn)
-    pruned_ns = levels[0].pruned_ns
-    span = clip(conn, levels, filters.since_ns, filters.until_ns)
-    if span is not None and span[0] < pruned_ns:
-        said.append(f"flows before {_short(pruned_ns)} were pruned: only rollups hold them")
-    return said
-
-
-def caveats_of_top(conn: sqlite3.Connection, filters: Filters, ranked: Ranking) -> list[str]:
-    """Say in a line each what a ranking lacks, or counts beyond what was asked."""
-    if ranked.one_by_one:
-        return lacks(conn, filters)
-    said = without_recording(conn) + _gaps_of(conn, filters)
-    if ranked.widened:
-        since, until = map(_short, ranked.widened)
-        said.append(f"counted from {since} to {until}: finer rows were pruned")
-    if ranked.folded:
-        said.append("some external addresses, each with little, are counted together as 'other'")
-    return said
-
-
-def _short(time_ns: int) -> str:
-    return format_time(time_ns).replace(".000000000", "")
+    with one_moment(conn):
+        levels = held(conn)
+        span = _span(conn, levels)
+        tables = _tables(conn)
+        return Description(
+            since=format_time(span[0]) if span else None,
+            until=format_time(span[1]) if span else None,
+            bytes=_pragma(conn, "page_count") * _pragma(conn, "page_size"),
+            nodes=tuple(
+                node for (node,) in conn.execute("SELECT DISTINCT node FROM recorder ORDER BY node")
+            ),
+            recordings=tuple(
+                DescribedRecording(*row)
+                for row in conn.execute(
+                    "SELECT node, started_at, committed_at, ended_at, version, source, events,"
+                    " lost, malformed FROM recordings ORDER BY started_ns"
+                )
+            ),
+            gaps=tuple(
+                GapsOfKind(*row)
+                for row in conn.execute(
+                    "SELECT kind, COUNT(*), SUM(lost), SUM(ended_ns - started_ns) FROM gap"
+                    " GROUP BY kind ORDER BY kind"
+                )
+            ),
+            gaps_in_words=gaps_in_words(gaps_of(conn)),
+            endpoints=tuple(
+                EndpointsOfKind(*row)
+                for row in conn.execute(
+                    "SELECT kind, COUNT(*) FROM endpoint WHERE id > 0 GROUP BY kind ORDER BY kind"
+                )
+            ),
+            levels=tuple(_level(conn, level, tables) for level in levels),
+            tables=tables,
+            caveats=tuple(nothing_recorded(conn)),
+        )
 
 
 def first_recording(conn: sqlite3.Connection) -> str:
@@ -110,53 +128,6 @@ def first_recording(conn: sqlite3.Connection) -> str:
     sql = "SELECT node || ' ' || started_at FROM recordings ORDER BY id LIMIT 1"
     found = conn.execute(sql).fetchone()
     return str(found[0]) if found else ""
-
-
-def describe(conn: sqlite3.Connection) -> dict[str, Any]:
-    """
-    Give what the file holds: its span, nodes, recordings, gaps, endpoints, levels and tables.
-
-    Sizes come from a look at every page: 0.2 s for ten million flows.
-    """
-    levels = held(conn)
-    span = _span(conn, levels)
-    tables = _tables(conn)
-    rows = {table["table"]: table["rows"] for table in tables}
-    (pages,) = conn.execute("PRAGMA page_count").fetchone()
-    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
-    return {
-        "since": format_time(span[0]) if span else None,
-        "until": format_time(span[1]) if span else None,
-        "bytes": pages * page_bytes,
-        "nodes": [node for (node,) in conn.execute("SELECT node FROM recorder ORDER BY node")],
-        "recordings": _dicts(
-            conn,
-            "SELECT node, started_at, committed_at, ended_at, version, source, events, lost,"
-            " malformed FROM recordings ORDER BY started_ns",
-        ),
-        "gaps": _dicts(
-            conn,
-            "SELECT kind, COUNT(*) AS gaps, SUM(lost) AS lost, SUM(ended_ns - started_ns) AS"
-            " lasted_ns FROM gap GROUP BY kind ORDER BY kind",
-        ),
-        "gaps_in_words": gaps_in_words(gaps(conn)),
-        "endpoints": _dicts(
-            conn,
-            "SELECT kind, COUNT(*) AS endpoints FROM endpoint WHERE id > 0 GROUP BY kind"
-            " ORDER BY kind",
-        ),
-        "levels": [
-            {
-                "level": level.name,
-                "rows": rows[level.table],
-                "since": _time(conn, f"SELECT MIN(started_ns) FROM {level.table}"),
-                "folded_until": _time(conn, "SELECT folded_ns FROM level WHERE name = ?", level),
-                "pruned_until": _time(conn, "SELECT pruned_ns FROM level WHERE name = ?", level),
-            }
-            for level in levels
-        ],
-        "tables": tables,
-    }
 
 
 def _span(conn: sqlite3.Connection, levels: Sequence[Held]) -> tuple[int, int] | None:
@@ -170,18 +141,21 @@ def _span(conn: sqlite3.Connection, levels: Sequence[Held]) -> tuple[int, int] |
     return (first or whole)[0], (last or whole)[1]
 
 
-def _dicts(conn: sqlite3.Connection, sql: str) -> list[dict[str, Any]]:
-    cursor = conn.execute(sql)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+def _level(
+    conn: sqlite3.Connection, level: Held, tables: Sequence[DescribedTable]
+) -> DescribedLevel:
+    (since_ns,) = conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()
+    folded_ns, pruned_ns = conn.execute(
+        "SELECT folded_ns, pruned_ns FROM level WHERE name = ?", (level.name,)
+    ).fetchone()
+    (rows,) = (table.rows for table in tables if table.table == level.table)
+    since, folded, pruned = (
+        None if at_ns is None else format_time(at_ns) for at_ns in (since_ns, folded_ns, pruned_ns)
+    )
+    return DescribedLevel(level.name, rows, since, folded, pruned)
 
 
-def _time(conn: sqlite3.Connection, sql: str, level: Held | None = None) -> str | None:
-    (time_ns,) = conn.execute(sql, (level.name,) if level else ()).fetchone()
-    return None if time_ns is None else format_time(time_ns)
-
-
-def _tables(conn: sqlite3.Connection) -> list[dict[str, Any]]:
+def _tables(conn: sqlite3.Connection) -> tuple[DescribedTable, ...]:
     """Count the rows of each table, and its bytes with those of its indexes."""
     trees = conn.execute(
         "SELECT tbl_name, name FROM sqlite_schema WHERE rootpage > 0 ORDER BY rootpage"
@@ -190,24 +164,23 @@ def _tables(conn: sqlite3.Connection) -> list[dict[str, Any]]:
     try:
         for table, name in trees:
             if name != "flow":
-                sizes[table] = sizes.get(table, 0) + _pages(conn, name)
+                sizes[table] = sizes.get(table, 0) + _tree_bytes(conn, name)
         # What all others leave of the file: to look at its pages too would double the time.
-        sizes["flow"] = _used_bytes(conn) - sum(sizes.values()) - _pages(conn, "sqlite_schema")
+        others = sum(sizes.values()) + _tree_bytes(conn, "sqlite_schema")
+        sizes["flow"] = _used_bytes(conn) - others
     except sqlite3.OperationalError as error:
         if "dbstat" not in str(error):  # a SQLite that was built without it
             raise
-    return [
-        {
-            "table": table,
-            "rows": conn.execute(f'SELECT COUNT(*) FROM "{table}"').fetchone()[0],
-            "bytes": sizes.get(table),
-        }
+    return tuple(
+        DescribedTable(
+            table, conn.execute(f'SELECT COUNT(*) FROM "{table}"').fetchone()[0], sizes.get(table)
+        )
         for table in dict.fromkeys(table for table, _ in trees)
         if not table.startswith(("sqlite_", "_"))
-    ]
+    )
 
 
-def _pages(conn: sqlite3.Connection, name: str) -> int:
+def _tree_bytes(conn: sqlite3.Connection, name: str) -> int:
     sql = "SELECT pgsize FROM dbstat WHERE aggregate = TRUE AND name = ?"
     found = conn.execute(sql, (name,)).fetchone()
     return int(found[0]) if found else 0
@@ -215,9 +188,12 @@ def _pages(conn: sqlite3.Connection, name: str) -> int:
 
 def _used_bytes(conn: sqlite3.Connection) -> int:
     pages, page_bytes, free, vacuums = (
-        conn.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_count", "page_size", "freelist_count", "auto_vacuum")
+        _pragma(conn, name) for name in ("page_count", "page_size", "freelist_count", "auto_vacuum")
     )
-    # Then each page of 5-byte pointers is followed by the pages it points to.
+    # With auto_vacuum each page of 5-byte pointers is followed by the pages it points to.
     pointers = -(-(pages - 1) // (page_bytes // 5 + 1)) if vacuums else 0
-    return int(page_bytes * (pages - free - pointers))
+    return page_bytes * (pages - free - pointers)
+
+
+def _pragma(conn: sqlite3.Connection, name: str) -> int:
+    return int(conn.execute(f"PRAGMA {name}").fetchone()[0])

@@ -1,170 +1,95 @@
-"""
-Flows from a ctk file, oldest first.
+"""The flows that fit a question, oldest first."""
 
-A question about names becomes a set of edges first, and the rollups say where those have flows,
-so that what is rare is found without an index on ten million rows.
-"""
-
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
 
-from ctk.ask.selectors import both, edge_condition, folded_condition, row_condition, settle
-from ctk.ask.spans import clip, held, holding
+from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of_span, pruned_of_span
+from ctk.ask.connection import Connect, one_moment
+from ctk.ask.pages import PAGE_ROWS, Pages, Position, Row
 from ctk.model import Filters
-from ctk.store.columns import FLOW_COLUMNS, JOINS, FlowRecord, flow_sql
+from ctk.store.columns import FlowRecord
 from ctk.timespan import FOREVER_NS, SECOND
 
-# With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
-_FEW_EDGES = 2_000
 
-# What a row is read as: a text of a time is made here, since most share their second.
-_STORED = {key: sql for key, sql in flow_sql().items() if FLOW_COLUMNS[key].time_of is None}
-_RECORD = ", ".join(_STORED.values())
-_JOINS = " ".join(JOINS.values())
-
-
-class Place(NamedTuple):
-    """Up to where a reader of flows is: the last one it had, by time and among the late ones."""
-
-    started_ns: int
-    number: int  # tells flows of one nanosecond apart
-    late_id: int  # in late_flow: of those written after flows that start later
-
-
-BEFORE_ALL = Place(-1, 0, 0)
-
-
-def flows(conn: sqlite3.Connection, filters: Filters) -> Iterator[FlowRecord]:
+class Flows(Iterator[FlowRecord]):
     """
-    Yield the flows that fit, oldest first, as of one moment.
+    The flows that fit, oldest first: read as they are asked for, and once.
 
-    The first comes at once, unless only the last ones are asked for.
+    They are those in the file when the first of them is asked for. Between two of them the file
+    is not held: a recorder goes on, and what it prunes meanwhile is a caveat.
     """
-    with one_moment(conn):
-        rows: Iterable[_Row] = _rows(conn, filters, None)
-        if filters.last is not None:
-            rows = reversed(list(rows))
-        for row in rows:
-            yield _record(row)
 
+    def __init__(
+        self,
+        connect: Connect,
+        filters: Filters,
+        after: Position | None = None,
+        page_rows: int = PAGE_ROWS,
+    ) -> None:
+        """Ask for the flows that fit; with `after`, for those that a reader up to there had not."""
+        self._page_rows = page_rows
+        self._connect = connect
+        self._filters = filters
+        self._after = after
+        self._pages: Pages | None = None
+        self._row: Row | None = None
+        self._reach: tuple[int, int] | None = None  # when the first and the last one started
+        self._records = self._read()
 
-def flows_after(
-    conn: sqlite3.Connection, filters: Filters, after: Place
-) -> Iterator[tuple[Place, FlowRecord]]:
-    """
-    Yield the flows that an earlier reader, which stopped at `after`, has not had: late ones first.
+    def __iter__(self) -> "Flows":
+        return self
 
-    Each comes with the place where a reader is that had it.
-    """
-    with one_moment(conn):
-        left = filters.first
-        for late_id, *late in _late_rows(conn, filters, after):
-            yield after._replace(late_id=late_id), _record(late)
-            left = None if left is None else left - 1
-        (late_id,) = conn.execute("SELECT COALESCE(MAX(id), 0) FROM late_flow").fetchone()
-        for row in _rows(conn, replace(filters, first=left), after):
-            yield Place(row[1], row[0], late_id), _record(row)
+    def __next__(self) -> FlowRecord:
+        return next(self._records)
 
+    def close(self) -> None:
+        """End here: there are no more flows."""
+        self._records.close()
 
-_Row = Sequence[Any]  # the number, then what _RECORD selects
+    @property
+    def position(self) -> Position | None:
+        """Where a reader is that has had the flows given so far, for `after`; None at the start."""
+        if self._pages is None or self._row is None:
+            return self._after
+        return self._pages.position(self._row)
 
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """
+        What the flows lack: what was lost, and what was pruned.
 
-def _record(row: _Row) -> FlowRecord:
-    _, started_ns, ended_ns, *rest = row
-    return FlowRecord(_text(started_ns), _text(ended_ns), started_ns, ended_ns, *rest)
+        Before the first flow these are the caveats of the span that was asked for. After the last
+        one they are complete: with what was pruned meanwhile, and of the span that was read where
+        `first` or `last` cut it.
+        """
+        since_ns, until_ns = self._filters.since_ns, self._filters.until_ns
+        if self._reach is not None and self._filters.last is not None:
+            since_ns = self._reach[0]
+        if self._reach is not None and self._filters.first is not None:
+            until_ns = self._reach[1] + 1
+        if self._after is not None:  # the reader before this one was told of what was before
+            since_ns = max(self._after.started_ns, since_ns or 0)
+        pages = self._pages
+        pruned_ns = None if pages is None else pages.pruned_ns
+        with self._connect() as conn, one_moment(conn):
+            found = list(caveats_of_span(conn, since_ns, until_ns))
+            found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
+        if pages is not None and pages.missed is not None:
+            found.append(PrunedMeanwhile(*pages.missed))
+        return tuple(found)
 
-
-def _conditions(conn: sqlite3.Connection, filters: Filters) -> tuple[list[str], Sequence[Any]]:
-    """What a row must be to fit, of a span that is bound first; and what is bound after it."""
-    conditions = ["f.started_ns >= ? AND f.started_ns < ?"]
-    if fits := edge_condition(filters.terms):
-        settle(conn, "fitting", fits)
-        conditions.append("f.edge_id IN (SELECT id FROM temp.fitting)")
-    row = row_condition(filters.terms)
-    if row:
-        conditions.append(row.sql)
-    return conditions, row.values if row else ()
-
-
-def _late_rows(conn: sqlite3.Connection, filters: Filters, after: Place) -> Iterable[_Row]:
-    conditions, values = _conditions(conn, filters)
-    sql = f"""
-        SELECT late_flow.id, f.n, {_RECORD} FROM late_flow
-        CROSS JOIN flow AS f ON f.started_ns = late_flow.started_ns AND f.n = late_flow.n
-        CROSS JOIN edge ON edge.id = f.edge_id
-        {_JOINS}
-        WHERE {both(conditions)} AND late_flow.id > ? AND (f.started_ns, f.n) <= (?, ?)
-        ORDER BY late_flow.id LIMIT ?
-    """
-    since_ns = -FOREVER_NS if filters.since_ns is None else filters.since_ns
-    until_ns = FOREVER_NS if filters.until_ns is None else filters.until_ns
-    place = (after.late_id, after.started_ns, after.number)
-    limit = -1 if filters.first is None else filters.first
-    return conn.execute(sql, (since_ns, until_ns, *values, *place, limit))
-
-
-def _rows(conn: sqlite3.Connection, filters: Filters, after: Place | None) -> Iterator[_Row]:
-    newest_first = filters.last is not None
-    left = filters.last if newest_first else filters.first
-    since_ns = filters.since_ns
-    if after is not None:
-        since_ns = max(after.started_ns, after.started_ns if since_ns is None else since_ns)
-    levels = held(conn)
-    span = clip(conn, levels[:1], since_ns, filters.until_ns)
-    if span is None or left == 0:
-        return
-    conditions, values = _conditions(conn, filters)
-    if after is not None:
-        conditions.append("(f.started_ns, f.n) > (?, ?)")
-    order = "DESC" if newest_first else "ASC"
-    sql = f"""
-        SELECT f.n, {_RECORD} FROM flow AS f CROSS JOIN edge ON edge.id = f.edge_id
-        {_JOINS}
-        WHERE {both(conditions)} ORDER BY f.started_ns {order}, f.n {order} LIMIT ?
-    """
-    bound = (*values, *(after[:2] if after else ()))
-    parts: Iterable[tuple[int, int]] = [span]
-    if condition := _rollup_condition(conn, filters):
-        parts = holding(conn, levels, span, condition, newest_first=newest_first)
-    for part in parts:
-        for found in conn.execute(sql, (*part, *bound, -1 if left is None else left)):
-            yield found
-            if left is not None:
-                left -= 1
-        if left == 0:
-            return
-
-
-def _rollup_condition(conn: sqlite3.Connection, filters: Filters) -> str | None:
-    """Give what a bucket's row must be where flows that fit may be in it; None if all may be."""
-    conditions = []
-    if possible := folded_condition(filters.terms):
-        few = settle(conn, "possible", possible) <= _FEW_EDGES
-        # The plus keeps the edge out of the primary key's lookup.
-        conditions.append(f"{'' if few else '+'}edge_id IN (SELECT id FROM temp.possible)")
-    if any(term.field == "failed" and not term.negated for term in filters.terms):
-        conditions.append("(unreplied > 0 OR refused > 0)")
-    return both(conditions) if conditions else None
-
-
-@contextmanager
-def one_moment(conn: sqlite3.Connection) -> Iterator[None]:
-    """Read the file as it is now, whatever is committed meanwhile."""
-    if conn.in_transaction:
-        yield
-        return
-    conn.execute("BEGIN")
-    try:
-        yield
-    finally:
-        # A reader that is left behind half read may outlive its connection.
-        with suppress(sqlite3.ProgrammingError):
-            conn.execute("ROLLBACK")
+    def _read(self) -> Generator[FlowRecord, None, None]:
+        with self._connect() as conn:
+            self._pages = Pages(conn, self._filters, self._after, self._page_rows)
+            first_ns, last_ns = FOREVER_NS, -FOREVER_NS
+            for row in self._pages.rows():
+                _, _, started_ns, ended_ns, *rest = row
+                # Only what was written late is out of order.
+                first_ns = started_ns if started_ns < first_ns else first_ns
+                last_ns = started_ns if started_ns > last_ns else last_ns
+                self._row, self._reach = row, (first_ns, last_ns)
+                yield FlowRecord(_text(started_ns), _text(ended_ns), started_ns, ended_ns, *rest)
 
 
 def _text(time_ns: int) -> str:

@@ -6,7 +6,6 @@ flow is read. Only `--failed` and `--from-port` are conditions on rows.
 """
 
 import re
-import sqlite3
 from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import Literal, NamedTuple, assert_never, get_args
@@ -63,18 +62,6 @@ def folded_condition(terms: Iterable[Term]) -> Condition | None:
     rest = edge_condition(kept)
     folded = Condition("edge.id < 0")
     return _or([exact, _join(" AND ", [folded, rest]) if rest else folded])
-
-
-def settle(conn: sqlite3.Connection, name: str, condition: Condition) -> int:
-    """Fill the temporary table `name` with the ids of the edges that fit; give their number."""
-    conn.execute("PRAGMA query_only = OFF")  # for this; the file itself is opened read-only
-    try:
-        conn.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (id INTEGER PRIMARY KEY)")
-        conn.execute(f"DELETE FROM temp.{name}")
-        sql = f"INSERT INTO temp.{name} SELECT id FROM edge WHERE {condition.sql}"
-        return conn.execute(sql, condition.values).rowcount
-    finally:
-        conn.execute("PRAGMA query_only = ON")
 
 
 def both(conditions: Iterable[str]) -> str:

@@ -1,11 +1,12 @@
 """
-The command line: a group that imports a command when it is asked for, and the one place that
-shows an error.
+The command line: a group that imports a command when it is called, and the one place that shows
+an error.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -27,10 +28,16 @@ COMMANDS: dict[str, str] = {
 # What a shell reports for a program that SIGINT or SIGPIPE ended.
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+DEFECT = 70  # EX_SOFTWARE of sysexits.h: ctk itself failed where it should not
 
 
 class Commands(click.Group):
-    """The commands of `COMMANDS`; a failure is `Error:` and `Try:` on stderr, never a traceback."""
+    """
+    The commands of `COMMANDS`.
+
+    A failure is `Error:` and `Try:` on stderr. A traceback comes before them only where the
+    failure is a defect of ctk.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of the help, not of the alphabet."""
@@ -61,18 +68,18 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that went away (`| head`) ends it quietly."""
+        """Run the command; where its reader went away (`| head`), exit without a word."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # What is still buffered has nowhere to go, and must not fail again at exit.
+            # Python flushes standard output at exit, and what is buffered would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
         return result
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
-        """Run, and exit with what the error says."""
+        """Run, and exit with 0 or the code of the error that was shown."""
         extra["standalone_mode"] = False
         _open_what_is_closed()
         try:
@@ -86,24 +93,24 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
         except CtkError as error:
             sys.exit(_show(error))
-        except Exception as error:
-            if "CTK_TRACEBACK" in os.environ:
-                raise
-            sys.exit(_show(_unexpected(error)))
+        except Exception as error:  # noqa: BLE001 - a defect is told, not hidden
+            sys.exit(_show(_known(error) or _defect(error)))
 
 
 def _open_what_is_closed() -> None:
-    """Let no file that is opened later become standard output (`>&-`)."""
+    """Open a standard stream that is closed (`>&-`), lest a file opened later take its place."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest descriptor that is free is the missing one's.
+            # The kernel gives the lowest free descriptor, which is that of the closed stream.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _show(error: CtkError) -> int:
-    click.echo(f"Error: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"Try: {error.hint}", err=True)
+    """Print the error, and return its exit code."""
+    with suppress(OSError):  # nobody reads: its terminal was hung up
+        click.echo(f"Error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"Try: {error.hint}", err=True)
     return error.exit_code
 
 
@@ -120,18 +127,29 @@ def _from_click(error: click.ClickException) -> CtkError:
     return shown
 
 
-def _unexpected(error: Exception) -> CtkError:
-    # Only who has used SQLite can have met its errors: importing it here would cost the others.
+def _known(error: Exception) -> CtkError | None:
+    """Give the sentence for a failure of the system or of SQLite; None for any other."""
+    # Importing sqlite3 takes 5 ms, and without it there is no error of SQLite.
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is not None and isinstance(error, sqlite3.Error):
         return _from_sqlite(str(error))
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return CtkError(f"{where}{error.strerror}")
-    return CtkError(
+    return None
+
+
+def _defect(error: Exception) -> CtkError:
+    """Log the traceback of a defect in ctk, and give the sentence for it."""
+    import logging
+
+    logging.getLogger("ctk").critical("a defect in ctk", exc_info=error)
+    shown = CtkError(
         f"ctk failed where it should not: {type(error).__name__}: {error}",
-        hint="run it again with CTK_TRACEBACK=1, and report what it prints",
+        hint="report it, with the traceback above",
     )
+    shown.exit_code = DEFECT
+    return shown
 
 
 def _from_sqlite(message: str) -> CtkError:

@@ -16,7 +16,7 @@ from ctk.render.tables import Output
 @click.option(
     "--listen",
     type=click.FloatRange(min=0),
-    default=3.0,
+    default=6.0,  # a meter that zeroes counters every 5 s is seen
     show_default=True,
     metavar="SECONDS",
     help="How long to wait for events.",

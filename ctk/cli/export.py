@@ -2,23 +2,24 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from ctk.ask import describe
-from ctk.ask import flows as read
+import ctk
+from ctk.ask.flows import Flows
+from ctk.ask.keywords import flags_of
+from ctk.ask.pages import BEFORE_ALL, Position
 from ctk.cli.options import (
     FilterCommand,
-    as_flags,
     db_argument,
     filter_options,
     parse_count,
     parse_size,
+    print_caveats,
     refuse_one_file_twice,
     remark,
 )
@@ -29,7 +30,6 @@ from ctk.render import tables as render
 from ctk.render.cursor import Cursor
 from ctk.render.rotate import RotatingFile, cannot_write
 from ctk.render.tables import Output
-from ctk.store import connect
 from ctk.store.columns import FLOW_KEYS, FlowRecord
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -82,19 +82,17 @@ def export(
     if cursor is not None and filters.last is not None:
         raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
     refuse_one_file_twice(db, {"--output": output})
-    with connect.reader(db) as conn, read.one_moment(conn):
-        place = _Place(db, output, cursor, describe.first_recording(conn), as_flags(filters))
-        before_ns = place.after.started_ns
-        records = read.flows_after(conn, filters, place.after)
+    with ctk.open(db) as recording:
+        went = _Export(db, output, cursor, recording.identity(), flags_of(filters))
+        flows = recording.flows(filters, after=went.after)
         if form == "json":
             with _opened(output) as out:
-                found = (record for _, record in records)
-                render.rows(FLOW_KEYS, found, Output(format="json"), out)
+                render.rows(FLOW_KEYS, flows, Output(format="json"), out)
         else:
             encode = eventlog.log_line if form == "log" else render.encoder(form, FLOW_KEYS)
             header = b"" if form == "log" else render.header(form, FLOW_KEYS)
             if output is None:
-                _to_stdout(records, encode, header, place)
+                _to_stdout(flows, encode, header, went)
             else:
                 with RotatingFile(
                     output,
@@ -102,20 +100,17 @@ def export(
                     keep=keep,
                     compress=compress,
                     header=header,
-                    start_bytes=place.output_bytes,
-                    on_size=place.keep,
+                    start_bytes=went.output_bytes,
+                    on_size=went.keep,
                 ) as file:
-                    place.keep(file.size)
-                    place.write(records, encode, file.write)
-                    place.keep(file.size)
-        if before_ns >= 0:  # what was lacking before was told then
-            filters = replace(filters, since_ns=max(before_ns, filters.since_ns or 0))
-        for line in describe.lacks(conn, filters, place.reach):
-            remark(line)
+                    went.keep(file.size)
+                    went.write(flows, encode, file.write)
+                    went.keep(file.size)
+        print_caveats(flows.caveats)
 
 
-class _Place:
-    """Where the export is, and, with a cursor, where the last one by that name stopped."""
+class _Export:
+    """How far an export is, and, with a cursor, where the last one by that name stopped."""
 
     def __init__(
         self, db: Path, output: Path | None, name: str | None, recording: str, flags: str
@@ -124,61 +119,60 @@ class _Place:
         self._path = beside.with_name(f"{beside.name}.{name}.cursor") if name else None
         self._recording = recording
         self._flags = flags
-        self.after = read.BEFORE_ALL
-        self.reach: tuple[int, int] | None = None  # when the first and the last one started
+        self.after: Position | None = None
         # A file that goes on is cut where the last export knew to be; else it starts anew.
         self.output_bytes: int | None = None if name else 0
         last = Cursor.load(self._path) if self._path else None
-        self.is_new = last is None or last.recording != recording
-        if last is not None and last.recording == recording:
+        # A file without a recording may have got its first one since.
+        goes_on = last is not None and last.recording in ("", recording)
+        self.is_new = not goes_on
+        if last is not None and goes_on:
             if last.filters != flags:
                 raise UsageError(
                     f"the cursor {self._path} goes by {last.filters or 'no filter'}: by another it"
                     " would skip flows for good",
                     hint="give the same filters, or another --cursor",
                 )
-            self.after = read.Place(last.started_ns, last.number, last.late_id)
+            self.after = Position(last.started_ns, last.number, last.late_id)
             self.output_bytes = last.output_bytes
         elif last is not None:
             remark(f"{db} is another file than the one {self._path} was kept for: read anew")
 
     def write(
         self,
-        records: Iterable[tuple[read.Place, FlowRecord]],
+        flows: Flows,
         encode: Callable[[FlowRecord], bytes],
         write: Callable[[bytes], object],
     ) -> None:
-        """Write records, a line each."""
-        for place, record in records:
-            write(encode(record))
-            self.after = place
-            first_ns, last_ns = self.reach or (record.started_ns, record.started_ns)
-            self.reach = (min(first_ns, record.started_ns), max(last_ns, record.started_ns))
+        """Write flows, a line each; what is kept from then on is that they are written."""
+        for flow in flows:
+            write(encode(flow))
+            self.after = flows.position
 
     def keep(self, output_bytes: int) -> None:
         """Keep for the next export by this name what is written by now."""
         if self._path is not None:
             Cursor(
                 recording=self._recording,
-                **self.after._asdict(),
+                **(self.after or BEFORE_ALL)._asdict(),
                 filters=self._flags,
                 output_bytes=output_bytes,
             ).save(self._path)
 
 
 def _to_stdout(
-    records: Iterable[tuple[read.Place, FlowRecord]],
+    flows: Flows,
     encode: Callable[[FlowRecord], bytes],
     header: bytes,
-    place: _Place,
+    went: _Export,
 ) -> None:
     out = sys.stdout.buffer
-    place.keep(0)  # where that cannot be, nothing is to go out
-    if place.is_new:
+    went.keep(0)  # where that cannot be, nothing is to go out
+    if went.is_new:
         out.write(header)
-    place.write(records, encode, lambda line: out.write(line + b"\n"))
+    went.write(flows, encode, lambda line: out.write(line + b"\n"))
     out.flush()
-    place.keep(0)
+    went.keep(0)
 
 
 def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import click
 
-from ctk.ask import describe
-from ctk.cli.options import db_argument, output_options, remark
+import ctk
+from ctk.cli.options import db_argument, output_options, print_caveats, remark
 from ctk.render import tables as render
 from ctk.render.tables import Output
-from ctk.store import connect
 
 
 @click.command(short_help="Say what DB holds.")
@@ -23,12 +22,14 @@ def info(db: Path, gaps: bool, output: Output) -> None:
     A level is folded until the last bucket that is finished, and pruned until the first that is
     kept.
     """
-    with connect.reader(db) as conn:
+    with ctk.open(db) as recording:
         if gaps:
-            written = render.gaps(describe.gaps(conn), output, sys.stdout.buffer)
-            if not written and output.format == "table":
+            found = recording.gaps()
+            render.gaps(found, output, sys.stdout.buffer)
+            if not found and output.format == "table":
                 remark("no gaps")
+            print_caveats(found.caveats)
         else:
-            render.description(describe.describe(conn), output, sys.stdout.buffer)
-        for line in describe.without_recording(conn):
-            remark(line)
+            description = recording.describe()
+            render.description(description, output, sys.stdout.buffer)
+            print_caveats(description.caveats)

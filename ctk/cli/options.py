@@ -8,16 +8,16 @@ import functools
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
+from ctk.ask.caveats import Caveat
+from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
 from ctk.errors import UsageError
-from ctk.model import Field, Filters, Kind, Side, Term
 from ctk.render.tables import Format, Output
-from ctk.timespan import parse_time
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,10 +39,6 @@ def parse_count(text: str | int) -> int:
     if not str(text).isdecimal():
         raise UsageError(f"{text!r} is not a number", hint="write it as 50")
     return int(text)
-
-
-def _time_from_now(text: str) -> int:
-    return parse_time(text, time.time_ns())
 
 
 # More rows than these of a table on a terminal are not read by anybody.
@@ -90,40 +86,6 @@ def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
         taken[whole] = flag
 
 
-class _Flag(NamedTuple):
-    """One filter flag in its plain form, and the sides it can be asked about."""
-
-    name: Field
-    metavar: str | None
-    help: str
-    sides: Sequence[Side] = ("any", "from", "to")
-
-
-_FLAGS = (
-    _Flag("namespace", "NAME", "Pods of a namespace."),
-    _Flag("pod", "[NS/]NAME", "A pod; web-* for all that start so."),
-    _Flag("workload", "[NS/]NAME", "Pods of a Deployment, DaemonSet, CronJob, ..."),
-    _Flag("service", "[NS/]NAME", "What was dialled by this service.", ("any", "to")),
-    _Flag("label", "SELECTOR", "A Kubernetes selector: 'app=web,tier in (a,b),!old'."),
-    _Flag("node", "NAME", "A node, and the pods on it."),
-    _Flag("kind", "|".join(get_args(Kind)), "What an address belongs to."),
-    _Flag("ip", "ADDRESS|CIDR", "An address: who dialled, was dialled or answered."),
-    _Flag("port", "PORT", "The port dialled or answered on; --from-port: the source's."),
-    _Flag("protocol", "NAME", "tcp, udp, icmp, ... or the number.", ("any",)),
-    _Flag("failed", None, "Only what was refused or got no reply.", ("any",)),
-)
-
-
-def _long_name(flag: _Flag, side: Side) -> str:
-    return flag.name if side == "any" else f"{side}-{flag.name}"
-
-
-# Every filter flag but --not, by its long name: "pod", "from-pod", "to-pod", ...
-_FILTERS: dict[str, tuple[_Flag, Side]] = {
-    _long_name(flag, side): (flag, side) for flag in _FLAGS for side in flag.sides
-}
-
-
 class FilterCommand(click.Command):
     """
     A command with filters.
@@ -168,11 +130,16 @@ def _join_not(args: list[str]) -> list[str]:
         negated = next(remaining, "")
         if negated.startswith("-n"):
             joined += ["--not-namespace", *([negated[2:]] if negated != "-n" else [])]
-        elif negated[:2] == "--" and negated[2:].partition("=")[0] in _FILTERS:
+        elif negated[:2] == "--" and _is_filter(negated[2:].partition("=")[0]):
             joined.append(f"--not-{negated[2:]}")
         else:
             raise UsageError("--not needs a filter behind it", hint="--not --pod NAME")
     return joined
+
+
+def _is_filter(long_name: str) -> bool:
+    name = long_name.replace("-", "_")
+    return name in NAMES and not NAMES[name].negated
 
 
 def filter_options(command: F) -> F:
@@ -180,62 +147,34 @@ def filter_options(command: F) -> F:
 
     @functools.wraps(command)
     def collect(**given: Any) -> Any:
-        span = {name: given.pop(f"filter_{name}") for name in ("since_ns", "until_ns")}
-        ends = {name: given.pop(f"filter_{name}") for name in ("first", "last")}
-        terms = []
-        for long_name, (flag, side) in _FILTERS.items():
-            for negated in (False, True):
-                if values := given.pop(_param_name(long_name, negated)):
-                    if flag.metavar and "" in values:
-                        raise UsageError(
-                            f"--{long_name} is empty", hint=f"give it a {flag.metavar}"
-                        )
-                    texts = tuple(values) if flag.metavar else ()
-                    terms.append(Term(flag.name, side, texts, negated))
-        if None not in ends.values():
-            raise UsageError("--first and --last exclude each other", hint="give one of them")
-        if None not in span.values() and span["since_ns"] > span["until_ns"]:
-            raise UsageError("--since is later than --until", hint="--since 2h --until 1h")
-        return command(filters=Filters(**span, **ends, terms=tuple(terms)), **given)
+        asked = {name: given.pop(f"filter_{name}") for name in (*SPAN, *NAMES)}
+        given_flags = {name: value for name, value in asked.items() if value != ()}
+        filters = filters_of(given_flags, now_ns=time.time_ns(), spelled=as_flag)
+        return command(filters=filters, **given)
 
     for option in reversed(_filter_params()):
         collect = option(collect)
     return collect  # type: ignore[return-value]
 
 
-def as_flags(filters: Filters) -> str:
-    """The terms of a filter as they would be given; not the span, which may move on."""
-    words = []
-    for term in filters.terms:
-        name = f"--{term.field}" if term.side == "any" else f"--{term.side}-{term.field}"
-        flag = f"--not {name}" if term.negated else name
-        words += [f"{flag} {value}" for value in term.values] or [flag]
-    return " ".join(words)
-
-
-def _param_name(long_name: str, negated: bool) -> str:
-    return f"filter_{'not' if negated else 'is'}_{long_name.replace('-', '_')}"
-
-
 def _filter_params() -> list[Callable[[Any], Any]]:
-    moment: dict[str, Any] = {"type": _time_from_now, "metavar": "AGE|TIME"}
     number: dict[str, Any] = {"type": parse_count, "metavar": "N"}
+    moment = "AGE|TIME"
     params = [
-        click.option("--since", "filter_since_ns", **moment, help="From then on: 15m, 2h, 7d."),
-        click.option("--until", "filter_until_ns", **moment, help="Before then: an age or time."),
+        click.option("--since", "filter_since", metavar=moment, help="From then on: 15m, 2h, 7d."),
+        click.option(
+            "--until", "filter_until", metavar=moment, help="Before then: an age or time."
+        ),
         click.option("--last", "filter_last", **number, help="Only the last N."),
         click.option("--first", "filter_first", **number, help="Only the first N."),
     ]
-    for long_name, (flag, side) in _FILTERS.items():
-        for negated in (False, True):
-            names = [f"--{'not-' if negated else ''}{long_name}", _param_name(long_name, negated)]
-            if long_name == "namespace" and not negated:
-                names.append("-n")
-            kind: dict[str, Any] = {"is_flag": True}
-            if flag.metavar:
-                kind = {"multiple": True, "metavar": flag.metavar}
-            hidden = negated or side != "any"
-            params.append(click.option(*names, **kind, help=flag.help, hidden=hidden))
+    for name, (field, side, negated) in NAMES.items():
+        names = [as_flag(name), f"filter_{name}", *(["-n"] if name == "namespace" else [])]
+        kind: dict[str, Any] = {"is_flag": True}
+        if field.form is not None:
+            kind = {"multiple": True, "metavar": field.form}
+        hidden = negated or side != "any"
+        params.append(click.option(*names, **kind, help=field.help, hidden=hidden))
     text = "Negate the filter behind it: --not --pod web-1."
     params.append(click.option("--not", "filter_not", is_flag=True, expose_value=False, help=text))
     return params
@@ -262,5 +201,11 @@ def output_options(command: F) -> F:
 
 
 def remark(text: str) -> None:
-    """Say on stderr what an answer lacks, in a line."""
+    """Say something about an answer on stderr, in a line."""
     click.echo(text, err=True)
+
+
+def print_caveats(caveats: Iterable[Caveat]) -> None:
+    """Say on stderr what an answer lacks, a line for each caveat."""
+    for caveat in caveats:
+        remark(caveat.text)

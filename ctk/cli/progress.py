@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -36,6 +36,14 @@ class Progress:
             else "%(asctime)s %(levelname)s %(message)s",
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the line as it is."""
+        if self._shown:
+            self._echo("\n")
+
     def show(self, status: "Status") -> None:
         passed_s = time.monotonic() - self._told_s
         if passed_s < self._every_s:
@@ -60,11 +68,6 @@ class Progress:
         if self._shown:
             self._echo(_CLEAR)
             self._shown = False
-
-    def end(self) -> None:
-        """Leave the line as it is."""
-        if self._shown:
-            self._echo("\n")
 
     def _echo(self, text: str) -> None:
         try:

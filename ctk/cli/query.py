@@ -2,28 +2,24 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from ctk.ask import describe
-from ctk.ask import flows as read
-from ctk.ask.sql import ask
+import ctk
 from ctk.cli.options import (
     FilterCommand,
     db_argument,
     filter_options,
     output_options,
+    print_caveats,
     remark,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.render import tables as render
 from ctk.render.tables import Output
-from ctk.store import connect
-from ctk.store.columns import FlowRecord
 from ctk.timespan import SECOND, parse_age
 
 
@@ -63,37 +59,27 @@ def query(
         raise UsageError(
             "-p is for SQL", hint='"select * from flows where src = :ip" -p ip 10.0.0.1'
         )
-    with connect.reader(db) as conn:
+    with ctk.open(db) as recording:
         if sql is not None:
             if filters != Filters():
                 raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
-            columns, found = ask(
-                conn, sql, {name: _value(text) for name, text in param}, timeout / SECOND
-            )
-            written = render.rows(columns, found, output, sys.stdout.buffer)
-            if written == output.most and next(found, None) is not None:
+            params = {name: _value(text) for name, text in param}
+            answer = recording.sql(sql, params, limit_s=timeout / SECOND)
+            written = render.rows(answer.columns, answer, output, sys.stdout.buffer)
+            if written == output.most and next(answer, None) is not None:
                 remark(f"only the first {written:,} rows are shown: -o csv writes all")
             return
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
-        records = read.flows(conn, filters)
-        reach: list[int] = []
-        written = render.flows(_reaching(records, reach), output, sys.stdout.buffer)
-        if written == output.most and next(records, None) is not None:
+        flows = recording.flows(filters)
+        written = render.flows(flows, output, sys.stdout.buffer)
+        if written == output.most and next(flows, None) is not None:
             remark(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
             )
         elif not written and output.format == "table":
             remark("no flows fit")
-        for line in describe.lacks(conn, filters, (reach[0], reach[1]) if reach else None):
-            remark(line)
-
-
-def _reaching(records: Iterable[FlowRecord], reach: list[int]) -> Iterator[FlowRecord]:
-    """Keep in `reach` when the first and the last record started."""
-    for record in records:
-        reach[:] = (reach[0] if reach else record.started_ns, record.started_ns)
-        yield record
+        print_caveats(flows.caveats)
 
 
 def _value(text: str) -> str | int | float:

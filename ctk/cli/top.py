@@ -5,20 +5,21 @@ from pathlib import Path
 
 import click
 
-from ctk.ask import describe
-from ctk.ask import top as rank
+import ctk
+from ctk.ask.sums import check_keys
+from ctk.ask.top import SORTS
 from ctk.cli.options import (
     FilterCommand,
     db_argument,
     filter_options,
     output_options,
     parse_count,
+    print_caveats,
     remark,
 )
 from ctk.model import Filters
 from ctk.render import tables as render
 from ctk.render.tables import Output
-from ctk.store import connect
 
 
 @click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
@@ -32,7 +33,7 @@ from ctk.store import connect
 )
 @click.option(
     "--sort",
-    type=click.Choice(rank.SORTS),
+    type=click.Choice(SORTS),
     help="The largest first of.  [default: bytes, or connections if none were counted]",
 )
 @click.option(
@@ -51,11 +52,11 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
     ctk top node.db --since 24h
     ctk top node.db --by src_workload,service --sort failed
     """
-    keys = tuple(key.strip() for key in by.split(","))
-    with connect.reader(db) as conn:
-        ranked = rank.top(conn, filters, keys, sort, limit)
-        render.ranking(ranked, output, sys.stdout.buffer)
-        if not ranked.groups and output.format == "table":
-            remark("no flows fit")
-        for line in describe.caveats_of_top(conn, filters, ranked):
-            remark(line)
+    keys = [key.strip() for key in by.split(",")]
+    check_keys(keys, "--by")
+    with ctk.open(db) as recording:
+        ranked = recording.top(filters, by=keys, sort=sort, limit=limit)
+    render.top(ranked, output, sys.stdout.buffer)
+    if not ranked.groups and output.format == "table":
+        remark("no flows fit")
+    print_caveats(ranked.caveats)

@@ -1,18 +1,21 @@
 """
 The capture file: a recording of the source, and a source itself.
 
-It holds what a socket handed over, batch by batch, dumps included, so replaying it gives what
-the live run gave. All integers are little-endian:
+It holds what a socket handed over, batch by batch, dumps included, and the host's addresses as
+they changed, so replaying it gives what the live run gave. All integers are little-endian:
 
-    magic    8 bytes   b"ctkcap1\\n"
-    header   u32 length, then that much JSON: what Header holds
-    batch    u64 at_ns; u16 flags (1: dumped); u16 count;
-             count u16 lengths; then as many netlink messages, each as long as its length says;
-             a dumped batch of none ends a dump
-    ...      batches up to the end of the file
+    magic      8 bytes   b"ctkcap1\\n"
+    header     u32 length, then that much JSON: what Header holds
+    batch      u64 at_ns; u16 flags (1: dumped); u16 count;
+               count u16 lengths; then as many netlink messages, each as long as its length says;
+               a dumped batch of none ends a dump
+    addresses  as a batch, with flags 2; instead of messages the addresses that the host's
+               interfaces have from here on, as text
+    ...        batches and addresses up to the end of the file
 
-A name that ends in .gz is compressed. A file that was cut off is read up to its last whole
-message.
+Where addresses stay as the header has them, no others are written: the file is as older versions
+wrote it. A name that ends in .gz is compressed. A file that was cut off is read up to its last
+whole message.
 """
 
 import gzip
@@ -23,11 +26,11 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from io import BufferedIOBase
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -38,7 +41,7 @@ from ctk.model import Datagrams
 MAGIC = b"ctkcap1\n"
 _HEADER = struct.Struct("<I")
 _BATCH = struct.Struct("<qHH")
-_DUMPED = 1
+_DUMPED, _ADDRESSES = 1, 2  # flags
 
 # Far above what a socket hands over, and little enough to be read from a file nobody vouches for.
 _HEADER_MAX_BYTES = 4 << 20
@@ -52,7 +55,7 @@ class Header:
     """Where a capture was made: what a reader needs to know that the messages don't say."""
 
     node: str
-    addresses: frozenset[str] = frozenset()  # of the host's interfaces
+    addresses: frozenset[str] = frozenset()  # of the host's interfaces, when it began
     kernel: str = field(default_factory=platform.release)
     sysctls: Mapping[str, int | None] = field(default_factory=dict)
 
@@ -61,7 +64,7 @@ class CaptureWriter:
     """
     Writes a capture, mode 0600, over a file of that name.
 
-    Where its disk is full it ends, as `note` is told, and what is recorded beside it goes on.
+    Where its disk is full the capture ends, as `note` is told; the recording beside it goes on.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class CaptureWriter:
         self._path = path
         self._note = note
         self._ended = False
+        self._addresses = header.addresses
         text = json.dumps(asdict(header) | {"addresses": sorted(header.addresses)}).encode()
         try:
             fileno = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -94,29 +98,31 @@ class CaptureWriter:
     ) -> None:
         self.close()
 
-    def write(self, batch: Datagrams) -> None:
-        """Append one batch."""
+    def write(self, batch: Datagrams, addresses: frozenset[str] | None = None) -> None:
+        """Append one batch, and before it the host's `addresses` where they have changed."""
+        if addresses is not None and addresses != self._addresses:
+            self._addresses = addresses
+            texts = [address.encode("ascii") for address in sorted(addresses)]
+            self._append(batch.at_ns, _ADDRESSES, [len(text) for text in texts], texts)
+        with memoryview(batch.buffer) as view:
+            places = zip(batch.offsets, batch.lengths, strict=True)
+            messages = [view[offset : offset + length] for offset, length in places]
+            self._append(batch.at_ns, _DUMPED * batch.dumped, batch.lengths, messages)
+
+    def _append(
+        self, at_ns: int, flags: int, lengths: Sequence[int], parts: Sequence[bytes | memoryview]
+    ) -> None:
         if self._ended:
             return
-        lengths = array("H", batch.lengths)
+        packed = array("H", lengths)
         if sys.byteorder == "big":
-            lengths.byteswap()
-        with memoryview(batch.buffer) as view:
-            content = b"".join(
-                (
-                    _BATCH.pack(batch.at_ns, _DUMPED * batch.dumped, len(lengths)),
-                    lengths.tobytes(),
-                    *(
-                        view[offset : offset + length]
-                        for offset, length in zip(batch.offsets, batch.lengths, strict=True)
-                    ),
-                )
-            )
+            packed.byteswap()
+        head = _BATCH.pack(at_ns, flags, len(packed))
         try:
-            self._write(content)
+            self._write(b"".join((head, packed.tobytes(), *parts)))
         except SourceError as error:
             self._ended = True
-            # Where there is room again, nothing may come behind what is missing.
+            # Nothing is to follow what is missing once there is room again.
             nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(nowhere, self._files[-1].fileno(), inheritable=False)
             os.close(nowhere)
@@ -144,7 +150,8 @@ class Capture:
     """
     Reads a capture: its header at once, its batches by iterating, once.
 
-    `note` is told where the file turned out to be cut off.
+    `addresses` are the host's as of the batch that was read last. `note` is told where the file
+    turns out to be cut off.
     """
 
     def __init__(self, path: Path, *, note: Callable[[str], None] = lambda sentence: None) -> None:
@@ -161,6 +168,7 @@ class Capture:
         except BaseException:
             self._file.close()
             raise
+        self.addresses = self.header.addresses
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +187,7 @@ class Capture:
             if len(head) < _BATCH.size:
                 break
             at_ns, flags, count = _BATCH.unpack(head)
-            if at_ns < 0 or flags & ~_DUMPED:
+            if at_ns < 0 or flags not in (0, _DUMPED, _ADDRESSES):
                 raise self._damaged()
             lengths = array("H")
             lengths_bytes = self._read(2 * count)
@@ -196,7 +204,10 @@ class Capture:
             cut_off = len(buffer) < total
             if cut_off:
                 ends = [end for end in ends if end <= len(buffer)]
-            if ends or not cut_off:  # a batch of none ends a dump
+            if flags == _ADDRESSES:
+                if not cut_off:
+                    self.addresses = self._read_addresses(buffer, lengths)
+            elif ends or not cut_off:  # a batch of none ends a dump
                 kept = lengths[: len(ends)].tolist()
                 yield Datagrams(at_ns, bool(flags & _DUMPED), buffer, [0, *ends][:-1], kept)
             if cut_off:
@@ -227,15 +238,22 @@ class Capture:
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise self._damaged() from error
 
+    def _read_addresses(self, buffer: bytearray, lengths: Iterable[int]) -> frozenset[str]:
+        ends = list(accumulate(lengths, initial=0))
+        try:
+            return frozenset(buffer[start:end].decode("ascii") for start, end in pairwise(ends))
+        except UnicodeDecodeError as error:
+            raise self._damaged() from error
+
     def _read(self, size: int) -> bytearray:
         """Read `size` bytes, fewer only at the end of what is whole."""
         content = bytearray()
         try:
-            # Not read(): where a compressed file was cut off it raises, and what came before is
-            # lost with it.
+            # Not read(): in a compressed file that was cut off it raises, and what came before
+            # the cut is lost.
             while len(content) < size and (piece := self._file.read1(size - len(content))):
                 content += piece
-        except EOFError:  # gzip's word for a file that was cut off
+        except EOFError:  # gzip raises it where a file was cut off
             pass
         except gzip.BadGzipFile as error:
             raise UsageError(f"{self.path} is not a ctk capture") from error

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from ctk.conntrack import socket as kernel
+from ctk.conntrack.socket import BUFFER_BYTES
 from ctk.doctor.readings import Readings
 from ctk.model import Finding
 
@@ -17,6 +17,7 @@ def judge(seen: Readings) -> Iterator[Finding]:
     yield from _table(seen)
     yield from _namespace(seen)
     yield from _bypasses(seen)
+    yield from _counters(seen)
     yield from _cluster(seen)
     yield from _disk(seen)
 
@@ -70,13 +71,13 @@ def _settings(seen: Readings) -> Iterator[Finding]:
     elif events is not None:
         yield Finding("events", "ok", f"nf_conntrack_events={events}")
     if seen.net_admin:
-        yield Finding("buffer", "ok", f"{kernel.BUFFER_BYTES // _MIB} MiB, past net.core.rmem_max")
-    elif seen.rmem_max is not None and seen.rmem_max < kernel.BUFFER_BYTES:
+        yield Finding("buffer", "ok", f"{BUFFER_BYTES // _MIB} MiB, past net.core.rmem_max")
+    elif seen.rmem_max is not None and seen.rmem_max < BUFFER_BYTES:
         yield Finding(
             "buffer",
             "warning",
             f"net.core.rmem_max={seen.rmem_max}: bursts may be lost",
-            f"sysctl -w net.core.rmem_max={kernel.BUFFER_BYTES}",
+            f"sysctl -w net.core.rmem_max={BUFFER_BYTES}",
         )
 
 
@@ -133,6 +134,7 @@ def _namespace(seen: Readings) -> Iterator[Finding]:
 
 
 def _bypasses(seen: Readings) -> Iterator[Finding]:
+    heard = seen.traffic
     names = {interface.name for interface in seen.interfaces}
     if "cilium_host" in names:
         yield Finding(
@@ -148,7 +150,7 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
             "Calico's eBPF data plane is here: connections pass conntrack by",
             'calicoctl patch felixconfiguration default -p \'{"spec":{"bpfEnabled":false}}\'',
         )
-    elif seen.refused is None and not seen.entries and not seen.events:
+    elif seen.refused is None and not heard.entries and not heard.events:
         yield Finding(
             "data plane",
             "warning",
@@ -156,15 +158,15 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
             " conntrack here",
             "look whether pods are on this node, and whether its data plane uses conntrack",
         )
-    elif seen.refused is None and not seen.events:
+    elif seen.refused is None and not heard.events:
         yield Finding(
             "data plane",
             "warning",
-            f"{seen.entries:,} entries, but no event within {seen.listened_s:g} s",
+            f"{heard.entries:,} entries, but no event within {seen.listened_s:g} s",
             "make a connection on this node, and try again",
         )
     elif seen.refused is None:
-        yield Finding("data plane", "ok", f"{seen.events:,} events within {seen.listened_s:g} s")
+        yield Finding("data plane", "ok", f"{heard.events:,} events within {seen.listened_s:g} s")
     if seen.bridge_calls != 1 and any(interface.bridge for interface in seen.interfaces):
         yield Finding(
             "bridge",
@@ -173,11 +175,11 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
             " conntrack does not see",
             "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1",
         )
-    if seen.offloaded or "flowtable" in (seen.rules or ""):
+    if heard.offloaded or "flowtable" in (seen.rules or ""):
         yield Finding(
             "offload",
             "warning",
-            f"flow-table offload: {seen.offloaded:,} connections whose counters stand still",
+            f"flow-table offload: {heard.offloaded:,} connections whose counters stand still",
             "nft list flowtables",
         )
     if seen.rules is None:
@@ -196,6 +198,21 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
         )
     else:
         yield Finding("NOTRACK", "ok", "no rule keeps connections out of conntrack")
+
+
+def _counters(seen: Readings) -> Iterator[Finding]:
+    if seen.refused is not None or not seen.sysctls.get("nf_conntrack_acct"):
+        return
+    if seen.traffic.zeroed:
+        yield Finding(
+            "counters",
+            "warning",
+            f"counters of {seen.traffic.zeroed:,} connections went back within"
+            f" {seen.listened_s:g} s: another tool zeroes them, and bytes come short",
+            "find it and stop it: conntrack -z, or a meter that polls with it (kubenetmon does)",
+        )
+    else:
+        yield Finding("counters", "ok", f"none went back within {seen.listened_s:g} s")
 
 
 def _cluster(seen: Readings) -> Iterator[Finding]:

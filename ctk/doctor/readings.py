@@ -1,7 +1,7 @@
 """
 What the doctor looks at: the kernel, the namespace, the disk and the API server.
 
-Nothing here changes any of them. What is wrong with them is for `doctor` to say, from `Readings`
+Nothing here changes any of them. What is wrong with them is said by `findings`, from `Readings`
 alone.
 """
 
@@ -11,19 +11,26 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from ctk.conntrack import socket as kernel
-from ctk.conntrack.decode import Decoder, Event
+from ctk.conntrack import table
+from ctk.conntrack.decode import DESTROY, NEW, Decoder, Event
+from ctk.conntrack.socket import Socket
 from ctk.errors import CtkError, KubeError
 from ctk.kube.objects import Resource
 
 _CAP_NET_ADMIN = 12
 _IPS_OFFLOADED = 1 << 14 | 1 << 15  # IPS_OFFLOAD, IPS_HW_OFFLOAD
-_LOOKED_AT = 20_000  # entries of the table at most
+_LOOKED_AT = 20_000  # entries of the table at most: the kernel lists the same ones first
 _TOOL_S = 10
+
+# As the kernel knows one: both tuples and the port between them, zone and CTA_ID.
+Connection = tuple[bytes, int, bytes, int, int]
+Key = TypeVar("Key")
 
 _SYSCTLS = (
     "nf_conntrack_acct",
@@ -32,6 +39,23 @@ _SYSCTLS = (
     "nf_conntrack_count",
     "nf_conntrack_max",
 )
+
+
+class Interface(NamedTuple):
+    """A network interface; `peer_elsewhere`: a veth whose other end is in another namespace."""
+
+    name: str
+    bridge: bool = False
+    peer_elsewhere: bool = False
+
+
+class Traffic(NamedTuple):
+    """What the kernel's conntrack told while the doctor listened."""
+
+    entries: int = 0  # of the table, at most 20,000
+    offloaded: int = 0  # of these, in a flow table: their counters stand still
+    events: int = 0
+    zeroed: int = 0  # of these entries, with counters lower at the end than at the begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +69,9 @@ class Readings:
     rmem_max: int | None = None
     bridge_calls: int | None = None  # net.bridge.bridge-nf-call-iptables
     statistics: Mapping[str, int] | None = None  # /proc/net/stat/nf_conntrack, summed
-    entries: int = 0
-    offloaded: int = 0
-    events: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
     listened_s: float = 0
-    interfaces: Sequence[kernel.Interface] = ()
+    interfaces: Sequence[Interface] = ()
     apart_from_init: bool = False  # in another network namespace than process 1
     rules: str | None = None  # as nft and iptables-save write them
     disk: Path = Path()
@@ -64,21 +86,19 @@ def read(
 ) -> Readings:
     """Look at everything; it takes `listen_s`, and as long as the API server does."""
     folder = _folder(disk)
-    refused, entries, offloaded, events = _ask_kernel(listen_s)
+    traffic = _listen(listen_s)
     cluster, rights = _ask_cluster(kubeconfig, context) if kube else (None, None)
     return Readings(
         net_admin=_has_net_admin(),
         release=platform.release(),
-        refused=refused,
-        sysctls={name: kernel.sysctl(name) for name in _SYSCTLS},
+        refused=traffic if isinstance(traffic, CtkError) else None,
+        sysctls={name: table.sysctl(name) for name in _SYSCTLS},
         rmem_max=_number("/proc/sys/net/core/rmem_max"),
         bridge_calls=_number("/proc/sys/net/bridge/bridge-nf-call-iptables"),
         statistics=_statistics(),
-        entries=entries,
-        offloaded=offloaded,
-        events=events,
+        traffic=Traffic() if isinstance(traffic, CtkError) else traffic,
         listened_s=listen_s,
-        interfaces=kernel.interfaces(),
+        interfaces=_interfaces(),
         apart_from_init=_apart_from_init(),
         rules=_rules(),
         disk=disk,
@@ -89,26 +109,89 @@ def read(
     )
 
 
-def _ask_kernel(listen_s: float) -> tuple[CtkError | None, int, int, int]:
-    """Open the socket, dump some of the table, and listen for a while."""
-    entries = offloaded = events = 0
-    status = Event._fields.index("status")
+def _listen(listen_s: float) -> Traffic | CtkError:
+    """Look at the table, listen for a while, and look again; the error where that is refused."""
     decoder = Decoder()
+    began_or_ended: set[Connection] = set()
+    events = 0
     try:
-        with kernel.Socket() as source:
-            for batch in kernel.dump():
-                found = decoder.read(batch)
-                entries += len(found)
-                offloaded += sum(bool((event[status] or 0) & _IPS_OFFLOADED) for event in found)
-                if entries >= _LOOKED_AT:
-                    break
+        with Socket() as source:
+            first = _entries(decoder)
             end = time.monotonic() + listen_s
             while (left := end - time.monotonic()) > 0:
-                received = source.receive(left)
-                events += len(received.lengths) if received else 0
+                batch = source.receive(left)
+                if batch is not None:
+                    events += len(batch.lengths)
+                    began_or_ended.update(_began_or_ended(decoder.read(batch)))
+            last = _entries(decoder)
+            while (batch := source.receive(0)) is not None:
+                began_or_ended.update(_began_or_ended(decoder.read(batch)))
     except CtkError as error:
-        return error, 0, 0, 0
-    return None, entries, offloaded, events
+        return error
+    return Traffic(
+        entries=len(first),
+        offloaded=sum(bool((entry.status or 0) & _IPS_OFFLOADED) for entry in first.values()),
+        events=events,
+        zeroed=went_back(first, last, except_=began_or_ended),
+    )
+
+
+def _entries(decoder: Decoder) -> dict[Connection, Event]:
+    found: dict[Connection, Event] = {}
+    for batch in table.dump():
+        for entry in map(Event._make, decoder.read(batch)):
+            found[_connection(entry)] = entry
+        if len(found) >= _LOOKED_AT:
+            break
+    return found
+
+
+def _connection(event: Event) -> Connection:
+    return event.orig, event.port, event.reply, event.zone, event.ct_id
+
+
+def _began_or_ended(events: Iterable[tuple[Any, ...]]) -> Iterator[Connection]:
+    for event in map(Event._make, events):
+        if event.what in (NEW, DESTROY):
+            yield _connection(event)
+
+
+def went_back(
+    first: Mapping[Key, Event],
+    last: Mapping[Key, Event],
+    *,
+    except_: AbstractSet[Key] = frozenset(),
+) -> int:
+    """
+    Count the connections whose counters are lower in `last`: something zeroed them in between.
+
+    Not those in `except_`, which ended or began meanwhile: the kernel's id may come again.
+    """
+    return sum(
+        any(
+            now is not None and before is not None and now < before
+            for now, before in zip(_counters(last[each]), _counters(entry), strict=True)
+        )
+        for each, entry in first.items()
+        if each in last and each not in except_
+    )
+
+
+def _counters(entry: Event) -> tuple[int | None, ...]:
+    return entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in
+
+
+def _interfaces() -> tuple[Interface, ...]:
+    from pyroute2 import IPRoute
+
+    found = []
+    with IPRoute() as ipr:
+        for link in ipr.get_links():
+            about = link.get_attr("IFLA_LINKINFO")
+            kind = about.get_attr("IFLA_INFO_KIND") if about is not None else None
+            elsewhere = kind == "veth" and link.get_attr("IFLA_LINK_NETNSID") is not None
+            found.append(Interface(link.get_attr("IFLA_IFNAME"), kind == "bridge", elsewhere))
+    return tuple(found)
 
 
 def _ask_cluster(

@@ -3,8 +3,13 @@ Who is behind an address, and since when.
 
 An address belongs to a pod for a time: from the pod's start, or the end of the pod that had it
 before, to the pod's own end. So every question comes with a time, the one at which the connection
-began. What nobody is known to own gets a guess (unknown, external, or this node); when an owner
-turns up later whose time covers the guess, `drain` tells that the two are one.
+began. Where nobody is known to own it, or not for sure, a provisional endpoint stands for the
+owner; when one turns up later whose time covers it, `drain` tells that the two are one.
+
+After an outage: a pod that had an address when it was last heard of, and is missing from the next
+list, died somewhere in between. Connections of that time from its address are its own, since no
+other owner is known; where another pod has the address from its own start on, they are its own up
+to that start. So the end of such a pod is the latest that is possible, and marked as inferred.
 
 Owned by one thread, which applies changes and asks. Times are ns, addresses are text as inet_ntop
 writes it.
@@ -13,6 +18,7 @@ writes it.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from ctk.kube import recall
 from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
 from ctk.kube.objects import (
     Applied,
@@ -30,21 +36,24 @@ from ctk.kube.objects import (
     resource_of,
 )
 from ctk.kube.owners import Owners
-from ctk.kube.provisional import ProvisionalEndpoints
-from ctk.kube.service_ports import ServicePorts
+from ctk.kube.provisional import Provisional, ProvisionalEndpoints
+from ctk.kube.service_ports import ServicePorts, Target
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import (
+    Closed,
+    ClusterFound,
     Completed,
     Edge,
     Endpoint,
     Gap,
     HistoryChange,
+    Kind,
     KnownObject,
     ObjectClosed,
     Via,
 )
-from ctk.timespan import FOREVER_NS
+from ctk.timespan import FOREVER_NS, SECOND
 
 _MOST_CACHED = 16_384  # edges
 _ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -68,15 +77,18 @@ class Endpoints:
     ) -> None:
         self._kube = kube
         self._history: list[HistoryChange] = []
-        self._owners = Owners(self._history, always=not kube)
-        self._guesses = ProvisionalEndpoints(node_name, local_addresses, kube=kube)
-        self._doors = ServicePorts(always=not kube)
-        self._dials = UnresolvedDials(self._doors, self._owners)
+        self._owners = Owners(self._history, node_name, always=not kube)
+        self._provisional = ProvisionalEndpoints(node_name, local_addresses, started_ns, kube=kube)
+        self._service_ports = ServicePorts(always=not kube)
+        self._unresolved = UnresolvedDials(self._service_ports, self._owners)
+        self._targets: set[Target] = set()  # of services, added by the change that is applied
         self._staleness = Staleness()
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}
         self._zones: dict[str, str] = {}  # by the node's name
-        self._came_ns: dict[str, int] = {}  # when pods without an address yet were first seen
+        self._recalled: set[str] = set()  # the uids that only the file knows, so far
+        # When pods without an address yet were first seen as started, by uid.
+        self._came_ns: dict[str, int] = {}
         self._pods_added: list[Endpoint] = []
         self._listed: set[Resource] = set()
         # Edges for times after the last known change, with the time up to which they hold.
@@ -97,16 +109,19 @@ class Endpoints:
 
     def good_until_ns(self, endpoint: Endpoint) -> int:
         """Up to when (excluded) an answer holds if nothing changes: 1 << 63 where for ever."""
-        return self._guesses.good_until_ns(endpoint)
+        return self._provisional.good_until_ns(endpoint)
 
     def at(self, address: str, when_ns: int) -> Endpoint:
         """Who was behind an address at that time: always the same value for the same answer."""
         owned = self._owners.at(address, when_ns)
         if owned is None:
-            return self._guesses.ask(address, when_ns, None)
-        if when_ns >= self._guesses.doubt_ns and owned.endpoint.kind == "pod":
-            return self._guesses.ask(address, when_ns, owned.endpoint)
-        return owned.endpoint
+            return self._provisional.ask(address, when_ns, None)
+        if self._owners.is_sure(owned, when_ns):
+            return owned.endpoint
+        # Whether what the file knew still holds is told by the next list. While no server answers,
+        # the names that were known last stand for those that are now, and a gap says so.
+        hearsay = owned.recalled and not self._is_away(owned.endpoint.kind)
+        return self._provisional.ask(address, when_ns, None if hearsay else owned.endpoint)
 
     def service(
         self, dialled: Endpoint, proto: str, port: int, when_ns: int
@@ -117,11 +132,11 @@ class Endpoints:
         `dialled` is what `at` answered for the same time. Where no service is known and one may
         be told later, the question is remembered, and answered by a `ServiceFound` in `drain`.
         """
-        found = self._dials.service(dialled, proto, port, when_ns)
+        found = self._unresolved.service(dialled, proto, port, when_ns)
         # External addresses are many, and a service's only before all services are listed.
-        may_be_told = self._kube and (dialled.kind != "external" or not self._guesses.synced)
+        may_be_told = self._kube and (dialled.kind != "external" or not self._provisional.synced)
         if found is None and may_be_told:
-            self._dials.remember(dialled, proto, port, when_ns)
+            self._unresolved.remember(dialled, proto, port, when_ns)
         return found
 
     def zone_of(self, node: str | None) -> str | None:
@@ -163,7 +178,7 @@ class Endpoints:
         if when_ns >= self._settled_ns:
             if len(self._edges) >= _MOST_CACHED:
                 self._edges.clear()
-            until_ns = min(map(self._guesses.good_until_ns, (source, dialled, backend)))
+            until_ns = min(map(self._provisional.good_until_ns, (source, dialled, backend)))
             self._edges[key] = edge, until_ns
         return edge
 
@@ -191,10 +206,22 @@ class Endpoints:
 
     def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
         """
-        Take in what the file knew, before anything is asked or applied.
+        Take in the pods and nodes that the file knew, before anything is asked or applied.
 
-        `told_until_ns` is when the file's knowledge ended.
+        `told_until_ns` is when the file's knowledge ended. They own their addresses for what began
+        before it, and are rivals of whoever comes: a pod that died while nobody watched keeps its
+        last connections. The first list tells which of them are left.
         """
+        for change in recall.changes(known):
+            self._put(change.object, change.at_ns)
+            if isinstance(change, Deleted):
+                self._drop(resource_of(change.object), change.object.uid, change.at_ns)
+        self._owners.recall_until(told_until_ns)
+        self._recalled = {*self._pods, *self._nodes}
+        # The file has their history; it forgot only when its endpoints end.
+        self._history[:] = [each for each in self._history if isinstance(each, Closed)]
+        self._pods_added.clear()
+        self._came_ns.clear()
 
     def set_local_addresses(self, addresses: frozenset[str]) -> None:
         """
@@ -205,34 +232,41 @@ class Endpoints:
         """
         self._edges.clear()
         # kube-proxy in IPVS mode gives every ClusterIP to an interface; some CNIs a pod's address.
-        self._history.extend(self._guesses.set_local(addresses, self._owners.has_owner))
+        self._history.extend(self._provisional.set_local(addresses, self._owners.is_owned))
 
     def apply(self, change: Change) -> None:
         """Take in what the API server said."""
+        if isinstance(change, ClusterFound):
+            self._history.append(change)
+            return
         self._edges.clear()
         at_ns = change.to_ns if isinstance(change, Recovered) else change.at_ns
         self._settled_ns = max(self._settled_ns, at_ns)
         match change:
             case Applied(each):
-                if isinstance(each, Pod) and each.uid not in self._pods:
-                    self._came_ns[each.uid] = at_ns
                 self._put(each, at_ns)
             case Deleted(each):
                 resource = resource_of(each)
                 if each.uid in self._known(resource):
                     self._put(each, at_ns)  # its last state may say when it ended
                     self._drop(resource, each.uid, at_ns)
-            case Listed(resource, objects):
-                self._reconcile(resource, objects, at_ns)
+            case Listed():
+                self._reconcile(change)
             case Lost(resource):
                 self._staleness.lose(change)
-                if resource == "pods":
-                    self._guesses.doubt_ns = min(self._guesses.doubt_ns, at_ns)
+                self._lose(resource, at_ns)
             case Recovered(resource):
                 self._staleness.find(change)
                 if resource == "pods":
-                    self._settle_doubts()
-        self._guesses.stale = bool(self._staleness.lost)
+                    self._owners.lost_ns = FOREVER_NS
+                    self._settle_all()
+        self._provisional.stale = bool(self._staleness.lost)
+        for address in self._owners.settle(at_ns):
+            self._settle(address)
+        if self._targets:
+            # Of a list all are known by now: which of several services it was may need them all.
+            self._history.extend(self._unresolved.resolve(self._targets))
+            self._targets.clear()
 
     def finish(self, at_ns: int) -> None:
         """Recording ends: what is lost now stays so, and `gaps` tells it."""
@@ -241,28 +275,50 @@ class Endpoints:
     def expire(self, before_ns: int) -> None:
         """Forget owners that ended before then: no connection that old is asked about."""
         self._owners.expire(before_ns)
-        self._doors.expire(before_ns)
+        self._service_ports.expire(before_ns)
 
-    def _complete(self, address: str) -> None:
-        """Tell which guesses about an address turned out to be its owner."""
+    def _lose(self, resource: Resource, at_ns: int) -> None:
+        kind = _KIND_OF.get(resource)
+        if kind is not None:
+            self._owners.watched_from_ns[kind] = FOREVER_NS
+        if resource == "pods":
+            self._owners.lost_ns = min(self._owners.lost_ns, at_ns)
+            self._provisional.awaiting_pods = False
 
-        def settled(guess: Endpoint) -> bool:
-            owned = self._owners.at(address, guess.valid_from_ns)
-            if owned is None:
+    def _is_away(self, kind: Kind) -> bool:
+        """Whether the server does not answer for objects of a kind, and will again."""
+        lost = self._staleness.lost.get("nodes" if kind == "node" else "pods")
+        return lost is not None and not lost.denied
+
+    def _settle_all(self) -> None:
+        for address in self._provisional.addresses():
+            self._settle(address)
+
+    def _settle(self, address: str) -> None:
+        """Tell which provisional endpoints of an address turned out to be its owner, or not to."""
+
+        def settled(given: Provisional) -> bool:
+            endpoint = given.endpoint
+            owned = self._owners.at(address, endpoint.valid_from_ns)
+            if owned is not None and not self._owners.is_sure(owned, given.asked_ns):
                 return False
-            if not same(guess, owned.endpoint):
-                self._history.append(Completed(guess, owned.endpoint))
-            self._history.extend(self._dials.completed(guess))
+            if owned is None and endpoint.kind != "pod":
+                return False
+            if owned is not None and given.asked_ns < owned.to_ns:
+                known = owned.endpoint
+            elif endpoint.kind == "pod":
+                # It was not that pod all the time, and rows that point to it don't tell when.
+                known = Endpoint(
+                    address=address, kind="unknown", valid_from_ns=endpoint.valid_from_ns
+                )
+            else:
+                return True
+            if not same(endpoint, known):
+                self._history.append(Completed(endpoint, known))
+            self._history.extend(self._unresolved.completed(endpoint))
             return True
 
-        self._guesses.settle(address, settled)
-
-    def _settle_doubts(self) -> None:
-        """Pods are known again: each answer given meanwhile is held against what they say."""
-        self._guesses.doubt_ns = FOREVER_NS
-        for address in self._guesses.doubted():
-            self._complete(address)
-            self._guesses.settle(address, lambda guess: guess.kind == "pod")
+        self._provisional.settle(address, settled)
 
     # Objects.
 
@@ -273,49 +329,57 @@ class Endpoints:
             case Service():
                 self._put_service(new, at_ns)
             case EndpointSlice():
-                self._history.extend(self._dials.opened(self._doors.put_slice(new, at_ns)))
+                self._targets |= self._service_ports.put_slice(new, at_ns)
             case Node():
                 self._put_node(new, at_ns)
 
     def _put_pod(self, new: Pod, at_ns: int) -> None:
         old = self._pods.get(new.uid)
-        if new == old:
+        recalled = new.uid in self._recalled
+        if new == old and not recalled:
             return
         self._pods[new.uid] = new
+        if old is None or (old.started_ns != new.started_ns and not old.addresses):
+            self._came_ns[new.uid] = at_ns
         self._record(old, new, at_ns)
         had = old.owned if old else ()
         ended_ns = min(new.ended_ns or at_ns, at_ns) if new.final else at_ns
         if not new.host_network:
-            self._guesses.learn_near(new.addresses)
+            self._provisional.learn_near(new.addresses)
         self._pods_added.extend(
-            endpoint_of(new, address, new.started_ns) for address in new.owned if address not in had
+            endpoint_of(new, address, new.started_ns)
+            for address in new.owned
+            if recalled or address not in had
         )
         self._move(old, new, had, new.owned, ended_ns, at_ns)
         if new.host_network:
             return
+        if new.terminating and not (old and old.terminating):
+            # Its address may be another's before its object is deleted.
+            for address in new.owned:
+                self._owners.doubt(address, new.uid, at_ns)
         if new.final and (new.ended_ns is not None if old is None else not old.final):
             # It may have got an address and ended between two looks.
             for address in new.addresses:
                 past = endpoint_of(new, address, new.started_ns)
-                if address not in had and self._owners.give_past(past, ended_ns):
-                    self._complete(address)
+                if address not in had and self._owners.give_past(past, ended_ns, at_ns):
+                    self._settle(address)
         if not new.final and not new.addresses:
-            self._guesses.pod_started_ns = max(self._guesses.pod_started_ns, new.started_ns)
+            self._provisional.pod_started_ns = max(self._provisional.pod_started_ns, new.started_ns)
             self._settled_ns = max(self._settled_ns, new.started_ns)
 
     def _put_service(self, new: Service, at_ns: int) -> None:
-        old = self._doors.services.get(new.uid)
+        old = self._service_ports.services.get(new.uid)
         if new == old:
             return
         self._record(old, new, at_ns)
-        opened = self._doors.put_service(new, at_ns)
-        self._guesses.learn_near(new.cluster_addresses)
+        self._targets |= self._service_ports.put_service(new, at_ns)
+        self._provisional.learn_near(new.cluster_addresses)
         self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
-        self._history.extend(self._dials.opened(opened))
 
     def _put_node(self, new: Node, at_ns: int) -> None:
         old = self._nodes.get(new.uid)
-        if new == old:
+        if new == old and new.uid not in self._recalled:
             return
         self._nodes[new.uid] = new
         zone = new.labels.get(_ZONE_LABEL)
@@ -325,7 +389,7 @@ class Endpoints:
             self._zones[new.name] = zone
         self._record(old, new, at_ns)
         self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
-        self._history.extend(self._guesses.learn_node(new))
+        self._history.extend(self._provisional.learn_node(new))
 
     def _move(
         self,
@@ -337,6 +401,8 @@ class Endpoints:
         at_ns: int,
     ) -> None:
         """Take addresses from an owner and give it others; what it keeps may be told anew."""
+        recalled = new.uid in self._recalled
+        self._recalled.discard(new.uid)
         for address in had:
             if address not in has:
                 self._owners.take(address, new.uid, ended_ns)
@@ -347,56 +413,79 @@ class Endpoints:
                 came_ns = self._came_ns.get(new.uid)
                 self._owners.give(endpoint_of(new, address, from_ns), came_ns, at_ns)
                 self._settled_ns = max(self._settled_ns, from_ns)
-                self._complete(address)
-            elif not same(endpoint_of(old, address, 0), told := endpoint_of(new, address, at_ns)):
+                self._settle(address)
+                continue
+            if recalled:
+                self._owners.confirm(address, new.uid, new.started_ns)
+            if not same(endpoint_of(old, address, 0), told := endpoint_of(new, address, at_ns)):
                 self._owners.rename(told)
         if has:
             self._came_ns.pop(new.uid, None)
 
-    def _drop(self, resource: Resource, uid: str, at_ns: int) -> None:
+    def _drop(self, resource: Resource, uid: str, at_ns: int, *, inferred: bool = False) -> None:
+        """An object is gone; `inferred` where nobody saw it go, so that it was some time ago."""
         if resource == "endpointslices":
-            self._doors.drop_slice(uid, at_ns)
+            self._service_ports.drop_slice(uid, at_ns)
             return
         gone: Pod | Service | Node | None
+        grace_ns = 0
         if resource == "pods":
             gone = self._pods.pop(uid, None)
             self._came_ns.pop(uid, None)
+            if gone is not None and not gone.final:
+                grace_ns = gone.grace_s * SECOND
         elif resource == "services":
-            gone = self._doors.services.get(uid)
-            self._doors.drop_service(uid, at_ns)
+            gone = self._service_ports.services.get(uid)
+            self._service_ports.drop_service(uid, at_ns)
         else:
             gone = self._nodes.pop(uid, None)
             if gone is not None:
                 self._zones.pop(gone.name, None)
         if gone is not None:
+            self._recalled.discard(uid)
             for address in gone.addresses:
-                self._owners.take(address, uid, at_ns)
-            self._history.append(ObjectClosed(_KIND_OF[resource], uid, at_ns))
+                self._owners.take(address, uid, at_ns, grace_ns=grace_ns, inferred=inferred)
+            self._history.append(ObjectClosed(_KIND_OF[resource], uid, at_ns, inferred))
 
-    def _reconcile(self, resource: Resource, objects: Iterable[KubeObject], at_ns: int) -> None:
+    def _reconcile(self, listed: Listed) -> None:
+        """Take in all there is of a resource: what is missing is gone."""
+        resource, at_ns = listed.resource, listed.at_ns
         # Of two pods with one address the later one has it, and takes it from one that is gone.
-        for each in sorted(objects, key=lambda each: each.started_ns):
+        for each in sorted(listed.objects, key=lambda each: each.started_ns):
             self._put(each, at_ns)
-        for uid in self._known(resource).keys() - {each.uid for each in objects}:
-            self._drop(resource, uid, at_ns)
+        for uid in self._known(resource).keys() - {each.uid for each in listed.objects}:
+            if listed.only_node in (None, getattr(self._known(resource)[uid], "node", None)):
+                self._drop(resource, uid, at_ns, inferred=True)
+        if resource in _KIND_OF:
+            self._owners.watched_from_ns[_KIND_OF[resource]] = at_ns
+        if resource == "pods":
+            self._provisional.awaiting_pods = False
+            self._owners.end_recall()
         self._listed.add(resource)
-        if not self._guesses.synced and self._listed >= _OWNING:
-            self._guesses.synced = True
-            self._history.extend(self._guesses.again())
+        if resource in _OWNING:
+            self._settle_all()
+        if not self._provisional.synced and self._listed >= _OWNING:
+            self._provisional.synced = True
+            self._history.extend(self._provisional.reconsider())
 
     def _known(self, resource: Resource) -> Mapping[str, KubeObject]:
         tables: Mapping[Resource, Mapping[str, KubeObject]] = {
             "pods": self._pods,
-            "services": self._doors.services,
-            "endpointslices": self._doors.slices,
+            "services": self._service_ports.services,
+            "endpointslices": self._service_ports.slices,
             "nodes": self._nodes,
         }
         return tables[resource]
 
     def _record(self, old: Owner | None, new: Owner, at_ns: int) -> None:
         """Write an object's history, where something of it changed that history keeps."""
+        recalled = new.uid in self._recalled
         if old is None:
             self._history.append(record_of(new, new.started_ns))
         elif not same_record(old, new):
-            self._history.append(ObjectClosed(_KIND_OF[resource_of(new)], new.uid, at_ns))
+            kind = _KIND_OF[resource_of(new)]
+            self._history.append(ObjectClosed(kind, new.uid, at_ns, inferred=recalled))
             self._history.append(record_of(new, at_ns))
+        elif recalled:
+            # It goes on as the file knew it.
+            self._history.append(record_of(new, old.started_ns))

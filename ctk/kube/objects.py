@@ -18,11 +18,13 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from ctk.errors import UsageError
-from ctk.timespan import SECOND as _SECOND_NS
+from ctk.model import ClusterFound
+from ctk.timespan import SECOND
 
 Resource = Literal["pods", "services", "endpointslices", "nodes"]
 RESOURCES: tuple[Resource, ...] = ("pods", "services", "endpointslices", "nodes")
 
+_GRACE_S = 30  # the API's default
 # A Job made by a CronJob ends in its scheduled time: minutes since the epoch (seconds before 1.21).
 _SCHEDULED = re.compile(r"-\d{8,10}$")
 _SERVICE_LABEL = "kubernetes.io/service-name"
@@ -31,7 +33,13 @@ _HASH_LABEL = "pod-template-hash"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A pod. `ended_ns` is when its last container finished, known only in a final phase."""
+    """
+    A pod.
+
+    `ended_ns` is when its last container finished, known only in a final phase. `grace_s` is how
+    long its processes may go on after it is deleted: the spec's where the deletion says 0, since a
+    forced deletion removes the object at once and the processes are killed in their own time.
+    """
 
     uid: str
     namespace: str
@@ -45,6 +53,8 @@ class Pod:
     addresses: tuple[str, ...]
     started_ns: int
     ended_ns: int | None
+    grace_s: int = _GRACE_S
+    terminating: bool = False  # its deletion was asked for
 
     @property
     def final(self) -> bool:
@@ -108,11 +118,12 @@ KubeObject = Pod | Service | EndpointSlice | Node
 
 
 class Listed(NamedTuple):
-    """All there is of a resource at `at_ns`: what is missing is gone."""
+    """All there is of a resource, or of the pods of `only_node`, at `at_ns`."""
 
     resource: Resource
     objects: tuple[KubeObject, ...]
     at_ns: int
+    only_node: str | None = None
 
 
 class Applied(NamedTuple):
@@ -147,7 +158,7 @@ class Recovered(NamedTuple):
     why: str
 
 
-Change = Listed | Applied | Deleted | Lost | Recovered
+Change = Listed | Applied | Deleted | Lost | Recovered | ClusterFound
 
 
 def pod(raw: Mapping[str, Any]) -> Pod:
@@ -172,6 +183,12 @@ def pod(raw: Mapping[str, Any]) -> Pod:
         ),
         started_ns=_time_ns(status.get("startTime") or meta.get("creationTimestamp")) or 0,
         ended_ns=_ended_ns(status) if phase in ("Succeeded", "Failed") else None,
+        grace_s=int(
+            meta.get("deletionGracePeriodSeconds")
+            or spec.get("terminationGracePeriodSeconds")
+            or _GRACE_S
+        ),
+        terminating=meta.get("deletionTimestamp") is not None,
     )
 
 
@@ -377,7 +394,7 @@ def _time_ns(text: Any) -> int | None:
     if not text:
         return None
     when = datetime.fromisoformat(text)
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * _SECOND_NS
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * SECOND
 
 
 def _ended_ns(status: Mapping[str, Any]) -> int | None:
@@ -388,4 +405,4 @@ def _ended_ns(status: Mapping[str, Any]) -> int | None:
         for each in status.get(statuses) or ()
         if (end := _time_ns(((each.get("state") or {}).get("terminated") or {}).get("finishedAt")))
     ]
-    return max(ends) + _SECOND_NS if ends else None
+    return max(ends) + SECOND if ends else None

@@ -9,22 +9,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
-from ctk.timespan import FOREVER_NS
-from ctk.timespan import SECOND as _SECOND_NS
+from ctk.timespan import FOREVER_NS, SECOND
 
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
-_CLOCKS_DIFFER_NS = 5 * _SECOND_NS
+_SLACK_NS = 5 * SECOND
+# A pod that takes over an address is told some time after it started, the longest with a watch
+# that was slow; until then its predecessor's grace is not settled.
+_TOLD_LATE_NS = 60 * SECOND
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.
 _RANK: Mapping[Kind, int] = {"node": 0, "pod": 1, "service": 2}
 
 
 @dataclass(slots=True, eq=False)
-class Owned:
-    """The span in which an address was an endpoint's."""
+class Ownership:
+    """
+    The span in which an address was an endpoint's.
+
+    From `sure_until_ns` on the address may have passed to another that is not known yet: since
+    its object is deleted, say, though its processes may go on until `to_ns`.
+    """
 
     endpoint: Endpoint
     from_ns: int
+    told_ns: int  # when it was first known that the endpoint has the address
     to_ns: int = FOREVER_NS
+    sure_until_ns: int = FOREVER_NS
+    inferred: bool = False  # nobody saw it end
+    recalled: bool = False  # known from the file only
 
 
 class Owners:
@@ -32,76 +43,137 @@ class Owners:
     The spans of every address; what ends is told in `history`.
 
     `always`: what is known comes from a file, so the first owner of an address always had it.
+    An owner gets an address a little before its own start (`_SLACK_NS`), unless
+    - the start is by this node's clock (a pod of `node_name`),
+    - the address had another owner: whatever is that old is the other's, or nobody's,
+    - its kind was not watched then: there may have been another that nobody told of.
     """
 
-    def __init__(self, history: list[HistoryChange], *, always: bool) -> None:
+    def __init__(self, history: list[HistoryChange], node_name: str, *, always: bool) -> None:
         self._history = history
-        self._before_ns = FOREVER_NS if always else _CLOCKS_DIFFER_NS
-        self._spans: dict[str, list[Owned]] = {}
+        self._node_name = node_name
+        self._always = always
+        self._spans: dict[str, list[Ownership]] = {}
         self._ended: deque[tuple[int, str]] = deque()
+        self._in_grace: list[Ownership] = []
+        self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
+        # Since when each kind is watched without a break.
+        self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
 
-    def at(self, address: str, when_ns: int) -> Owned | None:
+    def at(self, address: str, when_ns: int) -> Ownership | None:
         """Whose an address was at that time."""
         for owned in self._spans.get(address, ()):
             if owned.from_ns <= when_ns < owned.to_ns:
                 return owned
         return None
 
-    def has_owner(self, address: str) -> bool:
+    def is_owned(self, address: str) -> bool:
         """Whether an address is somebody's now."""
         return any(each.to_ns == FOREVER_NS for each in self._spans.get(address, ()))
 
     def give(self, endpoint: Endpoint, came_ns: int | None, at_ns: int) -> None:
         """
-        Give an address to an endpoint from its start on.
+        Give an address, as was told at `at_ns`, to an endpoint from its start on.
 
-        Another pod or node that still has it loses it then, or when the newcomer was first seen
-        (`came_ns`) if that was in the second of its start: the API's times have whole seconds.
+        Another pod or node that still has it loses it then. The API's times have whole seconds:
+        where the newcomer was seen in the second of its start before it had an address
+        (`came_ns`), the address passed on not before that. Where nobody saw it pass on, that second
+        is nobody's.
         Services may share an address.
         """
         rivals, from_ns = self._rivals(endpoint), endpoint.valid_from_ns
-        if endpoint.kind == "service":
-            self._insert(Owned(endpoint, from_ns if rivals else from_ns - self._before_ns))
-            return
-        started_ns = from_ns
-        if came_ns is not None and from_ns <= came_ns < from_ns + _SECOND_NS:
-            started_ns = came_ns
-        for rival in rivals:
-            if rival.to_ns == FOREVER_NS:
-                # One that started later than this one had the address until just now.
-                later = rival.endpoint.valid_from_ns >= endpoint.valid_from_ns
-                self._close(rival, at_ns if later else started_ns)
-            from_ns = max(from_ns, rival.to_ns)
-        before_ns = 0 if rivals else self._before_ns
-        self._insert(Owned(_since(endpoint, from_ns), from_ns - before_ns))
+        if endpoint.kind != "service":
+            for rival in rivals:
+                from_ns = max(from_ns, self._displace(rival, endpoint, came_ns, at_ns))
+        slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint)
+        self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, at_ns))
 
-    def give_past(self, endpoint: Endpoint, ended_ns: int) -> bool:
+    def give_past(self, endpoint: Endpoint, ended_ns: int, at_ns: int) -> bool:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
         from_ns, to_ns = endpoint.valid_from_ns, ended_ns
         for rival in self._rivals(endpoint):
             if rival.endpoint.valid_from_ns > endpoint.valid_from_ns:
                 to_ns = min(to_ns, rival.endpoint.valid_from_ns)
+            elif rival.to_ns == FOREVER_NS and rival.told_ns >= ended_ns:
+                # It started first, and got the address when this one had ended.
+                rival.from_ns = max(rival.from_ns, ended_ns)
             else:
-                from_ns = max(from_ns, rival.to_ns)
+                from_ns = max(from_ns, self._displace(rival, endpoint, None, at_ns))
         if from_ns >= to_ns:
             return False
-        owned = Owned(_since(endpoint, from_ns), from_ns)
+        owned = Ownership(_since(endpoint, from_ns), from_ns, at_ns)
         self._close(owned, to_ns)
         self._insert(owned)
         return True
 
-    def take(self, address: str, uid: str, at_ns: int) -> None:
-        """An address is no longer that owner's, if it still was."""
+    def take(
+        self, address: str, uid: str, at_ns: int, *, grace_ns: int = 0, inferred: bool = False
+    ) -> None:
+        """
+        An address is no longer that owner's, if it still was.
+
+        With a grace the owner's processes may go on for so long, if no other gets the address.
+        """
         owned = self._open(address, uid)
-        if owned is not None:
+        if owned is None:
+            return
+        owned.inferred = inferred
+        if grace_ns == 0:
             self._close(owned, at_ns)
+            return
+        owned.to_ns = at_ns + grace_ns
+        owned.sure_until_ns = min(self._sure_until_ns(owned), at_ns) if inferred else at_ns
+        owned.recalled = False
+        self._in_grace.append(owned)
 
     def rename(self, endpoint: Endpoint) -> None:
         """The owner of an address has other labels, say, from now on: another endpoint."""
         owned = self._open(endpoint.address, endpoint.uid)
         if owned is not None:
+            sure_until_ns = owned.sure_until_ns
             self._close(owned, endpoint.valid_from_ns)
-            self._insert(Owned(_since(endpoint, owned.to_ns), owned.to_ns))
+            renamed = Ownership(_since(endpoint, owned.to_ns), owned.to_ns, owned.told_ns)
+            renamed.sure_until_ns = sure_until_ns
+            self._insert(renamed)
+
+    def doubt(self, address: str, uid: str, since_ns: int) -> None:
+        """From then on it is not sure that the address is still that owner's."""
+        owned = self._open(address, uid)
+        if owned is not None:
+            owned.sure_until_ns = min(owned.sure_until_ns, since_ns)
+
+    def recall_until(self, told_until_ns: int) -> None:
+        """All that is known is what the file knew, up to then."""
+        for spans in self._spans.values():
+            for owned in spans:
+                if owned.to_ns == FOREVER_NS:
+                    owned.sure_until_ns = told_until_ns
+                owned.recalled = owned.sure_until_ns < owned.to_ns
+
+    def end_recall(self) -> None:
+        """The API server told which pods there are: the grace of the others is as after a watch."""
+        for owned in self._in_grace:
+            owned.recalled = False
+
+    def confirm(self, address: str, uid: str, started_ns: int) -> None:
+        """The owner that the file knew still has the address; and told when it started."""
+        owned = self._open(address, uid)
+        if owned is None:
+            return
+        owned.recalled, owned.sure_until_ns = False, FOREVER_NS
+        others = [each for each in self._rivals(owned.endpoint) if each is not owned]
+        if self._always and not others:
+            owned.from_ns = -FOREVER_NS
+        elif all(each.to_ns <= started_ns for each in others):
+            # The file may have thrown away how it stood at first.
+            owned.from_ns = min(owned.from_ns, started_ns)
+
+    def settle(self, now_ns: int) -> list[str]:
+        """End spans whose grace is over, and that no other can come and shorten; gives those."""
+        over = [each for each in self._in_grace if each.to_ns + _TOLD_LATE_NS <= now_ns]
+        for owned in over:
+            self._close(owned, owned.to_ns)
+        return [owned.endpoint.address for owned in over]
 
     def expire(self, before_ns: int) -> None:
         """Forget spans that ended before then."""
@@ -113,29 +185,76 @@ class Owners:
             else:
                 self._spans.pop(address, None)
 
-    def _open(self, address: str, uid: str | None) -> Owned | None:
+    def _slack_from_ns(self, endpoint: Endpoint) -> int:
+        """From when on an address without another owner is an endpoint's."""
+        if self._always:
+            return -FOREVER_NS
+        from_ns = endpoint.valid_from_ns
+        if endpoint.kind == "pod" and endpoint.node == self._node_name:
+            return from_ns
+        return max(from_ns - _SLACK_NS, min(from_ns, self.watched_from_ns[endpoint.kind]))
+
+    def _displace(
+        self, rival: Ownership, newcomer: Endpoint, came_ns: int | None, at_ns: int
+    ) -> int:
+        """End what a rival still has of an address; gives from when on it is the newcomer's."""
+        start_ns = newcomer.valid_from_ns
+        second_ns = start_ns + SECOND
+        passed_ns = from_ns = start_ns
+        if came_ns is not None and start_ns <= came_ns < second_ns:
+            passed_ns = from_ns = came_ns
+        elif not self.is_sure(rival, start_ns):
+            from_ns = second_ns
+        if rival.to_ns == FOREVER_NS:
+            if rival.endpoint.valid_from_ns < start_ns:
+                self._close(rival, passed_ns)
+                return from_ns
+            # The newcomer started first, and got the address when the rival no longer had it.
+            self._close(rival, min(self._sure_until_ns(rival), at_ns))
+            return at_ns
+        over_ns, sure_until_ns = rival.to_ns, rival.sure_until_ns
+        if passed_ns < over_ns and sure_until_ns < over_ns:  # in its grace
+            if sure_until_ns <= from_ns:
+                self._close(rival, max(sure_until_ns, passed_ns))
+                return from_ns
+            self._close(rival, sure_until_ns)
+            return min(at_ns, over_ns)
+        return over_ns
+
+    def _sure_until_ns(self, owned: Ownership) -> int:
+        lost_ns = self.lost_ns if owned.endpoint.kind == "pod" else FOREVER_NS
+        return min(owned.sure_until_ns, lost_ns)
+
+    def is_sure(self, owned: Ownership, when_ns: int) -> bool:
+        """Whether nobody else can have had the address at that time."""
+        return when_ns < self._sure_until_ns(owned)
+
+    def _open(self, address: str, uid: str | None) -> Ownership | None:
         for owned in self._spans.get(address, ()):
             if owned.endpoint.uid == uid and owned.to_ns == FOREVER_NS:
                 return owned
         return None
 
-    def _rivals(self, endpoint: Endpoint) -> list[Owned]:
+    def _rivals(self, endpoint: Endpoint) -> list[Ownership]:
         spans = self._spans.get(endpoint.address, ())
         return [each for each in spans if each.endpoint.kind == endpoint.kind]
 
-    def _insert(self, owned: Owned) -> None:
+    def _insert(self, owned: Ownership) -> None:
         spans = self._spans.setdefault(owned.endpoint.address, [])
         spans.append(owned)
         spans.sort(key=_rank)
 
-    def _close(self, owned: Owned, at_ns: int) -> None:
+    def _close(self, owned: Ownership, at_ns: int) -> None:
         endpoint = owned.endpoint
         owned.to_ns = max(at_ns, endpoint.valid_from_ns)
+        owned.sure_until_ns = FOREVER_NS
+        if owned in self._in_grace:
+            self._in_grace.remove(owned)
         self._ended.append((owned.to_ns, endpoint.address))
-        self._history.append(Closed(endpoint, owned.to_ns))
+        self._history.append(Closed(endpoint, owned.to_ns, owned.inferred))
 
 
-def _rank(owned: Owned) -> int:
+def _rank(owned: Ownership) -> int:
     return _RANK[owned.endpoint.kind]
 
 

@@ -1,26 +1,26 @@
 """
-Somebody to stand for the owner of an address that nobody is known to own.
+Endpoints for addresses whose owner is not known, or not for sure.
 
-A guess is this node (loopback and its own interfaces), external, or unknown; and while pods are
-lost, the pod that had the address before. When its owner turns up, the guess is completed.
+A provisional endpoint is this node (loopback and its own interfaces), external, or unknown; and
+where an address may have passed on untold, the pod that had it before. When more is known, it is
+completed in place.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
 from ctk.model import Completed, Endpoint
-from ctk.timespan import FOREVER_NS
-from ctk.timespan import SECOND as _SECOND_NS
+from ctk.timespan import FOREVER_NS, SECOND
 
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes
 # what is not older than itself.
-_GOOD_NS = 60 * _SECOND_NS
-_GOOD_STALE_NS = 600 * _SECOND_NS
+_GOOD_NS = 60 * SECOND
+_GOOD_STALE_NS = 600 * SECOND
 _MOST = 2**14  # addresses: external ones, mostly
 # The first parts of IPv4 addresses of which some or all are not public.
 _NOT_ALL_PUBLIC = frozenset(
@@ -28,87 +28,99 @@ _NOT_ALL_PUBLIC = frozenset(
 )
 
 
+@dataclass(slots=True, eq=False)
+class Provisional:
+    """An endpoint that was given as an answer for times from its start up to `asked_ns`."""
+
+    endpoint: Endpoint
+    until_ns: int  # from then on another is given
+    asked_ns: int
+
+
 class ProvisionalEndpoints:
     """
-    The guesses about each address, the latest last.
+    The provisional endpoints of each address, the latest last.
 
-    `kube` is False where nothing more will be learned: a guess holds for ever then.
+    `kube` is False where nothing more will be learned: one holds for ever then.
     """
 
-    def __init__(self, node_name: str, local_addresses: Iterable[str], *, kube: bool) -> None:
+    def __init__(
+        self, node_name: str, local_addresses: Iterable[str], started_ns: int, *, kube: bool
+    ) -> None:
         self._node_name = node_name
         self._local = frozenset(local_addresses)
+        self._started_ns = started_ns
         self._kube = kube
         self._this_node: Node | None = None
-        self._of: OrderedDict[str, list[Endpoint]] = OrderedDict()  # least asked first
+        self._of: OrderedDict[str, list[Provisional]] = OrderedDict()  # least asked first
+        self._asked_ns = 0  # the latest time asked about
         self._near: set[str | bytes] = set()
         # Of every node: by version and bits of an address in a network, the networks without them.
         self._pod_cidrs: dict[tuple[int, int], set[int]] = {}
         self.synced = False  # everything that owns addresses was listed once
         self.stale = False  # and something is lost now
-        self.doubt_ns = FOREVER_NS  # since when an address may have passed to another pod unseen
+        self.awaiting_pods = kube  # their first list is on its way
         self.pod_started_ns = 0  # the last start of a pod that has no address yet
 
     def ask(self, address: str, when_ns: int, last_owner: Endpoint | None) -> Endpoint:
-        """Who it may be; `last_owner` is the pod that had the address when pods were lost."""
-        guesses = self._of.get(address)
-        if guesses is None:
-            guesses = self._of[address] = []
+        """Who it may be; `last_owner` is the pod that surely had the address before."""
+        self._asked_ns = max(self._asked_ns, when_ns)
+        given = self._of.get(address)
+        if given is None:
+            given = self._of[address] = []
             if len(self._of) > _MOST:
                 self._of.popitem(last=False)
         else:
             self._of.move_to_end(address)
-            for guess in reversed(guesses):
-                is_pod = guess.kind == "pod"
-                if is_pod == (last_owner is not None) and self._holds(guess, when_ns):
-                    return guess
+            for each in reversed(given):
+                is_owner = each.endpoint.kind == "pod"
+                if is_owner == (last_owner is not None) and self._holds(each, when_ns):
+                    each.asked_ns = max(each.asked_ns, when_ns)
+                    return each.endpoint
             if self.synced and not self.stale:
                 # Those that are older will not be completed any more.
                 oldest_ns = when_ns - _GOOD_STALE_NS
-                guesses[:] = [each for each in guesses if each.valid_from_ns > oldest_ns]
+                given[:] = [each for each in given if each.asked_ns > oldest_ns]
         if last_owner is None:
-            guess = self._stranger(address, when_ns)
+            endpoint = self.stranger(address, when_ns)
         else:
-            guess = replace(last_owner, valid_from_ns=when_ns)
-        guesses.append(guess)
-        return guess
+            endpoint = replace(last_owner, valid_from_ns=when_ns)
+        given.append(Provisional(endpoint, self._until_ns(endpoint), when_ns))
+        return endpoint
 
     def good_until_ns(self, endpoint: Endpoint) -> int:
-        """Up to when an answer holds if nothing changes; for ever unless it is a guess."""
-        doubtful = endpoint.kind == "pod" and endpoint.valid_from_ns >= self.doubt_ns
-        if not self._kube or not (doubtful or endpoint.kind == "unknown"):
-            return FOREVER_NS
-        sure = self.synced and not self.stale
-        return endpoint.valid_from_ns + (_GOOD_NS if sure else _GOOD_STALE_NS)
+        """
+        Up to when an answer holds if nothing changes.
 
-    def settle(self, address: str, settled: Callable[[Endpoint], bool]) -> None:
-        """Forget the guesses about an address that `settled` takes."""
-        guesses = self._of.get(address)
-        if guesses is None:
+        One that may have to be another from a time on that is told later holds to the end of the
+        second, so that it is known for which times it was given.
+        """
+        for each in (
+            self._of.get(endpoint.address, ()) if endpoint.kind in ("unknown", "pod") else ()
+        ):
+            if each.endpoint is endpoint and each.until_ns != FOREVER_NS:
+                return min(each.until_ns, _next_second_ns(each.asked_ns))
+        return FOREVER_NS
+
+    def settle(self, address: str, settled: Callable[[Provisional], bool]) -> None:
+        """Forget the provisional endpoints of an address that `settled` takes."""
+        given = self._of.get(address)
+        if given is None:
             return
-        left = [guess for guess in guesses if not settled(guess)]
+        left = [each for each in given if not settled(each)]
         if left:
             self._of[address] = left
         else:
             del self._of[address]
 
-    def doubted(self) -> list[str]:
-        """The addresses that were asked about while it was in doubt which pod has them."""
-        return [
-            address
-            for address, guesses in self._of.items()
-            if any(guess.kind == "pod" for guess in guesses)
-        ]
+    def addresses(self) -> list[str]:
+        """The addresses that were asked about while their owner was not known for sure."""
+        return list(self._of)
 
-    def again(self) -> Iterator[Completed]:
+    def reconsider(self) -> Iterator[Completed]:
         """More is known: what was unknown may be external, and this node may have labels."""
-        for address, guesses in self._of.items():
-            for i, guess in enumerate(guesses):
-                if guess.kind in ("unknown", "node"):
-                    better = self._stranger(address, guess.valid_from_ns)
-                    if not same(guess, better):
-                        guesses[i] = better
-                        yield Completed(guess, better)
+        for address in self._of:
+            yield from self._reconsider(address, ("unknown", "node"))
 
     def set_local(
         self, addresses: frozenset[str], owned: Callable[[str], bool]
@@ -116,14 +128,12 @@ class ProvisionalEndpoints:
         """This node has these addresses now; `owned` says which have another owner."""
         lost, self._local = self._local - addresses, addresses
         for address in lost:
-            guesses = self._of.get(address, [])
-            guesses[:] = [guess for guess in guesses if guess.kind != "node"]
+            for each in self._of.get(address, ()):
+                if each.endpoint.kind == "node" and not ip_address(address).is_loopback:
+                    each.until_ns = min(each.until_ns, self._asked_ns + 1)
         for address in addresses:
-            guesses = self._of.get(address, [])
-            for i, guess in enumerate(guesses):
-                if guess.kind in ("unknown", "external") and not owned(address):
-                    guesses[i] = self._stranger(address, guess.valid_from_ns)
-                    yield Completed(guess, guesses[i])
+            if address in self._of and not owned(address):
+                yield from self._reconsider(address, ("unknown", "external"))
 
     def learn_node(self, node: Node) -> Iterator[Completed]:
         """A node says which addresses its pods have, and what this node's labels are."""
@@ -133,20 +143,13 @@ class ProvisionalEndpoints:
             networks.add(int(cidr.network_address) >> bits)
         if node.name == self._node_name:
             self._this_node = node
-            yield from self.again()
+            yield from self.reconsider()
 
     def learn_near(self, addresses: Iterable[str]) -> None:
         """The cluster has these addresses: a private one near them is not external."""
         self._near.update(map(_neighbourhood, addresses))
 
-    def _holds(self, guess: Endpoint, when_ns: int) -> bool:
-        if guess.kind in ("external", "node") or not self._kube:
-            return True
-        if guess.valid_from_ns < self.pod_started_ns <= when_ns:
-            return False  # it may be that pod's traffic: its address is told later
-        return guess.valid_from_ns <= when_ns < self.good_until_ns(guess)
-
-    def _stranger(self, address: str, when_ns: int) -> Endpoint:
+    def stranger(self, address: str, when_ns: int) -> Endpoint:
         """What can be said of an address by itself."""
         parsed = ip_address(address) if _may_be_private(address) else None
         if address in self._local or (parsed is not None and parsed.is_loopback):
@@ -165,12 +168,49 @@ class ProvisionalEndpoints:
             address=address, kind="external" if outside else "unknown", valid_from_ns=when_ns
         )
 
+    def _reconsider(self, address: str, kinds: tuple[str, ...]) -> Iterator[Completed]:
+        for each in self._of[address]:
+            old = each.endpoint
+            was_local = old.kind == "node" and each.until_ns != FOREVER_NS
+            if old.kind in kinds and not was_local:
+                new = self.stranger(address, old.valid_from_ns)
+                if not same(old, new):
+                    each.endpoint, each.until_ns = new, self._until_ns(new)
+                    yield Completed(old, new)
+
+    def _until_ns(self, endpoint: Endpoint) -> int:
+        """From when on another endpoint is to stand for the address."""
+        if not self._kube or endpoint.kind in ("external", "node"):
+            return FOREVER_NS
+        from_ns = endpoint.valid_from_ns
+        if endpoint.kind == "pod" or (self.synced and not self.stale):
+            return from_ns + _GOOD_NS
+        if self.awaiting_pods:
+            # The owner that the list tells may have started in any second of the last ones.
+            recent = from_ns >= self._started_ns - _GOOD_NS
+            return _next_second_ns(from_ns) if recent else from_ns + _GOOD_NS
+        return from_ns + _GOOD_STALE_NS
+
+    def _holds(self, given: Provisional, when_ns: int) -> bool:
+        if when_ns >= given.until_ns:
+            return False
+        from_ns = given.endpoint.valid_from_ns
+        if given.endpoint.kind in ("external", "node") or not self._kube:
+            return True
+        if from_ns < self.pod_started_ns <= when_ns:
+            return False  # it may be that pod's traffic: its address is told later
+        return from_ns <= when_ns
+
     def _is_near(self, address: IPv4Address | IPv6Address) -> bool:
         """Whether the cluster has such addresses."""
         return _neighbourhood(str(address)) in self._near or any(
             address.version == version and int(address) >> bits in networks
             for (version, bits), networks in self._pod_cidrs.items()
         )
+
+
+def _next_second_ns(when_ns: int) -> int:
+    return (when_ns // SECOND + 1) * SECOND
 
 
 def _may_be_private(address: str) -> bool:

@@ -1,26 +1,28 @@
 """
-Which service is behind an address, a port and a protocol, and when.
+Which service stands behind an address, a protocol and a port, and when.
 
-A service has many doors: its own addresses, its NodePorts on every node, and the pods behind it.
+A service is dialled by its own addresses, by its NodePorts on every node, or by the address of a
+pod behind it.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ctk.kube.objects import EndpointSlice, Service
-from ctk.timespan import FOREVER_NS
+from ctk.timespan import FOREVER_NS, SECOND
 
 # An EndpointSlice is written a little after the pod it lists could first be dialled.
-_WRITTEN_LATE_NS = 5_000_000_000
+_WRITTEN_LATE_NS = 5 * SECOND
 
-# Address, protocol, port. A NodePort is open on any node, so its address is "".
-Door = tuple[str, str, int]
+# Address, protocol, port: what is dialled. A NodePort is on any node, so its address is "".
+Target = tuple[str, str, int]
 ANY_NODE = ""
 
 
 @dataclass(slots=True, eq=False)
-class _Open:
-    """The span in which a door led to a service."""
+class _Span:
+    """The span in which a target led to a service."""
 
     service: str
     source: str  # the uid of the Service or EndpointSlice that says so
@@ -30,81 +32,91 @@ class _Open:
 
 class ServicePorts:
     """
-    The doors of all services, each with the spans in which it was open.
+    The targets of all services, each with the spans in which it led to them.
 
     `always`: what is known comes from a file and has no history, so it was always so.
     """
 
     def __init__(self, *, always: bool) -> None:
         self._always = always
-        self._fronts: dict[Door, list[_Open]] = {}  # dialled by a service's or a node's address
-        self._backs: dict[Door, list[_Open]] = {}  # dialled by a pod's own address
+        self._by_own_address: dict[Target, list[_Span]] = {}  # a service's, or a node's
+        self._by_pod_address: dict[Target, list[_Span]] = {}
         self.services: dict[str, Service] = {}  # by uid, as are the slices
         self.slices: dict[str, EndpointSlice] = {}
         self._with_cluster_address: set[str] = set()
-        self._closed: deque[tuple[int, dict[Door, list[_Open]], Door]] = deque()
+        self._closed: deque[tuple[int, dict[Target, list[_Span]], Target]] = deque()
 
-    def front(self, address: str, proto: str, port: int, when_ns: int) -> str | None:
-        """The service whose own address this is; the first by name where several share it."""
-        opens = self._fronts.get((address, proto, port))
-        if opens is None:
-            return None
-        return min((each.service for each in opens if _covers(each, when_ns)), default=None)
+    def of_own_address(self, address: str, proto: str, port: int, when_ns: int) -> str | None:
+        """The one service whose own address this is; none where several share it."""
+        found = _covering(self._by_own_address.get((address, proto, port), ()), when_ns)
+        return found.pop() if len(found) == 1 else None
 
-    def back(self, address: str, proto: str, port: int, when_ns: int) -> str | None:
-        """The service a pod backs on exactly this port: one with a ClusterIP before others."""
-        opens = self._backs.get((address, proto, port))
-        if opens is None:
-            return None
-        return min(
-            (each.service for each in opens if _covers(each, when_ns)),
-            key=lambda service: (service not in self._with_cluster_address, service),
-            default=None,
-        )
+    def of_pod_address(self, address: str, proto: str, port: int, when_ns: int) -> str | None:
+        """
+        The service that a pod backs on exactly this port, where one can be told.
 
-    def put_service(self, new: Service, at_ns: int) -> set[Door]:
-        """Open and close doors as the service now says; gives those that opened."""
+        That is the only one with a ClusterIP, else the only one: what dials a pod itself may have
+        found it by any of its services.
+        """
+        found = _covering(self._by_pod_address.get((address, proto, port), ()), when_ns)
+        if len(found) > 1:
+            found &= self._with_cluster_address
+        return found.pop() if len(found) == 1 else None
+
+    def put_service(self, new: Service, at_ns: int) -> set[Target]:
+        """Take in what a service says now; gives the targets that may lead to it only now."""
         old = self.services.get(new.uid)
         self.services[new.uid] = new
         name = service_name(new)
+        had_cluster_address = name in self._with_cluster_address
         if new.cluster_addresses:
             self._with_cluster_address.add(name)
         else:
             self._with_cluster_address.discard(name)
         from_ns = self._since(new, old, at_ns)
-        return self._swap(self._fronts, name, new.uid, _fronts(old), _fronts(new), (from_ns, at_ns))
+        table = self._by_own_address
+        added = self._swap(
+            table, name, new.uid, _own_targets(old), _own_targets(new), (from_ns, at_ns)
+        )
+        if had_cluster_address != bool(new.cluster_addresses):
+            # It may decide which of several services a pod stands for.
+            for each in self.slices.values():
+                if each.service == name:
+                    added |= _pod_targets(each)
+        return added
 
     def drop_service(self, uid: str, at_ns: int) -> None:
-        """Close every door of a service that is gone."""
+        """A service is gone: no target leads to it any more."""
         old = self.services.pop(uid, None)
         if old is not None:
             self._with_cluster_address.discard(service_name(old))
-            self._swap(self._fronts, "", uid, _fronts(old), set(), (at_ns, at_ns))
+            self._swap(self._by_own_address, "", uid, _own_targets(old), set(), (at_ns, at_ns))
 
-    def put_slice(self, new: EndpointSlice, at_ns: int) -> set[Door]:
-        """Open and close doors as the slice now lists pods; gives those that opened."""
+    def put_slice(self, new: EndpointSlice, at_ns: int) -> set[Target]:
+        """Take in which pods a slice lists now; gives the targets that were added."""
         old = self.slices.get(new.uid)
-        self.slices[new.uid] = new
         if old is not None and old.service != new.service:
             self.drop_slice(new.uid, at_ns)
             return self.put_slice(new, at_ns)
+        self.slices[new.uid] = new
         span = (self._since(new, old, at_ns) - _WRITTEN_LATE_NS, at_ns)
-        return self._swap(self._backs, new.service or "", new.uid, _backs(old), _backs(new), span)
+        table, name = self._by_pod_address, new.service or ""
+        return self._swap(table, name, new.uid, _pod_targets(old), _pod_targets(new), span)
 
     def drop_slice(self, uid: str, at_ns: int) -> None:
-        """Close every door of a slice that is gone."""
+        """A slice is gone, and every target that it added."""
         old = self.slices.pop(uid, None)
-        self._swap(self._backs, "", uid, _backs(old), set(), (at_ns, at_ns))
+        self._swap(self._by_pod_address, "", uid, _pod_targets(old), set(), (at_ns, at_ns))
 
     def expire(self, before_ns: int) -> None:
-        """Forget doors that were closed before then."""
+        """Forget spans that ended before then."""
         while self._closed and self._closed[0][0] < before_ns:
-            _, table, door = self._closed.popleft()
-            kept = [each for each in table.get(door, ()) if each.to_ns >= before_ns]
+            _, table, target = self._closed.popleft()
+            kept = [each for each in table.get(target, ()) if each.to_ns >= before_ns]
             if kept:
-                table[door] = kept
+                table[target] = kept
             else:
-                table.pop(door, None)
+                table.pop(target, None)
 
     def _since(
         self,
@@ -118,23 +130,23 @@ class ServicePorts:
 
     def _swap(
         self,
-        table: dict[Door, list[_Open]],
+        table: dict[Target, list[_Span]],
         service: str,
         source: str,
-        old: set[Door],
-        new: set[Door],
+        old: set[Target],
+        new: set[Target],
         span_ns: tuple[int, int],
-    ) -> set[Door]:
+    ) -> set[Target]:
         from_ns, at_ns = span_ns
-        for door in old - new:
-            for each in table.get(door, ()):
+        for target in old - new:
+            for each in table.get(target, ()):
                 if each.source == source and each.to_ns == FOREVER_NS:
                     each.to_ns = max(at_ns, each.from_ns)
-                    self._closed.append((each.to_ns, table, door))
-        opened = new - old
-        for door in opened:
-            table.setdefault(door, []).append(_Open(service, source, from_ns))
-        return opened
+                    self._closed.append((each.to_ns, table, target))
+        added = new - old
+        for target in added:
+            table.setdefault(target, []).append(_Span(service, source, from_ns))
+        return added
 
 
 def service_name(service: Service) -> str:
@@ -142,21 +154,23 @@ def service_name(service: Service) -> str:
     return f"{service.namespace}/{service.name}"
 
 
-def _covers(each: _Open, when_ns: int) -> bool:
-    return each.from_ns <= when_ns < each.to_ns
+def _covering(spans: Iterable[_Span], when_ns: int) -> set[str]:
+    return {each.service for each in spans if each.from_ns <= when_ns < each.to_ns}
 
 
-def _fronts(service: Service | None) -> set[Door]:
+def _own_targets(service: Service | None) -> set[Target]:
     if service is None:
         return set()
-    doors = {
+    targets = {
         (address, port.proto, port.port) for address in service.addresses for port in service.ports
     }
-    doors.update((ANY_NODE, port.proto, port.node_port) for port in service.ports if port.node_port)
-    return doors
+    targets.update(
+        (ANY_NODE, port.proto, port.node_port) for port in service.ports if port.node_port
+    )
+    return targets
 
 
-def _backs(each: EndpointSlice | None) -> set[Door]:
+def _pod_targets(each: EndpointSlice | None) -> set[Target]:
     if each is None or each.service is None:
         return set()
     return {(address, proto, port) for address in each.addresses for proto, port in each.ports}

@@ -65,6 +65,9 @@ class Stream(Protocol):
     started_ns: int
 
     @property
+    def local_addresses(self) -> frozenset[str]: ...
+
+    @property
     def malformed(self) -> int: ...
 
     def gaps(self) -> list[Gap]: ...
@@ -126,7 +129,7 @@ def run(
     recorder = _Recorder(conn, stream, plan, listening)
     for batch in stream:
         if listening.capture is not None and (batch.lengths or batch.dumped):
-            listening.capture.write(batch)
+            listening.capture.write(batch, stream.local_addresses)
         recorder.learn(_waiting(changes))
         if batch.dumped:
             recorder.take_dumped(batch)

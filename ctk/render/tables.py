@@ -1,14 +1,16 @@
 """Rows to tables for people, and to JSON, JSON lines, CSV and TSV for programs."""
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, BinaryIO, Literal
 
-from ctk.ask.describe import StoredGap
-from ctk.ask.top import COUNTS, Ranking
+from ctk.ask.describe import Description
+from ctk.ask.gaps import StoredGap
+from ctk.ask.sums import COUNTS, Counts, Value
+from ctk.ask.top import Top
 from ctk.model import Finding
 from ctk.store.columns import FLOW_KEYS, JSON_KEYS, FlowRecord
 from ctk.timespan import format_age
@@ -59,29 +61,35 @@ def rows(
     return written
 
 
-def ranking(ranked: Ranking, output: Output, out: BinaryIO) -> None:
+def top(ranked: Top, output: Output, out: BinaryIO) -> None:
     """Write groups and what part of the whole each moved; a table ends with the whole."""
     at = COUNTS.index(ranked.sort)
-    whole = ranked.total[at]
-    keys = len(ranked.keys)
-    with_share = [
-        (*row, 100 * row[keys + at] / whole if whole and row[keys + at] is not None else None)
-        for row in ranked.rows
-    ]
+    shares = [_percent(row.counts[at], ranked.totals[at]) for row in ranked.rows]
     if output.format != "table":
-        shares = [(*row[:-1], None if row[-1] is None else round(row[-1], 2)) for row in with_share]
-        rows((*ranked.keys, *COUNTS, "percent"), shares, output, out)
+        found = (
+            (*row.keys, *row.counts, None if share is None else round(share, 2))
+            for row, share in zip(ranked.rows, shares, strict=True)
+        )
+        rows((*ranked.by, *COUNTS, "percent"), found, output, out)
         return
     if not ranked.groups:
         return
     counts = [count for count in _TOP_TABLE if count != "events" or ranked.sort == "events"]
-    heads = [(key.upper().replace("_", " "), False) for key in ranked.keys]
+    heads = [(key.upper().replace("_", " "), False) for key in ranked.by]
     heads += [(_TOP_TABLE[count], True) for count in counts]
-    cells = [_top_cells(row[:keys], row[keys:-1], row[-1], counts) for row in with_share]
+    cells = [
+        _top_cells(row.keys, row.counts, share, counts)
+        for row, share in zip(ranked.rows, shares, strict=True)
+    ]
     groups = f"total of {ranked.groups:,}" if ranked.groups > len(ranked.rows) else "total"
-    names = (groups, *("" for _ in ranked.keys[1:]))
-    cells.append(_top_cells(names, ranked.total, 100.0 if whole else None, counts))
+    names = (groups, *("" for _ in ranked.by[1:]))
+    whole = _percent(ranked.totals[at], ranked.totals[at])
+    cells.append(_top_cells(names, ranked.totals, whole, counts))
     _table([*heads, ("%", True)], cells, None, out)
+
+
+def _percent(part: int | None, whole: int | None) -> float | None:
+    return 100 * part / whole if whole and part is not None else None
 
 
 def findings(found: Sequence[Finding], output: Output, out: BinaryIO) -> None:
@@ -233,7 +241,7 @@ _TOP_TABLE = {
 
 
 def _top_cells(
-    keys: Sequence[object], row: Sequence[int | None], share: float | None, counts: Sequence[str]
+    keys: Sequence[Value], row: Counts, share: float | None, counts: Sequence[str]
 ) -> list[str]:
     cells = [_cell(key) for key in keys]
     for count in counts:
@@ -293,53 +301,53 @@ def scaled(size: int | None) -> str:
     return f"{amount:.1f} {unit}"
 
 
-def description(held: Mapping[str, Any], output: Output, out: BinaryIO) -> None:
+def description(held: Description, output: Output, out: BinaryIO) -> None:
     """Write what a file holds: for people, as one JSON object, or as the rows of its tables."""
     if output.format in ("json", "jsonl"):
         from orjson import OPT_INDENT_2, dumps
 
+        # The caveats go to stderr.
+        named = {each.name: getattr(held, each.name) for each in fields(held)}
+        del named["caveats"]
         option = OPT_INDENT_2 if output.format == "json" else None
-        out.write(dumps(held, option=option) + b"\n")
+        out.write(dumps(named, option=option) + b"\n")
     elif output.format != "table":
-        columns = ("table", "rows", "bytes")
-        rows(columns, ([table[name] for name in columns] for table in held["tables"]), output, out)
+        found = ((table.table, table.rows, table.bytes) for table in held.tables)
+        rows(("table", "rows", "bytes"), found, output, out)
     else:
         for name, fact in _facts(held):
             out.write(f"{name:<11} {fact}\n".encode())
         out.write(b"\n")
         heads = [("LEVEL", False), ("FROM (UTC)", False), ("FOLDED UNTIL", False)]
         heads += [("PRUNED UNTIL", False), ("ROWS", True)]
-        cells = [
+        levels = [
             [
-                level["level"],
-                *(_moment(level[key]) for key in ("since", "folded_until", "pruned_until")),
-                f"{level['rows']:,}",
+                level.level,
+                *map(_moment, (level.since, level.folded_until, level.pruned_until)),
+                f"{level.rows:,}",
             ]
-            for level in held["levels"]
+            for level in held.levels
         ]
-        _table(heads, cells, None, out)
+        _table(heads, levels, None, out)
         out.write(b"\n")
-        sizes = [
-            [table["table"], f"{table['rows']:,}", scaled(table["bytes"])]
-            for table in held["tables"]
-        ]
+        sizes = [[table.table, f"{table.rows:,}", scaled(table.bytes)] for table in held.tables]
         _table([("TABLE", False), ("ROWS", True), ("BYTES", True)], sizes, None, out)
 
 
-def _facts(held: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    yield "nodes", ", ".join(held["nodes"]) or _NOTHING
-    yield "from", _moment(held["since"])
-    yield "until", _moment(held["until"])
-    yield "file", scaled(held["bytes"])
-    counts = [f"{found['endpoints']:,} {found['kind']}" for found in held["endpoints"]]
+def _facts(held: Description) -> Iterable[tuple[str, str]]:
+    yield "nodes", ", ".join(held.nodes) or _NOTHING
+    yield "from", _moment(held.since)
+    yield "until", _moment(held.until)
+    yield "file", scaled(held.bytes)
+    counts = [f"{found.endpoints:,} {found.kind}" for found in held.endpoints]
     yield "endpoints", ", ".join(counts) or _NOTHING
-    yield "recordings", f"{len(held['recordings']):,}"
-    for recording in held["recordings"][-3:]:
-        ended = recording["ended_at"]
-        end = f"to {_moment(ended)}" if ended else f"committed {_moment(recording['committed_at'])}"
-        events = f"{recording['events']:,} events, {recording['lost']:,} lost"
-        yield "", f"{_moment(recording['started_at'])} {end}, {recording['source']}: {events}"
-    yield "gaps", held["gaps_in_words"] or "none"
+    yield "recordings", f"{len(held.recordings):,}"
+    for recording in held.recordings[-3:]:
+        ended = recording.ended_at
+        end = f"to {_moment(ended)}" if ended else f"committed {_moment(recording.committed_at)}"
+        events = f"{recording.events:,} events, {recording.lost:,} lost"
+        yield "", f"{_moment(recording.started_at)} {end}, {recording.source}: {events}"
+    yield "gaps", held.gaps_in_words or "none"
 
 
 def _moment(text: str | None) -> str:

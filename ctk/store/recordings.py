@@ -3,9 +3,9 @@
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from typing import NamedTuple
 
-from ctk import __version__
 from ctk.model import EventCounts, Gap, Previous
 from ctk.store import bulk
 
@@ -63,7 +63,7 @@ class RecordingRow:
             " source, settings) VALUES (?,?,?,?,?,?,?)",
             (
                 *(self.recorder_id, self.started_ns, self.started_ns, self.boot_id),
-                *(__version__, self._source, self._settings),
+                *(version("ctk"), self._source, self._settings),
             ),
         ).lastrowid
         if previous is not None and previous.committed_ns < self.started_ns:

@@ -130,6 +130,8 @@ class PlayedNode:
     `timeouts` are net.netfilter.nf_conntrack_NAME; `accounting` sets acct and timestamp.
     """
 
+    rules = RULES  # of the node, for nft
+
     def __init__(
         self, *, accounting: bool = True, timeouts: Mapping[str, int] = SHORT_TIMEOUTS
     ) -> None:
@@ -160,16 +162,12 @@ class PlayedNode:
         return ["ip", "netns", "exec", self.node, *argv]
 
     def _set_up(self) -> None:
-        for name in (self.node, self.outside, *self.pods.values()):
-            run("ip", "netns", "add", name)
-            self._undo.callback(run, "ip", "netns", "delete", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
-            # An address that is still being probed answers no neighbour for two seconds.
-            self._sysctl("net.ipv6.conf.default.accept_dad", 0, name)
+        for name in (self.node, self.outside):
+            self._add_namespace(name)
         self._sysctl("net.ipv4.ip_forward", 1)
         self._sysctl("net.ipv6.conf.all.forwarding", 1)
         with inside(self.node):
-            run("nft", "-f", "-", text=RULES)
+            run("nft", "-f", "-", text=self.rules)
         for name, seconds in self._timeouts.items():
             self._sysctl(f"net.netfilter.nf_conntrack_{name}", seconds)
         self._sysctl("net.netfilter.nf_conntrack_acct", int(self._accounting))
@@ -179,8 +177,12 @@ class PlayedNode:
             self.node, f"address add {NODE}/16 dev eth0", f"address add {NODE6}/64 dev eth0 nodad"
         )
         batch(self.outside, f"route add default via {NODE}", f"route add default via {NODE6}")
+        self._set_up_pods()
+
+    def _set_up_pods(self) -> None:
         for n, (pod, (ip, ip6)) in enumerate(PODS.items()):
             veth = f"veth{n}"
+            self._add_namespace(self.pods[pod])
             self._wire(self.pods[pod], veth, f"{ip}/32", f"{ip6}/128")
             batch(
                 self.node,
@@ -198,6 +200,13 @@ class PlayedNode:
             )
         with inside(self.pods[WEB_B]):
             run("nft", "-f", "-", text=UNANSWERED)
+
+    def _add_namespace(self, name: str) -> None:
+        run("ip", "netns", "add", name)
+        self._undo.callback(run, "ip", "netns", "delete", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        # An address that is still being probed answers no neighbour for two seconds.
+        self._sysctl("net.ipv6.conf.default.accept_dad", 0, name)
 
     def _wire(self, peer: str, device: str, *addresses: str) -> None:
         """Join the node's `device` to the peer's eth0, which gets the addresses."""

@@ -32,9 +32,11 @@ from playednode import (
     run,
 )
 
+from ctk.conntrack.addresses import local_addresses
 from ctk.conntrack.capture import CaptureWriter, Header
 from ctk.conntrack.listen import Listener
-from ctk.conntrack.socket import Socket, local_addresses, sysctl
+from ctk.conntrack.socket import Socket
+from ctk.conntrack.table import sysctl
 
 CAPTURES = Path(__file__).parents[2] / "fixtures" / "captures"
 DUMP_S = 5

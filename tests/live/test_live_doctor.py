@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
-from playednode import PlayedNode, Servers, Traffic, inside, run
+from playednode import PlayedNode, Servers, Traffic, inside, listeners, run, until
 
 pytestmark = pytest.mark.live
 
@@ -45,6 +46,21 @@ def test_rules_that_hide_connections_and_settings_that_are_off_are_found():
         code, found = findings(play)
     assert code == 0
     assert {found[check] for check in ("accounting", "timestamps", "NOTRACK")} == {"warning"}
+
+
+def test_counters_that_another_tool_zeroes_are_found(on_node):
+    with Servers(on_node) as servers:
+        Traffic(on_node, servers).known()
+    before = listeners(on_node)
+    command = [*DOCTOR, "--listen", "3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd="/tmp") as doctor:
+        until(lambda: listeners(on_node) > before, "the doctor to listen")
+        time.sleep(1)  # it looks at the table first
+        run("conntrack", "-L", "-z")
+        assert doctor.stdout is not None
+        found = {one["check"]: one for one in json.loads(doctor.stdout.read())}
+    assert (doctor.returncode, found["counters"]["status"]) == (0, "warning")
+    assert "another tool zeroes them" in found["counters"]["found"]
 
 
 def test_without_rights_it_is_a_problem(play):

@@ -10,9 +10,11 @@ import pytest
 from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, Servers, Traffic, run, udp
 
 from ctk.conntrack import decode
+from ctk.conntrack.addresses import local_addresses
 from ctk.conntrack.decode import Decoder, Event
 from ctk.conntrack.filters import EventFilter, program
-from ctk.conntrack.socket import Socket, dump, local_addresses
+from ctk.conntrack.socket import Socket
+from ctk.conntrack.table import dump
 from ctk.conntrack.tuples import parse_tuples
 from ctk.model import FlowTuple
 
@@ -146,7 +148,7 @@ def test_the_hosts_addresses_are_those_of_its_interfaces(on_node):
 def test_accounting_is_enabled_and_what_changed_is_said():
     with PlayedNode(accounting=False) as play:
         command = [*play.command(sys.executable), "-c"]
-        script = "from ctk.conntrack.socket import *; print(sysctl('{}'), enable_accounting())"
+        script = "from ctk.conntrack.table import *; print(sysctl('{}'), enable_accounting())"
         first = subprocess.check_output([*command, script.format("nf_conntrack_acct")], text=True)
         second = subprocess.check_output([*command, script.format("nf_conntrack_acct")], text=True)
     names = ["net.netfilter.nf_conntrack_acct=1", "net.netfilter.nf_conntrack_timestamp=1"]
@@ -155,6 +157,7 @@ def test_accounting_is_enabled_and_what_changed_is_said():
 
 LISTEN = """
 from ctk.conntrack.socket import *
+from ctk.conntrack.table import dump
 from ctk.errors import CtkError
 try:
     with Socket(note=print) as source:

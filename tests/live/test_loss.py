@@ -52,9 +52,10 @@ def test_a_burst_while_the_reader_is_held_still_is_recorded_or_lost_and_then_cou
     gaps = rows(db, "SELECT started_ns, ended_ns, lost FROM gaps WHERE kind = 'events lost'")
     assert (new + sum(gap[2] for gap in gaps), connections) == (2 * BURST, 2 * BURST)
     assert rows(db, "SELECT lost FROM recordings") == [(2 * BURST - new,)]
-    # From when the queue was last seen empty: the reader looks every quarter of a second.
+    # From when the queue was last seen empty: the reader looks every quarter of a second, later
+    # where the machine is busy.
     for (began_ns, ended_ns), (started_ns, until_ns, _) in zip(spans, gaps, strict=True):
-        assert began_ns - 500_000_000 < started_ns < until_ns < ended_ns
+        assert began_ns - 2_000_000_000 < started_ns < until_ns < ended_ns
 
 
 def test_a_reader_that_was_held_still_for_long_tells_each_event_at_its_time(play, tmp_path):

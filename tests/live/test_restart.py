@@ -14,7 +14,7 @@ from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, inside, udp
 from recording import CTK, listening, recording, rows
 
 from ctk.conntrack.decode import Decoder, Event
-from ctk.conntrack.socket import dump
+from ctk.conntrack.table import dump
 from ctk.conntrack.tuples import parse_tuples
 
 pytestmark = pytest.mark.live

@@ -1,6 +1,7 @@
 """The recorder with CAP_NET_ADMIN as its only capability, as another user id."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,21 +12,46 @@ from recording import CTK, listening, rows
 pytestmark = pytest.mark.live
 
 NOBODY = 65534
+CAPABILITIES = ("bounding-set", "inh-caps", "ambient-caps")
 ALONE = "-all,+net_admin"
 ENVIRONMENT = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def test_net_admin_alone_records(tmp_path):
+def as_nobody(capabilities: str) -> list[str]:
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    return [*become, *(f"--{kind}={capabilities}" for kind in CAPABILITIES)]
+
+
+def nobodys(tmp_path: Path) -> Path:
+    """Make a folder that this user can write to."""
     folder = tmp_path / "nobodys"
     folder.mkdir()
     os.chown(folder, NOBODY, NOBODY)
     for parent in list(folder.parents)[:3]:
         parent.chmod(parent.stat().st_mode | 0o011)
-    db = folder / "node.db"
-    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    become += [f"--bounding-set={ALONE}", f"--inh-caps={ALONE}", f"--ambient-caps={ALONE}"]
+    return folder
+
+
+@pytest.mark.parametrize("options", [(), ("--protocol", "tcp"), ("--buffer-size", "64MiB")])
+def test_without_rights_there_is_one_error_and_nothing_before_it(tmp_path, options):
+    db = nobodys(tmp_path) / "node.db"
     with PlayedNode(accounting=False) as play:
-        command = [*become, *CTK, "record", str(db), "--no-kube", "--enable-accounting"]
+        command = [*as_nobody("-all"), *CTK, "record", str(db), "--no-kube", *options]
+        done = subprocess.run(
+            play.command(*command), capture_output=True, text=True, env=ENVIRONMENT, check=False
+        )
+    assert (done.returncode, done.stderr, db.exists()) == (
+        1,
+        "Error: listening to conntrack events needs CAP_NET_ADMIN\n"
+        "Try: run it as root, or give a container the capability NET_ADMIN\n",
+        False,
+    )
+
+
+def test_net_admin_alone_records(tmp_path):
+    db = nobodys(tmp_path) / "node.db"
+    with PlayedNode(accounting=False) as play:
+        command = [*as_nobody(ALONE), *CTK, "record", str(db), "--no-kube", "--enable-accounting"]
         with (
             (tmp_path / "said").open("w") as said,
             listening(play, *command, stderr=said, env=ENVIRONMENT) as process,

@@ -1,0 +1,242 @@
+"""
+Rows of flows, a page at a time.
+
+Each page is read in a transaction of its own, and none is open while the rows of a page are
+handed out: a reader that stands still (`| less`) does not keep the recorder from emptying its
+-wal. What is read is fixed at the start: up to the last row that is in the file then, without
+those that are written later for a time before it. What is pruned before it is read is missed, and
+said so.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ctk.ask.connection import add_folded_edges, choose_edges, one_moment
+from ctk.ask.selectors import both, edge_condition, folded_condition, row_condition
+from ctk.ask.spans import held, holding
+from ctk.model import Filters
+from ctk.store.columns import FLOW_COLUMNS, JOINS, flow_sql
+from ctk.timespan import FOREVER_NS
+
+# With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
+_FEW_EDGES = 2_000
+
+PAGE_ROWS = 1_000  # some 10 ms, and 2 MB of memory
+_PAGE_S = 0.1  # a page that finds fewer rows ends after this time, between two buckets
+
+# Times as text are made where a row becomes a record: most rows share their second.
+STORED_KEYS = tuple(key for key, column in FLOW_COLUMNS.items() if column.time_of is None)
+_STORED = ", ".join(sql for key, sql in flow_sql().items() if key in STORED_KEYS)
+_JOINS = " ".join(JOINS.values())
+_IN_SPAN = "(f.started_ns, f.n) > (?, ?) AND (f.started_ns, f.n) < (?, ?)"
+_NOT_LATER = "(f.started_ns, f.n) NOT IN (SELECT started_ns, n FROM late_flow WHERE id > ?)"
+
+# The id in late_flow where the row was found there, the number of the row, what _STORED selects.
+Row = Sequence[Any]
+_Key = tuple[int, int]  # started_ns and n, the primary key of `flow`
+
+
+class Position(NamedTuple):
+    """Where a reader of flows stopped: at the last one it had, by time and among the late ones."""
+
+    started_ns: int
+    number: int  # tells flows of one nanosecond apart
+    late_id: int  # in late_flow, which lists flows written after flows that start later
+
+
+BEFORE_ALL = Position(-1, 0, 0)
+
+
+class Pages:
+    """
+    The rows that fit, oldest first, from a connection that is this question's own.
+
+    With `after`, only those that an earlier reader, which stopped there, has not had: first what
+    was written late for a time before it. `pruned_ns` is up to when flows were pruned at the
+    start; `missed` is a span that was pruned later, and before it was read.
+    """
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        filters: Filters,
+        after: Position | None,
+        page_rows: int = PAGE_ROWS,
+    ) -> None:
+        self._conn = conn
+        self._page_rows = page_rows
+        self._filters = filters
+        self._after = after
+        self.missed: tuple[int, int] | None = None
+        with one_moment(conn):
+            self.pruned_ns = held(conn)[0].pruned_ns
+            self.late_id = _newest_late_id(conn)
+            (oldest_ns,) = conn.execute("SELECT MIN(started_ns) FROM flow").fetchone()
+            (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+            (newest,) = conn.execute(
+                "SELECT MAX(n) FROM flow WHERE started_ns = ?", (newest_ns,)
+            ).fetchone()
+            self._choose_edges()
+        # Rows are read from behind the first key to before the second.
+        self._at: _Key = _before(filters.since_ns, -FOREVER_NS)
+        self._end: _Key = _before(filters.until_ns, FOREVER_NS)
+        if after is not None:
+            self._at = max(self._at, after[:2])
+        if newest is None:
+            self._end = self._at
+        else:
+            self._at = max(self._at, _before(oldest_ns))
+            self._end = min(self._end, (newest_ns, newest + 1))
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows, each once."""
+        left = self._filters.first
+        if self._after is not None:
+            for row in self._late_rows(self._after, left):
+                yield row
+                left = None if left is None else left - 1
+        if self._filters.last is not None:
+            yield from self._last_rows(self._filters.last)
+            return
+        while self._at < self._end and left != 0:
+            with one_moment(self._conn):
+                page = self._page(self._size(left))
+            yield from page
+            left = None if left is None else left - len(page)
+
+    def position(self, row: Row) -> Position:
+        """Give where a reader is that stops at this row."""
+        late_id, number, started_ns = row[:3]
+        if late_id is None or self._after is None:
+            return Position(started_ns, number, self.late_id)
+        return self._after._replace(late_id=late_id)
+
+    def _size(self, left: int | None) -> int:
+        return self._page_rows if left is None else min(left, self._page_rows)
+
+    def _choose_edges(self) -> None:
+        """Find the edges that fit, and what a bucket's row must be where some of theirs may be."""
+        terms = self._filters.terms
+        self._conditions: list[str] = []
+        if fits := edge_condition(terms):
+            choose_edges(self._conn, "fitting", fits)
+            self._conditions.append("f.edge_id IN (SELECT id FROM temp.fitting)")
+        row = row_condition(terms)
+        self._values: Sequence[object] = ()
+        if row is not None:
+            self._conditions.append(row.sql)
+            self._values = row.values
+        in_bucket = []
+        self._possible = folded_condition(terms)
+        if self._possible is not None:
+            few = choose_edges(self._conn, "possible", self._possible) <= _FEW_EDGES
+            # The plus keeps the edge out of the primary key's lookup.
+            in_bucket.append(f"{'' if few else '+'}edge_id IN (SELECT id FROM temp.possible)")
+        if any(term.field == "failed" and not term.negated for term in terms):
+            in_bucket.append("(unreplied > 0 OR refused > 0)")
+        self._in_bucket = both(in_bucket) if in_bucket else None
+        self._data_version = _data_version(self._conn)
+
+    def _late_rows(self, after: Position, left: int | None) -> Iterator[Row]:
+        sql = f"""
+            SELECT late_flow.id, f.n, {_STORED} FROM late_flow
+            CROSS JOIN flow AS f ON f.started_ns = late_flow.started_ns AND f.n = late_flow.n
+            CROSS JOIN edge ON edge.id = f.edge_id {_JOINS}
+            WHERE late_flow.id > ? AND late_flow.id <= ?
+                AND {both([_IN_SPAN, *self._conditions])}
+            ORDER BY late_flow.id LIMIT ?
+        """
+        since = _before(self._filters.since_ns, -FOREVER_NS)
+        until = _before(self._filters.until_ns, FOREVER_NS)
+        behind = min(until, (after.started_ns, after.number + 1))
+        late_id = after.late_id
+        while left != 0:
+            size = self._size(left)
+            bound = (late_id, self.late_id, *since, *behind, *self._values, size)
+            with one_moment(self._conn):
+                page = self._conn.execute(sql, bound).fetchall()
+            yield from page
+            if len(page) < size:
+                return
+            late_id = page[-1][0]
+            left = None if left is None else left - size
+
+    def _last_rows(self, count: int) -> list[Row]:
+        """Read the last rows, newest first, and give them oldest first."""
+        found: list[Row] = []
+        with one_moment(self._conn):
+            for start, end in self._parts(newest_first=True):
+                if len(found) == count:
+                    break
+                found += self._read(start, end, count - len(found), newest_first=True)
+        return found[::-1]
+
+    def _page(self, size: int) -> list[Row]:
+        self._skip_what_was_pruned()
+        page: list[Row] = []
+        began_s = time.monotonic()
+        for start, end in self._parts():
+            page += self._read(start, end, size - len(page))
+            if len(page) == size:
+                self._at = page[-1][2], page[-1][1]
+                return page
+            self._at = end
+            if time.monotonic() - began_s > _PAGE_S:
+                return page
+        self._at = self._end
+        return page
+
+    def _skip_what_was_pruned(self) -> None:
+        pruned_ns = held(self._conn)[0].pruned_ns
+        if pruned_ns > self.pruned_ns and self._at[0] < pruned_ns:
+            since_ns = self._at[0] if self.missed is None else self.missed[0]
+            self.missed = since_ns, min(pruned_ns, self._end[0])
+            self._at = _before(pruned_ns)
+
+    def _parts(self, *, newest_first: bool = False) -> Iterator[tuple[_Key, _Key]]:
+        """Yield the parts of what is to be read in which rows may fit."""
+        if self._at >= self._end:
+            return
+        if self._in_bucket is None:
+            yield self._at, self._end
+            return
+        if self._possible is not None and self._data_version != _data_version(self._conn):
+            self._data_version = _data_version(self._conn)
+            add_folded_edges(self._conn, "possible", self._possible)
+        span = self._at[0], self._end[0] + 1
+        levels = held(self._conn)
+        for start_ns, end_ns in holding(
+            self._conn, levels, span, self._in_bucket, newest_first=newest_first
+        ):
+            yield max(self._at, _before(start_ns)), min(self._end, _before(end_ns))
+
+    def _read(self, start: _Key, end: _Key, limit: int, *, newest_first: bool = False) -> list[Row]:
+        conditions = [_IN_SPAN, *self._conditions]
+        bound = [*start, *end, *self._values]
+        if _newest_late_id(self._conn) > self.late_id:
+            conditions.append(_NOT_LATER)
+            bound.append(self.late_id)
+        order = "DESC" if newest_first else "ASC"
+        return self._conn.execute(
+            f"SELECT NULL, f.n, {_STORED} FROM flow AS f CROSS JOIN edge ON edge.id = f.edge_id"
+            f" {_JOINS} WHERE {both(conditions)}"
+            f" ORDER BY f.started_ns {order}, f.n {order} LIMIT ?",
+            (*bound, limit),
+        ).fetchall()
+
+
+def _before(at_ns: int | None, otherwise_ns: int = 0) -> _Key:
+    """Give a key that is smaller than those of all rows that start then, and of no other."""
+    return (otherwise_ns if at_ns is None else at_ns, -1)
+
+
+def _newest_late_id(conn: sqlite3.Connection) -> int:
+    (late_id,) = conn.execute("SELECT COALESCE(MAX(id), 0) FROM late_flow").fetchone()
+    return int(late_id)
+
+
+def _data_version(conn: sqlite3.Connection) -> int:
+    """Give a number that changes with every commit of another connection."""
+    return int(conn.execute("PRAGMA data_version").fetchone()[0])

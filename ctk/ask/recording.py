@@ -1,0 +1,186 @@
+"""
+A file of recordings, to ask: what `ctk.open` gives, and what the command line is built on.
+
+A question has a connection of its own, for as long as it is answered. So several answers may be
+read at once, by several threads each its own, and none of them changes what another gives.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from ctk.ask import describe, gaps, series, top
+from ctk.ask.caveats import nothing_recorded
+from ctk.ask.flows import Flows
+from ctk.ask.keywords import Asked, Moment, filters_of
+from ctk.ask.pages import Position
+from ctk.ask.sql import SqlAnswer, SqlValue
+from ctk.ask.sums import check_keys
+from ctk.errors import UsageError
+from ctk.model import Filters
+from ctk.store import connect
+
+_NOT_BUILT = ("clickhouse:", "chdb:")
+
+
+class Recording:
+    """
+    What one file holds, read-only. The filters of a question are keyword arguments: see `Asked`.
+
+    A question about a file that is being written is answered as of the moment it is asked.
+    """
+
+    def __init__(self, target: str | os.PathLike[str]) -> None:
+        """Open the file at a path; a UsageError where there is none, or it is not a ctk file."""
+        scheme = next((scheme for scheme in _NOT_BUILT if str(target).startswith(scheme)), None)
+        if scheme is not None:
+            raise UsageError(
+                f"{scheme} is not built yet", hint="give the path of a file that `ctk record` made"
+            )
+        self.path = Path(target)
+        self._open = True
+        with self._connect():
+            pass  # it is a ctk file, of a schema that is known here
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Answer no further question; an answer that is being read may be read to its end."""
+        self._open = False
+
+    def flows(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: Position | None = None,
+        **asked: Unpack[Asked],
+    ) -> Flows:
+        """
+        Give the flows that fit, oldest first, read as they are asked for.
+
+        With `after`, the `position` of an earlier answer to the same question, only those that
+        it did not have: first what was written since for a time before it.
+        """
+        self._check()
+        return Flows(self._connect, _filters(filters, asked, "after"), after)
+
+    def top(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        by: str | Iterable[str] = ("source", "destination"),
+        sort: str | None = None,
+        limit: int | None = 20,
+        **asked: Unpack[Asked],
+    ) -> top.Top:
+        """
+        Sum up the flows that fit by keys, the largest first.
+
+        `by` names keys of a flow that are neither times nor counts, or `source` and `destination`:
+        the two sides by the finest name that is known. `sort` is one of bytes, packets,
+        connections, events and failed; by default it is bytes, and connections where no bytes
+        were measured.
+        """
+        self._check()
+        keys = _keys(by)
+        chosen = _filters(filters, asked, "by", "sort", "limit")
+        if not keys:
+            raise UsageError("by is empty", hint='by="src_workload,service"')
+        with self._connect() as conn:
+            return top.top(conn, chosen, keys, sort, limit)
+
+    def series(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        by: str | Iterable[str] = (),
+        step: str | int = "1m",
+        **asked: Unpack[Asked],
+    ) -> series.Series:
+        """
+        Sum up the flows that fit by steps of time, and by keys as `top` does.
+
+        `step` is an age ("5m", "1d") or nanoseconds, in whole minutes; steps begin at multiples
+        of it since 1970, UTC. The sums over all steps are those of `top`.
+        """
+        self._check()
+        keys = _keys(by)
+        chosen = _filters(filters, asked, "by", "step")
+        step_ns = series.parse_step(step)
+        with self._connect() as conn:
+            return series.series(conn, chosen, keys, step_ns)
+
+    def sql(
+        self,
+        text: str,
+        params: Mapping[str, SqlValue] | None = None,
+        /,
+        *,
+        limit_s: float = 30.0,
+        **named: SqlValue,
+    ) -> SqlAnswer:
+        """
+        Ask in SQL, of the views: one statement that only reads, for at most `limit_s` seconds.
+
+        A `:name` in it is bound to the argument of that name, or to that of `params`.
+        """
+        self._check()
+        return SqlAnswer(self._connect, text, {**(params or {}), **named}, limit_s)
+
+    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> gaps.Gaps:
+        """Give the gaps that touch a span, oldest first."""
+        self._check()
+        span = _filters(None, {"since": since, "until": until})
+        with self._connect() as conn:
+            found = gaps.gaps_of(conn, span.since_ns, span.until_ns)
+            return gaps.Gaps(rows=found, caveats=tuple(nothing_recorded(conn)))
+
+    def describe(self) -> describe.Description:
+        """Say what the file holds: its span, nodes, recordings, gaps, levels and tables."""
+        self._check()
+        with self._connect() as conn:
+            return describe.describe(conn)
+
+    def identity(self) -> str:
+        """Give what tells this file, and every copy of it, from others; "" for an empty one."""
+        self._check()
+        with self._connect() as conn:
+            return describe.first_recording(conn)
+
+    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
+        return connect.reader(self.path)
+
+    def _check(self) -> None:
+        if not self._open:
+            raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
+
+
+def _filters(filters: Filters | None, asked: Mapping[str, object], *others: str) -> Filters:
+    if filters is None:
+        return filters_of(asked, now_ns=time.time_ns(), others=others)
+    if asked:
+        raise TypeError("give Filters, or keyword arguments, not both")
+    return filters
+
+
+def _keys(by: str | Iterable[str]) -> Sequence[str]:
+    keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
+    check_keys(keys, "by=")
+    return keys

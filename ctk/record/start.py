@@ -1,0 +1,206 @@
+"""
+From what was asked to a running recording: opens what it reads and what it writes.
+
+What can be refused comes first. So an error is the only thing that is said, no file is made for
+it, and the warnings about this host are those of a recording that runs.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+from ctk.conntrack import table
+from ctk.conntrack.capture import Capture, CaptureWriter, Header
+from ctk.conntrack.filters import program
+from ctk.conntrack.listen import Listener, Replay
+from ctk.conntrack.socket import Socket
+from ctk.errors import UsageError
+from ctk.kube.objects import Change, read_objects
+from ctk.model import Edge, FlowRow
+from ctk.record import loop
+from ctk.record.attribution import as_record
+from ctk.record.followers import RecordLog, RecordPrinter
+from ctk.record.loop import Listening, Plan, Status
+from ctk.record.options import Options
+from ctk.record.signals import Stop
+from ctk.render.rotate import RotatingFile
+from ctk.store import connect
+from ctk.store.recordings import overlaps
+from ctk.timespan import SECOND
+
+if TYPE_CHECKING:
+    from ctk.kube.watch import Watch
+
+log = logging.getLogger("ctk")
+
+_SYSCTLS = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
+
+
+class Progress(Protocol):
+    """Where a person sees how the recording goes."""
+
+    def show(self, status: Status) -> None: ...
+
+    def clear(self) -> None:
+        """Make room on the terminal for a line that stays."""
+
+
+def record(options: Options, stop: Stop, progress: Progress) -> None:
+    """Record until `stop` says so, or the capture ends."""
+    changes: SimpleQueue[Change] = SimpleQueue()
+    for change in read_objects(options.objects) if options.objects else ():
+        changes.put(change)
+    with ExitStack() as stack:
+        warnings: list[str] = []
+        watch = _watch(options, warnings)
+        stream: Listener | Replay
+        if options.from_capture is not None:
+            replayed = stack.enter_context(Capture(options.from_capture, note=log.warning))
+            stream = Replay(replayed, stopping=stop, events=options.events)
+            node = replayed.header.node
+        else:
+            stream = _listener(stack, options, stop, warnings)
+            node = socket.gethostname()
+        event_filter = options.event_filter()
+        plan = Plan(
+            node=options.node_name or node,
+            source=str(options.from_capture or "kernel"),
+            local_addresses=stream.local_addresses,
+            live=options.from_capture is None,
+            cluster=watch is not None,
+            window_ns=options.window_ns,
+            aggregation=options.aggregate,
+            wanted=event_filter.wants if event_filter else None,
+            retain=options.retain,
+            max_bytes=options.max_bytes,
+            settings=options.settings(),
+        )
+        printer = RecordPrinter(stop, progress.clear) if options.prints else None
+        record_log = _record_log(stack, options, stop)
+        conn = stack.enter_context(connect.writer(options.db))
+        if isinstance(stream, Replay) and overlaps(
+            conn, plan.node, stream.started_ns, stream.last_ns
+        ):
+            raise UsageError(
+                f"{options.db} already has what {plan.node} did then",
+                hint=f"record {plan.source} into another DB, for nothing is to be counted twice",
+            )
+        capture = None
+        if options.capture is not None:
+            # Not before the lock on DB: a capture is begun anew, and that one may be another
+            # recorder's.
+            header = Header(
+                node=plan.node,
+                addresses=stream.local_addresses,
+                sysctls={name: table.sysctl(name) for name in _SYSCTLS},
+            )
+            capture = stack.enter_context(CaptureWriter(options.capture, header, log.warning))
+        for warning in warnings:
+            log.warning("%s", warning)
+        if watch is not None:
+            watch.start(changes)
+            stack.callback(watch.stop)
+
+        def show(status: Status) -> None:
+            progress.show(status)
+            if record_log is not None:
+                record_log.reopen_if_asked()
+
+        followers = [follower for follower in (printer, record_log) if follower is not None]
+        listening = Listening(
+            rows=_teller(followers, plan.node) if followers else None,
+            pods=printer.pod if printer else lambda pod: None,
+            status=show,
+            capture=capture,
+        )
+        loop.run(conn, stream, plan, changes, listening)
+        if printer is not None:
+            printer.end()
+
+
+def _watch(options: Options, warnings: list[str]) -> "Watch | None":
+    """Follow the cluster that was named, or the one this runs in."""
+    if options.no_kube or options.objects:
+        return None
+    is_inside = "KUBERNETES_SERVICE_HOST" in os.environ and options.from_capture is None
+    if options.kubeconfig is None and not is_inside:
+        warnings.append("no cluster to ask for names: give --kubeconfig, --objects or --no-kube")
+        return None
+    from ctk.kube.watch import Watch
+
+    node = options.node_name or socket.gethostname()
+    only_node = node if options.scope == "node" else None
+    return Watch(options.kubeconfig, options.context, only_node=only_node)
+
+
+def _listener(stack: ExitStack, options: Options, stop: Stop, warnings: list[str]) -> Listener:
+    """Listen to the kernel; then make it count, or warn once that it does not."""
+    event_filter = options.event_filter()
+    compiled = program(event_filter) if event_filter else []
+    if compiled is None:
+        warnings.append("the filter is too long for the kernel: events are filtered here")
+    sizes = {
+        "buffer_bytes": options.buffer_bytes,
+        "buffer_max_bytes": options.buffer_max_bytes or options.buffer_bytes,
+    }
+    started_ns = time.time_ns()
+    sock = Socket(
+        events=options.events,
+        program=compiled or (),
+        note=warnings.append,
+        **{name: size for name, size in sizes.items() if size is not None},
+    )
+    stack.enter_context(sock)
+    if options.enable_accounting:
+        for setting in table.enable_accounting():
+            warnings.append(f"{setting} is set now, for connections from here on")
+    elif table.sysctl("nf_conntrack_acct") == 0:
+        warnings.append(
+            "bytes and packets are not counted here (net.netfilter.nf_conntrack_acct=0):"
+            " record with --enable-accounting, or run sysctl -w net.netfilter.nf_conntrack_acct=1"
+        )
+    every_ns = options.dump_every_ns
+    return Listener(
+        sock,
+        started_ns=started_ns,
+        window_ns=options.window_ns,
+        dump_every_s=every_ns / SECOND if every_ns is not None else None,
+        stopping=stop,
+        counting=lambda: table.sysctl("nf_conntrack_acct") != 0,
+    )
+
+
+def _record_log(stack: ExitStack, options: Options, stop: Stop) -> RecordLog | None:
+    if options.log is None:
+        return None
+    file = RotatingFile(
+        options.log,
+        max_bytes=options.log_max_bytes,
+        keep=options.log_keep,
+        compress=options.log_compress,
+        note=log.warning,
+    )
+    record_log = RecordLog(file, stop)
+    stack.callback(record_log.end)
+    return record_log
+
+
+def _teller(
+    followers: list[RecordPrinter | RecordLog], node: str
+) -> Callable[[Iterable[tuple[FlowRow, Edge]]], None]:
+    """Give what hands each row of a window to each follower, as a record."""
+
+    def tell(rows: Iterable[tuple[FlowRow, Edge]]) -> None:
+        for follower in followers:
+            follower.begin_window()
+        for row, edge in rows:
+            record = as_record(row, edge, node)
+            for follower in followers:
+                follower.write(record)
+
+    return tell
