@@ -154,6 +154,10 @@ def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
         return FileBusyError(
             f"{path} is locked by another program", hint="close that one and try again"
         )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return FileBusyError(
+            f"{path} is locked by another program", hint="close that one and try again"
+        )
     what, hint = _FAILURES.get(code, (f"failed: {error}", None))
     return StoreError(f"{path} {what}", hint=hint)
 
