@@ -145,4 +145,3 @@ def test_counters_that_go_back_are_a_gap_since_the_dump_before(tmp_path):
     record(db, steps())
     assert ask(db, GAPS) == [("counters reset", T + 5 * SECOND, T + 15 * SECOND, None)]
     assert ask(db, "SELECT sum(bytes_out) FROM flows") == [(1_100,)]
-
