@@ -541,12 +541,13 @@ class Restarts(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.over.is_set():
+            while not self.over.is_set() and len(self.failures) < 3:
                 self._session(last=False)
                 down_s = self._chance.choice((0.0, self._chance.uniform(0, 4)))
                 self.down_s = down_s
                 self.over.wait(down_s)
-            self._session(last=True)
+            if self.over.is_set():
+                self._session(last=True)
         except Exception as error:
             self.failures.append(repr(error))
             raise
@@ -633,7 +634,7 @@ def churn(
         with (folder / "truth.pickle").open("wb") as file:
             pickle.dump(script.truth, file)
         return Result(
-            judge(script.truth, script.db),
+            judge(script.truth, script.db) if script.db.exists() else Verdict(),
             restarts.failures,
             restarts.signals,
             len(script.truth.dials),
