@@ -1,9 +1,10 @@
 """
 An HTTP server that behaves like a Kubernetes API server, for tests and by hand.
 
-It serves the four resources that ctk reads: lists in pages with `continue` tokens, watches from a
-version with bookmarks, history that can be compacted (410, in both its forms), bearer tokens,
-rights per resource, TLS; and it fails on demand. Objects are JSON as the API writes them.
+It serves the four resources that ctk reads, and the namespace that identifies a cluster: lists in
+pages with `continue` tokens, watches from a version with bookmarks, history that can be compacted
+(410, in both its forms), bearer tokens, rights per resource, TLS; and it fails on demand. Objects
+are JSON as the API writes them.
 
 By hand: `python tests/apiserver.py --objects FILE... --kubeconfig OUT` serves until interrupted.
 Each line on stdin is then a change to make, as a watch would tell it:
@@ -40,6 +41,8 @@ PATHS = {
     "/apis/discovery.k8s.io/v1/endpointslices": "endpointslices",
     "/api/v1/nodes": "nodes",
 }
+CLUSTER_PATH = "/api/v1/namespaces/kube-system"
+CLUSTER_UID = "1ee2c1a5-7b1c-4a3e-9d53-6a4dcb1bd1c0"
 KINDS = {
     "pods": ("Pod", "v1"),
     "services": ("Service", "v1"),
@@ -84,8 +87,9 @@ class ApiServer:
     """
     The server and the cluster it tells of.
 
-    `mutual` asks for a client certificate, for which its own will do. `bookmark_s` is how often a
-    watch gets one. `stop` and `start` may come again; the port stays.
+    An authority without keyUsage signs its certificate. `mutual` asks for a client certificate, for
+    which its own will do. `bookmark_s` is how often a watch gets one.
+    `stop` and `start` may come again; the port stays.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class ApiServer:
         self._changed = threading.Condition()
         self._faults: list[tuple[str, bool | None, Fault]] = []
         self._port = 0
-        self._certificate = _certificate() if tls or mutual else None
+        self._certificates = _certificates() if tls or mutual else None
         self._mutual = mutual
         self._http: _Http | None = None
         self._running: threading.Thread | None = None
@@ -200,13 +204,13 @@ class ApiServer:
     def start(self) -> "ApiServer":
         """Listen, on the same port as before."""
         self._http = _Http(("127.0.0.1", self._port), self)
-        if self._certificate is not None:
+        if self._certificates is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            with _files(*self._certificate) as (cert, key):
+            with _files(*self._certificates) as (authority, cert, key):
                 context.load_cert_chain(cert, key)
                 if self._mutual:
                     context.verify_mode = ssl.CERT_REQUIRED
-                    context.load_verify_locations(cert)
+                    context.load_verify_locations(authority)
             # The handshake belongs to the thread of the connection, not to the listener.
             self._http.socket = context.wrap_socket(
                 self._http.socket, server_side=True, do_handshake_on_connect=False
@@ -246,26 +250,26 @@ class ApiServer:
         return self._port
 
     @property
-    def certificate(self) -> bytes:
+    def authority(self) -> bytes:
         """The authority that signed its certificate, as PEM."""
-        assert self._certificate is not None
-        return self._certificate[0]
+        assert self._certificates is not None
+        return self._certificates[0]
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http{'s' if self._certificate else ''}://127.0.0.1:{self._port}"
+        return f"http{'s' if self._certificates else ''}://127.0.0.1:{self._port}"
 
     def kubeconfig(self, path: Path, *, trusted: bool = True, insecure: bool = False) -> Path:
         """Write a kubeconfig for it, for `kubectl` and `ctk --kubeconfig` alike."""
         cluster: Json = {"server": self.url}
         if insecure:
             cluster["insecure-skip-tls-verify"] = True
-        elif self._certificate is not None and trusted:
-            cluster["certificate-authority-data"] = base64.b64encode(self._certificate[0]).decode()
+        elif self._certificates is not None and trusted:
+            cluster["certificate-authority-data"] = base64.b64encode(self._certificates[0]).decode()
         user = {"token": self.token} if self.token else {}
-        if self._mutual and self._certificate is not None:
-            certificate, key = (base64.b64encode(each).decode() for each in self._certificate)
+        if self._mutual and self._certificates is not None:
+            certificate, key = (base64.b64encode(each).decode() for each in self._certificates[1:])
             user = {"client-certificate-data": certificate, "client-key-data": key}
         config = {
             "apiVersion": "v1",
@@ -385,6 +389,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         api, resource = self.server.api, PATHS.get(url.path, "")
+        if url.path == CLUSTER_PATH:
+            resource = "namespaces"
         watching = query.get("watch") in ("1", "true")
         code, body, headers = 200, {}, {}
         fault = api.fault_of(resource, watching)
@@ -400,6 +406,12 @@ class _Handler(BaseHTTPRequestHandler):
             code, body = 404, status(404, "NotFound", "the server could not find it")
         elif watching and api.expired(int(query.get("resourceVersion") or 0)):
             code, body = 410, status(410, "Expired", "too old resource version")
+        elif resource == "namespaces":
+            body = {
+                "kind": "Namespace",
+                "apiVersion": "v1",
+                "metadata": {"name": "kube-system", "uid": CLUSTER_UID},
+            }
         elif not watching:
             code, body = api.page(resource, query)
         api.requests.append(Request(resource, query, code))
@@ -487,37 +499,43 @@ def _selected(each: Json, query: dict[str, str]) -> bool:
     return not wanted or each.get("spec", {}).get("nodeName") == wanted
 
 
-def _certificate() -> tuple[bytes, bytes]:
-    """A certificate for 127.0.0.1 that signs itself, and its key, as PEM."""
+def _certificates() -> tuple[bytes, bytes, bytes]:
+    """An authority, a certificate for 127.0.0.1 that it signed, and that one's key, as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "apiserver")])
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+    keys = {each: ec.generate_private_key(ec.SECP256R1()) for each in ("authority", "apiserver")}
     began = datetime.now(UTC) - timedelta(days=1)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(began)
-        .not_valid_after(began + timedelta(days=30))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+    signer = keys["authority"].public_key()
+    pems = []
+    for each, key in keys.items():
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name(each))
+            .issuer_name(name("authority"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(began)
+            .not_valid_after(began + timedelta(days=30))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), False)
+            .add_extension(x509.BasicConstraints(each == "authority", None), critical=True)
         )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+        if each == "apiserver":
+            address = x509.IPAddress(ip_address("127.0.0.1"))
+            builder = builder.add_extension(x509.SubjectAlternativeName([address]), False)
+        signed = builder.sign(keys["authority"], hashes.SHA256())
+        pems.append(signed.public_bytes(serialization.Encoding.PEM))
+    key_pem = keys["apiserver"].private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
-    return (
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
+    return pems[0], pems[1], key_pem
 
 
 @contextmanager

@@ -39,7 +39,14 @@ def test_exactly_what_is_watched_is_granted() -> None:
         (path.split("/")[2] if path.startswith("/apis/") else "", resource)
         for path, resource in PATHS.items()
     }
-    assert granted == {(*each, verb) for each in asked for verb in ("get", "list", "watch")}
+    watched = {(*each, verb) for each in asked for verb in ("get", "list", "watch")}
+    assert granted == watched | {("", "namespaces", "get")}
+    named = [
+        rule["resourceNames"]
+        for rule in manifests()["ClusterRole"]["rules"]
+        if rule["resources"] == ["namespaces"]
+    ]
+    assert named == [["kube-system"]]
 
 
 def test_the_account_that_is_bound_is_the_one_that_runs() -> None:

@@ -2,20 +2,26 @@
 
 import json
 import logging
+import socket
+import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import pytest
-from apiserver import ApiServer, Fault, Request
+from apiserver import CLUSTER_UID, ApiServer, Fault, Request
 
 from ctk.errors import KubeError, UsageError
 from ctk.kube.api import Patience
+from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import RESOURCES, Applied, Change, Deleted, Listed, Lost, Recovered
 from ctk.kube.watch import Watch
+from ctk.model import ClusterFound
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
 LISTS = [
@@ -42,11 +48,11 @@ def api() -> Iterator[ApiServer]:
 class Watching:
     """A watch, and what it put on its queue."""
 
-    def __init__(self, kubeconfig: Path | None, *, only_node: str | None = None) -> None:
+    def __init__(self, kubeconfig: Path | None, **options: Any) -> None:
         self.queue: SimpleQueue[Change] = SimpleQueue()
         self.taken: list[Change] = []
         self.pending: list[Change] = []
-        self.watch = Watch(kubeconfig, only_node=only_node, patience=QUICK)
+        self.watch = Watch(kubeconfig, patience=QUICK, **options)
 
     def __enter__(self) -> "Watching":
         self.watch.start(self.queue)
@@ -66,6 +72,8 @@ class Watching:
             for change in self.pending:
                 if isinstance(change, Applied | Deleted):
                     matches = getattr(change.object, "name", "") == name
+                elif isinstance(change, ClusterFound):
+                    matches = False
                 else:
                     matches = change.resource == resource
                 if isinstance(change, kind) and matches:
@@ -74,6 +82,16 @@ class Watching:
             self._take(0.2)
         told = [(type(each).__name__, str(each)[:99]) for each in self.pending]
         raise AssertionError(f"no {kind.__name__} of {name or resource} in {told}")
+
+    def cluster(self) -> ClusterFound:
+        """The cluster's identity, when it is told."""
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            for change in self.taken:
+                if isinstance(change, ClusterFound):
+                    return change
+            self._take(0.2)
+        raise AssertionError("the cluster did not say which it is")
 
     def settle(self, api: ApiServer) -> None:
         """Wait until all is listed and watched."""
@@ -125,6 +143,17 @@ def pod(name: str, address: str = "", node: str = "kl-control-plane") -> dict[st
         "spec": {"nodeName": node},
         "status": status,
     }
+
+
+def mounted(api: ApiServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What kubelet gives a pod: a service account, and where the server is."""
+    account = path / "serviceaccount"
+    account.mkdir(exist_ok=True)
+    (account / "token").write_text(api.token or "")
+    (account / "ca.crt").write_bytes(api.authority)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+    return account
 
 
 def watches(api: ApiServer, resource: str = "pods") -> list[Request]:
@@ -377,7 +406,7 @@ def test_an_untrusted_certificate_is_refused_in_plain_words(
             lost = watching.until(Lost)
             assert isinstance(lost, Lost)
             assert lost.why == (
-                "its certificate is not trusted (self-signed certificate); mend "
+                "its certificate is not trusted (unable to get local issuer certificate); mend "
                 "certificate-authority in the kubeconfig, or set insecure-skip-tls-verify there"
             )
         assert api.requests == []
@@ -405,20 +434,146 @@ def test_inside_a_cluster_the_token_that_is_mounted_is_read_again_when_it_change
 ) -> None:
     api = ApiServer(tls=True, token="old", bookmark_s=0.2)
     api.load(LISTS)
-    token, authority = tmp_path / "token", tmp_path / "ca.crt"
-    token.write_text("old")
-    authority.write_bytes(api.certificate)
-    incluster_config = import_module("kubernetes.config.incluster_config")
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     with api:
-        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
-        with Watching(None) as watching:
+        account = mounted(api, tmp_path, monkeypatch)
+        with Watching(None, service_account=account) as watching:
             watching.settle(api)
+            assert watching.watch.cluster_name is None
             api.token = "new"
-            token.write_text("new")
+            (account / "token").write_text("new\n")
             watching.is_let_in_again(api)
+
+
+def test_inside_a_cluster_nothing_of_the_kubernetes_package_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = ApiServer(tls=True, token="secret")
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from ctk.kube.watch import Watch\n"
+        "Watch(service_account=Path(sys.argv[1]))\n"
+        "print(sorted({'kubernetes', 'yaml', 'urllib3'} & sys.modules.keys()))\n"
+    )
+    with api:
+        account = mounted(api, tmp_path, monkeypatch)
+        ran = subprocess.run(
+            [sys.executable, "-c", program, str(account)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    assert ran.stdout == "['urllib3']\n"
+
+
+@pytest.mark.parametrize("missing", ["token", "ca.crt"])
+def test_without_what_kubelet_mounts_it_is_not_inside_a_cluster(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = mounted(ApiServer(tls=True, token="secret"), tmp_path, monkeypatch)
+    (account / missing).unlink()
+    with pytest.raises(KubeError, match="this is not inside a cluster"):
+        Watch(service_account=account)
+
+
+def test_inside_a_cluster_an_untrusted_certificate_speaks_of_no_kubeconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = ApiServer(tls=True, token="secret")
+    with api:
+        account = mounted(api, tmp_path, monkeypatch)
+        (account / "ca.crt").write_bytes(ApiServer(tls=True).authority)
+        with Watching(None, service_account=account) as watching:
+            lost = watching.until(Lost)
+            assert isinstance(lost, Lost)
+            assert lost.why.startswith("its certificate is not trusted (")
+            hint = f"; {account / 'ca.crt'} must hold the authority that signed it"
+            assert lost.why.endswith(hint)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside a cluster", "with a kubeconfig"])
+def test_an_authority_without_key_usage_is_trusted_as_go_does(
+    inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.13's default context asks for keyUsage; this sets what it sets."""
+    default = ssl.create_default_context
+
+    def strict(*args: Any, **more: Any) -> ssl.SSLContext:
+        context = default(*args, **more)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    api = ApiServer(tls=True, token="secret")
+    api.load(LISTS)
+    with api:
+        account = mounted(api, tmp_path, monkeypatch)
+        context = ssl.create_default_context(cafile=account / "ca.crt")
+        with (
+            socket.create_connection(("127.0.0.1", api.port)) as plain,
+            pytest.raises(ssl.SSLCertVerificationError, match="key usage"),
+        ):
+            context.wrap_socket(plain, server_hostname="127.0.0.1")
+        kubeconfig = None if inside else api.kubeconfig(tmp_path / "kubeconfig")
+        with Watching(kubeconfig, service_account=account) as watching:
+            watching.until(Listed)
+
+
+def test_the_name_of_the_server_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = ApiServer(tls=True, token="secret")
+    with api:
+        account = mounted(api, tmp_path, monkeypatch)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "localhost")
+        with Watching(None, service_account=account) as watching:
+            lost = watching.until(Lost)
+            assert isinstance(lost, Lost)
+            assert "Hostname mismatch" in lost.why
+
+
+def test_requests_go_through_the_proxy_that_the_kubeconfig_names(tmp_path: Path) -> None:
+    api, proxy = ApiServer(), ApiServer()
+    proxy.load(LISTS)
+    with api, proxy:
+        kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+        config = json.loads(kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["proxy-url"] = proxy.url
+        kubeconfig.write_text(json.dumps(config))
+        with Watching(kubeconfig) as watching:
+            watching.until(Listed)
+        assert api.requests == []
+
+
+def test_a_cluster_says_which_it_is(api: ApiServer, watching: Watching) -> None:
+    assert watching.watch.cluster_name == "test"
+    assert watching.cluster() == ClusterFound(CLUSTER_UID)
+    endpoints = Endpoints("n1", [], 0, kube=True)
+    endpoints.apply(ClusterFound(CLUSTER_UID))
+    assert endpoints.drain() == [ClusterFound(CLUSTER_UID)]
+
+
+def test_a_cluster_that_may_not_be_asked_which_it_is_is_watched_all_the_same(
+    api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="ctk.kube")
+    api.denied.add("namespaces")
+    with Watching(api.kubeconfig(tmp_path / "kubeconfig")) as watching:
+        watching.settle(api)
+        assert watching.losses(0.3) == []
+    told = [each.getMessage() for each in caplog.records if "identity" in each.getMessage()]
+    assert len(told) == 1
+    assert caplog.records[0].levelno == logging.DEBUG
+    assert [each for each in watching.taken if isinstance(each, ClusterFound)] == []
+
+
+def test_a_clusters_identity_is_asked_for_again_when_it_could_not_be_told(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    api.fail(Fault(status=500), "namespaces")
+    with Watching(api.kubeconfig(tmp_path / "kubeconfig")) as watching:
+        watching.settle(api)
+        time.sleep(1.1)  # so that the streams have lasted
+        api.cut()
+        assert watching.cluster() == ClusterFound(CLUSTER_UID)
 
 
 def test_credentials_may_come_from_a_program(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """
-One API server: credentials, TLS, a GET, and its answers in plain words.
+One API server: a GET, and its answers in plain words.
 
-The only user of `kubernetes`, which knows kubeconfigs, credentials that rotate, and certificates.
 Answers are read raw: the typed client takes 70 KB a pod.
 """
 
@@ -11,16 +10,15 @@ import re
 import threading
 import time
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-from ctk.errors import CtkError, KubeError, UsageError
-from ctk.imports import bare
-from ctk.kube.objects import RESOURCES, Resource
+from ctk.errors import CtkError
+from ctk.kube.credentials import Credentials, CredentialsError
+from ctk.kube.objects import Resource
 
 log = logging.getLogger("ctk.kube")
 
@@ -66,14 +64,19 @@ class CutError(BrokenError):
 
 
 class Api:
-    """One server, its credentials, and what was last said about it in the log."""
+    """
+    One server, and what was last said about it in the log.
 
-    def __init__(self, kubeconfig: Path | None, context: str | None, patience: Patience) -> None:
-        self._kubeconfig, self._context, self._patience = kubeconfig, context, patience
+    `credentials` reads them; it is called again where the server refuses what they were.
+    """
+
+    def __init__(self, credentials: Callable[[], Credentials], patience: Patience) -> None:
+        self._read_credentials, self._patience = credentials, patience
         self._lock = threading.Lock()
         self._away: set[Resource] = set()
-        self._loaded_s = 0.0
-        self._load()
+        self._credentials = credentials()
+        self._loaded_s = time.monotonic()
+        self.cluster_name = self._credentials.cluster_name
 
     def get(self, url: str, read_s: float, *, compressed: bool) -> Any:
         """Open a response with status 200; anything else is a refusal."""
@@ -81,13 +84,18 @@ class Api:
         from urllib3.exceptions import HTTPError
 
         with self._lock:
-            headers, host, pool = self._headers(), self._configuration.host, self._pool
+            credentials = self._credentials
+            try:
+                headers = credentials.headers()
+            except CredentialsError as error:
+                raise BrokenError(f"credentials could not be read: {error}") from error
+        headers |= {"accept": "application/json", "user-agent": "ctk"}
         if compressed:
             headers["accept-encoding"] = "gzip"
         try:
-            response = pool.request(
+            response = credentials.pool.request(
                 "GET",
-                host + url,
+                credentials.url + url,
                 headers=headers,
                 preload_content=False,
                 redirect=False,
@@ -101,8 +109,21 @@ class Api:
             finally:
                 response.close()
         except (HTTPError, OSError) as error:
-            raise BrokenError(_plainly(error)) from error
+            raise BrokenError(_plainly(error, credentials.trust_hint)) from error
         raise RefusedError(_answer(response.status, response.headers, body))
+
+    def get_object(self, url: str, read_s: float) -> Mapping[str, Any]:
+        """One object, whole; what is none is a BrokenError."""
+        response = self.get(url, read_s, compressed=False)
+        try:
+            raw = orjson.loads(b"".join(iter(lambda: self.read(response), b"")))
+        except ValueError as error:
+            raise BrokenError(f"the answer is no object: {error}") from error
+        finally:
+            response.close()
+        if not isinstance(raw, dict):
+            raise BrokenError("the answer is no object")
+        return raw
 
     def read(self, response: Any) -> bytes:
         """What has arrived, at least a byte; b"" at the end."""
@@ -111,9 +132,9 @@ class Api:
         try:
             chunk: bytes = response.read1(_CHUNK_BYTES)
         except ReadTimeoutError as error:
-            raise BrokenError(_plainly(error)) from error
+            raise BrokenError(_plainly(error, self._credentials.trust_hint)) from error
         except (HTTPError, OSError, ValueError) as error:
-            raise CutError(_plainly(error)) from error
+            raise CutError(_plainly(error, self._credentials.trust_hint)) from error
         return chunk
 
     def reload(self) -> None:
@@ -121,7 +142,8 @@ class Api:
         with self._lock:
             if time.monotonic() - self._loaded_s > self._patience.retry:
                 try:
-                    self._load()
+                    self._credentials = self._read_credentials()
+                    self._loaded_s = time.monotonic()
                 except CtkError as error:
                     log.warning("%s", error)
 
@@ -149,57 +171,6 @@ class Api:
             "API server: names are up to date again" if all_known else f"{resource}: known again",
         )
 
-    def _headers(self) -> dict[str, str]:
-        headers = {"accept": "application/json", "user-agent": "ctk"}
-        try:
-            settings: Mapping[str, Any] = self._configuration.auth_settings()
-        except (self._refusal, OSError) as error:
-            raise BrokenError(f"credentials could not be read: {error}") from error
-        for setting in settings.values():
-            if setting["in"] == "header" and setting["value"]:
-                headers[setting["key"]] = setting["value"]
-        return headers
-
-    def _load(self) -> None:
-        # Inside a cluster a token is all there is: without OAuth and generated models, 15 MB less.
-        with bare("kubernetes", "kubernetes.config"):
-            from kubernetes.client.configuration import Configuration
-            from kubernetes.client.rest import RESTClientObject
-            from kubernetes.config.config_exception import ConfigException
-            from kubernetes.config.incluster_config import load_incluster_config
-        from urllib3 import disable_warnings
-        from urllib3.exceptions import InsecureRequestWarning
-        from yaml import YAMLError
-
-        configuration = Configuration()
-        configuration.connection_pool_maxsize = len(RESOURCES)
-        try:
-            if self._kubeconfig is None:
-                load_incluster_config(configuration)
-            else:
-                with bare("kubernetes"):
-                    from kubernetes.config.kube_config import load_kube_config
-
-                load_kube_config(
-                    str(self._kubeconfig), self._context, configuration, persist_config=False
-                )
-            pool = RESTClientObject(configuration).pool_manager
-        except (ConfigException, OSError, ValueError, TypeError, YAMLError) as error:
-            if self._kubeconfig is None:
-                raise KubeError(
-                    "this is not inside a cluster", hint="give --kubeconfig, --objects or --no-kube"
-                ) from error
-            text = "it is no kubeconfig" if isinstance(error, TypeError) else str(error)
-            raise UsageError(
-                f"{self._kubeconfig}: {' '.join(text.split())}",
-                hint="check it with: kubectl --kubeconfig FILE config view",
-            ) from error
-        if not configuration.verify_ssl:
-            # The kubeconfig says so; a warning a request would be all there is to read.
-            disable_warnings(InsecureRequestWarning)
-        self._configuration, self._pool, self._refusal = configuration, pool, ConfigException
-        self._loaded_s = time.monotonic()
-
 
 def _answer(code: int, headers: Mapping[str, str], body: bytes) -> Answer:
     try:
@@ -210,15 +181,12 @@ def _answer(code: int, headers: Mapping[str, str], body: bytes) -> Answer:
     return Answer(code, " ".join(message.split())[:200], float(after) if after.isdecimal() else 0)
 
 
-def _plainly(error: Exception) -> str:
+def _plainly(error: Exception, trust_hint: str) -> str:
     """One line a person understands, from urllib3's nested ones."""
     text = " ".join(str(error).split())
     if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
         cause = text.partition("verify failed: ")[2].partition(" (_ssl")[0] or text
-        return (
-            f"its certificate is not trusted ({cause}); mend certificate-authority in the "
-            "kubeconfig, or set insecure-skip-tls-verify there"
-        )
+        return f"its certificate is not trusted ({cause}); {trust_hint}"
     if "IncompleteRead" in text:
         return "the connection was cut"
     # urllib3 begins with its pool's repr.

@@ -42,6 +42,7 @@ from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import (
     Closed,
+    ClusterFound,
     Completed,
     Edge,
     Endpoint,
@@ -235,6 +236,9 @@ class Endpoints:
 
     def apply(self, change: Change) -> None:
         """Take in what the API server said."""
+        if isinstance(change, ClusterFound):
+            self._history.append(change)
+            return
         self._edges.clear()
         at_ns = change.to_ns if isinstance(change, Recovered) else change.at_ns
         self._settled_ns = max(self._settled_ns, at_ns)

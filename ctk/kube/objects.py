@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from ctk.errors import UsageError
+from ctk.model import ClusterFound
 from ctk.timespan import SECOND
 
 Resource = Literal["pods", "services", "endpointslices", "nodes"]
@@ -157,7 +158,7 @@ class Recovered(NamedTuple):
     why: str
 
 
-Change = Listed | Applied | Deleted | Lost | Recovered
+Change = Listed | Applied | Deleted | Lost | Recovered | ClusterFound
 
 
 def pod(raw: Mapping[str, Any]) -> Pod:

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import orjson
 
 from ctk.kube.api import Answer, Api, BrokenError, CutError, Patience, RefusedError, items
+from ctk.kube.credentials import SERVICE_ACCOUNT, Credentials, InCluster, Kubeconfig
 from ctk.kube.objects import (
     RESOURCES,
     Applied,
@@ -31,6 +32,7 @@ from ctk.kube.objects import (
     Resource,
     read,
 )
+from ctk.model import ClusterFound
 
 log = logging.getLogger("ctk.kube")
 
@@ -40,6 +42,7 @@ _PATHS: Mapping[Resource, str] = {
     "endpointslices": "/apis/discovery.k8s.io/v1/endpointslices",
     "nodes": "/api/v1/nodes",
 }
+_CLUSTER_PATH = "/api/v1/namespaces/kube-system"  # its UID is the cluster's identity
 _PAGE = 500
 _STOP_S = 0.9
 _LASTED_S = 1.0  # a stream that ends sooner has failed: a server that does so is not hurried
@@ -49,7 +52,9 @@ class Watch:
     """
     Follow everything in a cluster that owns or hides an address.
 
-    Without `kubeconfig` it is the cluster this runs in. `only_node` leaves out other nodes' pods.
+    Without `kubeconfig` it is the cluster this runs in, as the pod whose `service_account` is
+    mounted. `only_node` leaves out other nodes' pods. `cluster_name` is what the kubeconfig calls
+    the cluster, None inside one.
     """
 
     def __init__(
@@ -59,13 +64,20 @@ class Watch:
         *,
         only_node: str | None = None,
         patience: Patience | None = None,
+        service_account: Path = SERVICE_ACCOUNT,
     ) -> None:
         self._patience = patience or Patience()
         self._stopping = threading.Event()
-        api = Api(kubeconfig, context, self._patience)
-        selector = {"pods": {"fieldSelector": f"spec.nodeName={only_node}"}} if only_node else {}
+        api = Api(_credentials(kubeconfig, context, service_account), self._patience)
+        self.cluster_name = api.cluster_name
         self._followers = [
-            _Follower(resource, api, selector.get(resource, {}), self._patience, self._stopping)
+            _Follower(
+                resource,
+                api,
+                only_node if resource == "pods" else None,
+                self._patience,
+                self._stopping,
+            )
             for resource in RESOURCES
         ]
 
@@ -87,7 +99,7 @@ class Watch:
 def refusals(kubeconfig: Path | None, context: str | None) -> dict[Resource, str | None]:
     """Ask once for each resource, as a list and as a watch; tell why it was not given, or None."""
     patience = Patience(connect=5.0, list=10.0)
-    api = Api(kubeconfig, context, patience)
+    api = Api(_credentials(kubeconfig, context), patience)
     found: dict[Resource, str | None] = dict.fromkeys(RESOURCES)
     for resource, path in _PATHS.items():
         try:
@@ -101,6 +113,17 @@ def refusals(kubeconfig: Path | None, context: str | None) -> dict[Resource, str
     return found
 
 
+def _credentials(
+    kubeconfig: Path | None, context: str | None, service_account: Path = SERVICE_ACCOUNT
+) -> Callable[[], Credentials]:
+    def read_now() -> Credentials:
+        if kubeconfig is None:
+            return InCluster(service_account)
+        return Kubeconfig(kubeconfig, context)
+
+    return read_now
+
+
 def _missing_rule(resource: Resource) -> str:
     group = "discovery.k8s.io" if resource == "endpointslices" else ""
     return f'forbidden: needs get, list and watch on {resource} of apiGroup "{group}"'
@@ -112,14 +135,17 @@ class _Follower:
     def __init__(
         self,
         resource: Resource,
-        api: "Api",
-        selector: Mapping[str, str],
+        api: Api,
+        only_node: str | None,
         patience: Patience,
         stopping: threading.Event,
     ) -> None:
         self._resource = resource
         self._api = api
-        self._selector = selector
+        self._only_node = only_node
+        self._selector = {"fieldSelector": f"spec.nodeName={only_node}"} if only_node else {}
+        # One of them asks which cluster this is.
+        self._cluster_asked = resource != "nodes"
         self._patience = patience
         self._stopping = stopping
         self._version: str | None = None  # None: list first
@@ -148,7 +174,9 @@ class _Follower:
             try:
                 if self._version is None:
                     self._list()
-                    self._found()
+                    self._recover()
+                if not self._cluster_asked:
+                    self._ask_for_cluster()
                 self._watch()
                 continue
             except RefusedError as error:
@@ -198,7 +226,7 @@ class _Follower:
         self._queue.put(self._lost)
         self._api.report_lost(self._resource, why, denied=denied)
 
-    def _found(self) -> None:
+    def _recover(self) -> None:
         if self._lost is not None:
             lost, self._lost = self._lost, None
             self._queue.put(Recovered(self._resource, lost.at_ns, self._heard_ns, lost.why))
@@ -220,7 +248,23 @@ class _Follower:
             query = {"limit": str(_PAGE), "continue": meta["continue"], **self._selector}
         self._version = meta.get("resourceVersion") or "0"
         self._heard_ns = time.time_ns()
-        self._queue.put(Listed(self._resource, tuple(found), self._heard_ns))
+        self._queue.put(Listed(self._resource, tuple(found), self._heard_ns, self._only_node))
+
+    def _ask_for_cluster(self) -> None:
+        """Put the cluster's identity on the queue; where it can't be told now, ask again later."""
+        try:
+            found = self._api.get_object(_CLUSTER_PATH, self._patience.list)
+            uid = found["metadata"]["uid"]
+            if not isinstance(uid, str):
+                raise TypeError(f"{uid!r:.40} is not text")
+            self._queue.put(ClusterFound(uid))
+        except RefusedError as error:
+            log.debug("the cluster's identity is left out: %s", error)
+            self._cluster_asked = error.answer.code in (403, 404)
+        except (BrokenError, KeyError, TypeError) as error:
+            log.debug("the cluster's identity is left out for now: %s", error)
+        else:
+            self._cluster_asked = True
 
     def _watch(self) -> None:
         """Follow one stream to its end."""
