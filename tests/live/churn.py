@@ -170,6 +170,7 @@ class Churn:
                     self.after(self.chance.uniform(0, 2), lambda node=node: self._create(node))
             for n in range(6):
                 self.after(4 + 9 * n, lambda n=n: self._add_bridge(n))
+            self.after(self.chance.uniform(15, 25), self._lose_api)
             self.after(0, self._probe)
             self.after(0, self._dial_any)
             self._undo = undo.pop_all()
@@ -356,6 +357,18 @@ class Churn:
                 self.chance.uniform(0, within_s + 1),
                 lambda pod=pod: self._create(pod.life.node, "server", pod.life.address),
             )
+
+    # The API server.
+
+    def _lose_api(self) -> None:
+        """It restarts: what happens meanwhile is in its lists, not in a watch."""
+        self.api.stop()
+        self.after(self.chance.uniform(0.5, 3), self._find_api)
+
+    def _find_api(self) -> None:
+        with inside(self.play.node):
+            self.api.start()
+        self.after(self.chance.uniform(15, 40), self._lose_api)
 
     # Services.
 
