@@ -365,6 +365,7 @@ def record(
     changes: "SimpleQueue[Change] | None" = None,
     *,
     prepare: Callable[[sqlite3.Connection], object] = lambda conn: None,
+    started_ns: int = T,
     **plan: Any,
 ) -> None:
     planned = {"node": "n1", "source": "test", "live": False}
@@ -373,7 +374,7 @@ def record(
         prepare(conn)
         recorder.run(
             conn,
-            Source(steps),
+            Source(steps, started_ns=started_ns),
             Plan(**planned),
             changes if changes is not None else SimpleQueue(),
             Listening(),

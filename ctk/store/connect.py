@@ -32,6 +32,7 @@ _PAGE_BYTES = 4096
 _WRITER_KIB, _READER_KIB = 8 * 1024, 16 * 1024  # of pages; a window needs no more
 _MAPPED_BYTES = 2**34
 _BUSY_MS = 5_000
+_WRITER_BUSY_MS = 1_000  # events wait in the socket's buffer meanwhile; the window is tried again
 WAL_BYTES = 4 * 1024 * 1024  # copied into the file at this size: no slower than with 16 MB
 _FULL_BYTES = 256 * 1024  # with less room than this a failed write is a full disk
 
@@ -57,7 +58,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
         made = _make_private(path)
         conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            conn.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_MS}")
             fresh = _check(conn, path, migrates=True)
             if fresh:
                 # Both are fixed once the first page is written.
