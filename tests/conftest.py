@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from edges import with_ids
 from sample import AT, GAPS, ROWS
 
 from ctk.cli import DEFECT, main
@@ -23,8 +24,12 @@ def shop(tmp_path: Path) -> Path:
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
         end_ns = AT + 70 * SECOND
-        writer.window(ROWS, gaps=GAPS, committed_ns=end_ns, counters=EventCounts(40, 1_204))
+        writer.window(
+            with_ids(writer, ROWS), gaps=GAPS, committed_ns=end_ns, counters=EventCounts(40, 1_204)
+        )
         for _ in writer.maintain(end_ns, {}):
+            pass
+        for _ in writer.fold_open():
             pass
         writer.finish(end_ns)
     return path

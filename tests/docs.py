@@ -3,19 +3,26 @@ Holds the documentation to what the commands in it print.
 
 A fenced block of `console` starts with `$ COMMAND`; what follows is what that command printed. All
 of them are run in an empty folder that has the fixtures, those that record first; `--write` puts
-their output in place of what stands there.
+their output in place of what stands there. A block of `pycon` is examples of Python as an
+interpreter shows them; those of one page are run one after another, behind its commands.
 """
 
+import doctest
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
+import traceback
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/python.md")
 _BLOCK = re.compile(r"(?<=```console\n)\$ (?P<command>(?:.*\\\n)*.+)\n(?P<output>(?:(?!```).*\n)*)")
+_EXAMPLES = re.compile(r"(?<=```pycon\n)(?P<examples>(?:(?!```).*\n)*)")
 _WIDTH = "120"
 
 
@@ -44,18 +51,53 @@ def rewritten(text: str, folder: Path) -> str:
     commands = [match["command"] for match in _BLOCK.finditer(text)]
     for command in sorted(commands, key=lambda one: not one.startswith("ctk record")):
         run(command)
-    return _BLOCK.sub(lambda match: f"$ {match['command']}\n{printed[match['command']]}", text)
+    text = _BLOCK.sub(lambda match: f"$ {match['command']}\n{printed[match['command']]}", text)
+    if not _EXAMPLES.search(text):
+        return text
+    # In a process of its own, whose folder is that of the page's files.
+    examples = [sys.executable, __file__, "--examples"]
+    return subprocess.run(
+        examples, input=text, cwd=folder, stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    ).stdout
+
+
+def with_examples_run(text: str) -> str:
+    """Return a page with what its examples of Python give."""
+    names: dict[str, object] = {"__name__": "__main__"}
+
+    def run(match: re.Match[str]) -> str:
+        shown = []
+        for example in doctest.DocTestParser().get_examples(match["examples"]):
+            first, *more = example.source.splitlines()
+            shown += [f">>> {first}", *(f"... {line}".rstrip() for line in more)]
+            with redirect_stdout(StringIO()) as printed:
+                try:
+                    exec(compile(example.source, "<page>", "single"), names)
+                except Exception as error:  # noqa: BLE001 - what an interpreter shows
+                    print("Traceback (most recent call last):\n    ...")
+                    print("".join(traceback.format_exception_only(error)), end="")
+            shown += [
+                part
+                for line in printed.getvalue().splitlines()
+                for part in textwrap.wrap(line, 100, subsequent_indent="  ") or [""]
+            ]
+        return "".join(f"{line}\n" for line in shown)
+
+    return _EXAMPLES.sub(run, text)
 
 
 def write() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "fixtures").symlink_to(ROOT / "fixtures")
-        for page in PAGES:
-            path = ROOT / page
+    for page in PAGES:
+        path = ROOT / page
+        with tempfile.TemporaryDirectory() as name:
+            (Path(name) / "fixtures").symlink_to(ROOT / "fixtures")
             path.write_text(rewritten(path.read_text("utf-8"), Path(name)), "utf-8")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--write"]:
+    if sys.argv[1:] == ["--examples"]:
+        sys.stdout.write(with_examples_run(sys.stdin.read()))
+    elif sys.argv[1:] == ["--write"]:
+        write()
+    else:
         sys.exit("Usage: docs.py --write")
-    write()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ctk.errors import CtkError, DiskFullError, StoreError, UsageError
+from ctk.errors import CtkError, DiskFullError, FileBusyError, StoreError, UsageError
 from ctk.store import connect
 
 NODE = "INSERT INTO recorder(id, node) VALUES (1, 'n1')"
@@ -205,7 +205,7 @@ def test_a_newer_file_is_refused_by_both(db: Path) -> None:
     [
         (sqlite3.SQLITE_FULL, DiskFullError, "no room left to write node.db"),
         (sqlite3.SQLITE_READONLY_DBMOVED, StoreError, "node.db cannot be written"),
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, StoreError, "node.db is locked by another program"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, FileBusyError, "node.db is locked by another program"),
         (sqlite3.SQLITE_CORRUPT, StoreError, "node.db is damaged"),
         (sqlite3.SQLITE_IOERR_READ, StoreError, "node.db failed: bad luck"),
     ],

@@ -3,14 +3,16 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import docs
 
 
-def test_every_output_in_the_documentation_is_what_its_command_prints(tmp_path):
+@pytest.mark.parametrize("page", docs.PAGES)
+def test_every_output_in_the_documentation_is_what_its_command_prints(tmp_path, page):
     (tmp_path / "fixtures").symlink_to(docs.ROOT / "fixtures")
-    for page in docs.PAGES:
-        text = (docs.ROOT / page).read_text("utf-8")
-        assert "```console" in text
-        assert docs.rewritten(text, tmp_path) == text
+    text = (docs.ROOT / page).read_text("utf-8")
+    assert "```console" in text
+    assert docs.rewritten(text, tmp_path) == text

@@ -51,9 +51,9 @@ def test_cheap_dumps_end_shortly_before_each_window_does():
     [(0.001, 1), (0.09, 1), (0.11, 2), (0.19, 2), (0.21, 3), (0.29, 3), (9, 3)],
 )
 def test_dumps_take_a_hundredth_of_a_core_but_come_every_30_s(cpu_s, windows):
-    began = dumps(cpu_s=cpu_s, first_s=9.935)
-    assert began == [round(9.935 + 10 * windows * n, 3) for n in range(len(began))]
-    assert len(began) == math.ceil(90.065 / (10 * windows))
+    began = dumps(cpu_s=cpu_s, first_s=9.935)[1:]
+    assert began == [round(19.935 + 10 * windows * n, 3) for n in range(len(began))]
+    assert len(began) == math.ceil(80.065 / (10 * windows))
 
 
 @pytest.mark.parametrize("window_s", [1, 7, 10, 20, 30, 45, 60, 3600])
@@ -83,6 +83,18 @@ def test_where_nothing_is_counted_they_come_every_30_s():
 
 def test_a_fixed_interval_is_kept_whatever_a_dump_costs():
     assert dumps(cpu_s=9, every_s=5, until_s=20) == [3, 8.01, 13.02, 18.03]
+
+
+def test_what_the_first_dump_costs_says_nothing_of_the_next():
+    schedule = DumpSchedule(window_ns=10 * SECOND, every_s=None, now_s=T)
+    for began_s, cpu_s in ((T, 5.0), (T + 9.95, 0.01)):
+        schedule.begun()
+        now_s = began_s + 0.01
+        schedule.ended(
+            began_s=began_s, now_s=now_s, now_ns=int(now_s * SECOND), cpu_s=cpu_s, counting=True
+        )
+        expected_s = T + 10 if began_s == T else T + 20
+        assert schedule.due_s == pytest.approx(expected_s - 0.065)
 
 
 def one_dump(cpu_s: float) -> DumpSchedule:

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypedDict, get_args
 from ctk.ask.selectors import edge_condition, row_condition
 from ctk.errors import UsageError
 from ctk.model import Field, Filters, Kind, Side, Term
-from ctk.timespan import format_time, parse_time
+from ctk.timespan import FOREVER_NS, format_time, parse_time
 
 
 class FilterField(NamedTuple):
@@ -225,7 +225,13 @@ def _text(value: object) -> str:
 
 
 def _moment(value: object, now_ns: int) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not -FOREVER_NS <= value <= FOREVER_NS:
+            raise UsageError(
+                f"{value} is outside the years 1677 to 2262", hint="give ns since the epoch"
+            )
         return value
     if isinstance(value, str):
         return parse_time(value, now_ns)

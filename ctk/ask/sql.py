@@ -70,8 +70,11 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
             conn = self._opened.enter_context(connect())
             conn.set_authorizer(self._authorize)
             conn.set_progress_handler(self._is_late, _STEPS)
+            self._cursor = conn.cursor()
+            # Closed first: SQLite keeps a connection open for a statement that is half read.
+            self._opened.callback(self._cursor.close)
             try:
-                self._cursor = conn.execute(sql, params)
+                self._cursor.execute(sql, params)
             except (sqlite3.Error, sqlite3.Warning) as error:
                 raise self._explained(error) from error
             if self._cursor.description is None:

@@ -1,8 +1,8 @@
 """
 Netlink attributes as conntrack nests them: the kernel's names, and the walk over them.
 
-`decode` learns the layouts of messages by it, `tuples` those of a connection's two tuples, and
-`filters` has the kernel itself walk the same paths.
+`decode` learns the layouts of messages from the walk, `tuples` those of a connection's two tuples.
+`filters` writes programs with which the kernel walks the same paths.
 """
 
 import struct
@@ -42,7 +42,7 @@ CTA_COUNTERS_BYTES = 2
 CTA_TIMESTAMP_START = 1
 CTA_TIMESTAMP_STOP = 2
 
-_MAX_ATTRIBUTES = 128
+_MAX_ATTRIBUTES = 128  # of one message; the kernel writes fewer
 
 AttributePath = tuple[int, ...]  # of attribute types, the outermost first
 Attribute = tuple[AttributePath, int, int]  # where its value is: path, offset, size
@@ -74,12 +74,16 @@ def header(data: bytes, at: int) -> tuple[int, int]:
 
 
 def aligned(size: int) -> int:
-    """Return how far behind an attribute's begin the next one begins."""
+    """Return the distance from an attribute's begin to that of the next one."""
     return (size + 3) & ~3
 
 
 def walk(data: bytes, start: int) -> Iterator[Attribute]:
-    """Yield (path, offset, size) of each attribute's value, a nest before what is in it."""
+    """
+    Yield path, offset and size of each attribute's value, a nest before what is in it.
+
+    MalformedError where attributes do not fit into each other, or are too many.
+    """
     todo: list[tuple[AttributePath, int, int]] = [((), start, len(data))]
     seen = 0
     while todo:

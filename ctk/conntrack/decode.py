@@ -1,16 +1,16 @@
 """
-Bytes in, events out. Pure.
+Netlink messages in, events out. Pure.
 
 The kernel writes conntrack messages in a handful of layouts: the same attributes in the same
 order at the same places (ctnetlink_conntrack_event, net/netfilter/nf_conntrack_netlink.c). Each
 layout is learned once by a walk over the attributes, which compiles a Struct that takes every
-value and every attribute header in one unpack. A message is read by the layout of its length
-when all headers are as they were; otherwise it is walked, and its layout is learned too.
+value and every attribute header in one unpack. A message is read by a layout of its length if
+all its headers are those of the layout; otherwise it is walked, and its layout is learned too.
 
-Addresses are not parsed here. The two runs of bytes around the source port, `orig` and
-`reply`, tell one flow from another; `tuples` reads them once for each new flow, and checks the
-headers inside them. What they leave out is the source port (for ICMP its id). What attributes are
-called, and the walk over them, is in `attributes`.
+Addresses are not parsed here. The bytes of both tuples without the source port (for ICMP, its id)
+are the same for all connections of one flow: `orig` is what stands before the source port, `reply`
+what stands behind it. `tuples` parses them once for each new flow, and checks the attribute headers
+inside them. The attributes' names, and the walk over them, are in `attributes`.
 """
 
 import struct
@@ -63,13 +63,13 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 
 IPS_SEEN_REPLY = 1 << 1  # linux/netfilter/nf_conntrack_common.h
-TCP_CONNTRACK_CLOSE = 8  # linux/netfilter/nf_conntrack_tcp.h
+TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE = 7, 8  # linux/netfilter/nf_conntrack_tcp.h
 
-_MAX_LAYOUTS = 256  # nine in a mixed sample; past this a message is walked each time
+_MAX_LAYOUTS = 256  # a mixed sample has nine; past this each message is walked
 
 
 def _what(message_type: int, flags: int) -> int:
-    """The type and flags words of a netlink header, as a big-endian Struct reads both at once."""
+    """Return type and flags of a netlink header as a big-endian Struct reads both in one."""
     return cast(int, struct.unpack(">I", struct.pack("=HH", message_type, flags))[0])
 
 
@@ -89,7 +89,7 @@ class Event(NamedTuple):
     """
 
     what: int  # NEW, UPDATE, DESTROY or DUMPED
-    orig: bytes  # from nfgenmsg to the header of the source port: the family, src, dst, proto
+    orig: bytes  # from nfgenmsg to the header of the source port: family, src, dst, protocol
     port: int  # the source port; for ICMP its id; 0 where the protocol has neither
     reply: bytes  # from the dialled port to the header of the reply's destination port
     zone: int  # CTA_ZONE; a zone of one direction only stands in the tuple
@@ -105,28 +105,57 @@ class Event(NamedTuple):
     stop_ns: int | None
 
 
-# Values an event takes: path, Struct code, place in Event.
+# What `read` yields: an Event's values, by their place.
+EventTuple = tuple[
+    int,
+    bytes,
+    int,
+    bytes,
+    int,
+    int,
+    int,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+]
+
+_POSITIONS = {name: position for position, name in enumerate(Event._fields)}
+_WHAT, _ORIG, _PORT, _REPLY, _CT_ID = (
+    _POSITIONS[name] for name in ("what", "orig", "port", "reply", "ct_id")
+)
+# The attributes whose values an event has: path, Struct code, position in Event.
 _VALUES: dict[AttributePath, tuple[str, int]] = {
-    (CTA_ZONE,): ("H", Event._fields.index("zone")),
-    (CTA_ID,): ("I", Event._fields.index("ct_id")),
-    (CTA_STATUS,): ("I", Event._fields.index("status")),
-    (CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE): (
-        "B",
-        Event._fields.index("tcp_state"),
-    ),
-    (CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS): ("Q", Event._fields.index("packets_out")),
-    (CTA_COUNTERS_ORIG, CTA_COUNTERS_BYTES): ("Q", Event._fields.index("bytes_out")),
-    (CTA_COUNTERS_REPLY, CTA_COUNTERS_PACKETS): ("Q", Event._fields.index("packets_in")),
-    (CTA_COUNTERS_REPLY, CTA_COUNTERS_BYTES): ("Q", Event._fields.index("bytes_in")),
-    (CTA_TIMESTAMP, CTA_TIMESTAMP_START): ("Q", Event._fields.index("start_ns")),
-    (CTA_TIMESTAMP, CTA_TIMESTAMP_STOP): ("Q", Event._fields.index("stop_ns")),
-    (CTA_TIMESTAMP_EVENT,): ("Q", Event._fields.index("at_ns")),
+    (CTA_ZONE,): ("H", _POSITIONS["zone"]),
+    (CTA_ID,): ("I", _CT_ID),
+    (CTA_STATUS,): ("I", _POSITIONS["status"]),
+    (CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE): ("B", _POSITIONS["tcp_state"]),
+    (CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS): ("Q", _POSITIONS["packets_out"]),
+    (CTA_COUNTERS_ORIG, CTA_COUNTERS_BYTES): ("Q", _POSITIONS["bytes_out"]),
+    (CTA_COUNTERS_REPLY, CTA_COUNTERS_PACKETS): ("Q", _POSITIONS["packets_in"]),
+    (CTA_COUNTERS_REPLY, CTA_COUNTERS_BYTES): ("Q", _POSITIONS["bytes_in"]),
+    (CTA_TIMESTAMP, CTA_TIMESTAMP_START): ("Q", _POSITIONS["start_ns"]),
+    (CTA_TIMESTAMP, CTA_TIMESTAMP_STOP): ("Q", _POSITIONS["stop_ns"]),
+    (CTA_TIMESTAMP_EVENT,): ("Q", _POSITIONS["at_ns"]),
 }
-# What stands behind a message's own values for those it lacks; `at_ns` is the time of receipt.
+# A message lacks some of an event's values. Three stand-ins follow its own: None, 0 and the time
+# of receipt. These are their indexes, and which of them each position takes.
 _NONE, _ZERO, _RECEIVED = -3, -2, -1
-_LACKING = [_NONE] * len(Event._fields)
+_STAND_INS = [_NONE] * len(Event._fields)
 for _name, _stand_in in (("port", _ZERO), ("zone", _ZERO), ("at_ns", _RECEIVED)):
-    _LACKING[Event._fields.index(_name)] = _stand_in
+    _STAND_INS[_POSITIONS[_name]] = _stand_in
+
+
+class _Field(NamedTuple):
+    """What one code of a layout's Struct takes from a message."""
+
+    at: int  # its offset
+    code: str
+    position: int | None  # in Event; None for an attribute's header, which is compared
 
 
 class _Layout:
@@ -136,73 +165,77 @@ class _Layout:
 
     def __init__(self, message: bytes) -> None:
         """Learn from one message; MalformedError where it is not one of conntrack."""
-        fields: list[tuple[int, str, int | None]] = [(0, "I", None), (4, "I", 0)]
         orig_end, reply_start, reply_end = _port_gaps(message)
-        fields.append((NLMSG_HEADER, f"{orig_end - NLMSG_HEADER}s", 1))
+        fields = [
+            _Field(0, "I", None),  # the message's length
+            _Field(4, "I", _WHAT),
+            _Field(NLMSG_HEADER, f"{orig_end - NLMSG_HEADER}s", _ORIG),
+            _Field(reply_start, f"{reply_end - reply_start}s", _REPLY),
+        ]
         if reply_start != orig_end:
-            fields.append((orig_end, "H", 2))
-        fields.append((reply_start, f"{reply_end - reply_start}s", 3))
-        # What is compared inside orig (1) and reply (3).
-        inside = _family(message, orig_end, reply_start)
+            fields.append(_Field(orig_end, "H", _PORT))
+        inside = _compared_inside(message, orig_end, reply_start)
         for path, at, size in _needed(walk(message, NLMSG_HEADER + NFGENMSG)):
             if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
-                # Other headers there are checked by parse_tuples, once a flow.
+                # Other headers in the tuples are checked by parse_tuples, once a flow.
                 if path[1:] == (CTA_TUPLE_ZONE,):
-                    # It takes the room that CTA_ZONE takes behind both: of the same length, such
-                    # messages have all other headers at the same places.
-                    place, start = (3, reply_start) if at > reply_start else (1, NLMSG_HEADER)
-                    inside.append((place, slice(at - 4 - start, at - start)))
+                    # A tuple's zone takes as much room as CTA_ZONE behind both tuples does: only
+                    # this header tells two such messages of one length apart.
+                    in_reply = at > reply_start
+                    start = reply_start if in_reply else NLMSG_HEADER
+                    position = _REPLY if in_reply else _ORIG
+                    inside.append((position, slice(at - 4 - start, at - start)))
                 continue
-            fields.append((at - 4, "I", None))
+            fields.append(_Field(at - 4, "I", None))
             if path in _VALUES:
-                code, place = _VALUES[path]
+                code, position = _VALUES[path]
                 if struct.calcsize(code) != size:
                     raise MalformedError(f"attribute {path} has {size} bytes")
-                fields.append((at, code, place))
-        # An empty nest and its first child's header never share a place, so order is by offset.
-        fields = _merged(sorted(fields, key=lambda one: one[0]))
+                fields.append(_Field(at, code, position))
+        fields = _merged(sorted(fields, key=lambda field: field.at))
         layout, end = ">", 0
-        for at, code, _ in fields:
-            if at < end:
+        for field in fields:
+            if field.at < end:
                 raise MalformedError("attributes overlap")
-            layout += f"{at - end}x{code}"
-            end = at + struct.calcsize(">" + code)
+            layout += f"{field.at - end}x{field.code}"
+            end = field.at + struct.calcsize(">" + field.code)
         layout += f"{len(message) - end}x"
-        places = [index for index, one in enumerate(fields) if one[2] is None]
-        picked = list(_LACKING)
-        for index, one in enumerate(fields):
-            if one[2] is not None:
-                picked[one[2]] = index
-        if picked[Event._fields.index("ct_id")] < 0:
+        headers = [index for index, field in enumerate(fields) if field.position is None]
+        picked = list(_STAND_INS)
+        for index, field in enumerate(fields):
+            if field.position is not None:
+                picked[field.position] = index
+        if picked[_CT_ID] < 0:
             raise MalformedError("no CTA_ID")
         self.unpack = struct.Struct(layout).unpack_from
         # itemgetter of one item gives the item, not a tuple: there are always several here.
-        self.heads: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*places)
+        self.heads: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*headers)
         if inside:
-            heads, parts = self.heads, [(picked[place], part) for place, part in inside]
+            heads, parts = self.heads, [(picked[position], part) for position, part in inside]
             self.heads = lambda values: (*heads(values), *(values[n][part] for n, part in parts))
         self.pick = itemgetter(*picked)
         self.template = self.heads(self.unpack(message, 0))
-        self.next: _Layout | None = None
+        self.next: _Layout | None = None  # another one of the same length
 
 
-def _family(message: bytes, orig_end: int, reply_start: int) -> list[tuple[int, slice]]:
+def _compared_inside(message: bytes, orig_end: int, reply_start: int) -> list[tuple[int, slice]]:
     """
-    Where the family and the last header of `orig` stand, where they are to be compared.
+    Return what of `orig` is compared: its position in Event, and which bytes of it.
 
-    ICMP's tuples of IPv4 take the room of IPv6's without ports. Those of TCP and the like, with
-    their two ports, are as long as no others.
+    Without ports, tuples of two families or protocols can have the same length (ICMP over IPv4,
+    and IPv6 with a protocol that has none), so the family and the last header are compared. With a
+    source and a destination port no others have their length.
     """
     if orig_end != reply_start and message[orig_end - 2 : orig_end] == _SRC_PORT:
         return []
-    return [(1, slice(0, 1)), (1, slice(orig_end - 4 - NLMSG_HEADER, None))]
+    return [(_ORIG, slice(0, 1)), (_ORIG, slice(orig_end - 4 - NLMSG_HEADER, None))]
 
 
 def _needed(attributes: Iterator[Attribute]) -> Iterator[Attribute]:
     """
-    Leave out what stands in a nest behind its values, once all that it may have are there.
+    Leave out what stands in a nest behind the last value that an event takes from it.
 
-    Nothing depends on it: the nest's own header says where it ends.
+    Its header need not be compared: nothing is read behind it before the nest's own end.
     """
     for nest, several in groupby(attributes, key=lambda one: one[0][0]):
         inside = list(several)
@@ -214,16 +247,17 @@ def _needed(attributes: Iterator[Attribute]) -> Iterator[Attribute]:
         yield from inside
 
 
-def _merged(fields: list[tuple[int, str, int | None]]) -> list[tuple[int, str, int | None]]:
-    """Headers that follow each other at once, as a nest's and its first child's do, are one."""
-    merged: list[tuple[int, str, int | None]] = []
-    for at, code, place in fields:
-        if place is None and merged and merged[-1][2] is None:
-            start, before, _ = merged[-1]
-            if start + struct.calcsize(">" + before) == at:
-                merged[-1] = (start, f"{at + struct.calcsize('>' + code) - start}s", None)
+def _merged(fields: list[_Field]) -> list[_Field]:
+    """Make one field of headers that touch, as a nest's and its first child's do."""
+    merged: list[_Field] = []
+    for field in fields:
+        if field.position is None and merged and merged[-1].position is None:
+            start = merged[-1].at
+            if start + struct.calcsize(">" + merged[-1].code) == field.at:
+                size = field.at + struct.calcsize(">" + field.code) - start
+                merged[-1] = _Field(start, f"{size}s", None)
                 continue
-        merged.append((at, code, place))
+        merged.append(field)
     return merged
 
 
@@ -235,9 +269,9 @@ class Decoder:
         self._layouts: dict[int, _Layout] = {}
         self._learned = 0
 
-    def read(self, batch: Datagrams) -> list[tuple[Any, ...]]:
+    def read(self, batch: Datagrams) -> list[EventTuple]:
         """Return the batch's events in order, each a tuple shaped as Event."""
-        events: list[tuple[Any, ...]] = []
+        events: list[EventTuple] = []
         append = events.append
         layouts = self._layouts
         buffer = batch.buffer
@@ -289,8 +323,8 @@ def _port_gaps(message: bytes) -> tuple[int, int, int]:
     """
     Return where `orig` ends, and where `reply` starts and ends.
 
-    Between them stands the source port (or the ICMP id), after them the same of the reply.
-    `tuples` puts zeros there when it walks them.
+    Between the two stands the source port (or the ICMP id), and behind `reply` that of the reply
+    tuple. `tuples` puts zeros in both places before it walks them.
     """
     start = NLMSG_HEADER + NFGENMSG
     orig_size = _sized(message, start, CTA_TUPLE_ORIG)
@@ -315,8 +349,8 @@ def _port_gaps(message: bytes) -> tuple[int, int, int]:
     if not orig_end:
         return reply_at, reply_at, end
     if reply_proto_end != end:
-        # Something stands behind the reply's ports (a zone of the reply direction): keep it, and
-        # the port before it. Such flows are told apart by that port too: finer than it need be.
+        # Something stands behind the reply's ports (a zone of the reply direction). `reply` then
+        # has all of it and the port, so each connection is a flow of its own.
         reply_end = end
     return orig_end, reply_start, reply_end
 

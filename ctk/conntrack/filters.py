@@ -1,9 +1,9 @@
 """
 Which connections to record: by address, protocol and port.
 
-One filter, told twice: `EventFilter.wants` in Python, for the entries of a dump and for replays,
-and `program`, which the kernel runs for each event before it queues it. What the kernel drops
-for it is not loss. That both say the same is tested on every fixture.
+The filter has two forms. `EventFilter.wants` is for the entries of a dump and for replays. The
+kernel runs `program` for each event before it queues it; what it drops for that is not loss. A test
+shows on every fixture that both decide alike.
 """
 
 import ipaddress
@@ -45,10 +45,11 @@ class Cidr(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
     """
-    What is wanted of a connection's source, its dialled destination and its backend.
+    What a connection must be like to be recorded.
 
-    One of the three within one of `cidrs`, none within `exclude_cidrs`; the dialled port or the
-    backend's among `ports`; its protocol among `protocols`. What is empty asks nothing.
+    Of its source, its dialled destination and its backend, one is within one of `cidrs` and none
+    within any of `exclude_cidrs`; the dialled port or the backend's is among `ports`; the protocol
+    is among `protocols`. A field that is empty asks nothing.
     """
 
     cidrs: tuple[Cidr, ...] = ()
@@ -65,7 +66,7 @@ class EventFilter:
         protocols: Iterable[str] = (),
         ports: Iterable[str] = (),
     ) -> Self:
-        """Read the words of a command line."""
+        """Parse the words of a command line; UsageError where one is not what it should be."""
         return cls(
             cidrs=tuple(map(Cidr.parse, cidrs)),
             exclude_cidrs=tuple(map(Cidr.parse, exclude_cidrs)),
@@ -98,20 +99,20 @@ _LD_W_ABS, _LD_B_ABS = 0x20, 0x30
 _LD_W_IND, _LD_H_IND, _LD_B_IND = 0x40, 0x48, 0x50
 _AND, _TAX = 0x54, 0x07
 _JA, _JEQ, _RET = 0x05, 0x15, 0x06
-# A load from these places is a search: it turns A, an offset, into that of the first attribute of
-# type X from there on, or in the nest there; 0 where there is none.
+# A load from these two is a search. A is an offset; it becomes that of the first attribute of type
+# X from there on (_NLATTR), or within the nest there (_NLATTR_NEST); 0 where there is none.
 _NLATTR, _NLATTR_NEST = 0xFFFFF000 + 12, 0xFFFFF000 + 16
 _KEEP, _DROP = 0xFFFFFFFF, 0
 _MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
-_FAMILY = attributes.NLMSG_HEADER  # where nfgenmsg has it
+_FAMILY = attributes.NLMSG_HEADER  # the first byte of nfgenmsg
 _ATTRIBUTES = attributes.NLMSG_HEADER + attributes.NFGENMSG
 _PROTOCOL = (attributes.CTA_TUPLE_ORIG, attributes.CTA_TUPLE_PROTO, attributes.CTA_PROTO_NUM)
 _PORTS = (
     (attributes.CTA_TUPLE_ORIG, attributes.CTA_TUPLE_PROTO, attributes.CTA_PROTO_DST_PORT),
     (attributes.CTA_TUPLE_REPLY, attributes.CTA_TUPLE_PROTO, attributes.CTA_PROTO_SRC_PORT),
 )
-# Family, bytes of an address, and where its source, dialled destination and backend are.
+# Family, bytes of an address, and the paths of source, dialled destination and backend.
 _FAMILIES = tuple(
     (
         family,
@@ -129,16 +130,16 @@ _FAMILIES = tuple(
 )
 
 Instruction = tuple[int, int, int, int]  # code, jt, jf, k
-# While it is being written: a _JA goes to the label its k names, and a text alone is a label.
+# A program as it is written: a text alone is a label, and a _JA whose k is a text jumps to that.
 _Draft = Iterator[tuple[int, int, int, int | str] | str]
 
 
 def program(wanted: EventFilter) -> list[Instruction] | None:
     """
-    Return `wanted` as classic BPF for a netlink socket; None where it is too long for one.
+    Return `wanted` as classic BPF for a netlink socket; None where it is longer than BPF allows.
 
-    A message without the protocol or the addresses that are asked about is kept, so that whoever
-    reads it counts it as malformed.
+    It keeps a message that lacks the protocol or the addresses it asks about, so that the reader
+    counts it as malformed.
     """
     draft = list(_draft(wanted))
     places: dict[str, int] = {}
@@ -154,7 +155,7 @@ def program(wanted: EventFilter) -> list[Instruction] | None:
     for one in draft:
         if not isinstance(one, str):
             code, jt, jf, k = one
-            # Only a _JA jumps far; its distance counts from the next instruction.
+            # A label is always a _JA's, and its distance counts from the next instruction.
             distance = places[k] - len(instructions) - 1 if isinstance(k, str) else k
             instructions.append((code, jt, jf, distance))
     return instructions
@@ -210,13 +211,13 @@ def _ports(ports: frozenset[int], fits: str) -> _Draft:
 
 
 def _jump_if(value: int, label: str) -> _Draft:
-    """Go to `label` where A is `value`. Not by jt, which reaches 255 instructions only."""
+    """Go to `label` if A is `value`; by a _JA, since jt reaches only 255 instructions."""
     yield _JEQ, 0, 1, value
     yield _JA, 0, 0, label
 
 
 def _find(path: tuple[int, int, int], missing: str) -> _Draft:
-    """Let X be the offset of an attribute, or go to `missing`."""
+    """Set X to the offset of the attribute at `path`; go to `missing` where there is none."""
     yield _LD_IMM, 0, 0, _ATTRIBUTES
     for kind, where in zip(path, (_NLATTR, _NLATTR_NEST, _NLATTR_NEST), strict=True):
         yield _LDX_IMM, 0, 0, kind
@@ -226,9 +227,9 @@ def _find(path: tuple[int, int, int], missing: str) -> _Draft:
 
 
 def _within(cidr: Cidr, slot: int, label: str) -> _Draft:
-    """Go to `label` where the address whose words are in memory from `slot` on is in `cidr`."""
+    """Go to `label` if `cidr` has the address whose words are in memory from `slot` on."""
     whole, rest = divmod(cidr.bits, 32)
-    left = 2 * whole + 3 * bool(rest)  # instructions before the _JA
+    left = 2 * whole + 3 * bool(rest)  # instructions up to the _JA
     for word, (value,) in enumerate(struct.iter_unpack(">I", cidr.first)):
         if word < whole:
             left -= 2

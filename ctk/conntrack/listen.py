@@ -156,6 +156,8 @@ class Listener:
         self._dump: Generator[Datagrams, None, None] | None = None
         self._dump_began_s = 0.0
         self._dump_cpu_s = 0.0  # what the dump under way has cost so far
+        self._window_ns = window_ns
+        self._window = 0  # the number of the window that the dump's last part fell in
 
     @property
     def malformed(self) -> int:
@@ -234,6 +236,7 @@ class Listener:
         self._dump = self._dump_table()
         self._dump_began_s = self._clock.monotonic()
         self._dump_cpu_s = 0.0
+        self._window = self._clock.time_ns() // self._window_ns
         self._schedule.begun()
 
     def _rest_of_dump(self, end_s: float) -> Iterator[Datagrams]:
@@ -247,20 +250,30 @@ class Listener:
         while self._dump is not None and self._clock.monotonic() < end_s:
             cpu_s = self._clock.thread_time()
             chunk = next(self._dump, None)
-            if chunk is not None:
-                yield chunk
             self._dump_cpu_s += self._clock.thread_time() - cpu_s
-            if chunk is None:
+            if chunk is not None:
+                yield from self._dumped(chunk)
+            else:
                 self._dump = None
                 yield from self._end_dump()
+
+    def _dumped(self, batch: Datagrams) -> Iterator[Datagrams]:
+        """Hand on a part of the dump, and count what it costs whoever takes it."""
+        window = batch.at_ns // self._window_ns
+        if window != self._window and not self._socket.more_waits:
+            # A window is over, and is written now: that is no cost of the dump. Where events wait,
+            # some of them may belong to it.
+            self._window = window
+            yield Datagrams(batch.at_ns, False, bytearray(), (), ())
+        cpu_s = self._clock.thread_time()
+        yield batch
+        self._dump_cpu_s += self._clock.thread_time() - cpu_s
 
     def _end_dump(self) -> Iterator[Datagrams]:
         # What the dump did not show has ended. The events that wait tell so first, among them the
         # ends that the dump itself brought about: the kernel drops what is past its time.
         yield from self._drain(self._clock.monotonic() + _DRAIN_S)
-        cpu_s = self._clock.thread_time()
-        yield Datagrams(self._clock.time_ns(), True, bytearray(), (), ())
-        self._dump_cpu_s += self._clock.thread_time() - cpu_s
+        yield from self._dumped(Datagrams(self._clock.time_ns(), True, bytearray(), (), ()))
         self._schedule.ended(
             began_s=self._dump_began_s,
             now_s=self._clock.monotonic(),

@@ -29,6 +29,7 @@ class DumpSchedule:
         self._slot_s = window_ns / SECOND_NS / -(-window_ns // int(LONGEST_S * SECOND_NS))
         self._lead_s = 0.0  # how long before a slot's end the last dump was to begin
         self._soonest_s = now_s
+        self._is_first = True
 
     def soon(self, now_s: float) -> None:
         """Let the next dump come at once, or as soon as a tenth of a core allows."""
@@ -54,7 +55,10 @@ class DumpSchedule:
         elif not counting:
             self.due_s = began_s + LONGEST_S
         else:
-            self.due_s = self._aligned(began_s, now_s, now_ns / SECOND_NS, cpu_s / SHARE)
+            # The first one enters all connections there are: the next ones cost less.
+            rest_s = 0.0 if self._is_first else cpu_s / SHARE
+            self.due_s = self._aligned(began_s, now_s, now_ns / SECOND_NS, rest_s)
+        self._is_first = False
         self.due_s = max(self.due_s, now_s)
         if asked:
             self.soon(now_s)

@@ -1,9 +1,9 @@
 """
-A connection's two tuples, read from what `decode` leaves as bytes: addresses, protocol and ports.
+A connection's two tuples, parsed from the bytes that `decode` has left: addresses, protocol, ports.
 
 `parse_tuples` walks their attributes. `TupleReader` reads by learned layouts, as `decode` reads
 messages: 1.5 us a flow instead of 15. Where every connection is a flow of its own, as in a scan,
-this is a third of what they cost.
+those 1.5 us are a third of what a connection costs.
 """
 
 from collections import defaultdict
@@ -33,11 +33,16 @@ from ctk.conntrack.attributes import (
 )
 from ctk.model import PROTOCOLS, FlowTuple
 
-_MOST_LAYOUTS = 64  # one a family and protocol, and an ICMP type; past it `parse_tuples` reads
+# There is one for each family and protocol, and ICMP type; past it parse_tuples reads.
+_MOST_LAYOUTS = 64
 
 
 def parse_tuples(orig: bytes, reply: bytes, zone: int) -> FlowTuple:
-    """Read what an event holds of its flow; MalformedError where its headers do not fit."""
+    """
+    Parse an event's `orig` and `reply`, in `zone` unless the original tuple has its own.
+
+    MalformedError where the attributes do not fit, or are not those of two tuples.
+    """
     tuples, places = _places(orig, reply)
     found = {path: tuples[at : at + size] for path, (at, size) in places.items()}
     dialled, answer = _ends(found, CTA_TUPLE_ORIG), _ends(found, CTA_TUPLE_REPLY)
@@ -68,7 +73,7 @@ def _places(orig: bytes, reply: bytes) -> tuple[bytes, dict[AttributePath, tuple
     """
     Return both tuples whole, and the offset and size of each attribute's value in them.
 
-    Where ports were left out between `orig` and `reply`, and behind, zeros stand there.
+    Zeros stand where ports were left out: between `orig` and `reply`, and behind `reply`.
     """
     if len(orig) < NFGENMSG + 4:
         raise MalformedError("tuples are too short")
@@ -115,8 +120,8 @@ def _with_ports(orig: bytes, reply: bytes, reply_at: int) -> bytes:
     """
     Put zeros where the ports were left out, so that the attributes can be walked.
 
-    Behind the reply's ICMP id its type and code are left out too; one attribute of their size
-    stands in for them.
+    For ICMP, the reply's type and code are left out behind its id; one attribute of their size
+    stands in for both.
     """
     region = orig + bytes(4) + reply
     if reply_at + 4 > len(region):
@@ -128,7 +133,7 @@ def _with_ports(orig: bytes, reply: bytes, reply_at: int) -> bytes:
 
 
 class _Layout:
-    """Where addresses and ports are in tuples of one shape; all else is the template."""
+    """Where addresses and ports are in tuples of one shape; all other bytes are the template."""
 
     __slots__ = ("_addresses", "_ports", "_proto", "mask", "template")
 
@@ -174,14 +179,14 @@ class _Layout:
 
 
 class TupleReader:
-    """`parse_tuples`, with a memory for the layouts it has met."""
+    """Reads tuples as `parse_tuples` does; remembers the layouts it has met."""
 
     def __init__(self) -> None:
         self._layouts: defaultdict[tuple[int, int], list[_Layout]] = defaultdict(list)
         self._learned = 0
 
     def read(self, orig: bytes, reply: bytes, zone: int) -> FlowTuple:
-        """Read what an event holds of its flow; MalformedError where its headers do not fit."""
+        """Return what `parse_tuples` returns; it raises the same MalformedError."""
         tuples = orig + reply
         number = int.from_bytes(tuples, "big")
         shape = (len(orig), len(reply))
@@ -196,7 +201,12 @@ class TupleReader:
 
 
 def _is_plain(orig: bytes, reply: bytes, flow: FlowTuple) -> bool:
-    """Without a zone of one direction, or a port in one tuple only: such are rare, not learned."""
+    """
+    Tell whether a layout can be learned from these tuples.
+
+    It cannot where one direction has a zone of its own, or only one tuple has a port; both are
+    rare.
+    """
     if (flow.dst_port is None) != (flow.reply_src_port is None):
         return False
     _, places = _places(orig, reply)

@@ -44,7 +44,6 @@ from ctk.model import (
     Closed,
     ClusterFound,
     Completed,
-    Edge,
     Endpoint,
     Gap,
     HistoryChange,
@@ -55,7 +54,6 @@ from ctk.model import (
 )
 from ctk.timespan import FOREVER_NS, SECOND
 
-_MOST_CACHED = 16_384  # edges
 _ZONE_LABEL = "topology.kubernetes.io/zone"
 _OWNING: frozenset[Resource] = frozenset(("pods", "services", "nodes"))
 _KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
@@ -91,8 +89,6 @@ class Endpoints:
         self._came_ns: dict[str, int] = {}
         self._pods_added: list[Endpoint] = []
         self._listed: set[Resource] = set()
-        # Edges for times after the last known change, with the time up to which they hold.
-        self._edges: dict[tuple[object, ...], tuple[Edge, int]] = {}
         self._settled_ns = started_ns
 
     # What is asked of it.
@@ -144,45 +140,6 @@ class Endpoints:
         """The topology zone of the node with this name, as its label says now."""
         return None if node is None else self._zones.get(node)
 
-    def edge(
-        self,
-        proto: str,
-        zone: int,
-        src: str,
-        dst: str,
-        dst_port: int | None,
-        reply_src: str,
-        reply_src_port: int | None,
-        reply_dst: str,
-        when_ns: int,
-    ) -> Edge:
-        """Who dialled what, through which service, and who answered, at that time."""
-        key = (proto, zone, src, dst, dst_port, reply_src, reply_src_port, reply_dst)
-        cached = self._edges.get(key)
-        if cached is not None and self._settled_ns <= when_ns < cached[1]:
-            return cached[0]
-        source = self.at(src, when_ns)
-        dialled = self.at(dst, when_ns)
-        backend = dialled if reply_src == dst else self.at(reply_src, when_ns)
-        found = None if dst_port is None else self.service(dialled, proto, dst_port, when_ns)
-        edge = Edge(
-            proto,
-            zone,
-            source,
-            dialled,
-            dst_port,
-            reply_dst if reply_dst != src else None,
-            backend,
-            reply_src_port if reply_src_port != dst_port else None,
-            *(found or (None, None)),
-        )
-        if when_ns >= self._settled_ns:
-            if len(self._edges) >= _MOST_CACHED:
-                self._edges.clear()
-            until_ns = min(map(self._provisional.good_until_ns, (source, dialled, backend)))
-            self._edges[key] = edge, until_ns
-        return edge
-
     def drain(self) -> list[HistoryChange]:
         """What was learned since the last call, in order."""
         history = self._history.copy()
@@ -231,7 +188,6 @@ class Endpoints:
         What was unknown or external at a new one was this node, and is completed. One that is
         gone is this node's no more for times later than those that were asked about already.
         """
-        self._edges.clear()
         # kube-proxy in IPVS mode gives every ClusterIP to an interface; some CNIs a pod's address.
         self._history.extend(self._provisional.set_local(addresses, self._owners.is_owned))
 
@@ -240,7 +196,6 @@ class Endpoints:
         if isinstance(change, ClusterFound):
             self._history.append(change)
             return
-        self._edges.clear()
         at_ns = change.to_ns if isinstance(change, Recovered) else change.at_ns
         self._settled_ns = max(self._settled_ns, at_ns)
         match change:

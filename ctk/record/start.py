@@ -23,10 +23,10 @@ from ctk.errors import UsageError
 from ctk.kube.objects import Change, read_objects
 from ctk.model import Edge, FlowRow
 from ctk.record import loop
-from ctk.record.attribution import as_record
 from ctk.record.followers import RecordLog, RecordPrinter
-from ctk.record.loop import Listening, Plan, Status
 from ctk.record.options import Options
+from ctk.record.plan import Listening, Plan, Status
+from ctk.record.rows import as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
@@ -70,15 +70,16 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         plan = Plan(
             node=options.node_name or node,
             source=str(options.from_capture or "kernel"),
-            local_addresses=stream.local_addresses,
             live=options.from_capture is None,
             cluster=watch is not None,
+            cluster_name=options.cluster_name,
             window_ns=options.window_ns,
             aggregation=options.aggregate,
             wanted=event_filter.wants if event_filter else None,
             retain=options.retain,
             max_bytes=options.max_bytes,
             settings=options.settings(),
+            left_s=stop.left_s,
         )
         printer = RecordPrinter(stop, progress.clear) if options.prints else None
         record_log = _record_log(stack, options, stop)

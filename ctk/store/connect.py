@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctk.errors import DiskFullError, StoreError, UsageError
+from ctk.errors import DiskFullError, FileBusyError, StoreError, UsageError
 
 APPLICATION_ID = 0x63746B31  # "ctk1"
 
@@ -37,8 +37,6 @@ _FULL_BYTES = 256 * 1024  # with less room than this a failed write is a full di
 
 _FAILURES = {
     sqlite3.SQLITE_READONLY: ("cannot be written", "is its file system read-only?"),
-    sqlite3.SQLITE_BUSY: ("is locked by another program", "close that one and try again"),
-    sqlite3.SQLITE_LOCKED: ("is locked by another program", "close that one and try again"),
     sqlite3.SQLITE_CORRUPT: ("is damaged", "keep it for a look, and record to a new file"),
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check who may read it and its directory"),
 }
@@ -126,6 +124,10 @@ def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _full(path)):
         return DiskFullError(
             f"no room left to write {path}", hint="make room, or set --max-size and --retain"
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return FileBusyError(
+            f"{path} is locked by another program", hint="close that one and try again"
         )
     what, hint = _FAILURES.get(code, (f"failed: {error}", None))
     return StoreError(f"{path} {what}", hint=hint)

@@ -24,7 +24,6 @@ from pathlib import Path
 from ctk.errors import StoreError
 from ctk.model import (
     LONE_COUNTS,
-    AnyEdge,
     Edge,
     EventCounts,
     FlowRow,
@@ -42,8 +41,6 @@ from ctk.store.connect import explained, path_of
 from ctk.store.identities import Identities
 from ctk.timespan import FOREVER_NS
 
-_NO_EVENTS: Mapping[AnyEdge, Sequence[LoneEvent]] = {}
-
 _FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
 _FLOW = bulk.plain("flow", (*_FLOW_COLUMNS, *COUNT_KEYS))
 # Five bound values instead of fifteen take half the time. What is not measured stays NULL.
@@ -56,6 +53,9 @@ _LONE_EVENT = bulk.insert(
 )
 _NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
 _KEPT_AT_ONCE = 5_000
+_KEEP_CONNECTIONS = (
+    "INSERT INTO connection(flow, began_ns, edge_id, keys, counters) VALUES (?,?,?,?,?)"
+)
 
 _started_of_row = itemgetter(1)
 _started_of_event = itemgetter(0)
@@ -74,7 +74,7 @@ class Writer:
         settings: Mapping[str, object],
         started_ns: int,
         boot_id: str | None,
-        edges_held: Callable[[], Set[AnyEdge]] = frozenset,
+        edges_held: Callable[[], Set[int]] = frozenset,
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
@@ -96,7 +96,7 @@ class Writer:
         self,
         rows: Iterable[FlowRow],
         *,
-        events: Mapping[AnyEdge, Sequence[LoneEvent]] = _NO_EVENTS,
+        events: Iterable[tuple[int, Sequence[LoneEvent]]] = (),
         gaps: Iterable[Gap] = (),
         changes: Iterable[HistoryChange] = (),
         committed_ns: int,
@@ -106,8 +106,9 @@ class Writer:
         Commit everything up to `committed_ns`, in any order.
 
         `events` is the cheap way in for rows of a single event without counters
-        (`--aggregate none`): grouped by edge, a third of the cost of a FlowRow. A full disk is a
-        DiskFullError; nothing of the window is kept then, here or in the file.
+        (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
+        disk is a DiskFullError, another's lock a FileBusyError; nothing of the window is kept then,
+        here or in the file.
         """
         if _file_identity(self._path) != self._file:
             raise StoreError(
@@ -137,16 +138,19 @@ class Writer:
             raise
         self._identities.committed()
 
-    @property
-    def edge_ids(self) -> Mapping[Edge, int]:
-        """The ids of edges that are in the file: of those of the last window, and some more."""
-        return self._identities.edges
+    def edge_id(self, edge: Edge) -> int:
+        """
+        Return the id of an edge's row, which stands in the file with the next window.
 
-    def whole_edges(self, edges: Sequence[AnyEdge]) -> list[Edge]:
-        """The edges with these ids, read from the file; those that are whole stay so."""
-        ids = {edge for edge in edges if isinstance(edge, int)}
-        found = self._identities.read_edges(ids) if ids else {}
-        return [found[edge] if isinstance(edge, int) else edge for edge in edges]
+        If that window fails, the ids of edges that were not in the file before are void.
+        """
+        with explained(self._path):
+            return self._identities.edge_id(edge)
+
+    def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
+        """Return the edges with these ids, as far as they are in the file."""
+        with explained(self._path):
+            return self._identities.read_edges(ids)
 
     def known_objects(self, since_ns: int) -> Iterator[KnownObject]:
         """
@@ -173,27 +177,25 @@ class Writer:
             if max_bytes is not None:
                 yield from prune.by_size(self._conn, max_bytes, forget)
 
-    def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
+    def fold_open(self) -> Iterator[None]:
         """
-        End the recording cleanly, keeping the connections that go on for the next one.
+        Fold the buckets that are not over, in small transactions: the recording ends.
 
-        Buckets that are not over are folded too, so that in a file at rest every view adds up to
-        the same; the next recording opens them again.
+        In a file at rest every view adds up to the same then; the next recording opens them again.
         """
         with explained(self._path):
-            for _ in rollup.fold(self._conn, FOREVER_NS):
-                pass
+            yield from rollup.fold(self._conn, FOREVER_NS)
+
+    def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
+        """End the recording cleanly, keeping the connections that go on for the next one."""
         try:
             with self._transaction():
                 if self._recording_id is None:
                     self._begin()
                 connections = iter(connections)
                 while some := list(islice(connections, _KEPT_AT_ONCE)):
-                    rows = [
-                        (*each[:2], self._identities.edge_id(each.edge), *each[3:]) for each in some
-                    ]
                     self._identities.flush()
-                    self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?)", rows)
+                    self._conn.executemany(_KEEP_CONNECTIONS, map(_kept, some))
                 self._conn.execute(
                     "UPDATE recording SET ended_ns = ? WHERE id = ?",
                     (ended_ns, self._recording_id),
@@ -214,14 +216,12 @@ class Writer:
             return
         if previous.boot_id != self._boot_id:
             return
-        portless = self._conn.execute(
-            "SELECT id FROM edge WHERE dst_port IS NULL AND id IN (SELECT edge_id FROM connection)"
+        rows = self._conn.execute(
+            "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
+            " FROM connection JOIN edge ON edge.id = edge_id"
         )
-        # Of those without ports the edge itself is handed on: it says so.
-        edges = self._identities.read_edges({found for (found,) in portless})
-        rows = self._conn.execute("SELECT * FROM connection")
-        for flow, began_ns, edge_id, keys, counters in rows:
-            yield LiveConnections(flow, began_ns, edges.get(edge_id, edge_id), keys, counters)
+        for flow, began_ns, edge_id, has_ports, keys, counters in rows:
+            yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -269,22 +269,19 @@ class Writer:
             self._insert_gaps([Gap("recorder down", previous.committed_ns, self._started_ns)])
 
     def _insert_flows(
-        self, rows: Iterable[FlowRow], events: Mapping[AnyEdge, Sequence[LoneEvent]]
+        self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
     ) -> None:
         """
         Insert by time: appending fills pages, where inserting anywhere leaves them half full.
 
         What starts before something that is settled in the file already is late. There are few.
         """
-        edge_id = self._identities.edge_id
         ordered = sorted(rows, key=_started_of_row)
-        ids = [edge_id(row[0]) for row in ordered]
         lone: list[tuple[int, int, int, int | None, int]] = []
-        for edge, under in events.items():
-            found = edge_id(edge)
+        for edge_id, under in events:
             # Any number tells rows of one time apart; counting through is the cheapest.
             lone += [
-                (started_ns, n, found, src_port, counts)
+                (started_ns, n, edge_id, src_port, counts)
                 for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
             ]
         lone.sort(key=_started_of_event)
@@ -294,29 +291,27 @@ class Writer:
         settled_ns = max(self._newest_ns + 1, rollup.settled_ns(marks))
         late = bisect_left(ordered, settled_ns, key=_started_of_row)
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
-        for found, row in zip(ids[:late], ordered[:late], strict=True):
-            self._insert_late(marks, found, row)
-        for started_ns, _, found, src_port, bits in lone[:late_lone]:
+        for row in ordered[:late]:
+            self._insert_late(marks, row)
+        for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
             counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
-            row = FlowRow._make((found, started_ns, started_ns, src_port, *counts))
-            self._insert_late(marks, found, row)
+            row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
+            self._insert_late(marks, row)
 
         first_n = len(lone)
         del lone[:late_lone]
         bulk.run(self._conn, _LONE_EVENT, lone)
-        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], ids[late:], first_n)))
+        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], first_n)))
         newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
         self._newest_ns = max([self._newest_ns, *newest])
 
-    def _insert_late(
-        self, marks: Mapping[str, rollup.Watermarks], edge_id: int, row: FlowRow
-    ) -> None:
+    def _insert_late(self, marks: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
         """Insert a row where time has been before, and fold it at once."""
         started_ns, counts = row.started_ns, row.counts
-        if rollup.add_late(self._conn, marks, started_ns, edge_id, counts):
+        if rollup.add_late(self._conn, marks, started_ns, row.edge_id, counts):
             (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
             lasted_ns = row.ended_ns - started_ns
-            values = (started_ns, n, edge_id, lasted_ns, row.src_port, *counts)
+            values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *counts)
             self._conn.execute(_FLOW.one, values)
             self._conn.execute(
                 "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
@@ -352,12 +347,14 @@ def overlaps(
     return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())
 
 
-def _numbered(
-    rows: Sequence[FlowRow], ids: Sequence[int], first_n: int
-) -> Iterator[tuple[object, ...]]:
+def _kept(some: LiveConnections) -> tuple[object, ...]:
+    return some.flow, some.began_ns, some.edge_id, some.keys, some.counters
+
+
+def _numbered(rows: Sequence[FlowRow], first_n: int) -> Iterator[tuple[object, ...]]:
     """What _FLOW binds, told apart where they start at the same time."""
     n, last_ns = first_n, -FOREVER_NS
-    for (_, started_ns, ended_ns, *rest), edge_id in zip(rows, ids, strict=True):
+    for edge_id, started_ns, ended_ns, *rest in rows:
         n = n + 1 if started_ns == last_ns else first_n
         last_ns = started_ns
         yield (started_ns, n, edge_id, ended_ns - started_ns, *rest)
