@@ -30,7 +30,7 @@ from ctk.record.rows import as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
-from ctk.store.write import overlaps
+from ctk.store.recordings import overlaps
 from ctk.timespan import SECOND
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
             source=str(options.from_capture or "kernel"),
             live=options.from_capture is None,
             cluster=watch is not None,
-            cluster_name=options.cluster_name,
+            cluster_name=options.cluster_name or (watch.cluster_name if watch else None),
             window_ns=options.window_ns,
             aggregation=options.aggregate,
             wanted=event_filter.wants if event_filter else None,
