@@ -243,6 +243,17 @@ def test_a_dump_that_is_due_comes_at_the_stop_whatever_is_counted():
     assert len(kernel.dumps) == 2
 
 
+def test_a_dump_that_is_asked_for_comes_at_once():
+    kernel = Kernel()
+    stream = listener(kernel, stop_after_s=5)
+    asked_s = 0.0
+    for _ in stream:
+        if not asked_s and kernel.now_s >= EPOCH_S + 2:
+            asked_s = kernel.now_s
+            stream.dump_soon()
+    assert kernel.dumps[1] == asked_s
+
+
 def test_a_loss_is_a_gap_and_brings_a_dump_at_once():
     kernel = Kernel(room=10)
     stream = listener(kernel, stop_after_s=5)
