@@ -32,7 +32,7 @@ from ctk.record.rows import as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
-from ctk.store.write import overlaps
+from ctk.store.recordings import overlaps
 from ctk.timespan import SECOND
 
 if TYPE_CHECKING:
