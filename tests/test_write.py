@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from edges import edge, packed, with_ids
 
-from ctk.errors import DiskFullError, StoreError
+from ctk.errors import DiskFullError, FileBusyError, StoreError
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -661,6 +661,58 @@ def test_a_full_disk_costs_the_window_and_nothing_else(conn: sqlite3.Connection)
     conn.execute(f"PRAGMA max_page_count = {pages + 1000}")
     _window(writer, *rows, changes=changes)
     assert _all(conn, "SELECT COUNT(*), SUM(dst_kind = 'external') FROM flows") == [(2001, 2000)]
+
+
+def test_a_locked_file_costs_nothing_and_the_window_may_be_given_again(
+    path: Path, conn: sqlite3.Connection
+) -> None:
+    writer = _writer(conn)
+    _window(writer, _row(TO_DB))
+    conn.execute("PRAGMA busy_timeout = 10")
+    before = list(conn.iterdump())
+    changes = [_pod("uid-1"), Completed(NOBODY, DB), Closed(WEB, T + S)]
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for _ in range(2):
+        with pytest.raises(FileBusyError, match="is locked by another program"):
+            _window(writer, _row(TO_DNS, T + S), _row(TO_NOBODY, T + S), changes=changes)
+        with pytest.raises(FileBusyError):
+            list(writer.maintain(T + DAY, {}))
+        with pytest.raises(FileBusyError):
+            writer.finish(T + 2 * S, [LIVE])
+    assert list(conn.iterdump()) == before
+    other.execute("ROLLBACK")
+    other.close()
+    _window(writer, _row(TO_DNS, T + S), _row(TO_NOBODY, T + S), changes=changes)
+    list(writer.maintain(T + DAY, {}))
+    writer.finish(T + 2 * S, [LIVE])
+    for view in ("flows", "flows_1m", "flows_1h", "flows_1d"):
+        assert _all(conn, f"SELECT SUM(connections) FROM {view}") == [(3,)]
+    assert _all(conn, "SELECT dst_name FROM flows ORDER BY 1") == [(None,), ("db-0",), ("db-0",)]
+    assert _all(conn, "SELECT COUNT(*) FROM connection") == [(1,)]
+
+
+def test_what_was_kept_of_live_connections_is_given_back(path: Path) -> None:
+    """200 rows of 40 kB, of which the next recording keeps one."""
+    large = LIVE._replace(keys=bytes(8_000), counters=bytes(32_000))
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, _row(TO_DB))
+        writer.finish(T + 2 * S, [large] * 200)
+    kept_bytes = path.stat().st_size
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 9 * S)
+        assert len(list(writer.load_connections())) == 200
+        for _ in writer.maintain(T + 9 * S, {}):
+            pass
+        assert len(list(writer.load_connections())) == 200
+        _window(writer, _row(TO_DB, T + 9 * S))
+        steps = list(writer.maintain(T + 9 * S, {}))
+        assert len(steps) > 10
+        assert _all(conn, "SELECT COUNT(*) FROM connection") == [(0,)]
+        writer.finish(T + 12 * S, [LIVE])
+        assert _all(conn, "SELECT COUNT(*) FROM connection") == [(1,)]
+    assert path.stat().st_size < kept_bytes - 7_500_000
 
 
 @pytest.mark.parametrize("replaced", [False, True])

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from ctk.model import (
     NO_LABELS,
     Closed,
-    ClusterFound,
     Completed,
     Edge,
     Endpoint,
@@ -85,7 +84,7 @@ class Identities:
         self.conn = conn
         self._edges_held = edges_held
         self.recorder_id = recorder_id
-        self.recording_id: int | None = None  # once it is in the file
+        self.began = False  # whether the recording is in the file
         self.closed_ns = closed_ns
         self.edges: dict[Edge, int] = {}
         self._endpoints: dict[Endpoint, int] = {}
@@ -233,11 +232,6 @@ class Identities:
                         f" WHERE {_SAME_ENDPOINT} AND valid_to_ns IS NULL",
                         (valid_to_ns, inferred, *_identity(endpoint)),
                     )
-                case ClusterFound(uid):
-                    self.conn.execute(
-                        "UPDATE recording SET cluster_uid = ? WHERE id = ?",
-                        (uid, self.recording_id),
-                    )
                 case ObjectRecord():
                     history.record(self.conn, change, self.closed_ns)
                 case ObjectClosed():
@@ -302,7 +296,7 @@ class Identities:
         if found in self._forgotten_endpoints:
             return None
         # Before this recording has begun in the file, what is open in it is yet to be closed.
-        if valid_to_ns is not None or self.recording_id is None:
+        if valid_to_ns is not None or not self.began:
             self._reopened.append((found,))
         return int(found)
 

@@ -11,19 +11,18 @@ The file is not touched before the first window is. A window that fails leaves t
 was, and may be given again.
 """
 
-import json
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 
-from ctk.errors import StoreError
+from ctk.errors import DiskFullError, StoreError
 from ctk.model import (
     LONE_COUNTS,
+    ClusterFound,
     Edge,
     EventCounts,
     FlowRow,
@@ -37,8 +36,10 @@ from ctk.model import (
 )
 from ctk.store import bulk, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
-from ctk.store.connect import explained, path_of
+from ctk.store.connect import ROOM_HINT, explained, path_of
 from ctk.store.identities import Identities
+from ctk.store.recordings import RecordingRow
+from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.timespan import FOREVER_NS
 
 _FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
@@ -79,17 +80,20 @@ class Writer:
         self._conn = conn
         self._path = path_of(conn)
         self._file = _file_identity(self._path)
-        self._node = node
-        self._cluster = cluster
-        self._source = source
-        self._settings = json.dumps(settings, sort_keys=True)
-        self._started_ns = started_ns
-        self._boot_id = boot_id
-        self._recording_id: int | None = None
-        self.previous = previous(conn, node)
+        self._recording = RecordingRow(
+            conn,
+            node=node,
+            cluster=cluster,
+            source=source,
+            settings=settings,
+            started_ns=started_ns,
+            boot_id=boot_id,
+        )
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
-        self._identities = Identities(conn, self._recorder_id(), last_ns, edges_held)
+        self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+        self._reserve = Reserve(self._path)
+        self._kept_before = True  # there may be connections that the last recording kept
         self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
     def window(
@@ -98,7 +102,7 @@ class Writer:
         *,
         events: Iterable[tuple[int, Sequence[LoneEvent]]] = (),
         gaps: Iterable[Gap] = (),
-        changes: Iterable[HistoryChange] = (),
+        changes: Sequence[HistoryChange] = (),
         committed_ns: int,
         counters: EventCounts,
     ) -> None:
@@ -107,36 +111,43 @@ class Writer:
 
         `events` is the cheap way in for rows of a single event without counters
         (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
-        disk is a DiskFullError, another's lock a FileBusyError; nothing of the window is kept then,
-        here or in the file.
+        disk is a DiskFullError, another's lock a FileBusyError: nothing of the window is kept then,
+        here or in the file, and it may be given again.
         """
         if _file_identity(self._path) != self._file:
             raise StoreError(
                 f"{self._path} was deleted or replaced while it was written",
                 hint="start the recorder again; it makes a new file",
             )
+        self._fill_reserve()
         self._identities.trim()
         newest_ns = self._newest_ns
-        began = self._recording_id is None
+        recording = self._recording
+        began = recording.id is None
         try:
             with self._transaction():
                 if began:
                     self._begin()
                 self._insert_flows(rows, events)
                 self._identities.change(changes)
-                self._insert_gaps(gaps)
-                self._conn.execute(
-                    "UPDATE recording SET committed_ns = MAX(committed_ns, ?), events = ?,"
-                    " lost = ?, malformed = ? WHERE id = ?",
-                    (committed_ns, *counters, self._recording_id),
-                )
+                for change in changes:
+                    if isinstance(change, ClusterFound):
+                        recording.found_cluster(change.uid)
+                recording.insert_gaps(gaps)
+                recording.advance(committed_ns, counters)
         except BaseException:
             self._identities.rolled_back()
             self._newest_ns = newest_ns
             if began:
-                self._recording_id = None
+                recording.id, self._identities.began = None, False
             raise
         self._identities.committed()
+        recording.full = None
+
+    @property
+    def previous(self) -> Previous | None:
+        """The last recording of this node before this one."""
+        return self._recording.previous
 
     def edge_id(self, edge: Edge) -> int:
         """
@@ -172,10 +183,22 @@ class Writer:
         """
         forget = self._identities.forget
         with explained(self._path):
-            yield from rollup.fold(self._conn, now_ns)
-            yield from prune.by_age(self._conn, now_ns, retain, forget)
-            if max_bytes is not None:
-                yield from prune.by_size(self._conn, max_bytes, forget)
+            self._fill_reserve()
+            steps = chain(
+                self._give_back_connections(),
+                rollup.fold(self._conn, now_ns),
+                prune.by_age(self._conn, now_ns, retain, forget),
+                prune.by_size(self._conn, max_bytes, forget) if max_bytes is not None else (),
+            )
+            for step in steps:
+                self._fill_reserve()
+                yield step
+
+    def _give_back_connections(self) -> Iterator[None]:
+        """Throw away what the last recording kept of live connections, once this one goes on."""
+        if self._recording.id is not None and self._kept_before:
+            yield from prune.connections(self._conn)
+            self._kept_before = False
 
     def fold_open(self) -> Iterator[None]:
         """
@@ -184,22 +207,22 @@ class Writer:
         In a file at rest every view adds up to the same then; the next recording opens them again.
         """
         with explained(self._path):
-            yield from rollup.fold(self._conn, FOREVER_NS)
+            for step in rollup.fold(self._conn, FOREVER_NS):
+                self._fill_reserve()
+                yield step
 
     def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
         """End the recording cleanly, keeping the connections that go on for the next one."""
         try:
             with self._transaction():
-                if self._recording_id is None:
+                if self._recording.id is None:
                     self._begin()
+                self._conn.execute("DELETE FROM connection")
                 connections = iter(connections)
                 while some := list(islice(connections, _KEPT_AT_ONCE)):
                     self._identities.flush()
                     self._conn.executemany(_KEEP_CONNECTIONS, map(_kept, some))
-                self._conn.execute(
-                    "UPDATE recording SET ended_ns = ? WHERE id = ?",
-                    (ended_ns, self._recording_id),
-                )
+                self._recording.end(ended_ns)
         except BaseException:
             self._identities.rolled_back()
             raise
@@ -209,12 +232,12 @@ class Writer:
         """
         What the last recording kept of connections that may still live.
 
-        Only after a clean stop, in the same boot: the first window removes them from the file.
+        Only after a clean stop, in the same boot, and before the first window.
         """
-        previous = self.previous
-        if previous is None or previous.ended_ns is None or self._boot_id is None:
+        previous, boot_id = self.previous, self._recording.boot_id
+        if previous is None or previous.ended_ns is None or boot_id is None:
             return
-        if previous.boot_id != self._boot_id:
+        if previous.boot_id != boot_id:
             return
         rows = self._conn.execute(
             "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
@@ -223,50 +246,54 @@ class Writer:
         for flow, began_ns, edge_id, has_ports, keys, counters in rows:
             yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
 
+    def in_reserve(
+        self, gap: Gap, committed_ns: int, counters: EventCounts, ended_ns: int | None = None
+    ) -> bool:
+        """
+        Write the gap of a disk that is full, with the room that was kept for it.
+
+        To be called after a DiskFullError, as often as the gap grows: the first call adds it, and
+        later ones bring its row up to date where it has grown to twice its length, for room is
+        short. With `ended_ns` the recording ends. The window that is written when there is room
+        again brings the same gap. False where not even this could be written.
+        """
+        recording, full = self._recording, self._recording.full
+        if full is not None and ended_ns is None:
+            grown = gap.ended_ns - gap.started_ns >= 2 * (full.ended_ns - gap.started_ns)
+            if not grown or self._reserve.room_bytes() < 3 * LAST_BYTES:
+                return True
+        began = recording.id is None
+        try:
+            with self._transaction():
+                if began:
+                    self._begin()
+                full = recording.insert_full(gap)
+                recording.advance(committed_ns, counters)
+                if ended_ns is not None:
+                    recording.end(ended_ns)
+        except StoreError:
+            if began:
+                recording.id, self._identities.began = None, False
+            return False
+        recording.full = full
+        return True
+
+    def _fill_reserve(self) -> None:
+        if not self._reserve.fill_up():
+            raise DiskFullError(f"no room left to write {self._path}", hint=ROOM_HINT)
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with explained(self._path), rollup.transaction(self._conn):
             yield
 
-    def _recorder_id(self) -> int:
-        """
-        The id of this node in its cluster; its row is written with the first window.
-
-        Where no cluster is named, it is the node's last one; a node that had none gets its name.
-        """
-        match = self._conn.execute(
-            "SELECT COALESCE((SELECT id FROM recorder WHERE node = :node"
-            " AND (:cluster IS NULL OR IFNULL(cluster, :cluster) = :cluster)"
-            " ORDER BY cluster IS NULL, id DESC LIMIT 1),"
-            " (SELECT COALESCE(MAX(id), 0) + 1 FROM recorder))",
-            {"node": self._node, "cluster": self._cluster},
-        ).fetchone()
-        return int(match[0])
-
     def _begin(self) -> None:
-        """Write that this recording started, and what that means for the one before."""
-        conn, previous = self._conn, self.previous
-        recorder_id = self._identities.recorder_id
-        conn.execute(
-            "INSERT INTO recorder(id, node, cluster) VALUES (?, ?, ?)"
-            " ON CONFLICT(id) DO UPDATE SET cluster = IFNULL(cluster, excluded.cluster)",
-            (recorder_id, self._node, self._cluster),
-        )
-        self._recording_id = conn.execute(
-            "INSERT INTO recording(recorder_id, started_ns, committed_ns, boot_id, version,"
-            " source, settings) VALUES (?,?,?,?,?,?,?)",
-            (
-                *(recorder_id, self._started_ns, self._started_ns, self._boot_id),
-                *(version("ctk"), self._source, self._settings),
-            ),
-        ).lastrowid
-        self._identities.recording_id = self._recording_id
-        conn.execute("DELETE FROM connection")
-        rollup.reopen(conn, self._started_ns)
+        """Write that this recording started, and open again what the last one ended."""
+        self._recording.begin()
+        self._identities.began = True
+        rollup.reopen(self._conn, self._recording.started_ns)
         if self._identities.closed_ns is not None:
             self._identities.close_open(self._identities.closed_ns)
-        if previous is not None and previous.committed_ns < self._started_ns:
-            self._insert_gaps([Gap("recorder down", previous.committed_ns, self._started_ns)])
 
     def _insert_flows(
         self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
@@ -316,35 +343,6 @@ class Writer:
             self._conn.execute(
                 "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
             )
-
-    def _insert_gaps(self, gaps: Iterable[Gap]) -> None:
-        self._conn.executemany(
-            "INSERT INTO gap(recording_id, kind, started_ns, ended_ns, lost, detail)"
-            " VALUES (?,?,?,?,?,?)",
-            [(self._recording_id, *gap) for gap in gaps],
-        )
-
-
-def previous(conn: sqlite3.Connection, node: str) -> Previous | None:
-    """The last recording of `node`, None where there is none."""
-    row = conn.execute(
-        "SELECT started_ns, committed_ns, ended_ns, boot_id FROM recording"
-        " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
-        (node,),
-    ).fetchone()
-    return Previous(*row) if row else None
-
-
-def overlaps(
-    conn: sqlite3.Connection, node: str, first_ns: int, last_ns: Callable[[], int]
-) -> bool:
-    """Whether a recording of `node` is of that span; `last_ns` is asked where it matters."""
-    (next_ns,) = conn.execute(
-        "SELECT MIN(started_ns) FROM recording WHERE committed_ns > ?"
-        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?)",
-        (first_ns, node),
-    ).fetchone()
-    return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())
 
 
 def _kept(some: LiveConnections) -> tuple[object, ...]:
