@@ -226,8 +226,10 @@ class Endpoints:
             self._targets.clear()
 
     def finish(self, at_ns: int) -> None:
-        """Recording ends: what is lost now stays so, and `gaps` tells it."""
+        """Recording ends: what is lost or in doubt now stays so, as `gaps` and `drain` tell it."""
         self._staleness.finish(at_ns)
+        for address in self._provisional.addresses():
+            self._settle(address, finally_=True)
 
     def expire(self, before_ns: int) -> None:
         """Forget owners that ended before then: no connection that old is asked about."""
@@ -252,13 +254,18 @@ class Endpoints:
         for address in self._provisional.addresses():
             self._settle(address)
 
-    def _settle(self, address: str) -> None:
-        """Tell which provisional endpoints of an address turned out to be its owner, or not to."""
+    def _settle(self, address: str, *, finally_: bool = False) -> None:
+        """
+        Tell which provisional endpoints of an address turned out to be its owner, or not to.
+
+        `finally_`: nothing more will be known, and the last owner that was told is the best guess.
+        """
 
         def settled(given: Provisional) -> bool:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
-            if owned is not None and not self._owners.is_sure(owned, given.asked_ns):
+            sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
+            if not sure and not (finally_ and owned and not owned.recalled):
                 return False
             if owned is None and endpoint.kind != "pod":
                 return False
@@ -321,7 +328,8 @@ class Endpoints:
             for address in new.addresses:
                 past = endpoint_of(new, address, new.started_ns)
                 claim = self._claim(new, new.started_ns, at_ns)
-                if address not in had and self._owners.give_past(past, claim, ended_ns):
+                if address not in had:
+                    self._owners.give_past(past, claim, ended_ns)
                     self._settle(address)
         if not new.final and not new.addresses and new.node is not None:
             self._provisional.await_pod(at_ns)
