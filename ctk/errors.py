@@ -37,5 +37,9 @@ class StoreError(CtkError):
     """The SQLite file could not be written or read."""
 
 
+class FileBusyError(StoreError):
+    """Another process holds the lock on the file: the same write may succeed later."""
+
+
 class DiskFullError(StoreError):
     """Nothing was written for want of room: the same write may succeed later."""

@@ -7,7 +7,9 @@ integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import itemgetter
+from socket import AF_INET, AF_INET6, inet_ntop
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
@@ -16,12 +18,14 @@ from ctk.errors import UsageError
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
 GapKind = Literal[
-    "events lost",  # the socket's buffer overflowed; `lost` says how many
+    "events lost",  # the socket's buffer overflowed, or was not read to its end at the stop
     "recorder down",  # from the last commit of a recording to the start of the next
     "metadata stale",  # a watch was down, so names may be old
     "clock step",  # the wall clock jumped; `detail` says by how much
     "disk full",  # rows that could not be written; `lost` says how many events they held
     "malformed",  # datagrams that could not be decoded; `lost` says how many
+    "counters reset",  # another tool zeroed the kernel's counters: bytes are short by what it read
+    "file locked",  # rows that could not be written; `lost` says how many events they held
 ]
 
 # The kernel's events of a connection, as people name them.
@@ -129,29 +133,39 @@ class Edge(NamedTuple):
     """
     What all rows of one flow have in common: who dialled what and who answered.
 
-    Hashes by the identity of its endpoints, so it is the key under which rows merge.
+    Hashes by the identity of its endpoints: the same tuples in other hands are another edge.
     """
 
-    proto: str
-    zone: int
+    flow: FlowTuple
     src: Endpoint
     dialled: Endpoint  # the original tuple's destination: a service's address, say
-    dst_port: int | None  # None for ICMP and protocols without ports
-    nat_src: str | None  # the reply tuple's destination where it is not src's address
     backend: Endpoint  # who answered: the reply tuple's source; `dialled` itself without NAT
-    nat_dst_port: int | None  # the backend's port where it is not dst_port
     service: str | None  # "namespace/name"
     service_via: Via | None
 
+    @property
+    def nat_src(self) -> str | None:
+        """The source after NAT: the reply tuple's destination where it is another address."""
+        flow = self.flow
+        return address_text(flow.reply_dst) if flow.reply_dst != flow.src else None
 
-# An edge, or its id where the file has it: what idles for long is not kept whole in memory.
-AnyEdge = Edge | int
+    @property
+    def nat_dst_port(self) -> int | None:
+        """The backend's port where it is not the dialled one."""
+        flow = self.flow
+        return flow.reply_src_port if flow.reply_src_port != flow.dst_port else None
+
+
+@lru_cache(maxsize=16_384)
+def address_text(packed: bytes) -> str:
+    """Return 4 or 16 bytes in network order as inet_ntop writes them."""
+    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
 
 
 class FlowRow(NamedTuple):
     """One row of the finest table. Spans [started_ns, ended_ns], the first and the last event."""
 
-    edge: AnyEdge
+    edge_id: int
     started_ns: int
     ended_ns: int
     src_port: int | None
@@ -340,7 +354,8 @@ class LiveConnections(NamedTuple):
 
     flow: bytes  # 8 of them, a hash of the flow's tuples
     began_ns: int
-    edge: AnyEdge
+    edge_id: int
+    has_ports: bool  # whether its protocol has ports
     keys: bytes  # one a connection: CTA_ID << 16 | source port
     counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
 

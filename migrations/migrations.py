@@ -355,7 +355,7 @@ def m006_late_flows(db: Database) -> None:
 
 @migrations()
 def m007_clusters(db: Database) -> None:
-    """Whose cluster a recording is of, the zone of a node, which ends are inferred; a reserve."""
+    """Whose cluster a recording is of, the zone of a node, and which ends are inferred."""
     conn = db.conn
     drop_views(conn)
     # A file may hold nodes of the same name in several clusters, so the name alone is not unique.
@@ -398,6 +398,4 @@ def m007_clusters(db: Database) -> None:
     # By what was dialled first: a service that is found late names the edges of one endpoint.
     conn.execute("DROP INDEX edge_src")
     conn.execute("CREATE INDEX edge_dialled ON edge(dialled_id, src_id, dst_port)")
-    # Pages that are given up when the disk is full, so that the file can still say so.
-    conn.execute("CREATE TABLE reserve (id INTEGER PRIMARY KEY, filler BLOB NOT NULL)")
     make_views(conn)

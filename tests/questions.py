@@ -13,13 +13,14 @@ from typing import Any
 
 import orjson
 from ctk.migrations.migrations import migrations
+from edges import edge, with_ids
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from ctk.ask.flows import Flows
 from ctk.ask.pages import PAGE_ROWS
 from ctk.ask.sums import KEYS as ALL_KEYS
-from ctk.model import Edge, Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
+from ctk.model import Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
 from ctk.store.columns import FlowRecord
 from ctk.store.rollup import LEVELS
 from ctk.store.write import Writer
@@ -55,14 +56,14 @@ EXTERNAL = [Endpoint(address=f"203.0.113.{i}", kind="external", valid_from_ns=0)
 V6 = Endpoint(address="2001:db8::9", kind="unknown", valid_from_ns=0)
 
 EDGES = [
-    Edge("tcp", 0, WEB1, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
-    Edge("tcp", 0, WEB2, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
-    Edge("tcp", 0, OTHER_WEB, SERVICE, 5432, None, SERVICE, None, "shop/db", "address"),
-    Edge("tcp", 0, EXTERNAL[0], NODE, 30080, "10.0.0.1", WEB1, 8080, "blog/web", "address"),
-    Edge("udp", 0, WEB1, V6, 53, None, V6, None, None, None),
-    Edge("icmp", 0, V6, NODE, None, None, NODE, None, None, None),
-    Edge("132", 7, DB, OTHER_WEB, 80, None, OTHER_WEB, None, "blog/web", "endpoint"),
-    *(Edge("tcp", 0, WEB2, peer, 443, None, peer, None, None, None) for peer in EXTERNAL),
+    edge("tcp", 0, WEB1, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
+    edge("tcp", 0, WEB2, SERVICE, 5432, None, DB, 15432, "shop/db", "address"),
+    edge("tcp", 0, OTHER_WEB, SERVICE, 5432, None, SERVICE, None, "shop/db", "address"),
+    edge("tcp", 0, EXTERNAL[0], NODE, 30080, "10.0.0.1", WEB1, 8080, "blog/web", "address"),
+    edge("udp", 0, WEB1, V6, 53, None, V6, None, None, None),
+    edge("icmp", 0, V6, NODE, None, None, NODE, None, None, None),
+    edge("132", 7, DB, OTHER_WEB, 80, None, OTHER_WEB, None, "blog/web", "endpoint"),
+    *(edge("tcp", 0, WEB2, peer, 443, None, peer, None, None, None) for peer in EXTERNAL),
 ]
 
 
@@ -98,7 +99,7 @@ def write(conn: sqlite3.Connection, rows: list[FlowRow]) -> None:
         started_ns=START,
         boot_id=None,
     )
-    writer.window(rows, changes=NODES, committed_ns=START, counters=EventCounts())
+    writer.window(with_ids(writer, rows), changes=NODES, committed_ns=START, counters=EventCounts())
 
 
 def flows(

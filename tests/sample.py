@@ -1,5 +1,7 @@
 """A few flows of a node, for the tests that read: what is in the file of the `shop` fixture."""
 
+from edges import edge
+
 from ctk.model import Edge, Endpoint, FlowRow, Gap
 from ctk.timespan import SECOND
 
@@ -57,12 +59,12 @@ CLIENT = Endpoint(address="203.0.113.9", kind="external", valid_from_ns=0)
 CLIENT6 = Endpoint(address="2001:db8::9", kind="external", valid_from_ns=0)
 STRANGER = Endpoint(address="10.9.9.9", kind="unknown", valid_from_ns=0)
 
-WEB_TO_DB = Edge("tcp", 0, WEB, DB_SERVICE, 5432, None, DB, 15432, "shop/db", "address")
-NODE_TO_DNS = Edge("tcp", 0, NODE, DNS, 8181, None, DNS, None, None, None)
-CLIENT_TO_WEB = Edge("tcp", 0, CLIENT, NODE, 30080, "10.244.0.1", WEB, 8080, "shop/web", "address")
-WEB_TO_CLIENT = Edge("tcp", 0, WEB, CLIENT, 443, None, CLIENT, None, None, None)
-DB_TO_CLIENT6 = Edge("udp", 3, DB6, CLIENT6, 514, None, CLIENT6, None, None, None)
-PING = Edge("icmp", 0, WEB, STRANGER, None, None, STRANGER, None, None, None)
+WEB_TO_DB = edge("tcp", 0, WEB, DB_SERVICE, 5432, None, DB, 15432, "shop/db", "address")
+NODE_TO_DNS = edge("tcp", 0, NODE, DNS, 8181, None, DNS, None, None, None)
+CLIENT_TO_WEB = edge("tcp", 0, CLIENT, NODE, 30080, "10.244.0.1", WEB, 8080, "shop/web", "address")
+WEB_TO_CLIENT = edge("tcp", 0, WEB, CLIENT, 443, None, CLIENT, None, None, None)
+DB_TO_CLIENT6 = edge("udp", 3, DB6, CLIENT6, 514, None, CLIENT6, None, None, None)
+PING = edge("icmp", 0, WEB, STRANGER, None, None, STRANGER, None, None, None)
 
 
 def _row(

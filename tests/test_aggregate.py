@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import CLOSE, CONFIRMED, SECOND, SYN_SENT, UDP, Connection, Counted, batch
+from wire import CLOSE, CONFIRMED, SECOND, SYN_SENT, TIME_WAIT, UDP, Connection, Counted, batch
 
-from ctk.conntrack.aggregate import EVERYTHING, Aggregation, Aggregator, Window
-from ctk.conntrack.connections import Census, Connections
+from ctk.conntrack.aggregate import Aggregation, Aggregator, Window
+from ctk.conntrack.baseline import Baseline
+from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import DESTROY, NEW, UPDATE, Decoder
 from ctk.model import (
     COUNTS_CONNECTION,
@@ -18,15 +19,17 @@ from ctk.model import (
     COUNTS_NEW,
     COUNTS_REFUSED,
     COUNTS_UPDATE,
+    Previous,
 )
 
 WIDTH = 10 * SECOND
 T = 1_000 * SECOND  # a time at which a window starts
 
 # What a first recording knows of a connection that is older than itself: nothing before T.
-FIRST = Census(whole_from_ns=T, undated_whole=False)
-AFTER_A_CRASH = Census(whole_from_ns=T, undated_whole=False, count_older=False)
-AFTER_A_STOP = Census(whole_from_ns=T, undated_whole=True)
+FIRST = Baseline.first_start(T)
+AFTER_A_CRASH = Baseline.after_crash(T, Previous(0, T, None, "boot"))
+AFTER_A_STOP = Baseline.after_clean_stop(T, Previous(0, T, T, "boot"))
+LATER = Baseline.after_first_dump()
 
 
 class Row(NamedTuple):
@@ -44,10 +47,11 @@ class Row(NamedTuple):
 class Recording:
     """An aggregator that is fed with messages."""
 
-    def __init__(self, aggregation: Aggregation = "ports", census: Census = EVERYTHING) -> None:
+    def __init__(self, aggregation: Aggregation = "ports", baseline: Baseline = LATER) -> None:
         self.connections = Connections()
-        self.aggregator = Aggregator(self.connections, window_ns=WIDTH, aggregation=aggregation)
-        self.aggregator.census = census
+        self.aggregator = Aggregator(
+            self.connections, baseline, window_ns=WIDTH, aggregation=aggregation
+        )
         self.decoder = Decoder()
         self.windows: list[Any] = []
         self.by_port = aggregation == "connections"
@@ -58,10 +62,10 @@ class Recording:
     def dump(self, *listed: bytes, at_ns: int, meanwhile: Iterable[bytes] = ()) -> int:
         """Take a dump, and events that are read before what it lists; return how many ended."""
         self.events(at_ns=at_ns)
-        self.connections.begin_census()
+        self.connections.begin_dump()
         self.events(*meanwhile, at_ns=at_ns)
-        self.aggregator.add_census(self.decoder.read(batch(*listed, at_ns=at_ns)))
-        return self.connections.end_census()
+        self.aggregator.add_dump(self.decoder.read(batch(*listed, at_ns=at_ns)))
+        return self.connections.end_dump()
 
     def end(self) -> list[Any]:
         self._over(self.aggregator.close())
@@ -154,7 +158,7 @@ def test_with_none_each_event_is_kept():
     [totals] = window.totals
     assert (totals.apart.lone, totals.apart.measured) == (
         [(T, 1, COUNTS_CONNECTION | COUNTS_NEW), (T + 1, 1, COUNTS_UPDATE)],
-        [(T + 2, 1, COUNTS_DESTROY | COUNTS_REFUSED, MOVED)],
+        [((T + 2, 1, COUNTS_DESTROY | COUNTS_REFUSED), MOVED)],
     )
 
 
@@ -264,10 +268,10 @@ def test_connections_that_began_in_different_seconds_may_have_different_owners()
     assert began(window) == [(0, 2), (SECOND, 1), (3 * SECOND, 1)]
 
 
-def test_after_a_cut_connections_may_have_different_owners():
+def test_after_a_change_connections_may_have_different_owners():
     recording = Recording()
     recording.events(A.new(T), at_ns=T)
-    recording.aggregator.cut()
+    recording.aggregator.regroup()
     recording.events(B.new(T + 2), at_ns=T + 2)
     [window] = recording.aggregator.close()
     assert began(window) == [(0, 1), (2, 1)]
@@ -289,7 +293,7 @@ ONCE, TWICE, LESS = (10, 1000, 9, 900), (15, 1500, 11, 1100), (5, 500, 2, 200)
 
 
 @pytest.mark.parametrize(
-    ("census", "start_ns", "first"),
+    ("baseline", "start_ns", "first"),
     [
         pytest.param(FIRST, OLD, Row(1), id="first: an older one counts from here on"),
         pytest.param(FIRST, None, Row(1), id="first: so does one without a date"),
@@ -299,12 +303,12 @@ ONCE, TWICE, LESS = (10, 1000, 9, 900), (15, 1500, 11, 1100), (5, 500, 2, 200)
         pytest.param(AFTER_A_CRASH, SINCE, Row(1, moved=ONCE), id="crash: a younger one is whole"),
         pytest.param(AFTER_A_STOP, OLD, Row(1), id="stop: an older one was not wanted then"),
         pytest.param(AFTER_A_STOP, None, Row(1, moved=ONCE), id="stop: without a date it is whole"),
-        pytest.param(EVERYTHING, None, Row(1, moved=ONCE), id="later: its events were lost"),
-        pytest.param(EVERYTHING, OLD, Row(1, moved=ONCE), id="later: whatever its date"),
+        pytest.param(LATER, None, Row(1, moved=ONCE), id="later: its events were lost"),
+        pytest.param(LATER, OLD, Row(1, moved=ONCE), id="later: whatever its date"),
     ],
 )
-def test_what_a_dump_finds_and_what_moves_until_the_next(census, start_ns, first):
-    recording = Recording(census=census)
+def test_what_a_dump_finds_and_what_moves_until_the_next(baseline, start_ns, first):
+    recording = Recording(baseline=baseline)
     recording.dump(A.listed(ONCE, start_ns=start_ns), at_ns=T + 2)
     assert total(recording.end()) == first
     recording.dump(A.listed(TWICE, start_ns=start_ns), at_ns=T + WIDTH)
@@ -312,14 +316,14 @@ def test_what_a_dump_finds_and_what_moves_until_the_next(census, start_ns, first
 
 
 @pytest.mark.parametrize("start_ns", [None, SINCE])
-@pytest.mark.parametrize("census", [FIRST, AFTER_A_CRASH, AFTER_A_STOP, EVERYTHING])
-def test_a_connection_is_counted_once_whether_its_new_event_or_a_dump_comes_first(census, start_ns):
+@pytest.mark.parametrize("baseline", [FIRST, AFTER_A_CRASH, AFTER_A_STOP, LATER])
+def test_a_connection_counts_once_whether_its_new_event_or_a_dump_comes_first(baseline, start_ns):
     for new_first in (True, False):
-        recording = Recording(census=census)
+        recording = Recording(baseline=baseline)
         if new_first:
             recording.events(A.new(T + 1), at_ns=T + 2)
         recording.dump(A.listed((1, 100, 1, 90), start_ns=start_ns), at_ns=T + 3)
-        recording.aggregator.census = EVERYTHING
+        recording.aggregator.baseline = LATER
         if not new_first:
             recording.events(A.new(T + 1), at_ns=T + 4)
         recording.events(A.destroy(T + 5, MOVED), at_ns=T + 6)
@@ -348,9 +352,41 @@ def test_counters_that_another_tool_zeroed_are_never_less_than_nothing():
     recording.events(A.destroy(T + 3, LESS), at_ns=T + 3)
     assert total(recording.end()) == Row(1, 1, 0, 1, moved=(20, 2000, 13, 1300))
 
+    assert recording.aggregator.counters_reset == 1
+
+
+@pytest.mark.parametrize("state", [TIME_WAIT, CLOSE])
+@pytest.mark.parametrize(
+    ("baseline", "start_ns", "counted"),
+    [
+        pytest.param(FIRST, None, 0, id="first"),
+        pytest.param(FIRST, OLD, 0, id="first: it began before"),
+        pytest.param(FIRST, SINCE, 1, id="first: it began since"),
+        pytest.param(AFTER_A_CRASH, OLD, 0, id="crash"),
+        pytest.param(AFTER_A_STOP, None, 0, id="stop: it began and was over meanwhile"),
+        pytest.param(LATER, None, 1, id="later: its events were lost"),
+    ],
+)
+def test_what_is_over_when_a_dump_first_sees_it_is_not_counted(baseline, start_ns, counted, state):
+    recording = Recording(baseline=baseline)
+    recording.dump(A.listed(ONCE, start_ns=start_ns, state=state), at_ns=T + 2)
+    recording.aggregator.baseline = LATER
+    recording.dump(A.listed(ONCE, start_ns=start_ns, state=state), at_ns=T + 3)
+    recording.events(A.destroy(T + 4, ONCE, state=state), at_ns=T + 4)
+    moved = ONCE if counted else (0,) * 4
+    assert total(recording.end()) == Row(counted, 0, 0, 1, moved=moved)
+
+
+def test_what_began_and_was_over_before_the_first_dump_listed_it_is_counted_by_its_new_event():
+    recording = Recording(baseline=FIRST)
+    recording.dump(A.listed(ONCE, state=TIME_WAIT), at_ns=T + 2)
+    recording.events(A.new(T + 1), at_ns=T + 3)
+    recording.events(A.destroy(T + 4, ONCE), at_ns=T + 4)
+    assert total(recording.end()) == Row(1, 1, 0, 1, moved=ONCE)
+
 
 def test_without_counters_a_dump_measures_nothing():
-    recording = Recording(census=FIRST)
+    recording = Recording(baseline=FIRST)
     recording.dump(A.listed(), at_ns=T + 1)
     recording.dump(A.listed(), at_ns=T + WIDTH)
     recording.events(A.destroy(T + WIDTH), at_ns=T + WIDTH)
@@ -361,7 +397,7 @@ def test_without_counters_a_dump_measures_nothing():
 
 
 def test_what_ends_while_a_dump_goes_on_is_not_found_by_it():
-    recording = Recording(census=FIRST)
+    recording = Recording(baseline=FIRST)
     recording.events(A.new(T), at_ns=T)
     ended = A.destroy(T + 1, MOVED)
     recording.dump(A.listed(LESS), B.listed(LESS), at_ns=T + 2, meanwhile=[ended])
@@ -408,28 +444,29 @@ def test_an_id_that_comes_again_after_its_end_was_lost_is_another_connection():
 
 
 @pytest.mark.parametrize(
-    ("census", "start_ns", "row"),
+    ("baseline", "start_ns", "row"),
     [
-        pytest.param(EVERYTHING, None, Row(1, 0, 0, 1, moved=ONCE), id="its events were lost"),
+        pytest.param(LATER, None, Row(1, 0, 0, 1, moved=ONCE), id="its events were lost"),
         pytest.param(FIRST, SINCE, Row(1, 0, 0, 1, moved=ONCE), id="first: it began since"),
-        pytest.param(FIRST, OLD, Row(1, 0, 0, 1, moved=(0,) * 4), id="first: older"),
+        pytest.param(FIRST, OLD, Row(0, 0, 0, 1, moved=(0,) * 4), id="first: it is older"),
+        pytest.param(FIRST, None, Row(0, 0, 0, 1, moved=(0,) * 4), id="first: without a date"),
         pytest.param(AFTER_A_CRASH, OLD, Row(0, 0, 0, 1, moved=(0,) * 4), id="crash: counted then"),
         pytest.param(AFTER_A_CRASH, SINCE, Row(1, 0, 0, 1, moved=ONCE), id="crash: since"),
     ],
 )
-def test_the_end_of_a_connection_nobody_knows(census, start_ns, row):
-    recording = Recording(census=census)
+def test_the_end_of_a_connection_nobody_knows(baseline, start_ns, row):
+    recording = Recording(baseline=baseline)
     recording.events(A.destroy(T + 2, ONCE, start_ns=start_ns), at_ns=T + 2)
     assert total(recording.end()) == row
     assert recording.connections.live == {}
 
 
-@pytest.mark.parametrize(("census", "connections"), [(FIRST, 1), (AFTER_A_CRASH, 0)])
+@pytest.mark.parametrize(("baseline", "connections"), [(FIRST, 1), (AFTER_A_CRASH, 0)])
 @pytest.mark.parametrize("listed", [True, False])
 def test_an_event_of_an_older_connection_is_no_reason_to_count_its_past(
-    census, connections, listed
+    baseline, connections, listed
 ):
-    recording = Recording(census=census)
+    recording = Recording(baseline=baseline)
     recording.events(A.update(T + 1), at_ns=T + 1)
     if listed:
         recording.dump(A.listed(ONCE), at_ns=T + 2)

@@ -226,19 +226,3 @@ def test_an_interrupt_ends_it_quietly(shop: Path) -> None:
         while ran.stdout.read(1 << 16):
             pass
         assert (ran.wait(20), ran.stderr.read().strip()) == (130, b"")
-
-
-def test_a_part_of_a_package_is_imported_without_the_rest_which_can_still_be_had() -> None:
-    program = (
-        "import sys\n"
-        "from ctk.imports import bare\n"
-        "with bare('kubernetes', 'kubernetes.config'):\n"
-        "    from kubernetes.config.incluster_config import load_incluster_config\n"
-        "print('kubernetes' in sys.modules, 'pydantic' in sys.modules)\n"
-        "from kubernetes import config\n"
-        "print(config.load_incluster_config is load_incluster_config)\n"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    assert ran.stdout == "False False\nTrue\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from edges import edge, with_ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -230,7 +231,7 @@ def test_a_place_that_cannot_be_written_is_an_error(invoke: Invoke, shop: Path) 
 
 POD = Endpoint(address="10.244.0.5", kind="pod", valid_from_ns=0, namespace="shop", name="web")
 PEER = Endpoint(address="192.0.2.1", kind="external", valid_from_ns=0)
-EDGES = [Edge("tcp", 0, POD, PEER, port, None, PEER, None, None, None) for port in (80, 443)]
+EDGES = [edge("tcp", 0, POD, PEER, port, None, PEER, None, None, None) for port in (80, 443)]
 
 
 @settings(
@@ -267,7 +268,7 @@ def test_whatever_is_committed_between_exports_is_written_exactly_once(
                 FlowRow(edge, at_s * SECOND, at_s * SECOND, n, *(1,) * 10)
                 for n, (edge, at_s) in enumerate(several)
             ]
-            writer.window(rows, committed_ns=0, counters=EventCounts())
+            writer.window(with_ids(writer, rows), committed_ns=0, counters=EventCounts())
             exported += batch()
         while some := batch():
             exported += some

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from edges import with_ids
 from sample import AT, ROWS
 
 from ctk.model import EventCounts
@@ -318,7 +319,7 @@ def test_a_table_on_a_terminal_stops_at_a_thousand_rows_and_says_so(tmp_path: Pa
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=0, boot_id=None)
         rows = [ROWS[0]._replace(started_ns=AT + i, ended_ns=AT + i) for i in range(1_001)]
-        writer.window(rows, committed_ns=AT, counters=EventCounts())
+        writer.window(with_ids(writer, rows), committed_ns=AT, counters=EventCounts())
     lines = _on_a_terminal("query", path)
     assert (len(lines), lines[-1]) == (
         1_002,

@@ -6,11 +6,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
 
-from ctk.errors import CtkError, DiskFullError, StoreError, UsageError
+from ctk.errors import CtkError, DiskFullError, FileBusyError, StoreError, UsageError
 from ctk.store import connect
 
 NODE = "INSERT INTO recorder(id, node) VALUES (1, 'n1')"
@@ -47,6 +49,93 @@ def test_a_new_file_and_what_lies_beside_it_are_its_owners_only(tmp_path: Path) 
         os.umask(before)
     assert modes == dict.fromkeys(("node.db", "node.db-wal", "node.db-shm", "node.db.lock"), 384)
     assert [p.name for p in tmp_path.iterdir()] == ["node.db"]
+
+
+def _beside(path: Path) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir())
+
+
+def test_a_writer_leaves_one_plain_file(db: Path) -> None:
+    """Its header says so, so that any SQLite opens it where nothing can be written."""
+    assert _beside(db) == ["node.db"]
+    assert db.read_bytes()[18:20] == b"\1\1"
+
+
+def _plain_rows(path: Path, question: str) -> list[object]:
+    return sqlite3.connect(path).execute(question).fetchall()
+
+
+def _sqlite_utils_rows(path: Path, question: str) -> list[object]:
+    return [tuple(row.values()) for row in Database(path).query(question)]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user without rights")
+@pytest.mark.parametrize("rows_of", [_plain_rows, _sqlite_utils_rows])
+def test_another_user_asks_a_copy_in_a_read_only_place_with_any_tool(
+    db: Path, rows_of: Callable[[Path, str], list[object]]
+) -> None:
+    db.chmod(0o444)
+    for parent in (*db.parents[1:3], db.parent):
+        parent.chmod(0o555 if parent == db.parent else 0o755)
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        os._exit(0 if rows_of(db, "SELECT node FROM recorder") == [("n1",)] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert _beside(db) == ["node.db"]
+
+
+def test_while_somebody_reads_the_wal_stays_until_the_next_stop(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "_PLAIN_WAIT_S", 0)
+    with connect.writer(db) as conn:
+        conn.execute("UPDATE recorder SET node = 'newest'")
+        reading = subprocess.Popen(
+            [sys.executable, "-c", READS_ON, db], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+        )
+        assert reading.stdout is not None
+        reading.stdout.readline()
+    assert _beside(db) == ["node.db", "node.db-shm", "node.db-wal"]
+    assert reading.communicate(b"on\n")[0] == b"[('newest',)]\n"
+    with connect.writer(db):
+        pass
+    assert _beside(db) == ["node.db"]
+    assert _nodes(db) == [("newest",)]
+
+
+READS_ON = """
+import pathlib, sys
+from ctk.store import connect
+with connect.reader(pathlib.Path(sys.argv[1])) as conn:
+    conn.execute("BEGIN")
+    conn.execute("SELECT * FROM recorder").fetchall()
+    print("reading", flush=True)
+    sys.stdin.readline()
+    print(conn.execute("SELECT node FROM recorder").fetchall(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("left", ["node.db", "node.db-wal", "node.db-shm"])
+def test_a_reader_leaves_nothing_beside_a_file_that_nobody_writes(
+    db: Path, tmp_path: Path, left: str
+) -> None:
+    """Of a file in WAL mode: alone, with its -wal, or with all that a killed recorder leaves."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    with connect.writer(db) as conn:
+        conn.execute("UPDATE recorder SET node = 'newest'")
+        if left == "node.db":
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        names = {
+            "node.db": ["node.db"],
+            "node.db-wal": ["node.db", "node.db-wal"],
+            "node.db-shm": ["node.db", "node.db-shm", "node.db-wal"],
+        }[left]
+        for name in names:
+            shutil.copy(tmp_path / name, folder / name)
+    assert _nodes(folder / "node.db") == [("newest",)]
+    assert _beside(folder / "node.db") == names
 
 
 def test_a_second_writer_is_told_who_the_first_is(db: Path) -> None:
@@ -205,7 +294,7 @@ def test_a_newer_file_is_refused_by_both(db: Path) -> None:
     [
         (sqlite3.SQLITE_FULL, DiskFullError, "no room left to write node.db"),
         (sqlite3.SQLITE_READONLY_DBMOVED, StoreError, "node.db cannot be written"),
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, StoreError, "node.db is locked by another program"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, FileBusyError, "node.db is locked by another program"),
         (sqlite3.SQLITE_CORRUPT, StoreError, "node.db is damaged"),
         (sqlite3.SQLITE_IOERR_READ, StoreError, "node.db failed: bad luck"),
     ],

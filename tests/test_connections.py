@@ -3,21 +3,25 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_aggregate import ONCE, TWICE, WIDTH, Recording, Row, T, total
+from test_aggregate import (
+    AFTER_A_CRASH,
+    AFTER_A_STOP,
+    LATER,
+    ONCE,
+    TWICE,
+    WIDTH,
+    Recording,
+    Row,
+    T,
+    total,
+)
 from wire import ICMP, UDP, Connection, batch, events
 
 from ctk.conntrack import connections as table
-from ctk.conntrack.aggregate import EVERYTHING
-from ctk.conntrack.connections import Census, Connections
-from ctk.model import Edge, Endpoint, FlowTuple, LiveConnections
+from ctk.conntrack.connections import Connections
+from ctk.model import FlowTuple, LiveConnections
 
 MOVED = (5, 500, 2, 200)  # from ONCE to TWICE
-AFTER_A_STOP = Census(whole_from_ns=T, undated_whole=True)
-
-
-def edge(dst_port: int | None = 80) -> Edge:
-    one = Endpoint(address="10.244.0.21", kind="unknown", valid_from_ns=0)
-    return Edge("tcp", 0, one, one, dst_port, None, one, None, None, None)
 
 
 def stopped(*made: Connection, listed: bool = True) -> list[LiveConnections]:
@@ -27,7 +31,7 @@ def stopped(*made: Connection, listed: bool = True) -> list[LiveConnections]:
     if listed:
         recording.dump(*(one.listed(ONCE) for one in made), at_ns=T - 1)
     for group in recording.connections.live.values():
-        group.edge = edge(group.flow.tuple.dst_port)
+        group.edge_id = 7
     return list(recording.connections.export())
 
 
@@ -49,7 +53,7 @@ A, B, PING = (
 def test_a_connection_that_goes_on_is_not_counted_again_and_only_the_rest_of_its_bytes(aggregation):
     recording = started(stopped(A, B), aggregation)
     recording.dump(A.listed(TWICE), B.listed(ONCE), at_ns=T + 1)
-    recording.aggregator.census = EVERYTHING
+    recording.aggregator.baseline = LATER
     recording.events(A.update(T + 2), A.destroy(T + 3, TWICE), at_ns=T + 3)
     row = sum_of(recording)
     assert row == Row(0, 0, 1, 1, moved=MOVED)
@@ -130,7 +134,7 @@ def test_what_is_kept_comes_back_as_it_was(made, listed):
 
 
 def unpacked(some: LiveConnections) -> tuple[object, ...]:
-    return some.flow, some.began_ns, some.keys, some.counters or b""
+    return some.flow, some.began_ns, some.has_ports, some.keys, some.counters or b""
 
 
 # Flows.
@@ -189,7 +193,7 @@ def test_what_another_filter_wanted_is_handed_on_uncounted_and_not_found_again()
     narrow.connections.restore(kept, by_port=False)
     for n in range(3):
         narrow.dump(A.listed(TWICE), B.listed(TWICE), PING.listed(ONCE), at_ns=T + 1 + n)
-        narrow.aggregator.census = EVERYTHING
+        narrow.aggregator.baseline = LATER
     assert sum_of(narrow) == Row()
     again = started(list(narrow.connections.export()))
     again.dump(A.listed(TWICE), B.listed(TWICE), PING.listed(TWICE), at_ns=T + 9)
@@ -198,11 +202,11 @@ def test_what_another_filter_wanted_is_handed_on_uncounted_and_not_found_again()
 
 def test_a_dump_finds_one_that_an_event_told_of_and_whose_flow_is_forgotten():
     """After a crash: it began after the last commit, so the dump counts what the event did not."""
-    recording = Recording("ports", Census(whole_from_ns=T, undated_whole=False, count_older=False))
-    recording.connections.begin_census()
+    recording = Recording("ports", AFTER_A_CRASH)
+    recording.connections.begin_dump()
     recording.events(A.update(T + 5), at_ns=T + 5)
     recording.connections.flows.clear()
-    recording.aggregator.add_census(
+    recording.aggregator.add_dump(
         recording.decoder.read(batch(A.listed(ONCE, start_ns=T + 1), at_ns=T + 6))
     )
     [window] = recording.aggregator.close()

@@ -689,6 +689,131 @@ def test_an_address_may_be_anothers_before_its_terminating_pod_is_deleted() -> N
     assert finally_named(endpoints, answers) == ["pod old", "pod new"]
 
 
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        ({"networked_ns": T0 + 106 * S}, ["dead", "dead", None, "new", "new"]),
+        ({"running_ns": T0 + 106 * S}, ["dead", "dead", None, "new", "new"]),
+        (
+            {"networked_ns": T0 + 106 * S, "running_ns": T0 + 107 * S},
+            ["dead", "dead", "dead", "new", "new"],
+        ),
+        (
+            {"networked_ns": T0 + 108 * S, "running_ns": T0 + 106 * S},
+            ["dead", "dead", None, "new", "new"],
+        ),
+        ({}, ["dead", None, "new", "new", "new"]),
+    ],
+    ids=[
+        "its network",
+        "its first container",
+        "a container that started in a later second than its network",
+        "a network that was told late",
+        "only its own start",
+    ],
+)
+def test_an_address_passes_on_unseen_when_the_next_pod_got_it(
+    told: dict[str, int], names: list[str | None]
+) -> None:
+    """A pod may start long before it gets an address that another still has."""
+    endpoints = recalled(known(pod("dead")))
+    listed(endpoints, [pod("new", start=103, **told)], 110)
+    at_s = (102.5, 103.5, 106.5, 107.5, 109)
+    assert [endpoints.at("10.244.0.9", T0 + int(at * S)).name for at in at_s] == names
+
+
+def test_in_the_second_in_which_one_pod_ended_and_the_next_ran_an_address_is_nobodys() -> None:
+    over = pod("over", phase="Succeeded", ended_ns=T0 + 51 * S, running_ns=T0)
+    following = pod("next", start=49, networked_ns=T0 + 50 * S, running_ns=T0 + 50 * S)
+    asked = (49.5, 50.1, 50.9, 51)
+    for objects in ([over, following], [following, over]):
+        endpoints = cluster(*objects, at=100)
+        assert [who(endpoints, "10.244.0.9", at) for at in asked] == [
+            "pod over",
+            "unknown",
+            "unknown",
+            "pod next",
+        ]
+    later = replace(following, running_ns=T0 + 51 * S)
+    endpoints = cluster(over, later, at=100)
+    assert [who(endpoints, "10.244.0.9", at) for at in asked] == [
+        "pod over",
+        "pod over",
+        "pod over",
+        "pod next",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "networked_s", "running_s"),
+    [
+        ({}, None, None),
+        ({"conditions": [{"type": "PodReadyToStartContainers", "status": "False"}]}, None, None),
+        (
+            {
+                "conditions": [
+                    {
+                        "type": "PodReadyToStartContainers",
+                        "status": "True",
+                        "lastTransitionTime": "2026-11-24T09:00:05Z",
+                    }
+                ]
+            },
+            5,
+            None,
+        ),
+        (
+            {
+                "initContainerStatuses": [
+                    {"state": {"terminated": {"startedAt": "2026-11-24T09:00:06Z"}}}
+                ],
+                "containerStatuses": [
+                    {"state": {"running": {"startedAt": "2026-11-24T09:00:08Z"}}},
+                    {"state": {"waiting": {"reason": "ImagePull"}}},
+                ],
+            },
+            None,
+            6,
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {
+                        "restartCount": 1,
+                        "state": {"running": {"startedAt": "2026-11-24T09:00:09Z"}},
+                        "lastState": {"terminated": {"startedAt": "2026-11-24T09:00:07Z"}},
+                    }
+                ]
+            },
+            None,
+            7,
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {
+                        "restartCount": 2,
+                        "state": {"running": {"startedAt": "2026-11-24T09:00:09Z"}},
+                    }
+                ]
+            },
+            None,
+            None,
+        ),
+    ],
+    ids=["nothing", "no network", "a network", "an init container", "one restart", "more restarts"],
+)
+def test_a_pod_tells_when_it_got_its_network_and_ran(
+    status: dict[str, Any], networked_s: int | None, running_s: int | None
+) -> None:
+    told = read("pods", {"metadata": {"namespace": "shop", "name": "web"}, "status": status})
+    assert isinstance(told, Pod)
+    nine_ns = 1795510800 * S
+    assert (told.networked_ns, told.running_ns) == tuple(
+        None if second is None else nine_ns + second * S for second in (networked_s, running_s)
+    )
+
+
 # What was not known is completed.
 
 
@@ -697,7 +822,7 @@ def test_traffic_before_a_pods_address_is_known_is_completed_in_place() -> None:
     endpoints.apply(Applied(pod("late", "", start=10, phase="Pending"), T0 + 10 * S))
     before = endpoints.at("10.244.0.9", T0 + 11 * S)
     assert (before.kind, before.valid_from_ns) == ("unknown", T0 + 11 * S)
-    assert endpoints.at("10.244.0.9", T0 + 12 * S) is before
+    assert endpoints.at("10.244.0.9", T0 + 11 * S + S // 2) is before
     endpoints.drain()
     endpoints.apply(Applied(pod("late", start=10), T0 + 14 * S))
     known = endpoints.at("10.244.0.9", T0 + 11 * S)

@@ -172,8 +172,12 @@ def overloaded() -> Kernel:
 
 def test_every_batch_that_was_read_is_handed_on_whatever_a_dump_finds_waiting():
     kernel = overloaded()
-    stream = listener(kernel, every_s=1, stop_after_s=8)
-    assert events_of(iter(stream)) == len(kernel.read)
+    stream = listener(kernel, every_s=1, stop_after_s=25)
+    handed_on = 0
+    for each in stream:
+        handed_on += events_of(iter([each]))
+        assert word(each) != "tick" or not kernel.queue  # what waits is of an earlier time
+    assert handed_on == len(kernel.read)
     assert kernel.read == list(range(len(kernel.read)))
 
 
@@ -237,6 +241,17 @@ def test_a_dump_that_is_due_comes_at_the_stop_whatever_is_counted():
         if kernel.now_s - EPOCH_S >= 2 and len(kernel.dumps) == 1:
             stream.dump_soon()
     assert len(kernel.dumps) == 2
+
+
+def test_a_dump_that_is_asked_for_comes_at_once():
+    kernel = Kernel()
+    stream = listener(kernel, stop_after_s=5)
+    asked_s = 0.0
+    for _ in stream:
+        if not asked_s and kernel.now_s >= EPOCH_S + 2:
+            asked_s = kernel.now_s
+            stream.dump_soon()
+    assert kernel.dumps[1] == asked_s
 
 
 def test_a_loss_is_a_gap_and_brings_a_dump_at_once():

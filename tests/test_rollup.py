@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ctk.migrations.migrations import migrations
+from edges import edge, with_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
@@ -39,8 +40,8 @@ PEERS = [
     *(Endpoint(address=f"8.8.8.{i}", kind="external", valid_from_ns=0) for i in range(4)),
     Endpoint(address="2001:db8::1", kind="unknown", valid_from_ns=0),
 ]
-EDGES = [Edge("tcp", 0, POD, peer, 443, None, peer, None, None, None) for peer in PEERS]
-EDGES += [Edge("udp", 0, peer, POD, 53, None, POD, None, None, None) for peer in PEERS]
+EDGES = [edge("tcp", 0, POD, peer, 443, None, peer, None, None, None) for peer in PEERS]
+EDGES += [edge("udp", 0, peer, POD, 53, None, POD, None, None, None) for peer in PEERS]
 
 Counts = tuple[int | None, ...]
 
@@ -67,7 +68,7 @@ def _row(at_ns: int, edge: Edge = EDGES[0], counts: Counts = (1,) * 10) -> FlowR
 
 
 def _write(writer: Writer, rows: Sequence[FlowRow]) -> None:
-    writer.window(rows, committed_ns=START, counters=EventCounts())
+    writer.window(with_ids(writer, rows), committed_ns=START, counters=EventCounts())
 
 
 def _total(rows: Sequence[Counts]) -> Counts:

@@ -65,6 +65,23 @@ def test_it_is_one_consistent_file_while_writing_goes_on(
     assert [p.name for p in out.parent.iterdir()] == ["snap.db"]
 
 
+def test_it_has_no_free_pages_and_nothing_of_live_connections(
+    db: Path, conn: sqlite3.Connection, tmp_path: Path
+) -> None:
+    out, before = tmp_path / "snap.db", tmp_path / "before.db"
+    snapshot(db, before, lambda *_: None)
+    conn.execute("INSERT INTO connection VALUES (x'', 0, 1, zeroblob(2000000), NULL)")
+    conn.execute("DELETE FROM recorder WHERE id % 2")
+    snapshot(db, out, lambda *_: None)
+    with connect.reader(out) as copy:
+        assert copy.execute("SELECT COUNT(*) FROM connection").fetchone() == (0,)
+        assert copy.execute("PRAGMA freelist_count").fetchone() == (0,)
+        assert copy.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert out.stat().st_size <= before.stat().st_size
+    assert conn.execute("SELECT COUNT(*) FROM connection").fetchone() == (1,)
+
+
 def _problem(db: Path, out: Path) -> tuple[str, int]:
     with pytest.raises(CtkError) as caught:
         snapshot(db, out, lambda *_: None)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from edges import edge, packed, with_ids
 
-from ctk.errors import DiskFullError, StoreError
+from ctk.errors import DiskFullError, FileBusyError, StoreError
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -63,9 +64,9 @@ DB = Endpoint(
 DNS = Endpoint(address="2001:4860:4860::8888", kind="external", valid_from_ns=T)
 NOBODY = Endpoint(address="10.244.0.9", kind="unknown", valid_from_ns=T)
 
-TO_DB = Edge("tcp", 0, WEB, SERVICE, 5432, None, DB, 15432, "shop/db", "address")
-TO_DNS = Edge("udp", 7, WEB, DNS, 53, "10.0.0.1", DNS, None, None, None)
-TO_NOBODY = Edge("tcp", 0, WEB, NOBODY, 80, None, NOBODY, None, None, None)
+TO_DB = edge("tcp", 0, WEB, SERVICE, 5432, None, DB, 15432, "shop/db", "address")
+TO_DNS = edge("udp", 7, WEB, DNS, 53, "10.0.0.1", DNS, None, None, None)
+TO_NOBODY = edge("tcp", 0, WEB, NOBODY, 80, None, NOBODY, None, None, None)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def _writer(
     conn: sqlite3.Connection,
     started_ns: int = T,
     boot_id: str | None = "boot-1",
-    edges_held: Callable[[], set[Edge | int]] = set,
+    edges_held: Callable[[], set[int]] = set,
     cluster: str | None = None,
 ) -> Writer:
     return Writer(
@@ -107,7 +108,8 @@ def _row(edge: Edge, started_ns: int = T, connections: int = 1) -> FlowRow:
 def _window(writer: Writer, *rows: FlowRow, **more: object) -> None:
     committed_ns = max((row.ended_ns for row in rows), default=T + S)
     defaults: dict[str, object] = {"committed_ns": committed_ns, "counters": EventCounts()}
-    writer.window(rows, **(defaults | more))  # type: ignore[arg-type]
+    events = [(writer.edge_id(each), under) for each, under in more.pop("events", {}).items()]
+    writer.window(with_ids(writer, rows), events=events, **(defaults | more))
 
 
 def _all(conn: sqlite3.Connection, question: str) -> list[tuple[object, ...]]:
@@ -507,8 +509,13 @@ def test_a_service_found_late_is_that_of_all_edges_to_it(
     conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, let_go: bool
 ) -> None:
     before = TO_DB._replace(service=None, service_via=None)
-    other_port = before._replace(dst_port=8080)
-    elsewhere = before._replace(service="shop/mine", service_via="address", src=DB)
+    other_port = before._replace(flow=before.flow._replace(dst_port=8080))
+    elsewhere = before._replace(
+        flow=before.flow._replace(src=packed(DB.address)),
+        service="shop/mine",
+        service_via="address",
+        src=DB,
+    )
     writer = _writer(conn)
     _window(writer, *(_row(edge) for edge in (before, other_port, elsewhere)))
     if let_go:
@@ -556,7 +563,7 @@ def test_nothing_is_written_before_the_first_window(conn: sqlite3.Connection) ->
     assert list(conn.iterdump()) == before
 
 
-LIVE = LiveConnections(bytes(8), T - S, TO_DB, bytes(8), bytes(32))
+LIVE = LiveConnections(bytes(8), T - S, 1, True, bytes(8), bytes(32))
 
 
 def _recorded(path: Path, *, clean: bool = True) -> None:
@@ -564,7 +571,7 @@ def _recorded(path: Path, *, clean: bool = True) -> None:
         writer = _writer(conn)
         _window(writer, _row(TO_DNS))
         if clean:
-            writer.finish(T + 2 * S, [LIVE])
+            writer.finish(T + 2 * S, [LIVE._replace(edge_id=writer.edge_id(TO_DB))])
 
 
 def test_live_connections_go_on_after_a_clean_stop(path: Path) -> None:
@@ -572,54 +579,43 @@ def test_live_connections_go_on_after_a_clean_stop(path: Path) -> None:
     with connect.writer(path) as conn:
         writer = _writer(conn, T + 9 * S)
         [live] = writer.load_connections()
-        [edge] = writer.whole_edges([live.edge])
-        assert live._replace(edge=TO_DB) == LIVE
+        assert live._replace(edge_id=1) == LIVE
+        edge = writer.read_edges([live.edge_id])[live.edge_id]
         assert (edge.src.labels, edge.dialled.name, edge.backend.name) == (WEB.labels, "db", "db-0")
-        assert edge[:2] + edge[4:6] + edge[7:] == TO_DB[:2] + TO_DB[4:6] + TO_DB[7:]
+        assert (edge.flow, edge.service, edge.service_via) == (TO_DB.flow, "shop/db", "address")
+        assert writer.edge_id(edge) == live.edge_id
         _window(writer, _row(edge, T + 9 * S))
         assert _all(conn, "SELECT COUNT(*) FROM edge") == [(2,)]
     with connect.writer(path) as conn:
         assert list(_writer(conn, T + 20 * S).load_connections()) == []
 
 
-def test_what_is_kept_of_an_edge_without_ports_is_the_edge(path: Path) -> None:
-    ping = TO_DNS._replace(proto="icmp", dst_port=None)
+def test_what_is_kept_says_whether_it_has_ports(path: Path) -> None:
+    ping = TO_DNS._replace(flow=TO_DNS.flow._replace(proto="icmp", dst_port=None))
     with connect.writer(path) as conn:
         writer = _writer(conn)
-        _window(writer, _row(ping))
-        ids = [writer.edge_ids[ping]]
-        writer.finish(T + 2 * S, [LIVE._replace(edge=ids[0])])
+        writer.finish(T + 2 * S, [LIVE._replace(edge_id=writer.edge_id(ping), has_ports=False)])
     with connect.writer(path) as conn:
-        writer = _writer(conn, T + 9 * S)
-        [live] = writer.load_connections()
-        assert isinstance(live.edge, Edge)
-        _window(writer, _row(live.edge, T + 9 * S))
-        assert [writer.edge_ids[live.edge]] == ids
+        [live] = _writer(conn, T + 9 * S).load_connections()
+        assert live._replace(edge_id=1) == LIVE._replace(has_ports=False)
 
 
-def test_a_row_may_come_with_the_id_of_its_edge(conn: sqlite3.Connection) -> None:
+def test_an_id_is_the_same_before_and_after_its_row_is_written(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
-    _window(writer, _row(TO_DB))
-    found = writer.edge_ids[TO_DB]
-    _window(writer, _row(TO_DNS, T + S), FlowRow(found, *_row(TO_DB, T + S)[1:]))
-    assert _all(conn, "SELECT dst_name, dst FROM flows ORDER BY started_ns, dst") == [
-        ("db-0", "10.96.0.10"),
-        ("db-0", "10.96.0.10"),
-        (None, "2001:4860:4860::8888"),
-    ]
-    [again, same] = writer.whole_edges([found, TO_DNS])
-    assert same is TO_DNS
-    assert (again.backend.name, again.dst_port, again.service) == ("db-0", 5432, "shop/db")
-    assert writer.edge_ids[again] == found
+    ids = [writer.edge_id(each) for each in (TO_DB, TO_DNS, TO_DB)]
+    assert (ids[0] == ids[2] != ids[1], _all(conn, "SELECT id FROM edge")) == (True, [])
+    _window(writer, _row(TO_DB), _row(TO_DNS))
+    assert [writer.edge_id(each) for each in (TO_DB, TO_DNS, TO_DB)] == ids
+    assert set(writer.read_edges(ids)) == set(ids)
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_edge_is_kept_while_a_connection_holds_it(conn: sqlite3.Connection, kept: bool) -> None:
-    held: set[Edge | int] = set()
+    held: set[int] = set()
     writer = _writer(conn, edges_held=lambda: held)
     _window(writer, _row(TO_DB), _row(TO_DNS, T + 3 * DAY))
     if kept:
-        held.add(writer.edge_ids[TO_DB])
+        held.add(writer.edge_id(TO_DB))
     for _ in writer.maintain(T + 4 * DAY, dict.fromkeys(("flow", "1m", "1h", "1d"), 0)):
         pass
     names = _all(conn, "SELECT name FROM edge JOIN endpoint ON endpoint.id = backend_id")
@@ -667,6 +663,58 @@ def test_a_full_disk_costs_the_window_and_nothing_else(conn: sqlite3.Connection)
     assert _all(conn, "SELECT COUNT(*), SUM(dst_kind = 'external') FROM flows") == [(2001, 2000)]
 
 
+def test_a_locked_file_costs_nothing_and_the_window_may_be_given_again(
+    path: Path, conn: sqlite3.Connection
+) -> None:
+    writer = _writer(conn)
+    _window(writer, _row(TO_DB))
+    conn.execute("PRAGMA busy_timeout = 10")
+    before = list(conn.iterdump())
+    changes = [_pod("uid-1"), Completed(NOBODY, DB), Closed(WEB, T + S)]
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for _ in range(2):
+        with pytest.raises(FileBusyError, match="is locked by another program"):
+            _window(writer, _row(TO_DNS, T + S), _row(TO_NOBODY, T + S), changes=changes)
+        with pytest.raises(FileBusyError):
+            list(writer.maintain(T + DAY, {}))
+        with pytest.raises(FileBusyError):
+            writer.finish(T + 2 * S, [LIVE])
+    assert list(conn.iterdump()) == before
+    other.execute("ROLLBACK")
+    other.close()
+    _window(writer, _row(TO_DNS, T + S), _row(TO_NOBODY, T + S), changes=changes)
+    list(writer.maintain(T + DAY, {}))
+    writer.finish(T + 2 * S, [LIVE])
+    for view in ("flows", "flows_1m", "flows_1h", "flows_1d"):
+        assert _all(conn, f"SELECT SUM(connections) FROM {view}") == [(3,)]
+    assert _all(conn, "SELECT dst_name FROM flows ORDER BY 1") == [(None,), ("db-0",), ("db-0",)]
+    assert _all(conn, "SELECT COUNT(*) FROM connection") == [(1,)]
+
+
+def test_what_was_kept_of_live_connections_is_given_back(path: Path) -> None:
+    """200 rows of 40 kB, of which the next recording keeps one."""
+    large = LIVE._replace(keys=bytes(8_000), counters=bytes(32_000))
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, _row(TO_DB))
+        writer.finish(T + 2 * S, [large] * 200)
+    kept_bytes = path.stat().st_size
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 9 * S)
+        assert len(list(writer.load_connections())) == 200
+        for _ in writer.maintain(T + 9 * S, {}):
+            pass
+        assert len(list(writer.load_connections())) == 200
+        _window(writer, _row(TO_DB, T + 9 * S))
+        steps = list(writer.maintain(T + 9 * S, {}))
+        assert len(steps) > 10
+        assert _all(conn, "SELECT COUNT(*) FROM connection") == [(0,)]
+        writer.finish(T + 12 * S, [LIVE])
+        assert _all(conn, "SELECT COUNT(*) FROM connection") == [(1,)]
+    assert path.stat().st_size < kept_bytes - 7_500_000
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_that_was_taken_away_ends_the_recording(path: Path, replaced: bool) -> None:
     with connect.writer(path) as conn:
@@ -690,6 +738,8 @@ def test_a_file_at_rest_adds_up_in_every_view_and_goes_on(path: Path) -> None:
             writer = _writer(conn, started_ns=T + first_s * S)
             _window(writer, *(_row(TO_DB, T + at * S) for at in range(first_s, last_s + 1)))
             for _ in writer.maintain(T + last_s * S, {}):
+                pass
+            for _ in writer.fold_open():
                 pass
             writer.finish(T + last_s * S)
             found = [

@@ -14,7 +14,7 @@ from ctk.model import Datagrams
 SECOND = 1_000_000_000
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 SEEN_REPLY, CONFIRMED = 1 << 1, 1 << 3
-SYN_SENT, ESTABLISHED, CLOSE = 1, 3, 8
+SYN_SENT, ESTABLISHED, TIME_WAIT, CLOSE = 1, 3, 7, 8
 
 NEW_FLAGS, UPDATE_FLAGS, DUMP_FLAGS = 0x600, 0, 0x002
 CT_NEW, CT_DELETE = 0x100, 0x102
@@ -79,14 +79,20 @@ class Connection:
             CT_DELETE, 0, at_ns, status=status, state=state, counted=counted, start_ns=start_ns
         )
 
-    def listed(self, counted: Counted | None = None, *, start_ns: int | None = None) -> bytes:
+    def listed(
+        self,
+        counted: Counted | None = None,
+        *,
+        start_ns: int | None = None,
+        state: int = ESTABLISHED,
+    ) -> bytes:
         """As a dump has it."""
         return self._event(
             CT_NEW,
             DUMP_FLAGS,
             None,
             status=CONFIRMED | SEEN_REPLY,
-            state=ESTABLISHED,
+            state=state,
             counted=counted,
             start_ns=start_ns,
         )

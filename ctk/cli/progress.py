@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 if TYPE_CHECKING:
-    from ctk.record.loop import Status
+    from ctk.record.plan import Status
 
 log = logging.getLogger("ctk")
 

@@ -3,24 +3,25 @@ Events to flows by window. Pure: time is the events' own, so a replayed capture 
 live recording gave.
 
 New, update and destroy events of a connection, and all connections of a flow, add to the same
-counts. Nothing is looked up by event but the flow and the connection; who they belong to is asked
-by whoever takes the window, once for all connections of a flow that began in the same second.
+totals. An event costs two look-ups, its flow and its connection; who a group belongs to is asked by
+whoever takes the window.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from ctk.conntrack.connections import (
-    Apart,
-    Census,
-    Connections,
-    Counters,
-    Flow,
-    Group,
-    Totals,
+from ctk.conntrack.baseline import Baseline
+from ctk.conntrack.connections import OLDER, UNCOUNTED, UNMEASURED, UNWANTED, Connections
+from ctk.conntrack.decode import (
+    DESTROY,
+    IPS_SEEN_REPLY,
+    NEW,
+    TCP_CONNTRACK_CLOSE,
+    TCP_CONNTRACK_TIME_WAIT,
+    EventTuple,
 )
-from ctk.conntrack.decode import DESTROY, IPS_SEEN_REPLY, NEW, TCP_CONNTRACK_CLOSE, Event
+from ctk.conntrack.groups import Apart, Counters, Flow, Group, Totals, moved_since
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -32,7 +33,8 @@ from ctk.model import (
 from ctk.timespan import SECOND
 
 Aggregation = Literal["ports", "connections", "none"]
-_PORT, _AT, _STATUS, _START = map(Event._fields.index, ("port", "at_ns", "status", "start_ns"))
+_AT: Final = 6  # the place of at_ns in an event (a test holds it against decode.Event)
+_OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
 MOST_EVENTS = 20_000
@@ -50,32 +52,36 @@ class Window(NamedTuple):
     totals: list[Totals]
 
 
-# Whatever is found began, and moved all it has, since the recording started.
-EVERYTHING = Census(whole_from_ns=0, undated_whole=True)
-
-
 class Aggregator:
     """Merges events into the open window; closes windows as time passes."""
 
     def __init__(
-        self, connections: Connections, *, window_ns: int, aggregation: Aggregation = "ports"
+        self,
+        connections: Connections,
+        baseline: Baseline,
+        *,
+        window_ns: int,
+        aggregation: Aggregation = "ports",
     ) -> None:
         self.connections = connections
+        self.baseline = baseline
         self.events = 0  # kernel events counted so far
         self.behind = False  # whether the last of them had waited for over a second
+        self.counters_reset = 0  # connections whose counters went back
         self._width_ns = window_ns
         self._by_port = aggregation == "connections"
-        self._start_ns = self._end_ns = 0
-        self._slice_end_ns = 0
-        self._slice: list[Flow] = []  # flows with an open group
-        # The same of connections that were found: by their flow, their second and their kind.
-        self._found_alike: dict[tuple[int, int, bool], Group] = {}
-        self._open_totals: list[Totals] = []
         self._apart = aggregation == "none"  # every event is a row of its own
-        self._part_at = 0
-        self.census = EVERYTHING  # how to count what is found
+        self._start_ns = self._end_ns = 0
+        self._second_end_ns = 0  # of the second whose beginning connections share a group
+        self._grouping: list[Flow] = []  # flows that have such a group
+        # The groups of connections that were found: by their flow, their second and their kind.
+        self._found: dict[tuple[int, int, bool], Group] = {}
+        self._open_totals: list[Totals] = []
+        self._events_at_open = 0
 
-    def add(self, events: list[tuple[Any, ...]], at_ns: int) -> Iterator[Window]:
+    # Windows.
+
+    def add(self, events: list[EventTuple], at_ns: int) -> Iterator[Window]:
         """
         Count a batch read at `at_ns`; yield the windows that are over by then, oldest first.
 
@@ -92,14 +98,14 @@ class Aggregator:
             waited = list(second)
             yield from self._add(waited, max(waited[-1][_AT], self._start_ns))
 
-    def _add(self, events: list[tuple[Any, ...]], at_ns: int) -> Iterator[Window]:
-        if at_ns >= self._slice_end_ns:
-            self.cut()
-            self._slice_end_ns = at_ns - at_ns % SECOND + SECOND
+    def _add(self, events: list[EventTuple], at_ns: int) -> Iterator[Window]:
+        if at_ns >= self._second_end_ns:
+            self.regroup()
+            self._second_end_ns = at_ns - at_ns % SECOND + SECOND
         if at_ns < self._start_ns - SECOND:
             yield from self.close()
             self._open(at_ns)
-            self._slice_end_ns = at_ns
+            self._second_end_ns = at_ns
         # at_ns is no earlier than any event of the batch, so this is once a window.
         while at_ns >= self._end_ns:
             self._count([event for event in events if event[_AT] < self._end_ns])
@@ -119,89 +125,93 @@ class Aggregator:
         open_totals, self._open_totals = self._open_totals, []
         for totals in open_totals:
             totals.group.totals = None
-        self._part_at = self.events
-        self.cut()
+        self._events_at_open = self.events
+        self.regroup()
         return [Window(self._start_ns, self._end_ns, open_totals)] if open_totals else []
 
-    def cut(self) -> None:
-        """From now on connections make new groups: who they belong to may differ."""
-        for flow in self._slice:
+    def regroup(self) -> None:
+        """From now on connections form new groups: who they belong to may differ."""
+        for flow in self._grouping:
             flow.group = None
-        self._slice.clear()
-        self._found_alike.clear()
+        self._grouping.clear()
+        self._found.clear()
 
     def whole_ns(self, at_ns: int) -> int:
-        """Up to when everything was handed over, at `at_ns`."""
+        """Return up to when everything was handed over, at `at_ns`."""
         return self._start_ns if self._open_totals else at_ns
 
-    def edges_held(self) -> set[Any]:
-        """Who connections belong to, those that live and those of the open window."""
-        held = {totals.group.edge for totals in self._open_totals}
-        held.update(group.edge for group in self.connections.live.values())
-        return held
+    def groups(self) -> Iterator[Group]:
+        """Yield the groups of the open window and of live connections; some come several times."""
+        for totals in self._open_totals:
+            yield totals.group
+        yield from self.connections.live.values()
 
     def _is_large(self) -> bool:
         if self._apart:
-            return self.events - self._part_at >= MOST_EVENTS
+            return self.events - self._events_at_open >= MOST_EVENTS
         return len(self._open_totals) >= MOST_ROWS
 
-    def add_census(self, entries: Iterable[tuple[Any, ...]]) -> None:
+    # Dumps.
+
+    def add_dump(self, entries: Iterable[EventTuple]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
-        connections.sweep()
-        live, whole_from_ns = connections.live, self.census.whole_from_ns
+        connections.forget_idle_flows()
+        live, states = connections.live, connections.states
         for entry in entries:
-            _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
-            found = connections.find(orig, reply, zone, ct_id << 16 | port)
-            if found is None:
+            _, orig, port, reply, zone, ct_id, at_ns, _, tcp_state, *rest = entry
+            packets_out, bytes_out, packets_in, bytes_in, start_ns, _ = rest
+            shown = connections.find(orig, reply, zone, ct_id << 16 | port)
+            key = None if shown is None else connections.listed(shown[0])
+            if shown is None or key is None:
                 continue
-            shown, flow = found
-            key = connections.listed(shown)
-            if key is None:
-                continue
-            counters = _counters(entry)
-            if key in connections.unwanted:
+            counters = _counters(packets_out, bytes_out, packets_in, bytes_in)
+            state = states.get(key, 0) if states else 0
+            if state & UNWANTED:
                 if counters is not None:
                     connections.count(key, counters)
                 continue
-            group, start_ns = live.get(key), entry[_START]
-            if (
-                group is not None
-                and start_ns is not None
-                and group.began_ns < whole_from_ns <= start_ns
-                and not connections.goes_on(key)
-            ):
-                # A restored one ended meanwhile, and the kernel's id came again.
+            group = live.get(key)
+            if group is not None and state and self._is_another(key, group, start_ns):
                 group = None
-            begun = 0
-            before = connections.counted(key)
+            counted = 0
+            before = connections.counters(key)
             if group is None:
-                group, begun = self._found(flow, key, entry)
+                over = tcp_state in _OVER
+                group, counted = self._find(shown[1], key, at_ns, start_ns, counters, over=over)
                 live[key] = group
-                before = connections.counted(key)
-            elif counters is not None and key in connections.unmeasured:
-                connections.unmeasured.remove(key)
+                before = connections.counters(key)
+            elif counters is not None and state & UNMEASURED:
+                connections.clear_state(key, UNMEASURED)
                 before = counters
                 connections.count(key, counters)
-            if not begun and counters == before:
+            if not counted and counters == before:
                 continue
             totals = self._totals(group, at_ns, port)
-            totals.connections += begun
+            totals.connections += counted
             moved = None
             if counters is not None and counters != before:
-                moved = totals.moved(counters, before)
+                moved = self._moved(totals, before, counters)
                 connections.count(key, counters)
             if totals.apart is not None:
-                totals.apart.add(at_ns, port, begun and COUNTS_CONNECTION, moved)
+                totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
 
-    def _count(self, events: list[tuple[Any, ...]]) -> None:  # noqa: PLR0912, PLR0915
+    def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
+        """Say whether a restored connection ended meanwhile, and the kernel's id came again."""
+        whole_from_ns = self.baseline.whole_from_ns
+        started_since = start_ns is not None and group.began_ns < whole_from_ns <= start_ns
+        return started_since and not self.connections.is_same(key)
+
+    # Events.
+
+    def _count(self, events: Sequence[EventTuple]) -> None:  # noqa: PLR0912, PLR0915
         # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
         # look-ups. A connection is counted when it is entered, so a new event of one that a dump
         # found first does not count it again.
         self.events += len(events)
         connections = self.connections
-        connections.sweep()
-        flows, live, gone = connections.flows, connections.live, connections.gone
+        connections.forget_idle_flows()
+        flows, live, ended = connections.flows, connections.live, connections.ended
         open_totals, by_port, apart = self._open_totals, self._by_port, self._apart
         for event in events:
             what, orig, port, reply, zone, ct_id, at_ns = event[:7]
@@ -212,23 +222,23 @@ class Aggregator:
             if flow is None:
                 continue
             key = flow.base | ct_id << 16 | port
-            begun = 0
+            counted = 0
             if what == NEW:
                 group = live.get(key)
-                if group is None or not connections.goes_on(key):
+                if group is None or not connections.is_same(key):
                     group = flow.group
                     if group is None or by_port:
-                        group = self._begin(flow, port, at_ns)
+                        group = self._begin(flow, at_ns)
                     live[key] = group
-                    begun = 1
+                    counted = 1
             elif what == DESTROY:
                 group = live.pop(key, None)
-                if gone is not None:
-                    gone.add(key)
+                if ended is not None:
+                    ended.add(key)
             else:
                 group = live.get(key)
             if group is None:
-                group, begun = self._found(flow, key, event)
+                group, counted = self._find_by_event(flow, key, event)
                 if what != DESTROY:
                     live[key] = group
             totals = group.totals
@@ -237,69 +247,90 @@ class Aggregator:
                 open_totals.append(totals)
             elif totals.port != port:
                 totals.port = None
-            totals.connections += begun
+            totals.connections += counted
             if what == DESTROY:
                 totals.destroy_events += 1
-                self._end(totals, key, event, begun)
+                self._end(totals, key, event, counted)
                 continue
             totals.ended_ns = at_ns
             if what == NEW:
                 totals.new_events += 1
                 if totals.apart is not None:
-                    totals.apart.lone.append((at_ns, port, begun | COUNTS_NEW))
+                    totals.apart.lone.append((at_ns, port, counted | COUNTS_NEW))
             else:
                 totals.update_events += 1
                 if totals.apart is not None:
-                    totals.apart.lone.append((at_ns, port, begun | COUNTS_UPDATE))
+                    totals.apart.lone.append((at_ns, port, counted | COUNTS_UPDATE))
 
-    def _end(self, totals: Totals, key: int, event: tuple[Any, ...], counts: int) -> None:
+    def _begin(self, flow: Flow, at_ns: int) -> Group:
+        group = Group(flow, at_ns)
+        if not self._by_port:
+            if flow.group is None:
+                self._grouping.append(flow)
+            flow.group = group
+        return group
+
+    def _end(self, totals: Totals, key: int, event: EventTuple, counts: int) -> None:
         """Count how a connection ended, and what moved since it was last looked at."""
-        status, state, *counters = event[_STATUS:_START]
+        _, _, port, _, _, _, at_ns, status, tcp_state, *rest = event
         if status is None or not status & IPS_SEEN_REPLY:
             # A refused connection ends at once in state CLOSE: reset before it was established.
-            if state == TCP_CONNTRACK_CLOSE:
+            if tcp_state == TCP_CONNTRACK_CLOSE:
                 totals.refused += 1
                 counts |= COUNTS_REFUSED
             elif status is not None:
                 totals.unreplied += 1
                 counts |= COUNTS_UNREPLIED
-        before = self.connections.uncount(key)
+        state, before = self.connections.end(key)
+        counters = _counters(*rest[:4])
         moved = None
-        if None not in counters and key not in self.connections.unmeasured:
-            moved = totals.moved(tuple(counters), before)
+        if counters is not None and not state & UNMEASURED:
+            moved = self._moved(totals, before, counters)
         if totals.apart is not None:
-            totals.apart.add(event[_AT], event[_PORT], counts | COUNTS_DESTROY, moved)
+            totals.apart.add((at_ns, port, counts | COUNTS_DESTROY), moved)
 
-    def _begin(self, flow: Flow, port: int, at_ns: int) -> Group:
-        group = Group(flow, at_ns)
-        if not self._by_port:
-            if flow.group is None:
-                self._slice.append(flow)
-            flow.group = group
-        return group
+    def _moved(self, totals: Totals, before: Counters | None, now: Counters) -> Counters:
+        moved = moved_since(before, now)
+        if moved is None:
+            # Another tool zeroed them: what they show moved since, and what moved before is lost.
+            self.counters_reset += 1
+            moved = now
+        totals.add(moved)
+        return moved
 
-    def _found(self, flow: Flow | None, key: int, event: tuple[Any, ...]) -> tuple[Group, int]:
-        """The group of a connection whose begin was not seen; 1 where it is to be counted."""
-        start_ns: int | None = event[_START]
-        census = self.census
-        whole = census.undated_whole if start_ns is None else start_ns >= census.whole_from_ns
-        began_ns = start_ns
-        if began_ns is None:
-            began_ns = event[_AT] if whole else min(event[_AT], census.whole_from_ns - 1)
-        counters = _counters(event)
+    def _find_by_event(self, flow: Flow, key: int, event: EventTuple) -> tuple[Group, int]:
+        what, _, _, _, _, _, at_ns, _, tcp_state, *rest = event
+        *numbers, start_ns, _ = rest
+        over = what == DESTROY or tcp_state in _OVER
+        return self._find(flow, key, at_ns, start_ns, _counters(*numbers), over=over)
+
+    def _find(
+        self,
+        flow: Flow | None,
+        key: int,
+        at_ns: int,
+        start_ns: int | None,
+        counters: Counters | None,
+        *,
+        over: bool,
+    ) -> tuple[Group, int]:
+        """Return the group of a connection whose begin was not seen, and 1 where it is counted."""
+        connections, baseline = self.connections, self.baseline
+        counted, whole = baseline.first_sight(start_ns, over=over)
+        began_ns = baseline.began_ns(start_ns, at_ns, whole=whole)
         if not whole:
             # What it moved so far was before this recording, or was counted by the one before.
             if counters is not None:
-                self.connections.count(key, counters)
+                connections.count(key, counters)
             else:
-                self.connections.unmeasured.add(key)
-        if start_ns is None and not whole:
-            self.connections.undated[key] = census.count_older
+                connections.set_state(key, UNMEASURED)
+            if start_ns is None:
+                connections.set_state(key, OLDER if counted else OLDER | UNCOUNTED)
         alike = (key >> 48, began_ns // SECOND, whole)
-        group = None if self._by_port else self._found_alike.get(alike)
+        group = None if self._by_port else self._found.get(alike)
         if group is None:
-            group = self._found_alike[alike] = Group(flow, began_ns)
-        return group, int(whole or census.count_older)
+            group = self._found[alike] = Group(flow, began_ns)
+        return group, int(counted)
 
     def _totals(self, group: Group, at_ns: int, port: int) -> Totals:
         totals = group.totals
@@ -312,6 +343,10 @@ class Aggregator:
         return totals
 
 
-def _counters(event: tuple[Any, ...]) -> Counters | None:
-    counters = event[_STATUS + 2 : _START]
-    return None if None in counters else counters
+def _counters(
+    packets_out: int | None, bytes_out: int | None, packets_in: int | None, bytes_in: int | None
+) -> Counters | None:
+    """Return the four counters, None where acct is off; the kernel sends all or none."""
+    if packets_out is None or bytes_out is None or packets_in is None or bytes_in is None:
+        return None
+    return Counters(packets_out, bytes_out, packets_in, bytes_in)

@@ -43,7 +43,7 @@ _HEADER = struct.Struct("<I")
 _BATCH = struct.Struct("<qHH")
 _DUMPED, _ADDRESSES = 1, 2  # flags
 
-# Far above what a socket hands over, and little enough to be read from a file nobody vouches for.
+# Limits for a file of unknown origin, far above what a socket hands over.
 _HEADER_MAX_BYTES = 4 << 20
 _BATCH_MAX_BYTES = 32 << 20
 
@@ -80,9 +80,9 @@ class CaptureWriter:
             raw = os.fdopen(fileno, "wb")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-        # mtime=0: the same messages give the same file.
         self._files: list[BufferedIOBase] = [raw]
         if path.name.endswith(".gz"):
+            # mtime=0: the same messages give the same file.
             zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0)
             self._files.insert(0, zipped)
         self._write(MAGIC + _HEADER.pack(len(text)) + text)
@@ -246,7 +246,7 @@ class Capture:
             raise self._damaged() from error
 
     def _read(self, size: int) -> bytearray:
-        """Read `size` bytes, fewer only at the end of what is whole."""
+        """Read `size` bytes; fewer only where the file ends or was cut off."""
         content = bytearray()
         try:
             # Not read(): in a compressed file that was cut off it raises, and what came before

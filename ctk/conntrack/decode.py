@@ -63,7 +63,7 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 
 IPS_SEEN_REPLY = 1 << 1  # linux/netfilter/nf_conntrack_common.h
-TCP_CONNTRACK_CLOSE = 8  # linux/netfilter/nf_conntrack_tcp.h
+TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE = 7, 8  # linux/netfilter/nf_conntrack_tcp.h
 
 _MAX_LAYOUTS = 256  # a mixed sample has nine; past this each message is walked
 
@@ -104,6 +104,25 @@ class Event(NamedTuple):
     start_ns: int | None  # CTA_TIMESTAMP, where nf_conntrack_timestamp is on
     stop_ns: int | None
 
+
+# What `read` yields: an Event's values, by their place.
+EventTuple = tuple[
+    int,
+    bytes,
+    int,
+    bytes,
+    int,
+    int,
+    int,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+]
 
 _POSITIONS = {name: position for position, name in enumerate(Event._fields)}
 _WHAT, _ORIG, _PORT, _REPLY, _CT_ID = (
@@ -250,9 +269,9 @@ class Decoder:
         self._layouts: dict[int, _Layout] = {}
         self._learned = 0
 
-    def read(self, batch: Datagrams) -> list[tuple[Any, ...]]:
+    def read(self, batch: Datagrams) -> list[EventTuple]:
         """Return the batch's events in order, each a tuple shaped as Event."""
-        events: list[tuple[Any, ...]] = []
+        events: list[EventTuple] = []
         append = events.append
         layouts = self._layouts
         buffer = batch.buffer

@@ -69,11 +69,11 @@ class Replay:
         if self._first is None:
             return
         for batch in chain((self._first,), self._batches):
-            yield self._heard(batch) if self._unwanted and not batch.dumped else batch
+            yield self._chosen(batch) if self._unwanted and not batch.dumped else batch
             if self._stopping():
                 return
 
-    def _heard(self, batch: Datagrams) -> Datagrams:
+    def _chosen(self, batch: Datagrams) -> Datagrams:
         places = [
             (offset, length)
             for offset, length in zip(batch.offsets, batch.lengths, strict=False)
@@ -259,9 +259,11 @@ class Listener:
 
     def _dumped(self, batch: Datagrams) -> Iterator[Datagrams]:
         """Hand on a part of the dump, and count what it costs whoever takes it."""
-        if batch.at_ns // self._window_ns != self._window:
-            # A window is over, and is written now: that is no cost of the dump.
-            self._window = batch.at_ns // self._window_ns
+        window = batch.at_ns // self._window_ns
+        if window != self._window and not self._socket.more_waits:
+            # A window is over, and is written now: that is no cost of the dump. Where events wait,
+            # some of them may belong to it.
+            self._window = window
             yield Datagrams(batch.at_ns, False, bytearray(), (), ())
         cpu_s = self._clock.thread_time()
         yield batch

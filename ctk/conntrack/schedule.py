@@ -1,10 +1,10 @@
 """
 When the kernel's table is dumped. Pure: the caller tells what time it is.
 
-A dump costs 4 us of CPU an entry and more, and what it tells is how many bytes moved since the one
-before. So dumps come as often as a hundredth of a core allows, each window at best and every 30 s
-at worst. Where they can come each window, each is timed to end shortly before its window does:
-bytes then stand in the window in which they moved.
+A dump tells how many bytes moved since the one before. It costs 4 us of CPU an entry and more, and
+11 ms for the walk over an empty table of 262,144 buckets. So dumps come as often as a hundredth of
+a core allows: each window at best, every 30 s at worst. Where they can come each window, each is
+timed to end shortly before its window does: bytes then stand in the window in which they moved.
 """
 
 SECOND_NS = 1_000_000_000

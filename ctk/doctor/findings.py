@@ -1,4 +1,4 @@
-"""What keeps ctk from recording here, or from seeing everything: `readings`, judged. Pure."""
+"""What keeps ctk from recording here, or from seeing everything, judged by `readings`. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _MIB, _GIB = 1 << 20, 1 << 30
 
 
 def judge(seen: Readings) -> Iterator[Finding]:
-    """Yield a finding for everything that was looked at, in the order a person would go."""
+    """Yield a finding for everything that was looked at, what the others depend on first."""
     yield from _kernel(seen)
     yield from _settings(seen)
     yield from _table(seen)

@@ -26,10 +26,11 @@ from ctk.kube.objects import Resource
 _CAP_NET_ADMIN = 12
 _IPS_OFFLOADED = 1 << 14 | 1 << 15  # IPS_OFFLOAD, IPS_HW_OFFLOAD
 _LOOKED_AT = 20_000  # entries of the table at most: the kernel lists the same ones first
-_TOOL_S = 10
+_TOLD_S = 1  # at most, for the events that wait after the last look
+_TOOL_S = 10  # at most, for nft or iptables-save
 
 # As the kernel knows one: both tuples and the port between them, zone and CTA_ID.
-Connection = tuple[bytes, int, bytes, int, int]
+ConnectionKey = tuple[bytes, int, bytes, int, int]
 Key = TypeVar("Key")
 
 _SYSCTLS = (
@@ -84,7 +85,7 @@ class Readings:
 def read(
     *, disk: Path, kubeconfig: Path | None, context: str | None, kube: bool, listen_s: float
 ) -> Readings:
-    """Look at everything; it takes `listen_s`, and as long as the API server does."""
+    """Look at everything. It takes `listen_s`, and as long as the API server takes to answer."""
     folder = _folder(disk)
     traffic = _listen(listen_s)
     cluster, rights = _ask_cluster(kubeconfig, context) if kube else (None, None)
@@ -112,19 +113,20 @@ def read(
 def _listen(listen_s: float) -> Traffic | CtkError:
     """Look at the table, listen for a while, and look again; the error where that is refused."""
     decoder = Decoder()
-    began_or_ended: set[Connection] = set()
+    began_or_ended: set[ConnectionKey] = set()
     events = 0
     try:
         with Socket() as source:
             first = _entries(decoder)
-            end = time.monotonic() + listen_s
-            while (left := end - time.monotonic()) > 0:
-                batch = source.receive(left)
+            end_s = time.monotonic() + listen_s
+            while (left_s := end_s - time.monotonic()) > 0:
+                batch = source.receive(left_s)
                 if batch is not None:
                     events += len(batch.lengths)
                     began_or_ended.update(_began_or_ended(decoder.read(batch)))
             last = _entries(decoder)
-            while (batch := source.receive(0)) is not None:
+            end_s = time.monotonic() + _TOLD_S
+            while (batch := source.receive(0)) is not None and time.monotonic() < end_s:
                 began_or_ended.update(_began_or_ended(decoder.read(batch)))
     except CtkError as error:
         return error
@@ -136,8 +138,9 @@ def _listen(listen_s: float) -> Traffic | CtkError:
     )
 
 
-def _entries(decoder: Decoder) -> dict[Connection, Event]:
-    found: dict[Connection, Event] = {}
+def _entries(decoder: Decoder) -> dict[ConnectionKey, Event]:
+    """Dump the table's first 20,000 entries."""
+    found: dict[ConnectionKey, Event] = {}
     for batch in table.dump():
         for entry in map(Event._make, decoder.read(batch)):
             found[_connection(entry)] = entry
@@ -146,11 +149,11 @@ def _entries(decoder: Decoder) -> dict[Connection, Event]:
     return found
 
 
-def _connection(event: Event) -> Connection:
+def _connection(event: Event) -> ConnectionKey:
     return event.orig, event.port, event.reply, event.zone, event.ct_id
 
 
-def _began_or_ended(events: Iterable[tuple[Any, ...]]) -> Iterator[Connection]:
+def _began_or_ended(events: Iterable[tuple[Any, ...]]) -> Iterator[ConnectionKey]:
     for event in map(Event._make, events):
         if event.what in (NEW, DESTROY):
             yield _connection(event)
@@ -163,9 +166,9 @@ def went_back(
     except_: AbstractSet[Key] = frozenset(),
 ) -> int:
     """
-    Count the connections whose counters are lower in `last`: something zeroed them in between.
+    Count the connections whose counters are lower in `last` than in `first`: they were zeroed.
 
-    Not those in `except_`, which ended or began meanwhile: the kernel's id may come again.
+    Those in `except_` ended or began in between and are left out: the kernel's id may come again.
     """
     return sum(
         any(
@@ -201,7 +204,7 @@ def _ask_cluster(
 
     try:
         return None, watch.refusals(kubeconfig, context)
-    except KubeError as error:  # none was named, and this is not inside a cluster
+    except KubeError as error:  # no kubeconfig was given, and this is not inside a cluster
         return error.message, None
 
 
@@ -235,7 +238,7 @@ def _apart_from_init() -> bool:
 
 
 def _rules() -> str | None:
-    """All packet rules there are; reading them loads no module that is not in use."""
+    """Return all packet rules; reading them this way loads no module that is not in use."""
     commands = [("nft", "list", "ruleset")]
     for family in ("ip", "ip6"):
         try:
@@ -257,5 +260,5 @@ def _output(command: Sequence[str]) -> str | None:
 
 
 def _folder(path: Path) -> Path | None:
-    """Where a recording in that directory, or into that file, would be."""
+    """Return the directory that a recording into `path`, a file or a directory, would be in."""
     return next((folder for folder in (path, path.parent) if folder.is_dir()), None)

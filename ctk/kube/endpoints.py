@@ -35,7 +35,7 @@ from ctk.kube.objects import (
     Service,
     resource_of,
 )
-from ctk.kube.owners import Owners
+from ctk.kube.owners import Claim, Owners
 from ctk.kube.provisional import Provisional, ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts, Target
 from ctk.kube.staleness import Staleness
@@ -44,7 +44,6 @@ from ctk.model import (
     Closed,
     ClusterFound,
     Completed,
-    Edge,
     Endpoint,
     Gap,
     HistoryChange,
@@ -55,7 +54,6 @@ from ctk.model import (
 )
 from ctk.timespan import FOREVER_NS, SECOND
 
-_MOST_CACHED = 16_384  # edges
 _ZONE_LABEL = "topology.kubernetes.io/zone"
 _OWNING: frozenset[Resource] = frozenset(("pods", "services", "nodes"))
 _KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
@@ -91,8 +89,6 @@ class Endpoints:
         self._came_ns: dict[str, int] = {}
         self._pods_added: list[Endpoint] = []
         self._listed: set[Resource] = set()
-        # Edges for times after the last known change, with the time up to which they hold.
-        self._edges: dict[tuple[object, ...], tuple[Edge, int]] = {}
         self._settled_ns = started_ns
 
     # What is asked of it.
@@ -120,8 +116,9 @@ class Endpoints:
             return owned.endpoint
         # Whether what the file knew still holds is told by the next list. While no server answers,
         # the names that were known last stand for those that are now, and a gap says so.
-        hearsay = owned.recalled and not self._is_away(owned.endpoint.kind)
-        return self._provisional.ask(address, when_ns, None if hearsay else owned.endpoint)
+        away = self._is_away(owned.endpoint.kind)
+        last_owner = None if owned.recalled and not away else owned.endpoint
+        return self._provisional.ask(address, when_ns, last_owner)
 
     def service(
         self, dialled: Endpoint, proto: str, port: int, when_ns: int
@@ -142,45 +139,6 @@ class Endpoints:
     def zone_of(self, node: str | None) -> str | None:
         """The topology zone of the node with this name, as its label says now."""
         return None if node is None else self._zones.get(node)
-
-    def edge(
-        self,
-        proto: str,
-        zone: int,
-        src: str,
-        dst: str,
-        dst_port: int | None,
-        reply_src: str,
-        reply_src_port: int | None,
-        reply_dst: str,
-        when_ns: int,
-    ) -> Edge:
-        """Who dialled what, through which service, and who answered, at that time."""
-        key = (proto, zone, src, dst, dst_port, reply_src, reply_src_port, reply_dst)
-        cached = self._edges.get(key)
-        if cached is not None and self._settled_ns <= when_ns < cached[1]:
-            return cached[0]
-        source = self.at(src, when_ns)
-        dialled = self.at(dst, when_ns)
-        backend = dialled if reply_src == dst else self.at(reply_src, when_ns)
-        found = None if dst_port is None else self.service(dialled, proto, dst_port, when_ns)
-        edge = Edge(
-            proto,
-            zone,
-            source,
-            dialled,
-            dst_port,
-            reply_dst if reply_dst != src else None,
-            backend,
-            reply_src_port if reply_src_port != dst_port else None,
-            *(found or (None, None)),
-        )
-        if when_ns >= self._settled_ns:
-            if len(self._edges) >= _MOST_CACHED:
-                self._edges.clear()
-            until_ns = min(map(self._provisional.good_until_ns, (source, dialled, backend)))
-            self._edges[key] = edge, until_ns
-        return edge
 
     def drain(self) -> list[HistoryChange]:
         """What was learned since the last call, in order."""
@@ -230,7 +188,6 @@ class Endpoints:
         What was unknown or external at a new one was this node, and is completed. One that is
         gone is this node's no more for times later than those that were asked about already.
         """
-        self._edges.clear()
         # kube-proxy in IPVS mode gives every ClusterIP to an interface; some CNIs a pod's address.
         self._history.extend(self._provisional.set_local(addresses, self._owners.is_owned))
 
@@ -239,7 +196,6 @@ class Endpoints:
         if isinstance(change, ClusterFound):
             self._history.append(change)
             return
-        self._edges.clear()
         at_ns = change.to_ns if isinstance(change, Recovered) else change.at_ns
         self._settled_ns = max(self._settled_ns, at_ns)
         match change:
@@ -259,6 +215,7 @@ class Endpoints:
                 self._staleness.find(change)
                 if resource == "pods":
                     self._owners.lost_ns = FOREVER_NS
+                    self._provisional.pods_lost = False
                     self._settle_all()
         self._provisional.stale = bool(self._staleness.lost)
         for address in self._owners.settle(at_ns):
@@ -269,8 +226,10 @@ class Endpoints:
             self._targets.clear()
 
     def finish(self, at_ns: int) -> None:
-        """Recording ends: what is lost now stays so, and `gaps` tells it."""
+        """Recording ends: what is lost or in doubt now stays so, as `gaps` and `drain` tell it."""
         self._staleness.finish(at_ns)
+        for address in self._provisional.addresses():
+            self._settle(address, finally_=True)
 
     def expire(self, before_ns: int) -> None:
         """Forget owners that ended before then: no connection that old is asked about."""
@@ -284,6 +243,7 @@ class Endpoints:
         if resource == "pods":
             self._owners.lost_ns = min(self._owners.lost_ns, at_ns)
             self._provisional.awaiting_pods = False
+            self._provisional.pods_lost = True
 
     def _is_away(self, kind: Kind) -> bool:
         """Whether the server does not answer for objects of a kind, and will again."""
@@ -294,13 +254,18 @@ class Endpoints:
         for address in self._provisional.addresses():
             self._settle(address)
 
-    def _settle(self, address: str) -> None:
-        """Tell which provisional endpoints of an address turned out to be its owner, or not to."""
+    def _settle(self, address: str, *, finally_: bool = False) -> None:
+        """
+        Tell which provisional endpoints of an address turned out to be its owner, or not to.
+
+        `finally_`: nothing more will be known, and the last owner that was told is the best guess.
+        """
 
         def settled(given: Provisional) -> bool:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
-            if owned is not None and not self._owners.is_sure(owned, given.asked_ns):
+            sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
+            if not sure and not (finally_ and owned and not owned.recalled):
                 return False
             if owned is None and endpoint.kind != "pod":
                 return False
@@ -362,9 +327,12 @@ class Endpoints:
             # It may have got an address and ended between two looks.
             for address in new.addresses:
                 past = endpoint_of(new, address, new.started_ns)
-                if address not in had and self._owners.give_past(past, ended_ns, at_ns):
+                claim = self._claim(new, new.started_ns, at_ns)
+                if address not in had:
+                    self._owners.give_past(past, claim, ended_ns)
                     self._settle(address)
-        if not new.final and not new.addresses:
+        if not new.final and not new.addresses and new.node is not None:
+            self._provisional.await_pod(at_ns)
             self._provisional.pod_started_ns = max(self._provisional.pod_started_ns, new.started_ns)
             self._settled_ns = max(self._settled_ns, new.started_ns)
 
@@ -405,22 +373,33 @@ class Endpoints:
         self._recalled.discard(new.uid)
         for address in had:
             if address not in has:
-                self._owners.take(address, new.uid, ended_ns)
+                self._owners.take(address, new.uid, ended_ns, rounded=ended_ns < at_ns)
         for address in has:
             if old is None or address not in had:
                 # A pod gets its address late, but nobody else had it since it started.
                 from_ns = new.started_ns if old is None or isinstance(new, Pod) else at_ns
-                came_ns = self._came_ns.get(new.uid)
-                self._owners.give(endpoint_of(new, address, from_ns), came_ns, at_ns)
+                claim = self._claim(new, from_ns, at_ns)
+                self._owners.give(endpoint_of(new, address, from_ns), claim)
                 self._settled_ns = max(self._settled_ns, from_ns)
                 self._settle(address)
                 continue
             if recalled:
-                self._owners.confirm(address, new.uid, new.started_ns)
+                claim = self._claim(new, new.started_ns, at_ns)
+                self._owners.confirm(address, new.uid, new.started_ns, claim)
             if not same(endpoint_of(old, address, 0), told := endpoint_of(new, address, at_ns)):
                 self._owners.rename(told)
         if has:
             self._came_ns.pop(new.uid, None)
+
+    def _claim(self, new: Owner, from_ns: int, at_ns: int) -> Claim:
+        if not isinstance(new, Pod):
+            return Claim(at_ns, from_ns)
+        if new.networked_ns is not None or new.running_ns is not None:
+            return Claim(at_ns, new.gained_ns, new.running_ns)
+        came_ns = self._came_ns.get(new.uid)
+        if came_ns is not None and not from_ns <= came_ns < from_ns + SECOND:
+            came_ns = None
+        return Claim(at_ns, from_ns, None, came_ns)
 
     def _drop(self, resource: Resource, uid: str, at_ns: int, *, inferred: bool = False) -> None:
         """An object is gone; `inferred` where nobody saw it go, so that it was some time ago."""

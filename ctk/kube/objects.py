@@ -55,11 +55,19 @@ class Pod:
     ended_ns: int | None
     grace_s: int = _GRACE_S
     terminating: bool = False  # its deletion was asked for
+    networked_ns: int | None = None  # the second in which it got its network
+    running_ns: int | None = None  # the second in which its first container started
 
     @property
     def final(self) -> bool:
         """Whether no container of it runs any more, so that its address is free."""
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def gained_ns(self) -> int:
+        """The second from which on its address is no other's; it may have waited for it."""
+        told = [each for each in (self.networked_ns, self.running_ns) if each is not None]
+        return max(self.started_ns, min(told, default=self.started_ns))
 
     @property
     def owned(self) -> tuple[str, ...]:
@@ -189,6 +197,8 @@ def pod(raw: Mapping[str, Any]) -> Pod:
             or _GRACE_S
         ),
         terminating=meta.get("deletionTimestamp") is not None,
+        networked_ns=_networked_ns(status),
+        running_ns=_running_ns(status),
     )
 
 
@@ -395,6 +405,27 @@ def _time_ns(text: Any) -> int | None:
         return None
     when = datetime.fromisoformat(text)
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * SECOND
+
+
+def _networked_ns(status: Mapping[str, Any]) -> int | None:
+    """When its sandbox had a network: kubelets tell since Kubernetes 1.29."""
+    for each in status.get("conditions") or ():
+        if each.get("type") == "PodReadyToStartContainers" and each.get("status") == "True":
+            return _time_ns(each.get("lastTransitionTime"))
+    return None
+
+
+def _running_ns(status: Mapping[str, Any]) -> int | None:
+    """The second in which the first container started; None where a restart hides it."""
+    starts = []
+    for statuses in ("initContainerStatuses", "containerStatuses"):
+        for each in status.get(statuses) or ():
+            if each.get("restartCount", 0) > 1:
+                return None
+            for state in (each.get("state") or {}, each.get("lastState") or {}):
+                for kind in ("running", "terminated"):
+                    starts.append(_time_ns((state.get(kind) or {}).get("startedAt")))
+    return min((start for start in starts if start), default=None)
 
 
 def _ended_ns(status: Mapping[str, Any]) -> int | None:

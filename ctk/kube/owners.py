@@ -7,12 +7,14 @@ Pods pass addresses on, so each address has a row of spans; of one kind, none of
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
 from ctk.timespan import FOREVER_NS, SECOND
 
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
 _SLACK_NS = 5 * SECOND
+_POSTED_LATE_NS = 5 * SECOND
 # A pod that takes over an address is told some time after it started, the longest with a watch
 # that was slow; until then its predecessor's grace is not settled.
 _TOLD_LATE_NS = 60 * SECOND
@@ -31,11 +33,25 @@ class Ownership:
 
     endpoint: Endpoint
     from_ns: int
-    told_ns: int  # when it was first known that the endpoint has the address
+    claim: "Claim"
     to_ns: int = FOREVER_NS
     sure_until_ns: int = FOREVER_NS
+    rounded: bool = False  # it ended within the second before `to_ns`
     inferred: bool = False  # nobody saw it end
     recalled: bool = False  # known from the file only
+
+
+class Claim(NamedTuple):
+    """
+    What is told of how an endpoint got an address. The API's times have whole seconds.
+
+    `came_ns` is when a pod was first seen in the second of its start, without an address yet.
+    """
+
+    told_ns: int
+    gained_ns: int  # the second from which on the address is no other's
+    running_ns: int | None = None  # the second from which on a pod may have used it
+    came_ns: int | None = None
 
 
 class Owners:
@@ -71,58 +87,70 @@ class Owners:
         """Whether an address is somebody's now."""
         return any(each.to_ns == FOREVER_NS for each in self._spans.get(address, ()))
 
-    def give(self, endpoint: Endpoint, came_ns: int | None, at_ns: int) -> None:
+    def give(self, endpoint: Endpoint, claim: Claim) -> None:
         """
-        Give an address, as was told at `at_ns`, to an endpoint from its start on.
+        Give an address to an endpoint from its start on.
 
-        Another pod or node that still has it loses it then. The API's times have whole seconds:
-        where the newcomer was seen in the second of its start before it had an address
-        (`came_ns`), the address passed on not before that. Where nobody saw it pass on, that second
-        is nobody's.
+        Another pod or node that still has it loses it when the newcomer gained it. Where that is
+        known by the second only, and nobody saw it pass on, that second is nobody's.
         Services may share an address.
         """
         rivals, from_ns = self._rivals(endpoint), endpoint.valid_from_ns
         if endpoint.kind != "service":
             for rival in rivals:
-                from_ns = max(from_ns, self._displace(rival, endpoint, came_ns, at_ns))
-        slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint)
-        self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, at_ns))
+                from_ns = max(from_ns, self._displace(rival, claim))
+        slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
+        self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
-    def give_past(self, endpoint: Endpoint, ended_ns: int, at_ns: int) -> bool:
+    def give_past(self, endpoint: Endpoint, claim: Claim, ended_ns: int) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
         from_ns, to_ns = endpoint.valid_from_ns, ended_ns
         for rival in self._rivals(endpoint):
-            if rival.endpoint.valid_from_ns > endpoint.valid_from_ns:
-                to_ns = min(to_ns, rival.endpoint.valid_from_ns)
-            elif rival.to_ns == FOREVER_NS and rival.told_ns >= ended_ns:
+            if rival.claim.gained_ns > claim.gained_ns:
+                to_ns = min(to_ns, rival.claim.gained_ns)
+            elif rival.to_ns == FOREVER_NS and rival.claim.told_ns >= ended_ns:
                 # It started first, and got the address when this one had ended.
                 rival.from_ns = max(rival.from_ns, ended_ns)
             else:
-                from_ns = max(from_ns, self._displace(rival, endpoint, None, at_ns))
+                from_ns = max(from_ns, self._displace(rival, claim))
         if from_ns >= to_ns:
-            return False
-        owned = Ownership(_since(endpoint, from_ns), from_ns, at_ns)
+            return
+        owned = Ownership(_since(endpoint, from_ns), from_ns, claim)
+        owned.rounded = ended_ns < claim.told_ns
         self._close(owned, to_ns)
         self._insert(owned)
-        return True
 
     def take(
-        self, address: str, uid: str, at_ns: int, *, grace_ns: int = 0, inferred: bool = False
+        self,
+        address: str,
+        uid: str,
+        at_ns: int,
+        *,
+        grace_ns: int = 0,
+        inferred: bool = False,
+        rounded: bool = False,
     ) -> None:
         """
         An address is no longer that owner's, if it still was.
 
         With a grace the owner's processes may go on for so long, if no other gets the address.
+        `rounded`: it ended within the second before `at_ns`. `inferred`: nobody saw it end.
         """
         owned = self._open(address, uid)
         if owned is None:
             return
         owned.inferred = inferred
         if grace_ns == 0:
+            owned.rounded = rounded
             self._close(owned, at_ns)
             return
+        known_until_ns = self._sure_until_ns(owned)
         owned.to_ns = at_ns + grace_ns
-        owned.sure_until_ns = min(self._sure_until_ns(owned), at_ns) if inferred else at_ns
+        owned.sure_until_ns = at_ns
+        if inferred:
+            # Whoever got the address before is in the list that lacks this one, but for the last
+            # few: a kubelet tells an address some seconds after a pod has it.
+            owned.sure_until_ns = max(min(at_ns, known_until_ns), at_ns - _POSTED_LATE_NS)
         owned.recalled = False
         self._in_grace.append(owned)
 
@@ -132,7 +160,7 @@ class Owners:
         if owned is not None:
             sure_until_ns = owned.sure_until_ns
             self._close(owned, endpoint.valid_from_ns)
-            renamed = Ownership(_since(endpoint, owned.to_ns), owned.to_ns, owned.told_ns)
+            renamed = Ownership(_since(endpoint, owned.to_ns), owned.to_ns, owned.claim)
             renamed.sure_until_ns = sure_until_ns
             self._insert(renamed)
 
@@ -155,12 +183,12 @@ class Owners:
         for owned in self._in_grace:
             owned.recalled = False
 
-    def confirm(self, address: str, uid: str, started_ns: int) -> None:
+    def confirm(self, address: str, uid: str, started_ns: int, claim: Claim) -> None:
         """The owner that the file knew still has the address; and told when it started."""
         owned = self._open(address, uid)
         if owned is None:
             return
-        owned.recalled, owned.sure_until_ns = False, FOREVER_NS
+        owned.recalled, owned.sure_until_ns, owned.claim = False, FOREVER_NS, claim
         others = [each for each in self._rivals(owned.endpoint) if each is not owned]
         if self._always and not others:
             owned.from_ns = -FOREVER_NS
@@ -185,40 +213,42 @@ class Owners:
             else:
                 self._spans.pop(address, None)
 
-    def _slack_from_ns(self, endpoint: Endpoint) -> int:
-        """From when on an address without another owner is an endpoint's."""
+    def _slack_from_ns(self, endpoint: Endpoint, from_ns: int) -> int:
+        """From when on an address is an endpoint's that gained it then, from no other owner."""
         if self._always:
             return -FOREVER_NS
-        from_ns = endpoint.valid_from_ns
         if endpoint.kind == "pod" and endpoint.node == self._node_name:
             return from_ns
         return max(from_ns - _SLACK_NS, min(from_ns, self.watched_from_ns[endpoint.kind]))
 
-    def _displace(
-        self, rival: Ownership, newcomer: Endpoint, came_ns: int | None, at_ns: int
-    ) -> int:
+    def _displace(self, rival: Ownership, claim: Claim) -> int:
         """End what a rival still has of an address; gives from when on it is the newcomer's."""
-        start_ns = newcomer.valid_from_ns
-        second_ns = start_ns + SECOND
-        passed_ns = from_ns = start_ns
-        if came_ns is not None and start_ns <= came_ns < second_ns:
-            passed_ns = from_ns = came_ns
-        elif not self.is_sure(rival, start_ns):
+        passed_ns = from_ns = claim.gained_ns
+        second_ns = passed_ns + SECOND
+        if claim.came_ns is not None:
+            passed_ns = from_ns = claim.came_ns
+        elif not self.is_sure(rival, passed_ns) or (rival.rounded and passed_ns < rival.to_ns):
             from_ns = second_ns
-        if rival.to_ns == FOREVER_NS:
-            if rival.endpoint.valid_from_ns < start_ns:
+            if claim.running_ns is not None and claim.running_ns >= second_ns:
+                # It got the address in that second, and did not use it before the next.
+                passed_ns = second_ns
+        over_ns, sure_until_ns = rival.to_ns, rival.sure_until_ns
+        if over_ns == FOREVER_NS:
+            if rival.claim.gained_ns < claim.gained_ns:
                 self._close(rival, passed_ns)
                 return from_ns
             # The newcomer started first, and got the address when the rival no longer had it.
-            self._close(rival, min(self._sure_until_ns(rival), at_ns))
-            return at_ns
-        over_ns, sure_until_ns = rival.to_ns, rival.sure_until_ns
+            self._close(rival, min(self._sure_until_ns(rival), claim.told_ns))
+            return claim.told_ns
         if passed_ns < over_ns and sure_until_ns < over_ns:  # in its grace
             if sure_until_ns <= from_ns:
                 self._close(rival, max(sure_until_ns, passed_ns))
                 return from_ns
             self._close(rival, sure_until_ns)
-            return min(at_ns, over_ns)
+            return min(claim.told_ns, over_ns)
+        if rival.rounded and passed_ns < over_ns:
+            rival.to_ns = passed_ns
+            return from_ns
         return over_ns
 
     def _sure_until_ns(self, owned: Ownership) -> int:

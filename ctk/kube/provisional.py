@@ -61,6 +61,8 @@ class ProvisionalEndpoints:
         self.stale = False  # and something is lost now
         self.awaiting_pods = kube  # their first list is on its way
         self.pod_started_ns = 0  # the last start of a pod that has no address yet
+        self._awaited_until_ns = 0  # how long one may take to get it
+        self.pods_lost = False
 
     def ask(self, address: str, when_ns: int, last_owner: Endpoint | None) -> Endpoint:
         """Who it may be; `last_owner` is the pod that surely had the address before."""
@@ -121,6 +123,10 @@ class ProvisionalEndpoints:
         """More is known: what was unknown may be external, and this node may have labels."""
         for address in self._of:
             yield from self._reconsider(address, ("unknown", "node"))
+
+    def await_pod(self, at_ns: int) -> None:
+        """A pod that has no address yet was seen: it may use one before it is told."""
+        self._awaited_until_ns = max(self._awaited_until_ns, at_ns + _GOOD_NS)
 
     def set_local(
         self, addresses: frozenset[str], owned: Callable[[str], bool]
@@ -183,6 +189,9 @@ class ProvisionalEndpoints:
         if not self._kube or endpoint.kind in ("external", "node"):
             return FOREVER_NS
         from_ns = endpoint.valid_from_ns
+        if not self.pods_lost and (endpoint.kind == "pod" or from_ns < self._awaited_until_ns):
+            # Another pod may have the address soon, and have had it since any second.
+            return _next_second_ns(from_ns)
         if endpoint.kind == "pod" or (self.synced and not self.stale):
             return from_ns + _GOOD_NS
         if self.awaiting_pods:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple, get_type_hints
 
-from ctk.model import Kind, Via
+from ctk.model import Edge, Kind, Via
 
 
 class Column(NamedTuple):
@@ -172,6 +172,12 @@ class EdgeRow(NamedTuple):
 EDGE_SIDES = EdgeRow._fields.index("recorder_id")  # that many ids of endpoints come first
 # What an edge's row takes from the edge itself, by the same names.
 EDGE_OWN = EdgeRow._fields[EdgeRow._fields.index("proto") :]
+
+
+def edge_path(column: str) -> str:
+    """Give where an `Edge` has what is in a column of its row: in itself, or in its tuples."""
+    return column if hasattr(Edge, column) else f"flow.{column}"
+
 
 # What tells the endpoints of one address apart: the columns of `endpoint` that `Endpoint` has too.
 ENDPOINT_IDENTITY = (

@@ -9,11 +9,12 @@ migration library and never changes a file.
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctk.errors import DiskFullError, StoreError, UsageError
+from ctk.errors import DiskFullError, FileBusyError, StoreError, UsageError
 
 APPLICATION_ID = 0x63746B31  # "ctk1"
 
@@ -28,17 +29,18 @@ SCHEMA: tuple[str, ...] = (
     "m007_clusters",
 )
 
-_PAGE_BYTES = 4096
+PAGE_BYTES = 4096
 _WRITER_KIB, _READER_KIB = 8 * 1024, 16 * 1024  # of pages; a window needs no more
 _MAPPED_BYTES = 2**34
 _BUSY_MS = 5_000
+_PLAIN_TRIES, _PLAIN_WAIT_S = 20, 0.05  # a question of a reader is over by then
+_WRITER_BUSY_MS = 1_000  # events wait in the socket's buffer meanwhile; the window is tried again
 WAL_BYTES = 4 * 1024 * 1024  # copied into the file at this size: no slower than with 16 MB
+ROOM_HINT = "make room, or set --max-size and --retain"
 _FULL_BYTES = 256 * 1024  # with less room than this a failed write is a full disk
 
 _FAILURES = {
     sqlite3.SQLITE_READONLY: ("cannot be written", "is its file system read-only?"),
-    sqlite3.SQLITE_BUSY: ("is locked by another program", "close that one and try again"),
-    sqlite3.SQLITE_LOCKED: ("is locked by another program", "close that one and try again"),
     sqlite3.SQLITE_CORRUPT: ("is damaged", "keep it for a look, and record to a new file"),
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check who may read it and its directory"),
 }
@@ -48,6 +50,8 @@ _FAILURES = {
 def writer(path: Path) -> Iterator[sqlite3.Connection]:
     """
     The only connection that writes: autocommit, WAL, with the newest schema.
+
+    Leaves one plain file, with nothing beside it, which any SQLite tool opens anywhere.
 
     Makes the file, readable by its owner only, where there is none; migrates an older one.
     Refuses a second writer, and whatever is not a ctk file, before a byte is changed.
@@ -59,11 +63,11 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
         made = _make_private(path)
         conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            conn.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_MS}")
             fresh = _check(conn, path, migrates=True)
             if fresh:
                 # Both are fixed once the first page is written.
-                conn.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+                conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _migrate(conn)
             conn.execute("PRAGMA journal_mode = WAL")
@@ -74,7 +78,10 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
             conn.execute("PRAGMA temp_store = MEMORY")
             limit_wal(conn, WAL_BYTES)
             made = False
-            yield conn
+            try:
+                yield conn
+            finally:
+                _make_plain(conn)
         finally:
             conn.close()
             if made:
@@ -106,6 +113,25 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
             conn.close()
 
 
+def _make_plain(conn: sqlite3.Connection) -> None:
+    """
+    Copy the -wal into the file and remove it.
+
+    While another program reads, or where the disk is full, it stays: the next writer does it.
+    """
+    for _ in range(_PLAIN_TRIES):
+        try:
+            conn.execute("PRAGMA journal_mode = DELETE").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                return
+        except sqlite3.Error:
+            return
+        else:
+            return
+        time.sleep(_PLAIN_WAIT_S)
+
+
 def path_of(conn: sqlite3.Connection) -> Path:
     """Return where the file is; a name need not be UTF-8, which a column of text must be."""
     asked = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
@@ -114,7 +140,7 @@ def path_of(conn: sqlite3.Connection) -> Path:
 
 def limit_wal(conn: sqlite3.Connection, limit_bytes: int) -> None:
     """Copy the -wal into the file when it is this big, and cut it back to this."""
-    conn.execute(f"PRAGMA wal_autocheckpoint = {limit_bytes // _PAGE_BYTES}").fetchall()
+    conn.execute(f"PRAGMA wal_autocheckpoint = {limit_bytes // PAGE_BYTES}").fetchall()
     conn.execute(f"PRAGMA journal_size_limit = {limit_bytes}").fetchall()
 
 
@@ -124,8 +150,14 @@ def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
     if code == sqlite3.SQLITE_NOTADB:
         return UsageError(f"{path} is not a ctk file", hint="`ctk record` makes one")
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _full(path)):
-        return DiskFullError(
-            f"no room left to write {path}", hint="make room, or set --max-size and --retain"
+        return DiskFullError(f"no room left to write {path}", hint=ROOM_HINT)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return FileBusyError(
+            f"{path} is locked by another program", hint="close that one and try again"
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return FileBusyError(
+            f"{path} is locked by another program", hint="close that one and try again"
         )
     what, hint = _FAILURES.get(code, (f"failed: {error}", None))
     return StoreError(f"{path} {what}", hint=hint)
@@ -170,7 +202,7 @@ def _locked(path: Path) -> Iterator[None]:
                 f"{path} cannot be written: {error.strerror}", hint="check who may write there"
             ) from error
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(held)
         except BlockingIOError:
             pid = os.pread(held, 32, 0).decode("ascii", "replace").strip()
             os.close(held)
@@ -197,6 +229,15 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(held)
 
 
+def _take(lock: int) -> None:
+    """Lock at once, or after a reader that looks whether somebody has the lock: microseconds."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_PLAIN_WAIT_S)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _make_private(path: Path) -> bool:
     """Make an empty file of mode 0600; False where there is one. SQLite's -wal takes its mode."""
     try:
@@ -212,17 +253,22 @@ def _make_private(path: Path) -> bool:
 
 def _open_to_read(path: Path) -> sqlite3.Connection:
     """
-    Read-only, and where the folder cannot hold WAL's shared memory, without it.
+    Read-only, and without making what WAL needs beside the file, where nobody writes it.
 
-    Without a -wal nothing can be missed: the file is whole and nobody writes it. With one, SQLite
-    is told not to lock, and keeps the index of the -wal in its own memory.
+    Without a -wal nothing can be missed: the file is whole. With one, SQLite is told not to lock,
+    and keeps the index of the -wal in its own memory. Both are the second way, too, where the
+    folder cannot be written to.
     """
-    wal = path.with_name(path.name + "-wal")
+    wal, shm = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     ways = [("mode=ro", False)]
     if wal.exists() and wal.stat().st_size > 0:
         ways.append(("mode=ro&vfs=unix-none", True))
+        if not shm.exists() and not _is_written(path):
+            ways.reverse()
     else:
         ways.append(("mode=ro&immutable=1", False))
+        if not _is_written(path) and _says_wal(path):
+            ways.reverse()
     problem: sqlite3.Error | None = None
     for options, exclusive in ways:
         conn = sqlite3.connect(
@@ -247,6 +293,34 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
             return conn
     assert problem is not None
     raise problem
+
+
+def _says_wal(path: Path) -> bool:
+    """
+    Whether the header says WAL: https://www.sqlite.org/fileformat2.html, offsets 18 and 19.
+
+    Not to be asked of a file that is written: closing it drops the locks of this process on it.
+    """
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\2\2"
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a recorder holds PATH.lock."""
+    try:
+        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
 
 
 def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool) -> bool:

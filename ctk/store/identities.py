@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 from ctk.model import (
     NO_LABELS,
-    AnyEdge,
     Closed,
-    ClusterFound,
     Completed,
     Edge,
     Endpoint,
+    FlowTuple,
     HistoryChange,
     ObjectClosed,
     ObjectRecord,
@@ -26,7 +25,7 @@ from ctk.model import (
 )
 from ctk.store import bulk, history
 from ctk.store.bloom import BloomFilter
-from ctk.store.columns import EDGE_OWN, ENDPOINT_IDENTITY, EdgeRow
+from ctk.store.columns import EDGE_OWN, ENDPOINT_IDENTITY, EdgeRow, edge_path
 from ctk.store.history import compact, pack
 
 _NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
@@ -50,9 +49,10 @@ _COMPLETE = (
     f"UPDATE endpoint SET {', '.join(f'{name} = ?' for name in (*ENDPOINT_IDENTITY, *_VALID))}"
     " WHERE id = ?"
 )
+_REOPEN = "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?"
 _SAME_ENDPOINT = " AND ".join(["packed = ?", *(f"{name} IS ?" for name in ENDPOINT_IDENTITY)])
 _SAME_EDGE = f"SELECT id FROM edge WHERE {' AND '.join(f'{name} IS ?' for name in EdgeRow._fields)}"
-_own = attrgetter(*EDGE_OWN)
+_own = attrgetter(*map(edge_path, EDGE_OWN))
 _all_but_labels = attrgetter(*ENDPOINT_IDENTITY[:-1])
 
 
@@ -79,12 +79,12 @@ class Identities:
         conn: sqlite3.Connection,
         recorder_id: int,
         closed_ns: int | None,
-        edges_held: Callable[[], Set[AnyEdge]],
+        edges_held: Callable[[], Set[int]],
     ) -> None:
         self.conn = conn
         self._edges_held = edges_held
         self.recorder_id = recorder_id
-        self.recording_id: int | None = None  # once it is in the file
+        self.began = False  # whether the recording is in the file
         self.closed_ns = closed_ns
         self.edges: dict[Edge, int] = {}
         self._endpoints: dict[Endpoint, int] = {}
@@ -101,6 +101,7 @@ class Identities:
         self._forgotten_endpoints: set[int] = set()
         self._new_endpoints: list[Endpoint] = []
         self._new_edges: list[Edge] = []
+        self._reopened: list[tuple[int]] = []  # rows of endpoints that go on
         self._endpoint_rows: list[tuple[object, ...]] = []
         self._nameless_rows: list[tuple[object, ...]] = []
         self._edge_rows: list[tuple[object, ...]] = []
@@ -109,9 +110,8 @@ class Identities:
         found = self._endpoints.get(endpoint)
         return self._find_or_add(endpoint) if found is None else found
 
-    def edge_id(self, edge: AnyEdge) -> int:
-        if isinstance(edge, int):
-            return edge
+    def edge_id(self, edge: Edge) -> int:
+        """Return the id of an edge: of its row, or of the one that `flush` will write."""
         found = self.edges.get(edge)
         if found is not None:
             return found
@@ -120,7 +120,7 @@ class Identities:
         dialled_id = self.endpoint_id(dialled)
         backend_id = dialled_id if backend is dialled else self.endpoint_id(backend)
         row = (src_id, dialled_id, backend_id, self.recorder_id, *_own(edge))
-        talk = (src_id, dialled_id, edge.dst_port)
+        talk = (src_id, dialled_id, edge.flow.dst_port)
         if talk in self._talks:
             match = self.conn.execute(_SAME_EDGE, row).fetchone()
             if match and match[0] not in self._forgotten_edges:
@@ -134,7 +134,7 @@ class Identities:
         self._new_edges.append(edge)
         return found
 
-    def read_edges(self, ids: Set[int]) -> dict[int, Edge]:
+    def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
         """Make edges again from their rows, to which they go on to belong, ended or not."""
         asked = self.conn.execute(_EDGES_BY_ID, (json.dumps(list(ids)),))
         rows = {found: EdgeRow._make(row) for found, *row in asked}
@@ -144,11 +144,8 @@ class Identities:
         asked = self.conn.execute(_ENDPOINTS_BY_ID, (json.dumps(list(sides)),))
         endpoints = {found: _endpoint(columns) for found, *columns in asked}
         edges = {
-            found: Edge(
-                src=endpoints[row.src_id],
-                dialled=endpoints[row.dialled_id],
-                backend=endpoints[row.backend_id],
-                **dict(zip(EDGE_OWN, _own(row), strict=True)),
+            found: _edge(
+                row, endpoints[row.src_id], endpoints[row.dialled_id], endpoints[row.backend_id]
             )
             for found, row in rows.items()
         }
@@ -175,9 +172,11 @@ class Identities:
 
     def flush(self) -> None:
         """Write the rows that were given ids."""
+        self.conn.executemany(_REOPEN, self._reopened)
         bulk.run(self.conn, _ENDPOINT, self._endpoint_rows)
         bulk.run(self.conn, _NAMELESS, self._nameless_rows)
         bulk.run(self.conn, _EDGE, self._edge_rows)
+        self._reopened.clear()
         self._endpoint_rows.clear()
         self._nameless_rows.clear()
         self._edge_rows.clear()
@@ -199,6 +198,7 @@ class Identities:
 
     def rolled_back(self) -> None:
         """The window was rolled back: its ids were never given out."""
+        self._reopened.clear()
         self._endpoint_rows.clear()
         self._nameless_rows.clear()
         self._edge_rows.clear()
@@ -231,11 +231,6 @@ class Identities:
                         f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
                         f" WHERE {_SAME_ENDPOINT} AND valid_to_ns IS NULL",
                         (valid_to_ns, inferred, *_identity(endpoint)),
-                    )
-                case ClusterFound(uid):
-                    self.conn.execute(
-                        "UPDATE recording SET cluster_uid = ? WHERE id = ?",
-                        (uid, self.recording_id),
                     )
                 case ObjectRecord():
                     history.record(self.conn, change, self.closed_ns)
@@ -300,10 +295,9 @@ class Identities:
         found, valid_to_ns = match
         if found in self._forgotten_endpoints:
             return None
-        if valid_to_ns is not None:
-            self.conn.execute(
-                "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?", (found,)
-            )
+        # Before this recording has begun in the file, what is open in it is yet to be closed.
+        if valid_to_ns is not None or not self.began:
+            self._reopened.append((found,))
         return int(found)
 
     def _complete(self, unknown: Endpoint, known: Endpoint) -> None:
@@ -338,6 +332,23 @@ def _identity(endpoint: Endpoint) -> tuple[object, ...]:
     """Give the address as `endpoint.packed` holds it, and then ENDPOINT_IDENTITY."""
     labels = compact(endpoint.labels) if endpoint.labels else None
     return (pack(endpoint.address), *_all_but_labels(endpoint), labels)
+
+
+def _edge(row: EdgeRow, src: Endpoint, dialled: Endpoint, backend: Endpoint) -> Edge:
+    """Make an edge again from its row and its three endpoints."""
+    port = row.dst_port if row.nat_dst_port is None else row.nat_dst_port
+    tuples: dict[str, Any] = {
+        name: getattr(row, name) for name in FlowTuple._fields if name in EDGE_OWN
+    }
+    flow = FlowTuple(
+        **tuples,
+        src=pack(src.address),
+        dst=pack(dialled.address),
+        reply_src=pack(backend.address),
+        reply_src_port=port,
+        reply_dst=pack(row.nat_src or src.address),
+    )
+    return Edge(flow, src, dialled, backend, row.service, row.service_via)
 
 
 def _endpoint(columns: Sequence[Any]) -> Endpoint:

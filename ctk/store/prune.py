@@ -22,6 +22,7 @@ from ctk.store.rollup import (
 from ctk.timespan import DAY, FOREVER_NS
 
 _ROWS = 10_000  # deleted in one transaction: some 20 ms
+_CONNECTIONS = 1_000  # rows of them deleted in one transaction, each of a flow
 _PAGES = 50  # given back in one transaction
 _SPARE = 0.25  # the part of a file that may be free before it is given back
 
@@ -49,6 +50,20 @@ def by_age(
     if _day(conn) != day:
         yield from orphans(conn, forget)
     if _pragma(conn, "freelist_count") > _pragma(conn, "page_count") * _SPARE:
+        yield from _give_back(conn)
+
+
+def connections(conn: sqlite3.Connection) -> Iterator[None]:
+    """Throw away all that is kept of live connections, and give its pages back."""
+    while True:
+        with transaction(conn):
+            deleted = conn.execute(
+                "DELETE FROM connection WHERE rowid IN (SELECT rowid FROM connection LIMIT ?)",
+                (_CONNECTIONS,),
+            )
+        if not deleted.rowcount:
+            return
+        yield
         yield from _give_back(conn)
 
 
@@ -212,7 +227,8 @@ def _give_back(conn: sqlite3.Connection) -> Iterator[None]:
     """Move what is left to the front of the file and cut its end off."""
     while _pragma(conn, "freelist_count"):
         before = _pragma(conn, "page_count")
-        conn.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        # A row without columns comes for each page; `execute` stops at the first of them.
+        conn.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
         if _pragma(conn, "page_count") == before:  # a file without auto_vacuum
             break
         yield

@@ -17,7 +17,8 @@ def snapshot(db: Path, out: Path, progress: Callable[[int, int], None]) -> None:
     Copy `db` to `out`, which must not be there yet; `progress` gets pages done and in all.
 
     Holds one view of the file from first to last, so a recorder neither waits nor makes the copy
-    start again. `out` appears when it is whole, readable by its owner only.
+    start again. The copy has no free pages, and nothing of live connections. `out` appears when it
+    is whole, readable by its owner only.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} is there already", hint="name another file, or remove it")
@@ -48,8 +49,14 @@ def _copy(source: sqlite3.Connection, part: Path, progress: Callable[[int, int],
             target, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total)
         )
         source.execute("COMMIT")
-        # The copied header says WAL; a reader of that would leave -wal and -shm beside the copy.
+        # The copied header may say WAL; a reader of that would leave files beside the copy.
         target.execute("PRAGMA journal_mode = DELETE")
+        # The copy has no name yet: if this fails half-way it is removed.
+        target.execute("PRAGMA journal_mode = OFF")
+        # Only the next recording on this host could use them.
+        target.execute("DELETE FROM connection")
+        # A row without columns comes for each page; `execute` stops at the first of them.
+        target.executescript("PRAGMA incremental_vacuum")
     finally:
         target.close()
 

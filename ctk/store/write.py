@@ -11,20 +11,18 @@ The file is not touched before the first window is. A window that fails leaves t
 was, and may be given again.
 """
 
-import json
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 
-from ctk.errors import StoreError
+from ctk.errors import DiskFullError, StoreError
 from ctk.model import (
     LONE_COUNTS,
-    AnyEdge,
+    ClusterFound,
     Edge,
     EventCounts,
     FlowRow,
@@ -38,11 +36,11 @@ from ctk.model import (
 )
 from ctk.store import bulk, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
-from ctk.store.connect import explained, path_of
+from ctk.store.connect import ROOM_HINT, explained, path_of
 from ctk.store.identities import Identities
+from ctk.store.recordings import RecordingRow
+from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.timespan import FOREVER_NS
-
-_NO_EVENTS: Mapping[AnyEdge, Sequence[LoneEvent]] = {}
 
 _FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
 _FLOW = bulk.plain("flow", (*_FLOW_COLUMNS, *COUNT_KEYS))
@@ -56,6 +54,9 @@ _LONE_EVENT = bulk.insert(
 )
 _NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
 _KEPT_AT_ONCE = 5_000
+_KEEP_CONNECTIONS = (
+    "INSERT INTO connection(flow, began_ns, edge_id, keys, counters) VALUES (?,?,?,?,?)"
+)
 
 _started_of_row = itemgetter(1)
 _started_of_event = itemgetter(0)
@@ -74,31 +75,34 @@ class Writer:
         settings: Mapping[str, object],
         started_ns: int,
         boot_id: str | None,
-        edges_held: Callable[[], Set[AnyEdge]] = frozenset,
+        edges_held: Callable[[], Set[int]] = frozenset,
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
         self._file = _file_identity(self._path)
-        self._node = node
-        self._cluster = cluster
-        self._source = source
-        self._settings = json.dumps(settings, sort_keys=True)
-        self._started_ns = started_ns
-        self._boot_id = boot_id
-        self._recording_id: int | None = None
-        self.previous = previous(conn, node)
+        self._recording = RecordingRow(
+            conn,
+            node=node,
+            cluster=cluster,
+            source=source,
+            settings=settings,
+            started_ns=started_ns,
+            boot_id=boot_id,
+        )
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
-        self._identities = Identities(conn, self._recorder_id(), last_ns, edges_held)
+        self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+        self._reserve = Reserve(self._path)
+        self._kept_before = True  # there may be connections that the last recording kept
         self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
     def window(
         self,
         rows: Iterable[FlowRow],
         *,
-        events: Mapping[AnyEdge, Sequence[LoneEvent]] = _NO_EVENTS,
+        events: Iterable[tuple[int, Sequence[LoneEvent]]] = (),
         gaps: Iterable[Gap] = (),
-        changes: Iterable[HistoryChange] = (),
+        changes: Sequence[HistoryChange] = (),
         committed_ns: int,
         counters: EventCounts,
     ) -> None:
@@ -106,47 +110,58 @@ class Writer:
         Commit everything up to `committed_ns`, in any order.
 
         `events` is the cheap way in for rows of a single event without counters
-        (`--aggregate none`): grouped by edge, a third of the cost of a FlowRow. A full disk is a
-        DiskFullError; nothing of the window is kept then, here or in the file.
+        (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
+        disk is a DiskFullError, another's lock a FileBusyError: nothing of the window is kept then,
+        here or in the file, and it may be given again.
         """
         if _file_identity(self._path) != self._file:
             raise StoreError(
                 f"{self._path} was deleted or replaced while it was written",
                 hint="start the recorder again; it makes a new file",
             )
+        self._fill_reserve()
         self._identities.trim()
         newest_ns = self._newest_ns
-        began = self._recording_id is None
+        recording = self._recording
+        began = recording.id is None
         try:
             with self._transaction():
                 if began:
                     self._begin()
                 self._insert_flows(rows, events)
                 self._identities.change(changes)
-                self._insert_gaps(gaps)
-                self._conn.execute(
-                    "UPDATE recording SET committed_ns = MAX(committed_ns, ?), events = ?,"
-                    " lost = ?, malformed = ? WHERE id = ?",
-                    (committed_ns, *counters, self._recording_id),
-                )
+                for change in changes:
+                    if isinstance(change, ClusterFound):
+                        recording.found_cluster(change.uid)
+                recording.insert_gaps(gaps)
+                recording.advance(committed_ns, counters)
         except BaseException:
             self._identities.rolled_back()
             self._newest_ns = newest_ns
             if began:
-                self._recording_id = None
+                recording.id, self._identities.began = None, False
             raise
         self._identities.committed()
+        recording.full = None
 
     @property
-    def edge_ids(self) -> Mapping[Edge, int]:
-        """The ids of edges that are in the file: of those of the last window, and some more."""
-        return self._identities.edges
+    def previous(self) -> Previous | None:
+        """The last recording of this node before this one."""
+        return self._recording.previous
 
-    def whole_edges(self, edges: Sequence[AnyEdge]) -> list[Edge]:
-        """The edges with these ids, read from the file; those that are whole stay so."""
-        ids = {edge for edge in edges if isinstance(edge, int)}
-        found = self._identities.read_edges(ids) if ids else {}
-        return [found[edge] if isinstance(edge, int) else edge for edge in edges]
+    def edge_id(self, edge: Edge) -> int:
+        """
+        Return the id of an edge's row, which stands in the file with the next window.
+
+        If that window fails, the ids of edges that were not in the file before are void.
+        """
+        with explained(self._path):
+            return self._identities.edge_id(edge)
+
+    def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
+        """Return the edges with these ids, as far as they are in the file."""
+        with explained(self._path):
+            return self._identities.read_edges(ids)
 
     def known_objects(self, since_ns: int) -> Iterator[KnownObject]:
         """
@@ -168,36 +183,46 @@ class Writer:
         """
         forget = self._identities.forget
         with explained(self._path):
-            yield from rollup.fold(self._conn, now_ns)
-            yield from prune.by_age(self._conn, now_ns, retain, forget)
-            if max_bytes is not None:
-                yield from prune.by_size(self._conn, max_bytes, forget)
+            self._fill_reserve()
+            steps = chain(
+                self._give_back_connections(),
+                rollup.fold(self._conn, now_ns),
+                prune.by_age(self._conn, now_ns, retain, forget),
+                prune.by_size(self._conn, max_bytes, forget) if max_bytes is not None else (),
+            )
+            for step in steps:
+                self._fill_reserve()
+                yield step
 
-    def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
+    def _give_back_connections(self) -> Iterator[None]:
+        """Throw away what the last recording kept of live connections, once this one goes on."""
+        if self._recording.id is not None and self._kept_before:
+            yield from prune.connections(self._conn)
+            self._kept_before = False
+
+    def fold_open(self) -> Iterator[None]:
         """
-        End the recording cleanly, keeping the connections that go on for the next one.
+        Fold the buckets that are not over, in small transactions: the recording ends.
 
-        Buckets that are not over are folded too, so that in a file at rest every view adds up to
-        the same; the next recording opens them again.
+        In a file at rest every view adds up to the same then; the next recording opens them again.
         """
         with explained(self._path):
-            for _ in rollup.fold(self._conn, FOREVER_NS):
-                pass
+            for step in rollup.fold(self._conn, FOREVER_NS):
+                self._fill_reserve()
+                yield step
+
+    def finish(self, ended_ns: int, connections: Iterable[LiveConnections] = ()) -> None:
+        """End the recording cleanly, keeping the connections that go on for the next one."""
         try:
             with self._transaction():
-                if self._recording_id is None:
+                if self._recording.id is None:
                     self._begin()
+                self._conn.execute("DELETE FROM connection")
                 connections = iter(connections)
                 while some := list(islice(connections, _KEPT_AT_ONCE)):
-                    rows = [
-                        (*each[:2], self._identities.edge_id(each.edge), *each[3:]) for each in some
-                    ]
                     self._identities.flush()
-                    self._conn.executemany("INSERT INTO connection VALUES (?,?,?,?,?)", rows)
-                self._conn.execute(
-                    "UPDATE recording SET ended_ns = ? WHERE id = ?",
-                    (ended_ns, self._recording_id),
-                )
+                    self._conn.executemany(_KEEP_CONNECTIONS, map(_kept, some))
+                self._recording.end(ended_ns)
         except BaseException:
             self._identities.rolled_back()
             raise
@@ -207,84 +232,83 @@ class Writer:
         """
         What the last recording kept of connections that may still live.
 
-        Only after a clean stop, in the same boot: the first window removes them from the file.
+        Only after a clean stop, in the same boot, and before the first window.
         """
-        previous = self.previous
-        if previous is None or previous.ended_ns is None or self._boot_id is None:
+        previous, boot_id = self.previous, self._recording.boot_id
+        if previous is None or previous.ended_ns is None or boot_id is None:
             return
-        if previous.boot_id != self._boot_id:
+        if previous.boot_id != boot_id:
             return
-        portless = self._conn.execute(
-            "SELECT id FROM edge WHERE dst_port IS NULL AND id IN (SELECT edge_id FROM connection)"
+        rows = self._conn.execute(
+            "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
+            " FROM connection JOIN edge ON edge.id = edge_id"
         )
-        # Of those without ports the edge itself is handed on: it says so.
-        edges = self._identities.read_edges({found for (found,) in portless})
-        rows = self._conn.execute("SELECT * FROM connection")
-        for flow, began_ns, edge_id, keys, counters in rows:
-            yield LiveConnections(flow, began_ns, edges.get(edge_id, edge_id), keys, counters)
+        for flow, began_ns, edge_id, has_ports, keys, counters in rows:
+            yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
+
+    def in_reserve(
+        self, gap: Gap, committed_ns: int, counters: EventCounts, ended_ns: int | None = None
+    ) -> bool:
+        """
+        Write the gap of a disk that is full, with the room that was kept for it.
+
+        To be called after a DiskFullError, as often as the gap grows: the first call adds it, and
+        later ones bring its row up to date where it has grown to twice its length, for room is
+        short. With `ended_ns` the recording ends. The window that is written when there is room
+        again brings the same gap. False where not even this could be written.
+        """
+        recording, full = self._recording, self._recording.full
+        if full is not None and ended_ns is None:
+            grown = gap.ended_ns - gap.started_ns >= 2 * (full.ended_ns - gap.started_ns)
+            if not grown or self._reserve.room_bytes() < 3 * LAST_BYTES:
+                return True
+        began = recording.id is None
+        try:
+            with self._transaction():
+                if began:
+                    self._begin()
+                full = recording.insert_full(gap)
+                recording.advance(committed_ns, counters)
+                if ended_ns is not None:
+                    recording.end(ended_ns)
+        except StoreError:
+            if began:
+                recording.id, self._identities.began = None, False
+            return False
+        recording.full = full
+        return True
+
+    def _fill_reserve(self) -> None:
+        if not self._reserve.fill_up():
+            raise DiskFullError(f"no room left to write {self._path}", hint=ROOM_HINT)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with explained(self._path), rollup.transaction(self._conn):
             yield
 
-    def _recorder_id(self) -> int:
-        """
-        The id of this node in its cluster; its row is written with the first window.
-
-        Where no cluster is named, it is the node's last one; a node that had none gets its name.
-        """
-        match = self._conn.execute(
-            "SELECT COALESCE((SELECT id FROM recorder WHERE node = :node"
-            " AND (:cluster IS NULL OR IFNULL(cluster, :cluster) = :cluster)"
-            " ORDER BY cluster IS NULL, id DESC LIMIT 1),"
-            " (SELECT COALESCE(MAX(id), 0) + 1 FROM recorder))",
-            {"node": self._node, "cluster": self._cluster},
-        ).fetchone()
-        return int(match[0])
-
     def _begin(self) -> None:
-        """Write that this recording started, and what that means for the one before."""
-        conn, previous = self._conn, self.previous
-        recorder_id = self._identities.recorder_id
-        conn.execute(
-            "INSERT INTO recorder(id, node, cluster) VALUES (?, ?, ?)"
-            " ON CONFLICT(id) DO UPDATE SET cluster = IFNULL(cluster, excluded.cluster)",
-            (recorder_id, self._node, self._cluster),
-        )
-        self._recording_id = conn.execute(
-            "INSERT INTO recording(recorder_id, started_ns, committed_ns, boot_id, version,"
-            " source, settings) VALUES (?,?,?,?,?,?,?)",
-            (
-                *(recorder_id, self._started_ns, self._started_ns, self._boot_id),
-                *(version("ctk"), self._source, self._settings),
-            ),
-        ).lastrowid
-        self._identities.recording_id = self._recording_id
-        conn.execute("DELETE FROM connection")
-        rollup.reopen(conn, self._started_ns)
+        """Write that this recording started, and open again what the last one ended."""
+        self._recording.begin()
+        self._identities.began = True
+        rollup.reopen(self._conn, self._recording.started_ns)
         if self._identities.closed_ns is not None:
             self._identities.close_open(self._identities.closed_ns)
-        if previous is not None and previous.committed_ns < self._started_ns:
-            self._insert_gaps([Gap("recorder down", previous.committed_ns, self._started_ns)])
 
     def _insert_flows(
-        self, rows: Iterable[FlowRow], events: Mapping[AnyEdge, Sequence[LoneEvent]]
+        self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
     ) -> None:
         """
         Insert by time: appending fills pages, where inserting anywhere leaves them half full.
 
         What starts before something that is settled in the file already is late. There are few.
         """
-        edge_id = self._identities.edge_id
         ordered = sorted(rows, key=_started_of_row)
-        ids = [edge_id(row[0]) for row in ordered]
         lone: list[tuple[int, int, int, int | None, int]] = []
-        for edge, under in events.items():
-            found = edge_id(edge)
+        for edge_id, under in events:
             # Any number tells rows of one time apart; counting through is the cheapest.
             lone += [
-                (started_ns, n, found, src_port, counts)
+                (started_ns, n, edge_id, src_port, counts)
                 for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
             ]
         lone.sort(key=_started_of_event)
@@ -294,70 +318,41 @@ class Writer:
         settled_ns = max(self._newest_ns + 1, rollup.settled_ns(marks))
         late = bisect_left(ordered, settled_ns, key=_started_of_row)
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
-        for found, row in zip(ids[:late], ordered[:late], strict=True):
-            self._insert_late(marks, found, row)
-        for started_ns, _, found, src_port, bits in lone[:late_lone]:
+        for row in ordered[:late]:
+            self._insert_late(marks, row)
+        for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
             counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
-            row = FlowRow._make((found, started_ns, started_ns, src_port, *counts))
-            self._insert_late(marks, found, row)
+            row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
+            self._insert_late(marks, row)
 
         first_n = len(lone)
         del lone[:late_lone]
         bulk.run(self._conn, _LONE_EVENT, lone)
-        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], ids[late:], first_n)))
+        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], first_n)))
         newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
         self._newest_ns = max([self._newest_ns, *newest])
 
-    def _insert_late(
-        self, marks: Mapping[str, rollup.Watermarks], edge_id: int, row: FlowRow
-    ) -> None:
+    def _insert_late(self, marks: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
         """Insert a row where time has been before, and fold it at once."""
         started_ns, counts = row.started_ns, row.counts
-        if rollup.add_late(self._conn, marks, started_ns, edge_id, counts):
+        if rollup.add_late(self._conn, marks, started_ns, row.edge_id, counts):
             (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
             lasted_ns = row.ended_ns - started_ns
-            values = (started_ns, n, edge_id, lasted_ns, row.src_port, *counts)
+            values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *counts)
             self._conn.execute(_FLOW.one, values)
             self._conn.execute(
                 "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
             )
 
-    def _insert_gaps(self, gaps: Iterable[Gap]) -> None:
-        self._conn.executemany(
-            "INSERT INTO gap(recording_id, kind, started_ns, ended_ns, lost, detail)"
-            " VALUES (?,?,?,?,?,?)",
-            [(self._recording_id, *gap) for gap in gaps],
-        )
+
+def _kept(some: LiveConnections) -> tuple[object, ...]:
+    return some.flow, some.began_ns, some.edge_id, some.keys, some.counters
 
 
-def previous(conn: sqlite3.Connection, node: str) -> Previous | None:
-    """The last recording of `node`, None where there is none."""
-    row = conn.execute(
-        "SELECT started_ns, committed_ns, ended_ns, boot_id FROM recording"
-        " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
-        (node,),
-    ).fetchone()
-    return Previous(*row) if row else None
-
-
-def overlaps(
-    conn: sqlite3.Connection, node: str, first_ns: int, last_ns: Callable[[], int]
-) -> bool:
-    """Whether a recording of `node` is of that span; `last_ns` is asked where it matters."""
-    (next_ns,) = conn.execute(
-        "SELECT MIN(started_ns) FROM recording WHERE committed_ns > ?"
-        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?)",
-        (first_ns, node),
-    ).fetchone()
-    return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())
-
-
-def _numbered(
-    rows: Sequence[FlowRow], ids: Sequence[int], first_n: int
-) -> Iterator[tuple[object, ...]]:
+def _numbered(rows: Sequence[FlowRow], first_n: int) -> Iterator[tuple[object, ...]]:
     """What _FLOW binds, told apart where they start at the same time."""
     n, last_ns = first_n, -FOREVER_NS
-    for (_, started_ns, ended_ns, *rest), edge_id in zip(rows, ids, strict=True):
+    for edge_id, started_ns, ended_ns, *rest in rows:
         n = n + 1 if started_ns == last_ns else first_n
         last_ns = started_ns
         yield (started_ns, n, edge_id, ended_ns - started_ns, *rest)

@@ -24,6 +24,9 @@ from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, SECOND
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # what the tests make edges with
+from edges import edge, with_ids
+
 NODES, PODS, LOCAL_PODS, SERVICES, EXTERNALS = 20, 2_000, 100, 300, 50_000
 CALLED_SERVICES, CALLED_EXTERNALS = 5, 400  # by one workload, by one node's pod that calls out
 CALLS_OUT, CALLED_FROM_OUTSIDE = 0.10, 0.10  # of all flows
@@ -99,26 +102,26 @@ class Cluster:
                 yield from self._to_service(pod, service, "tcp", self.ports[service])
             # Somebody calls it, too; and the kubelet looks whether it is well.
             caller = rng.choice(self.pods)
-            yield Edge("tcp", 0, caller, pod, 8080, None, pod, None, None, None)
-            yield Edge("tcp", 0, self.node, pod, 8080, None, pod, None, None, None)
+            yield edge("tcp", 0, caller, pod, 8080, None, pod, None, None, None)
+            yield edge("tcp", 0, self.node, pod, 8080, None, pod, None, None, None)
 
     def _to_service(self, pod: Endpoint, i: int, proto: str, port: int) -> Iterator[Edge]:
         service = self.services[i]
         name = f"{service.namespace}/{service.name}"
         for backend in self.backends[i]:
-            yield Edge(proto, 0, pod, service, port, None, backend, 8000 + i, name, "address")
+            yield edge(proto, 0, pod, service, port, None, backend, 8000 + i, name, "address")
 
     def _calls_out(self, rng: random.Random) -> Iterator[Edge]:
         weights = list(accumulate(zipf(EXTERNALS)))
         for pod in self.local[:25]:
             for peer in rng.choices(self.externals, cum_weights=weights, k=CALLED_EXTERNALS):
-                yield Edge("tcp", 0, pod, peer, 443, self.node.address, peer, None, None, None)
+                yield edge("tcp", 0, pod, peer, 443, self.node.address, peer, None, None, None)
 
     def called_from_outside(self, peer: Endpoint, rng: random.Random) -> Edge:
         i = rng.choice(self.doors)
         service, backend = self.services[i], rng.choice(self.backends[i])
         name = f"{service.namespace}/{service.name}"
-        return Edge("tcp", 0, peer, self.node, 30_000 + i, None, backend, 8000 + i, name, "address")
+        return edge("tcp", 0, peer, self.node, 30_000 + i, None, backend, 8000 + i, name, "address")
 
 
 def zipf(n: int) -> list[float]:
@@ -161,17 +164,17 @@ def hours(
             chosen = rng.choices(among[name], cum_weights=weights[name], k=n)
             going_on = talks(rng, n)
             for (window, talk), counted in zip(going_on, rng.choices(pool, k=n), strict=True):
-                edge = chosen[talk]
+                talked = chosen[talk]
                 if name == "in":
-                    edge = from_outside.get(edge) or from_outside.setdefault(
-                        edge, cluster.called_from_outside(edge, rng)
+                    talked = from_outside.get(talked) or from_outside.setdefault(
+                        talked, cluster.called_from_outside(talked, rng)
                     )
                 offset_ns = int(rng.random() * WINDOW)
                 at_ns = start_ns + window * WINDOW + offset_ns
                 ended_ns = at_ns + int(rng.random() * (WINDOW - offset_ns))
                 # A row of one connection has its source port, as record writes it.
                 port = rng.randrange(32_768, 61_000) if counted[0] <= 1 else None
-                made.append(FlowRow(edge, at_ns, ended_ns, port, *counted))
+                made.append(FlowRow(talked, at_ns, ended_ns, port, *counted))
         yield start_ns + HOUR, made
 
 
@@ -203,9 +206,12 @@ def generate(out: Path, flows: int, days: int, until_ns: int, seed: int) -> dict
         )
         for end_ns, rows in hours(cluster, rng, flows, since_ns, until_ns):
             written += len(rows)
-            writer.window(rows, committed_ns=end_ns, counters=EventCounts(events=written * 4))
+            counts_so_far = EventCounts(events=written * 4)
+            writer.window(with_ids(writer, rows), committed_ns=end_ns, counters=counts_so_far)
             for _ in writer.maintain(end_ns, keep):
                 pass
+        for _ in writer.fold_open():
+            pass
         writer.finish(until_ns)
     with connect.reader(out) as conn:
         return {"flows": flows, "seconds": time.perf_counter() - began, **sizes(conn)}

@@ -170,6 +170,7 @@ class Churn:
                     self.after(self.chance.uniform(0, 2), lambda node=node: self._create(node))
             for n in range(6):
                 self.after(4 + 9 * n, lambda n=n: self._add_bridge(n))
+            self.after(self.chance.uniform(15, 25), self._lose_api)
             self.after(0, self._probe)
             self.after(0, self._dial_any)
             self._undo = undo.pop_all()
@@ -357,6 +358,18 @@ class Churn:
                 lambda pod=pod: self._create(pod.life.node, "server", pod.life.address),
             )
 
+    # The API server.
+
+    def _lose_api(self) -> None:
+        """It restarts: what happens meanwhile is in its lists, not in a watch."""
+        self.api.stop()
+        self.after(self.chance.uniform(0.5, 3), self._find_api)
+
+    def _find_api(self) -> None:
+        with inside(self.play.node):
+            self.api.start()
+        self.after(self.chance.uniform(15, 40), self._lose_api)
+
     # Services.
 
     def _tell_service(self, name: str) -> None:
@@ -541,12 +554,13 @@ class Restarts(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.over.is_set():
+            while not self.over.is_set() and len(self.failures) < 3:
                 self._session(last=False)
                 down_s = self._chance.choice((0.0, self._chance.uniform(0, 4)))
                 self.down_s = down_s
                 self.over.wait(down_s)
-            self._session(last=True)
+            if self.over.is_set():
+                self._session(last=True)
         except Exception as error:
             self.failures.append(repr(error))
             raise
@@ -633,7 +647,7 @@ def churn(
         with (folder / "truth.pickle").open("wb") as file:
             pickle.dump(script.truth, file)
         return Result(
-            judge(script.truth, script.db),
+            judge(script.truth, script.db) if script.db.exists() else Verdict(),
             restarts.failures,
             restarts.signals,
             len(script.truth.dials),

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, Servers, Traffic, run, udp
+from pyroute2 import IPRoute
 
 from ctk.conntrack import decode
 from ctk.conntrack.addresses import local_addresses
@@ -142,7 +143,12 @@ def test_what_another_process_sends_is_not_an_event(on_node):
 
 
 def test_the_hosts_addresses_are_those_of_its_interfaces(on_node):
-    assert {"127.0.0.1", "::1", "172.18.0.2", "fc00:f853::2", "10.244.0.1"} <= local_addresses()
+    found = local_addresses()
+    assert {"127.0.0.1", "::1", "172.18.0.2", "fc00:f853::2", "10.244.0.1"} <= found
+    with IPRoute() as ipr:
+        names = ("IFA_LOCAL", "IFA_ADDRESS")
+        values = [[one.get_attr(name) for name in names] for one in ipr.get_addr()]
+    assert found == {local or address for local, address in values}
 
 
 def test_accounting_is_enabled_and_what_changed_is_said():

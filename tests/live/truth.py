@@ -97,6 +97,7 @@ class Truth:
     lives: dict[str, Life] = field(default_factory=dict)
     dials: list[Dial] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
+    by_address: dict[str, list[Life]] = field(default_factory=lambda: defaultdict(list))
     # Address and port: the service, and from and to when a slice listed it.
     listed: dict[tuple[str, int], list[tuple[str, int, int]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -123,6 +124,16 @@ class Truth:
                 kill = each.signal == "KILL"
                 return not kill or each.asked_ns - at_ns > 2 * self.window_ns + _SECOND_NS
         return False
+
+    def neighbours(self, life: Life) -> tuple[Life | None, Life | None]:
+        """Who had its address before it, and who has it after."""
+        if not self.by_address:
+            for each in sorted(self.lives.values(), key=lambda each: each.wired_ns):
+                if each.wired_ns:
+                    self.by_address[each.address].append(each)
+        lives = self.by_address[life.address]
+        n = lives.index(life)
+        return lives[n - 1] if n else None, lives[n + 1] if n + 1 < len(lives) else None
 
     def services_of(self, address: str, port: int, at_ns: int) -> list[str]:
         """The services that listed it about then."""
@@ -228,9 +239,9 @@ def _judge(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row], known: s
         ):
             got = json.loads(labels or "{}").get(UID, "") if kind == "pod" else kind
             if expected:
-                bad, what = _hold(truth, expected, got, side, known, dial.at_ns)
-                if bad and not row.connections:
-                    what += ", a later row"
+                bad, what = _hold(truth, expected, got, side, known)
+                if bad:
+                    what += _but(truth, dial, expected, row)
                 worst = max(worst, (bad + bool(bad and row.connections), what, row), key=_rank)
         if worst[0] == 0 and not dial.server and row.dst_kind == "pod":
             named = truth.lives.get(json.loads(row.dst_labels or "{}").get(UID, ""))
@@ -247,28 +258,37 @@ def _rank(each: tuple[int, str, Row]) -> int:
     return each[0]
 
 
-def _hold(
-    truth: Truth, expected: str, got: str, side: str, known: set[str], at_ns: int
-) -> tuple[int, str]:
+def _hold(truth: Truth, expected: str, got: str, side: str, known: set[str]) -> tuple[int, str]:
     """How bad one side of a row is, and what that is called."""
     if got == expected or (expected == "external" and got == "unknown"):
         return 0, "right"
-    life, named = truth.lives.get(expected), truth.lives.get(got)
-    if got in ("unknown", "external"):
-        if life is None:
-            return 3, "none: the node's own"
-        if expected not in known and not truth.told(life):
-            return 1, "none: never told"
-        return 3, f"none: {side} that " + ("the file knows" if expected in known else "was told")
-    what = f"wrong {side}"
-    if named is None:
-        what += f": {got} for {expected}"
-    elif named.created_ns <= at_ns < named.wired_ns:
-        what += ": it waited for the address"
-        # The API has whole seconds.
-        if named.began_ns // _SECOND_NS <= at_ns // _SECOND_NS:
-            what += ", that second"
-    return 5, what
+    life = truth.lives.get(expected)
+    if got not in ("unknown", "external"):
+        return 5, f"wrong {side}" if got in truth.lives else f"wrong {side}: {got} for {expected}"
+    if life is None:
+        return 3, "none: the node's own"
+    if expected not in known and not truth.told(life):
+        return 1, "none: never told"
+    return 3, f"none: {side} that " + ("the file knows" if expected in known else "was told")
+
+
+def _but(truth: Truth, dial: Dial, expected: str, row: Row) -> str:
+    """What makes a row that is not right less bad."""
+    but = "" if row.connections else ", a later row"
+    life = truth.lives.get(expected)
+    if life is None:
+        return but
+    before, after = truth.neighbours(life)
+    second = dial.at_ns // _SECOND_NS
+    if any(heir and heir.began_ns // _SECOND_NS == second for heir in (after, before and life)):
+        # The API has whole seconds: an address that passed on in this one was either's.
+        return f"{but}, that second"
+    for each in truth.sessions:
+        if each.spawned_ns <= row.ended_ns < each.ended_ns and not any(
+            at_ns < each.asked_ns for at_ns in life.served_ns
+        ):
+            return f"{but}, told to a later run"
+    return but
 
 
 def _judge_service(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row]) -> None:

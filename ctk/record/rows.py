@@ -1,0 +1,180 @@
+"""What a window held, as rows of the file and as records for people."""
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import orjson
+
+from ctk.conntrack.aggregate import Aggregation, Window
+from ctk.conntrack.groups import Counters, Group, Totals
+from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
+from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord, edge_path
+from ctk.timespan import format_time
+
+_NOT_MEASURED = (None, None, None, None)
+Measured = tuple[int | None, int | None, int | None, int | None]  # in a FlowRow's order
+
+
+class Rows(NamedTuple):
+    """The rows of a window; of single events without counters, the events by their edge's id."""
+
+    rows: list[FlowRow]
+    events: dict[int, list[LoneEvent]]
+
+    def __len__(self) -> int:
+        return len(self.rows) + sum(map(len, self.events.values()))
+
+    def each(self) -> Iterator[FlowRow]:
+        """Yield every row, those of single events too."""
+        yield from self.rows
+        for edge_id, events in self.events.items():
+            for event in events:
+                yield _row_of_event(edge_id, event, _NOT_MEASURED)
+
+
+def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Aggregation) -> Rows:
+    """Turn what a window held into rows: one an edge, a connection or an event."""
+    merged: dict[int, FlowRow] = {}
+    alone: list[FlowRow] = []
+    events: dict[int, list[LoneEvent]] = {}
+    for totals in window.totals:
+        edge_id = edge_id_of(totals.group)
+        if totals.apart is not None:
+            lone = _with_ports(totals.group, totals.apart.lone)
+            if lone:
+                events.setdefault(edge_id, []).extend(lone)
+            for measured, moved in totals.apart.measured:
+                [event] = _with_ports(totals.group, [measured])
+                alone.append(_row_of_event(edge_id, event, _measured(moved)))
+            continue
+        row = _row(edge_id, totals, window)
+        if aggregation == "connections":
+            alone.append(row)
+            continue
+        other = merged.get(edge_id)
+        merged[edge_id] = row if other is None else _sum(other, row)
+    return Rows([*merged.values(), *alone], events)
+
+
+def events_of(window: Window) -> int:
+    """Return how many kernel events a window holds."""
+    return sum(
+        len(each.apart.lone) + len(each.apart.measured)
+        if each.apart is not None
+        else each.new_events + each.update_events + each.destroy_events
+        for each in window.totals
+    )
+
+
+def _row(edge_id: int, totals: Totals, window: Window) -> FlowRow:
+    first_ns, last_ns = window.started_ns, window.ended_ns - 1
+    started_ns = min(max(totals.started_ns, first_ns), last_ns)
+    moved = Counters(totals.packets_out, totals.bytes_out, totals.packets_in, totals.bytes_in)
+    return FlowRow(
+        edge_id,
+        started_ns,
+        max(started_ns, min(totals.ended_ns, last_ns)),
+        totals.port if totals.group.has_ports else None,
+        totals.connections,
+        totals.new_events,
+        totals.update_events,
+        totals.destroy_events,
+        totals.unreplied,
+        totals.refused,
+        *(_measured(moved) if totals.measured else _NOT_MEASURED),
+    )
+
+
+def _with_ports(group: Group, events: Sequence[LoneEvent]) -> Sequence[LoneEvent]:
+    """Take out what stands in place of a port where a protocol has none: an ICMP id, say."""
+    if group.has_ports:
+        return events
+    return [(at_ns, None, counts) for at_ns, _, counts in events]
+
+
+def _row_of_event(edge_id: int, event: LoneEvent, measured: Measured) -> FlowRow:
+    at_ns, port, counts = event
+    return FlowRow._make((edge_id, at_ns, at_ns, port, *counts_of(counts), *measured))
+
+
+def _measured(moved: Counters) -> Measured:
+    """Put the kernel's counters into a FlowRow's order."""
+    packets_out, bytes_out, packets_in, bytes_in = moved
+    return bytes_out, packets_out, bytes_in, packets_in
+
+
+def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
+    counts = [
+        mine if its is None else its if mine is None else mine + its
+        for mine, its in zip(one.counts, other.counts, strict=True)
+    ]
+    return FlowRow._make(
+        (
+            one.edge_id,
+            min(one.started_ns, other.started_ns),
+            max(one.ended_ns, other.ended_ns),
+            one.src_port if one.src_port == other.src_port else None,
+            *counts,
+        )
+    )
+
+
+def as_record(
+    row: FlowRow,
+    edge: Edge,
+    node: str,
+    cluster: str | None = None,
+    zone_of: Callable[[str | None], str | None] = lambda node: None,
+) -> FlowRecord:
+    """The row, which is one of `edge`, as the `flows` view shows it."""
+    src, dialled, backend = edge.src, edge.dialled, edge.backend
+    values: dict[str, object] = dict(zip(_TAKEN, _take(_Told(row, edge)), strict=True))
+    values |= {
+        "started_at": format_time(row.started_ns),
+        "ended_at": format_time(row.ended_ns),
+        "ended_ns": row.ended_ns,
+        "cluster": cluster,
+        "node": node,
+        "ip_version": 6 if ":" in src.address else 4,
+        "src_port": row.src_port,
+        "nat_dst": backend.address if backend.address != dialled.address else None,
+        "src_node_zone": zone_of(src.node),
+        "src_labels": _as_json(src),
+        "dst_node_zone": zone_of(backend.node),
+        "dst_labels": _as_json(backend),
+    }
+    return FlowRecord._make(map(values.__getitem__, FLOW_KEYS))
+
+
+class _Told(NamedTuple):
+    """What a record is made of."""
+
+    row: FlowRow
+    edge: Edge
+
+
+# Where a column of these tables is found in a _Told.
+_TABLES = {
+    "f": "row",
+    "edge": "edge",
+    "src": "edge.src",
+    "dialled": "edge.dialled",
+    "backend": "edge.backend",
+}
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """The keys that are a column of a table as it is, and where in a _Told they are found."""
+    for key, column in FLOW_COLUMNS.items():
+        table, dot, name = column.sql.partition(".")
+        if dot and table in _TABLES and name.isidentifier() and not column.json:
+            yield key, f"edge.{edge_path(name)}" if table == "edge" else f"{_TABLES[table]}.{name}"
+
+
+_TAKEN, _FOUND_AT = zip(*_places(), strict=True)
+_take = attrgetter(*_FOUND_AT)
+
+
+def _as_json(endpoint: Endpoint) -> str | None:
+    return orjson.dumps(dict(endpoint.labels)).decode() if endpoint.labels else None

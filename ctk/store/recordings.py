@@ -1,0 +1,146 @@
+"""The rows of one recording: who records, since when and until when, and what was lost."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from typing import NamedTuple
+
+from ctk.model import EventCounts, Gap, Previous
+from ctk.store import bulk
+
+_GAP = bulk.plain("gap", ("recording_id", *Gap._fields))
+
+
+class _FullDisk(NamedTuple):
+    """The gap of a full disk as the file has it."""
+
+    row_id: int
+    started_ns: int
+    ended_ns: int
+
+
+class RecordingRow:
+    """
+    The row of the recording that goes on; nothing is written before `begin`.
+
+    Every method that writes is part of a transaction of its caller.
+    """
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        *,
+        node: str,
+        cluster: str | None,
+        source: str,
+        settings: Mapping[str, object],
+        started_ns: int,
+        boot_id: str | None,
+    ) -> None:
+        self._conn = conn
+        self._node = node
+        self._cluster = cluster
+        self._source = source
+        self._settings = json.dumps(settings, sort_keys=True)
+        self.started_ns = started_ns
+        self.boot_id = boot_id
+        self.id: int | None = None  # once it is in the file
+        self.previous = _previous(conn, node)
+        self.recorder_id = _recorder_id(conn, node, cluster)
+        self.full: _FullDisk | None = None
+
+    def begin(self) -> None:
+        """Write that this recording started, and the gap to the one before."""
+        conn, previous = self._conn, self.previous
+        conn.execute(
+            "INSERT INTO recorder(id, node, cluster) VALUES (?, ?, ?)"
+            " ON CONFLICT(id) DO UPDATE SET cluster = IFNULL(cluster, excluded.cluster)",
+            (self.recorder_id, self._node, self._cluster),
+        )
+        self.id = conn.execute(
+            "INSERT INTO recording(recorder_id, started_ns, committed_ns, boot_id, version,"
+            " source, settings) VALUES (?,?,?,?,?,?,?)",
+            (
+                *(self.recorder_id, self.started_ns, self.started_ns, self.boot_id),
+                *(version("ctk"), self._source, self._settings),
+            ),
+        ).lastrowid
+        if previous is not None and previous.committed_ns < self.started_ns:
+            self._insert(Gap("recorder down", previous.committed_ns, self.started_ns))
+
+    def advance(self, committed_ns: int, counters: EventCounts) -> None:
+        """Say how far the file goes, and what the recording has seen."""
+        self._conn.execute(
+            "UPDATE recording SET committed_ns = MAX(committed_ns, ?), events = ?,"
+            " lost = ?, malformed = ? WHERE id = ?",
+            (committed_ns, *counters, self.id),
+        )
+
+    def end(self, ended_ns: int) -> None:
+        """Say that the recording ended, and that it was stopped."""
+        self._conn.execute("UPDATE recording SET ended_ns = ? WHERE id = ?", (ended_ns, self.id))
+
+    def found_cluster(self, uid: str) -> None:
+        """Say which cluster the recording is of."""
+        self._conn.execute("UPDATE recording SET cluster_uid = ? WHERE id = ?", (uid, self.id))
+
+    def insert_gaps(self, gaps: Iterable[Gap]) -> None:
+        """Add gaps; the one of a full disk may be in the file already."""
+        for gap in gaps:
+            if gap.kind == "disk full":
+                self.insert_full(gap)
+            else:
+                self._insert(gap)
+
+    def insert_full(self, gap: Gap) -> _FullDisk:
+        """Add the gap of a full disk, or bring its row up to date; `full` is for the caller."""
+        full = self.full
+        if full is None or full.started_ns != gap.started_ns:
+            return _FullDisk(self._insert(gap), gap.started_ns, gap.ended_ns)
+        self._conn.execute(
+            "UPDATE gap SET ended_ns = ?, lost = ?, detail = ? WHERE id = ?",
+            (gap.ended_ns, gap.lost, gap.detail, full.row_id),
+        )
+        return full._replace(ended_ns=gap.ended_ns)
+
+    def _insert(self, gap: Gap) -> int:
+        return self._conn.execute(_GAP.one, (self.id, *gap)).lastrowid or 0
+
+
+def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
+    """The last recording of `node`, None where there is none."""
+    row = conn.execute(
+        "SELECT started_ns, committed_ns, ended_ns, boot_id FROM recording"
+        " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
+        (node,),
+    ).fetchone()
+    return Previous(*row) if row else None
+
+
+def _recorder_id(conn: sqlite3.Connection, node: str, cluster: str | None) -> int:
+    """
+    The id of a node in its cluster, which has a row or will have one.
+
+    Where no cluster is named, it is the node's last one; a node that had none gets its name.
+    """
+    match = conn.execute(
+        "SELECT COALESCE((SELECT id FROM recorder WHERE node = :node"
+        " AND (:cluster IS NULL OR IFNULL(cluster, :cluster) = :cluster)"
+        " ORDER BY cluster IS NULL, id DESC LIMIT 1),"
+        " (SELECT COALESCE(MAX(id), 0) + 1 FROM recorder))",
+        {"node": node, "cluster": cluster},
+    ).fetchone()
+    return int(match[0])
+
+
+def overlaps(
+    conn: sqlite3.Connection, node: str, first_ns: int, last_ns: Callable[[], int]
+) -> bool:
+    """Whether a recording of `node` is of that span; `last_ns` is asked where it matters."""
+    (next_ns,) = conn.execute(
+        "SELECT MIN(started_ns) FROM recording WHERE committed_ns > ?"
+        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?)",
+        (first_ns, node),
+    ).fetchone()
+    return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())

@@ -1,0 +1,147 @@
+"""The running recorder where something goes wrong: a lock, a defect, a stop with little time."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from queue import SimpleQueue
+
+import pytest
+from test_pipeline import OPENED, Source, T, ask, record, tick
+from wire import SECOND, Connection, batch
+
+from ctk.errors import StoreError
+from ctk.model import Datagrams
+from ctk.record import loop
+from ctk.record.plan import Listening, Plan
+from ctk.store import connect
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "_WRITER_BUSY_MS", 10)
+
+
+def opened(n: int) -> Datagrams:
+    """The n-th window: one connection begins."""
+    at_ns = T + n * 10 * SECOND
+    return batch(Connection(port=n + 1, ct_id=n + 1).new(at_ns), at_ns=at_ns)
+
+
+COUNTED = "SELECT sum(connections), count(*) FROM flows"
+GAPS = "SELECT kind, started_ns, ended_ns, lost FROM gaps ORDER BY started_ns"
+
+
+def test_while_another_process_holds_the_lock_windows_wait_and_nothing_is_lost(tmp_path, caplog):
+    db = tmp_path / "node.db"
+
+    def steps() -> Iterator[Datagrams]:
+        yield opened(0)
+        yield opened(1)
+        with closing(sqlite3.connect(db)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for n in range(2, 6):
+                yield opened(n)
+            other.rollback()
+        yield opened(6)
+        yield opened(7)
+
+    record(db, steps())
+    assert (ask(db, COUNTED), ask(db, GAPS)) == ([(8, 8)], [])
+    assert [each.getMessage() for each in caplog.records] == [
+        f"{db} is locked by another program; recording goes on, and writes when it is free",
+        "the file is written again: 0 events are not in it",
+    ]
+
+
+def test_what_waits_for_the_lock_is_bounded_and_what_is_given_up_is_a_gap(tmp_path, monkeypatch):
+    db = tmp_path / "node.db"
+    monkeypatch.setattr(loop, "_MOST_WAITING", 3)
+
+    def steps() -> Iterator[Datagrams]:
+        with closing(sqlite3.connect(db)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for n in range(8):
+                yield opened(n)
+            other.rollback()
+        yield tick(T + 90 * SECOND)
+
+    record(db, steps())
+    assert ask(db, COUNTED) == [(4, 4)]
+    assert ask(db, GAPS) == [("file locked", T, T + 80 * SECOND, 4)]
+
+
+def test_a_lock_that_is_held_to_the_end_is_an_error_that_says_what_is_not_written(tmp_path):
+    db = tmp_path / "node.db"
+    with closing(sqlite3.connect(db, isolation_level=None)) as other:
+
+        def steps() -> Iterator[Datagrams]:
+            yield opened(0)
+            other.execute("BEGIN IMMEDIATE")
+            yield opened(1)
+
+        with pytest.raises(StoreError) as error:
+            record(db, steps(), left_s=lambda: 0.3)
+        other.rollback()
+    assert error.value.message == "2 events were not written: file locked"
+    assert error.value.hint == "make room, or close the program that holds the file"
+
+
+def test_a_defect_in_our_own_code_costs_no_window(tmp_path):
+    db = tmp_path / "node.db"
+
+    def steps() -> Iterator[Datagrams]:
+        yield opened(0)
+        yield opened(1)
+        raise KeyError("week three")
+
+    with pytest.raises(KeyError, match="week three"):
+        record(db, steps())
+    assert ask(db, COUNTED) == [(2, 2)]
+    assert ask(db, "SELECT ended_ns FROM recordings") == [(None,)]
+
+
+def test_interfaces_that_come_later_are_this_node(tmp_path):
+    """A CNI makes its bridge after the recorder has started: kubelet's probes come from it."""
+    db = tmp_path / "node.db"
+    probe = Connection(src="10.244.0.1", dst="10.244.0.9", dst_port=8080)
+
+    def steps() -> Iterator[Datagrams]:
+        yield batch(probe.new(T), at_ns=T)
+        yield tick(T + 10 * SECOND)
+        source.local_addresses = frozenset({"10.244.0.1"})
+        yield batch(at_ns=T + 11 * SECOND)._replace(dumped=True)
+        yield tick(T + 20 * SECOND)
+
+    source = Source(steps())
+    with connect.writer(db) as conn:
+        plan = Plan(node="n1", source="test", live=False, cluster=True)
+        loop.run(conn, source, plan, SimpleQueue(), Listening())
+    assert ask(db, "SELECT src, src_kind, src_name FROM flows") == [("10.244.0.1", "node", "n1")]
+
+
+def test_a_stop_with_no_time_left_leaves_folding_to_the_next_start(tmp_path):
+    db = tmp_path / "node.db"
+    record(db, iter([opened(0), opened(1)]), left_s=lambda: 0.0)
+    assert ask(db, COUNTED) == [(2, 2)]
+    assert ask(db, "SELECT count(*) FROM flows_1d") == [(0,)]
+    record(db, iter([opened(90)]), started_ns=T + 900 * SECOND)
+    assert ask(db, "SELECT sum(connections) FROM flows_1d") == [(3,)]
+
+
+def test_counters_that_go_back_are_a_gap_since_the_dump_before(tmp_path):
+    db = tmp_path / "node.db"
+
+    def dump(counted: tuple[int, int, int, int], after_s: int) -> Iterator[Datagrams]:
+        at_ns = T + after_s * SECOND
+        yield batch(OPENED.listed(counted), at_ns=at_ns)._replace(dumped=True)
+        yield batch(at_ns=at_ns)._replace(dumped=True)
+
+    def steps() -> Iterator[Datagrams]:
+        yield batch(OPENED.new(T), at_ns=T)
+        yield from dump((10, 1_000, 10, 1_000), 5)
+        yield from dump((1, 100, 1, 100), 15)
+        yield tick(T + 30 * SECOND)
+
+    record(db, steps())
+    assert ask(db, GAPS) == [("counters reset", T + 5 * SECOND, T + 15 * SECOND, None)]
+    assert ask(db, "SELECT sum(bytes_out) FROM flows") == [(1_100,)]
