@@ -5,6 +5,7 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
+from edges import with_ids
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from questions import MOMENT, ROWS, START, finish, fits, flows, terms
@@ -21,6 +22,7 @@ from ctk.timespan import DAY
 STEP = st.tuples(ROWS, st.one_of(st.none(), st.tuples(*[st.integers(0, 3 * DAY)] * 3)))
 
 
+# Without shrinking, which would take minutes: an example is a file and its recorder.
 @settings(
     max_examples=30,
     phases=[Phase.generate],
@@ -50,7 +52,7 @@ def test_flows_are_those_of_the_start_but_for_what_a_caveat_says_was_pruned(
             )
             numbers = count()  # no row is like another
             rows = [row._replace(packets_in=next(numbers)) for row in rows]
-            writer.window(rows, committed_ns=START, counters=EventCounts())
+            writer.window(with_ids(writer, rows), committed_ns=START, counters=EventCounts())
             expected = [record for record in flows(conn) if fits(record, filters)]
             # Connections that read turn their right to write off; this one is the recorder's.
             conn.execute("PRAGMA query_only = OFF")
@@ -58,7 +60,7 @@ def test_flows_are_those_of_the_start_but_for_what_a_caveat_says_was_pruned(
             found = []
             for some, (more, ages_ns) in steps:
                 found += islice(reading, some)
-                writer.window(more, committed_ns=START, counters=EventCounts())
+                writer.window(with_ids(writer, more), committed_ns=START, counters=EventCounts())
                 if ages_ns is not None:
                     retain = dict(zip(("flow", "1m", "1h"), ages_ns, strict=True))
                     finish(writer.maintain(START + 3 * DAY, retain))
