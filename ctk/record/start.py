@@ -22,7 +22,8 @@ from ctk.conntrack.filters import program
 from ctk.conntrack.listen import Listener, Replay
 from ctk.conntrack.socket import Socket
 from ctk.errors import UsageError
-from ctk.kube.objects import Change, read_objects
+from ctk.kube.objects import Change
+from ctk.kube.parse import read_objects
 from ctk.model import Edge, FlowRow
 from ctk.record import loop
 from ctk.record.followers import RecordLog, RecordPrinter
