@@ -38,6 +38,7 @@ from ctk.store import bulk, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import ROOM_HINT, explained, path_of
 from ctk.store.identities import Identities
+from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.timespan import FOREVER_NS
@@ -92,6 +93,7 @@ class Writer:
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+        self._orphans = Orphans(conn, self._identities.forget)
         self._reserve = Reserve(self._path)
         self._kept_before = True  # there may be connections that the last recording kept
         self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
@@ -181,14 +183,15 @@ class Writer:
         Each step holds the lock for well under 100 ms. The caller may stop between any two, write
         a window, and start again.
         """
-        forget = self._identities.forget
         with explained(self._path):
             self._fill_reserve()
             steps = chain(
                 self._give_back_connections(),
                 rollup.fold(self._conn, now_ns),
-                prune.by_age(self._conn, now_ns, retain, forget),
-                prune.by_size(self._conn, max_bytes, forget) if max_bytes is not None else (),
+                prune.by_age(self._conn, now_ns, retain, self._orphans),
+                prune.by_size(self._conn, max_bytes, self._orphans)
+                if max_bytes is not None
+                else (),
             )
             for step in steps:
                 self._fill_reserve()
