@@ -317,16 +317,16 @@ class Writer:
         lone.sort(key=_started_of_event)
         self._identities.flush()
 
-        marks = rollup.watermarks(self._conn)
-        settled_ns = max(self._newest_ns + 1, rollup.settled_ns(marks))
+        by_level = rollup.watermarks(self._conn)
+        settled_ns = max(self._newest_ns + 1, rollup.settled_ns(by_level))
         late = bisect_left(ordered, settled_ns, key=_started_of_row)
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
         for row in ordered[:late]:
-            self._insert_late(marks, row)
+            self._insert_late(by_level, row)
         for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
             counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
             row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
-            self._insert_late(marks, row)
+            self._insert_late(by_level, row)
 
         first_n = len(lone)
         del lone[:late_lone]
@@ -335,10 +335,10 @@ class Writer:
         newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
         self._newest_ns = max([self._newest_ns, *newest])
 
-    def _insert_late(self, marks: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
+    def _insert_late(self, by_level: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
         """Insert a row where time has been before, and fold it at once."""
         started_ns, counts = row.started_ns, row.counts
-        if rollup.add_late(self._conn, marks, started_ns, row.edge_id, counts):
+        if rollup.add_late(self._conn, by_level, started_ns, row.edge_id, counts):
             (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
             lasted_ns = row.ended_ns - started_ns
             values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *counts)
