@@ -38,7 +38,7 @@ demo-live: install tools ## Play a node with pods in network namespaces, and rec
 	$(BIN)/ctk top $(DEMO) --limit 10
 
 test: install tools ## Run every test; those on the real kernel need root.
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2
 
 lint: install ## Check format, style, import order and types.
 	$(BIN)/ruff format --check .

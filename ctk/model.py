@@ -367,6 +367,7 @@ class Previous(NamedTuple):
     committed_ns: int  # the end of its last window in the file
     ended_ns: int | None  # None after a crash
     boot_id: str | None
+    kept_nothing: bool = False  # its end is in the file, but for want of room not what lived then
 
 
 class Finding(NamedTuple):

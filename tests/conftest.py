@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from edges import with_ids
+from hypothesis import HealthCheck, settings
 from sample import AT, GAPS, ROWS
 
 from ctk.cli import DEFECT, main
@@ -15,6 +17,27 @@ from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
 Invoke = Callable[..., Result]
+
+# Two tests run at a time, so what takes long tells nothing of the code.
+settings.register_profile("ctk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ctk")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """
+    Give all live tests to one worker, and each other test to the next that is free.
+
+    Two live tests at a time would be four processes that want two cores, where what a recorder
+    keeps up with is tested. (`--dist loadgroup` of 3.8 groups nothing with pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LiveOnOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "live" if nodeid.startswith("tests/live/") else nodeid
+
+    return LiveOnOneWorker(config, log)
 
 
 @pytest.fixture

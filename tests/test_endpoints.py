@@ -26,9 +26,8 @@ from ctk.kube.objects import (
     Resource,
     Service,
     ServicePort,
-    read,
-    read_objects,
 )
+from ctk.kube.parse import read, read_objects
 from ctk.model import (
     Closed,
     Completed,

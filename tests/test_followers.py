@@ -46,6 +46,21 @@ def test_a_log_is_written_again_in_the_first_window_it_can_be(
     assert ports_in(path) == [5, 6]
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_is_being_compressed_at_the_end_is_whole(tmp_path: Path, stopped: bool) -> None:
+    path, stop = tmp_path / "node.log", Stop(None)
+    record_log = RecordLog(RotatingFile(path, max_bytes=400, compress=True), stop)
+    window(record_log, 1, 2, 3)
+    if stopped:
+        stop.ask()
+    record_log.end()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "node.log",
+        "node.log.1.gz",
+        "node.log.2.gz",
+    ]
+
+
 def test_the_rest_of_a_window_is_not_tried(caplog: pytest.LogCaptureFixture) -> None:
     record_log = RecordLog(RotatingFile(Path("/dev/full")), Stop(None))
     window(record_log, *range(1_000))

@@ -18,9 +18,8 @@ from ctk.kube.objects import (
     Resource,
     Service,
     ServicePort,
-    read,
-    read_objects,
 )
+from ctk.kube.parse import read, read_objects
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
 S = 1_000_000_000

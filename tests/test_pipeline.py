@@ -20,6 +20,7 @@ from live.playednode import objects
 from wire import SECOND, UDP, Connection, batch
 
 from ctk.ask.top import top
+from ctk.errors import StoreError
 from ctk.kube.objects import Applied, Change, Listed, Pod
 from ctk.model import Datagrams, Filters, Gap
 from ctk.record import loop as recorder
@@ -662,3 +663,23 @@ def test_a_full_disk_is_survived_with_a_gap_and_bounded_memory(disk):
     assert ask(disk.db, written, started_ns, ended_ns - 10 * SECOND) == [(0,)]
     assert ask(disk.db, written, T + 310 * SECOND, T + 400 * SECOND) == [(9 * 200,)]
     assert max(blocks[20:30]) < 1.5 * min(blocks[15:20])
+
+
+def test_a_disk_that_stays_full_leaves_its_gap_and_the_end_and_is_an_error(disk):
+    def steps() -> Iterator[Datagrams]:
+        for n, (at_ns, flows) in enumerate(flood(40, 200)):
+            if n == 10:
+                yield tick(at_ns)
+                disk.fill()
+            yield flows
+
+    with pytest.raises(StoreError):
+        record(disk.db, steps(), prepare=disk.prepare)
+    [(new, destroyed)] = ask(disk.db, "SELECT sum(new_events), sum(destroy_events) FROM flows")
+    [(kinds, started_ns, ended_ns, lost)] = ask(
+        disk.db,
+        "SELECT group_concat(DISTINCT kind), min(started_ns), max(ended_ns), sum(lost) FROM gaps",
+    )
+    assert (new + destroyed + lost, lost >= 25 * 200 * 2) == (40 * 200 * 2, True)
+    assert (kinds, started_ns >= T + 100 * SECOND) == ("disk full", True)
+    assert ask(disk.db, "SELECT ended_ns FROM recordings") == [(ended_ns,)]

@@ -9,16 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from edges import with_ids
 from sample import AT, CLIENT_TO_WEB, ROWS
 
 import ctk
 from ctk.ask.caveats import HasGaps, NothingRecorded, PrunedMeanwhile
 from ctk.ask.keywords import NAMES, SPAN, Asked
 from ctk.errors import UsageError
-from ctk.model import EventCounts, FlowRow
+from ctk.model import EventCounts, Field, FlowRow
 from ctk.store import connect
 from ctk.store.connect import WAL_BYTES
 from ctk.store.write import Writer
@@ -41,7 +42,7 @@ def _row(at_ns: int) -> FlowRow:
 
 def _write(writer: Writer, starts: range) -> None:
     rows = [_row(at_ns) for at_ns in starts]
-    writer.window(rows, committed_ns=starts[-1], counters=EventCounts())
+    writer.window(with_ids(writer, rows), committed_ns=starts[-1], counters=EventCounts())
 
 
 def _wal_bytes(path: Path) -> int:
@@ -241,8 +242,8 @@ def test_what_is_folded_while_flows_are_read_is_found_all_the_same(tmp_path: Pat
     with connect.writer(path) as conn:
         writer = _writer(conn)
         starts = [start_ns + i * MINUTE for i in range(2_000)]
-        rows = [_row(at_ns)._replace(edge=CLIENT_TO_WEB) for at_ns in starts]
-        writer.window(rows, committed_ns=starts[-1], counters=EventCounts())
+        rows = [_row(at_ns)._replace(edge_id=CLIENT_TO_WEB) for at_ns in starts]
+        writer.window(with_ids(writer, rows), committed_ns=starts[-1], counters=EventCounts())
         with ctk.open(path) as recording:
             flows = recording.flows(ip=peer.address)
             found = [next(flows)]
@@ -364,6 +365,7 @@ def test_what_is_asked_of_a_ranking_wrongly_is_refused(recording: ctk.Recording)
 
 def test_every_filter_is_a_keyword_that_a_type_checker_knows() -> None:
     assert list(get_type_hints(Asked)) == [*SPAN, *NAMES]
+    assert {name.asked.field for name in NAMES.values()} == set(get_args(Field))
 
 
 def test_caveats_are_complete_when_the_flows_are_read(recording: ctk.Recording) -> None:

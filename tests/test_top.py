@@ -115,3 +115,20 @@ def test_a_ranking_says_that_it_touches_what_was_folded_into_other() -> None:
     assert (ranked.rows, ranked.caveats) == ((), (Folded(),))
     assert [flow.dst for flow in flows(conn, replace(lost, last=5))] == ["203.0.113.4"]
     conn.close()
+
+
+def test_a_ranking_joins_no_table_that_its_keys_do_not_need() -> None:
+    conn = new()
+    write(conn, [FlowRow(EDGES[0], START, START, None, *(1,) * 10)])
+    asked: list[str] = []
+    conn.set_trace_callback(asked.append)
+    for keys, rows, joined in (
+        (("service", "dst_port"), {("shop/db", 5432)}, 0),
+        (("src_workload",), {("web",)}, 1),
+        (("cluster", "node"), {("prod", "n1")}, 1),
+        (("src_node_zone", "dst_node_zone"), {("b", "b")}, 4),
+    ):
+        asked.clear()
+        assert {row.keys for row in top(conn, Filters(), keys).rows} == rows
+        assert sum(sql.count("LEFT JOIN") for sql in asked if "moved" in sql) == joined
+    conn.close()

@@ -123,13 +123,6 @@ def describe(conn: sqlite3.Connection) -> Description:
         )
 
 
-def first_recording(conn: sqlite3.Connection) -> str:
-    """Give what tells this file, and every copy of it, from others: its first recording."""
-    sql = "SELECT node || ' ' || started_at FROM recordings ORDER BY id LIMIT 1"
-    found = conn.execute(sql).fetchone()
-    return str(found[0]) if found else ""
-
-
 def _span(conn: sqlite3.Connection, levels: Sequence[Held]) -> tuple[int, int] | None:
     """Give from when to when there are rows, as exactly as those that are left tell."""
     whole = extent(conn, levels)

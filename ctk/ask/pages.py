@@ -89,6 +89,8 @@ class Pages:
         else:
             self._at = max(self._at, _before(oldest_ns))
             self._end = min(self._end, (newest_ns, newest + 1))
+        end_ns, number = self._end
+        self._until_ns = end_ns if number < 0 else end_ns + 1
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, each once."""
@@ -160,7 +162,7 @@ class Pages:
             yield from page
             if len(page) < size:
                 return
-            late_id = page[-1][0]
+            late_id, *_ = page[-1]
             left = None if left is None else left - size
 
     def _last_rows(self, count: int) -> list[Row]:
@@ -180,7 +182,8 @@ class Pages:
         for start, end in self._parts():
             page += self._read(start, end, size - len(page))
             if len(page) == size:
-                self._at = page[-1][2], page[-1][1]
+                _, number, started_ns = page[-1][:3]
+                self._at = started_ns, number
                 return page
             self._at = end
             if time.monotonic() - began_s > _PAGE_S:
@@ -192,7 +195,7 @@ class Pages:
         pruned_ns = held(self._conn)[0].pruned_ns
         if pruned_ns > self.pruned_ns and self._at[0] < pruned_ns:
             since_ns = self._at[0] if self.missed is None else self.missed[0]
-            self.missed = since_ns, min(pruned_ns, self._end[0])
+            self.missed = since_ns, min(pruned_ns, self._until_ns)
             self._at = _before(pruned_ns)
 
     def _parts(self, *, newest_first: bool = False) -> Iterator[tuple[_Key, _Key]]:
@@ -205,7 +208,7 @@ class Pages:
         if self._possible is not None and self._data_version != _data_version(self._conn):
             self._data_version = _data_version(self._conn)
             add_folded_edges(self._conn, "possible", self._possible)
-        span = self._at[0], self._end[0] + 1
+        span = self._at[0], self._until_ns
         levels = held(self._conn)
         for start_ns, end_ns in holding(
             self._conn, levels, span, self._in_bucket, newest_first=newest_first

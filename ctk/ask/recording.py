@@ -12,18 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
-from ctk.ask import describe, gaps, series, top
-from ctk.ask.caveats import nothing_recorded
-from ctk.ask.flows import Flows
 from ctk.ask.keywords import Asked, Moment, filters_of
-from ctk.ask.pages import Position
-from ctk.ask.sql import SqlAnswer, SqlValue
-from ctk.ask.sums import check_keys
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store import connect
+
+if TYPE_CHECKING:
+    # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
+    from ctk.ask.describe import Description
+    from ctk.ask.flows import Flows
+    from ctk.ask.gaps import Gaps
+    from ctk.ask.pages import Position
+    from ctk.ask.series import Series
+    from ctk.ask.sql import SqlAnswer, SqlValue
+    from ctk.ask.top import Top
 
 _NOT_BUILT = ("clickhouse:", "chdb:")
 
@@ -67,15 +71,17 @@ class Recording:
         filters: Filters | None = None,
         /,
         *,
-        after: Position | None = None,
+        after: "Position | None" = None,
         **asked: Unpack[Asked],
-    ) -> Flows:
+    ) -> "Flows":
         """
         Give the flows that fit, oldest first, read as they are asked for.
 
         With `after`, the `position` of an earlier answer to the same question, only those that
         it did not have: first what was written since for a time before it.
         """
+        from ctk.ask.flows import Flows
+
         self._check()
         return Flows(self._connect, _filters(filters, asked, "after"), after)
 
@@ -88,7 +94,7 @@ class Recording:
         sort: str | None = None,
         limit: int | None = 20,
         **asked: Unpack[Asked],
-    ) -> top.Top:
+    ) -> "Top":
         """
         Sum up the flows that fit by keys, the largest first.
 
@@ -97,13 +103,15 @@ class Recording:
         connections, events and failed; by default it is bytes, and connections where no bytes
         were measured.
         """
+        from ctk.ask.top import top
+
         self._check()
         keys = _keys(by)
         chosen = _filters(filters, asked, "by", "sort", "limit")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
-            return top.top(conn, chosen, keys, sort, limit)
+            return top(conn, chosen, keys, sort, limit)
 
     def series(
         self,
@@ -113,56 +121,67 @@ class Recording:
         by: str | Iterable[str] = (),
         step: str | int = "1m",
         **asked: Unpack[Asked],
-    ) -> series.Series:
+    ) -> "Series":
         """
         Sum up the flows that fit by steps of time, and by keys as `top` does.
 
         `step` is an age ("5m", "1d") or nanoseconds, in whole minutes; steps begin at multiples
         of it since 1970, UTC. The sums over all steps are those of `top`.
         """
+        from ctk.ask.series import parse_step, series
+
         self._check()
         keys = _keys(by)
         chosen = _filters(filters, asked, "by", "step")
-        step_ns = series.parse_step(step)
+        step_ns = parse_step(step)
         with self._connect() as conn:
-            return series.series(conn, chosen, keys, step_ns)
+            return series(conn, chosen, keys, step_ns)
 
     def sql(
         self,
         text: str,
-        params: Mapping[str, SqlValue] | None = None,
+        params: "Mapping[str, SqlValue] | None" = None,
         /,
         *,
         limit_s: float = 30.0,
-        **named: SqlValue,
-    ) -> SqlAnswer:
+        **named: "SqlValue",
+    ) -> "SqlAnswer":
         """
         Ask in SQL, of the views: one statement that only reads, for at most `limit_s` seconds.
 
         A `:name` in it is bound to the argument of that name, or to that of `params`.
         """
+        from ctk.ask.sql import SqlAnswer
+
         self._check()
         return SqlAnswer(self._connect, text, {**(params or {}), **named}, limit_s)
 
-    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> gaps.Gaps:
+    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> "Gaps":
         """Give the gaps that touch a span, oldest first."""
+        from ctk.ask.caveats import nothing_recorded
+        from ctk.ask.gaps import Gaps, gaps_of
+
         self._check()
         span = _filters(None, {"since": since, "until": until})
         with self._connect() as conn:
-            found = gaps.gaps_of(conn, span.since_ns, span.until_ns)
-            return gaps.Gaps(rows=found, caveats=tuple(nothing_recorded(conn)))
+            found = gaps_of(conn, span.since_ns, span.until_ns)
+            return Gaps(rows=found, caveats=tuple(nothing_recorded(conn)))
 
-    def describe(self) -> describe.Description:
+    def describe(self) -> "Description":
         """Say what the file holds: its span, nodes, recordings, gaps, levels and tables."""
+        from ctk.ask.describe import describe
+
         self._check()
         with self._connect() as conn:
-            return describe.describe(conn)
+            return describe(conn)
 
     def identity(self) -> str:
         """Give what tells this file, and every copy of it, from others; "" for an empty one."""
         self._check()
         with self._connect() as conn:
-            return describe.first_recording(conn)
+            sql = "SELECT node || ' ' || started_at FROM recordings ORDER BY id LIMIT 1"
+            found = conn.execute(sql).fetchone()
+        return str(found[0]) if found else ""
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return connect.reader(self.path)
@@ -181,6 +200,8 @@ def _filters(filters: Filters | None, asked: Mapping[str, object], *others: str)
 
 
 def _keys(by: str | Iterable[str]) -> Sequence[str]:
+    from ctk.ask.sums import check_keys
+
     keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
     check_keys(keys, "by=")
     return keys

@@ -1,7 +1,7 @@
 """
 Filter terms to SQL conditions.
 
-Names and addresses are conditions on edges, which are few: who they fit is settled before any
+Names and addresses are conditions on edges, which are few: the edges that fit are found before any
 flow is read. Only `--failed` and `--from-port` are conditions on rows.
 """
 

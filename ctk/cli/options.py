@@ -65,7 +65,7 @@ def cluster_options(command: F) -> F:
 
 def refuse_two_clusters(context: str | None, **given: object) -> None:
     """Take one way to know a cluster, of those given by their flags, and no stray context."""
-    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    named = [as_flag(name) for name, value in given.items() if value]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} exclude each other", hint="give one of them")
     if context and not given["kubeconfig"]:

@@ -69,11 +69,11 @@ class Replay:
         if self._first is None:
             return
         for batch in chain((self._first,), self._batches):
-            yield self._heard(batch) if self._unwanted and not batch.dumped else batch
+            yield self._chosen(batch) if self._unwanted and not batch.dumped else batch
             if self._stopping():
                 return
 
-    def _heard(self, batch: Datagrams) -> Datagrams:
+    def _chosen(self, batch: Datagrams) -> Datagrams:
         places = [
             (offset, length)
             for offset, length in zip(batch.offsets, batch.lengths, strict=False)

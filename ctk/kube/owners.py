@@ -14,6 +14,7 @@ from ctk.timespan import FOREVER_NS, SECOND
 
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
 _SLACK_NS = 5 * SECOND
+_POSTED_LATE_NS = 5 * SECOND
 # A pod that takes over an address is told some time after it started, the longest with a watch
 # that was slow; until then its predecessor's grace is not settled.
 _TOLD_LATE_NS = 60 * SECOND
@@ -98,10 +99,10 @@ class Owners:
         if endpoint.kind != "service":
             for rival in rivals:
                 from_ns = max(from_ns, self._displace(rival, claim))
-        slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint)
+        slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
-    def give_past(self, endpoint: Endpoint, claim: Claim, ended_ns: int) -> bool:
+    def give_past(self, endpoint: Endpoint, claim: Claim, ended_ns: int) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
         from_ns, to_ns = endpoint.valid_from_ns, ended_ns
         for rival in self._rivals(endpoint):
@@ -113,12 +114,11 @@ class Owners:
             else:
                 from_ns = max(from_ns, self._displace(rival, claim))
         if from_ns >= to_ns:
-            return False
+            return
         owned = Ownership(_since(endpoint, from_ns), from_ns, claim)
         owned.rounded = ended_ns < claim.told_ns
         self._close(owned, to_ns)
         self._insert(owned)
-        return True
 
     def take(
         self,
@@ -144,8 +144,13 @@ class Owners:
             owned.rounded = rounded
             self._close(owned, at_ns)
             return
+        known_until_ns = self._sure_until_ns(owned)
         owned.to_ns = at_ns + grace_ns
-        owned.sure_until_ns = min(self._sure_until_ns(owned), at_ns) if inferred else at_ns
+        owned.sure_until_ns = at_ns
+        if inferred:
+            # Whoever got the address before is in the list that lacks this one, but for the last
+            # few: a kubelet tells an address some seconds after a pod has it.
+            owned.sure_until_ns = max(min(at_ns, known_until_ns), at_ns - _POSTED_LATE_NS)
         owned.recalled = False
         self._in_grace.append(owned)
 
@@ -208,11 +213,10 @@ class Owners:
             else:
                 self._spans.pop(address, None)
 
-    def _slack_from_ns(self, endpoint: Endpoint) -> int:
-        """From when on an address without another owner is an endpoint's."""
+    def _slack_from_ns(self, endpoint: Endpoint, from_ns: int) -> int:
+        """From when on an address is an endpoint's that gained it then, from no other owner."""
         if self._always:
             return -FOREVER_NS
-        from_ns = endpoint.valid_from_ns
         if endpoint.kind == "pod" and endpoint.node == self._node_name:
             return from_ns
         return max(from_ns - _SLACK_NS, min(from_ns, self.watched_from_ns[endpoint.kind]))

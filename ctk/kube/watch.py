@@ -30,8 +30,8 @@ from ctk.kube.objects import (
     Lost,
     Recovered,
     Resource,
-    read,
 )
+from ctk.kube.parse import read
 from ctk.model import ClusterFound
 
 log = logging.getLogger("ctk.kube")

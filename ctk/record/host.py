@@ -30,3 +30,14 @@ def boot_id() -> str | None:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None
+
+
+def size_of(db: Path) -> int:
+    """Return how many bytes a database and its -wal have."""
+    total = 0
+    for path in (db, Path(f"{db}-wal")):
+        try:
+            total += path.stat().st_size
+        except OSError:
+            continue
+    return total

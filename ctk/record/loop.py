@@ -12,7 +12,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from ctk.conntrack.aggregate import Aggregator, Window
@@ -126,7 +125,7 @@ class Recorder:
             return Baseline.first_start(started_ns)
         if previous.boot_id != host.boot_id():
             return Baseline.after_reboot(started_ns, previous)
-        if previous.ended_ns is None:
+        if previous.ended_ns is None or previous.kept_nothing:
             return Baseline.after_crash(started_ns, previous)
         kept = self._writer.load_connections()
         self._connections.restore(kept, by_port=self._plan.aggregation == "connections")
@@ -208,8 +207,9 @@ class Recorder:
         due = whole_ns - self._committed_ns >= _HEARTBEAT_NS or at_ns < self._committed_ns
         if self._windows:
             self._commit(self._whole_ns)
-        elif self._plan.live and due:
-            self._commit(whole_ns)
+        elif self._plan.live and (due or self._endpoints.untold):
+            # What the API server said is not to be lost to a kill: the next start builds on it.
+            self._commit(whole_ns if due else self._committed_ns)
         if len(self._connections.live) > _MOST_LIVE:
             self._stream.dump_soon()
         self._tell_status()
@@ -290,9 +290,11 @@ class Recorder:
             self._leave_word(committed_ns)
 
     def _leave_word(self, committed_ns: int, ended_ns: int | None = None) -> None:
-        """Write of a full disk that it is full, with what the file keeps in reserve for that."""
-        if self._ledger.unwritten is not None:
-            pass
+        """Write that the disk is full, with what the file keeps in reserve for that."""
+        gap = self._ledger.unwritten
+        if gap is not None and gap.kind == "disk full":
+            counts = self._ledger.event_counts(self._aggregator.events)
+            self._writer.in_reserve(gap, committed_ns, counts, ended_ns)
 
     def _collect_gaps(self, at_ns: int) -> None:
         self._ledger.add(self._stream.gaps())
@@ -349,15 +351,23 @@ class Recorder:
                 f"{lost} events were not written: {unwritten.kind}",
                 hint="make room, or close the program that holds the file",
             )
+        try:
+            self._close(until)
+        except DiskFullError as error:
+            self._ledger.failed("disk full", error.message, self._now_ns, self._now_ns, 0)
+            self._leave_word(self._now_ns, self._now_ns)
+            raise
+        self._tell_status()
+
+    def _close(self, until: float) -> None:
+        """Fold what there is time for, keep the live connections, and end the recording."""
         for group in self._connections.live.values():
             self._attribution.edge_id(group)
         self._maintain(self._now_ns, until - time.monotonic())
         for _ in self._writer.fold_open():
             if time.monotonic() > until:
                 break
-        kept = self._connections.export() if self._plan.live else ()
-        self._writer.finish(self._now_ns, kept)
-        self._tell_status()
+        self._writer.finish(self._now_ns, self._connections.export() if self._plan.live else ())
 
     def save(self) -> None:
         """Write what is in memory as far as the file takes it; the recording has no end then."""
@@ -375,7 +385,7 @@ class Recorder:
                 self._flows,
                 len(self._connections.live),
                 self._ledger.count,
-                _size(self._path),
+                host.size_of(self._path),
             )
         )
 
@@ -387,13 +397,3 @@ def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:
             yield changes.get_nowait()
         except Empty:
             return
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for name in (path, Path(f"{path}-wal")):
-        try:
-            total += name.stat().st_size
-        except OSError:
-            continue
-    return total

@@ -8,9 +8,11 @@ it, and the warnings about this host are those of a recording that runs.
 import logging
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +22,8 @@ from ctk.conntrack.filters import program
 from ctk.conntrack.listen import Listener, Replay
 from ctk.conntrack.socket import Socket
 from ctk.errors import UsageError
-from ctk.kube.objects import Change, read_objects
+from ctk.kube.objects import Change
+from ctk.kube.parse import read_objects
 from ctk.model import Edge, FlowRow
 from ctk.record import loop
 from ctk.record.followers import RecordLog, RecordPrinter
@@ -58,49 +61,14 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
     with ExitStack() as stack:
         warnings: list[str] = []
         watch = _watch(options, warnings)
-        stream: Listener | Replay
-        if options.from_capture is not None:
-            replayed = stack.enter_context(Capture(options.from_capture, note=log.warning))
-            stream = Replay(replayed, stopping=stop, events=options.events)
-            node = replayed.header.node
-        else:
-            stream = _listener(stack, options, stop, warnings)
-            node = socket.gethostname()
-        event_filter = options.event_filter()
-        plan = Plan(
-            node=options.node_name or node,
-            source=str(options.from_capture or "kernel"),
-            live=options.from_capture is None,
-            cluster=watch is not None,
-            cluster_name=options.cluster_name or (watch.cluster_name if watch else None),
-            window_ns=options.window_ns,
-            aggregation=options.aggregate,
-            wanted=event_filter.wants if event_filter else None,
-            retain=options.retain,
-            max_bytes=options.max_bytes,
-            settings=options.settings(),
-            left_s=stop.left_s,
-        )
+        stream, node = _stream(stack, options, stop, warnings)
+        plan = _plan(options, node, watch, stop)
         printer = RecordPrinter(stop, progress.clear) if options.prints else None
         record_log = _record_log(stack, options, stop)
         conn = stack.enter_context(connect.writer(options.db))
-        if isinstance(stream, Replay) and overlaps(
-            conn, plan.node, stream.started_ns, stream.last_ns
-        ):
-            raise UsageError(
-                f"{options.db} already has what {plan.node} did then",
-                hint=f"record {plan.source} into another DB, for nothing is to be counted twice",
-            )
-        capture = None
-        if options.capture is not None:
-            # Not before the lock on DB: a capture is begun anew, and that one may be another
-            # recorder's.
-            header = Header(
-                node=plan.node,
-                addresses=stream.local_addresses,
-                sysctls={name: table.sysctl(name) for name in _SYSCTLS},
-            )
-            capture = stack.enter_context(CaptureWriter(options.capture, header, log.warning))
+        _refuse_a_second_time(conn, options.db, plan, stream)
+        # A capture file is begun anew. Without the lock on DB it may be another recorder's.
+        capture = _capture_writer(stack, options, plan, stream)
         for warning in warnings:
             log.warning("%s", warning)
         if watch is not None:
@@ -115,13 +83,65 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         followers = [follower for follower in (printer, record_log) if follower is not None]
         listening = Listening(
             rows=_teller(followers, plan.node) if followers else None,
-            pods=printer.pod if printer else lambda pod: None,
+            pods=printer.pod if printer is not None else lambda pod: None,
             status=show,
             capture=capture,
         )
         loop.run(conn, stream, plan, changes, listening)
         if printer is not None:
             printer.end()
+
+
+def _stream(
+    stack: ExitStack, options: Options, stop: Stop, warnings: list[str]
+) -> tuple[Listener | Replay, str]:
+    """Open the kernel or a capture; the second is the name of its node."""
+    if options.from_capture is None:
+        return _listener(stack, options, stop, warnings), socket.gethostname()
+    capture = stack.enter_context(Capture(options.from_capture, note=log.warning))
+    return Replay(capture, stopping=stop, events=options.events), capture.header.node
+
+
+def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Plan:
+    event_filter = options.event_filter()
+    return Plan(
+        node=options.node_name or node,
+        source=str(options.from_capture or "kernel"),
+        live=options.from_capture is None,
+        cluster=watch is not None,
+        cluster_name=options.cluster_name or (watch.cluster_name if watch else None),
+        window_ns=options.window_ns,
+        aggregation=options.aggregate,
+        wanted=event_filter.wants if event_filter else None,
+        retain=options.retain,
+        max_bytes=options.max_bytes,
+        settings=options.settings(),
+        left_s=stop.left_s,
+    )
+
+
+def _refuse_a_second_time(
+    conn: sqlite3.Connection, db: Path, plan: Plan, stream: Listener | Replay
+) -> None:
+    """Raise UsageError where DB already has what the node did in the time of a capture."""
+    if isinstance(stream, Replay) and overlaps(conn, plan.node, stream.started_ns, stream.last_ns):
+        raise UsageError(
+            f"{db} already has what {plan.node} did then",
+            hint=f"record {plan.source} into another DB, for nothing is to be counted twice",
+        )
+
+
+def _capture_writer(
+    stack: ExitStack, options: Options, plan: Plan, stream: Listener | Replay
+) -> CaptureWriter | None:
+    if options.capture is None:
+        return None
+    header = Header(
+        node=plan.node,
+        addresses=stream.local_addresses,
+        sysctls={name: table.sysctl(name) for name in _SYSCTLS},
+    )
+    return stack.enter_context(CaptureWriter(options.capture, header, log.warning))
 
 
 def _watch(options: Options, warnings: list[str]) -> "Watch | None":

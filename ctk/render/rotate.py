@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import math
 import os
 import stat
 import threading
@@ -110,9 +111,9 @@ class RotatingFile:
         except OSError as error:
             raise self._failed("opened", error.strerror) from error
 
-    def close(self, wait_s: float | None = None) -> None:
+    def close(self, wait_s: float = math.inf) -> None:
         """
-        Close the file, and wait `wait_s`, by default without end, for a compression that runs.
+        Close the file, and wait up to `wait_s` for a compression that runs.
 
         One that takes longer is given up: the file stays uncompressed.
         """
@@ -239,10 +240,10 @@ class _Compression:
         except RuntimeError as error:  # the limit of processes is reached
             self._fail(str(error))
 
-    def end(self, wait_s: float | None = None) -> None:
+    def end(self, wait_s: float = math.inf) -> None:
         """Wait until it is done, at most `wait_s`; then make it stop."""
         if self._thread.ident is not None:
-            self._thread.join(wait_s)
+            self._thread.join(None if math.isinf(wait_s) else wait_s)
             self._is_to_stop.set()
             self._thread.join()
 

@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, islice
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from ctk.ask.describe import Description
 from ctk.ask.gaps import StoredGap
 from ctk.ask.sums import COUNTS, Counts, Value
-from ctk.ask.top import Top
 from ctk.model import Finding
 from ctk.store.columns import FLOW_KEYS, JSON_KEYS, FlowRecord
 from ctk.timespan import format_age
+
+if TYPE_CHECKING:
+    from ctk.ask.describe import Description
+    from ctk.ask.top import Top
 
 Format = Literal["table", "json", "jsonl", "csv", "tsv"]
 
@@ -61,7 +63,7 @@ def rows(
     return written
 
 
-def top(ranked: Top, output: Output, out: BinaryIO) -> None:
+def top(ranked: "Top", output: Output, out: BinaryIO) -> None:
     """Write groups and what part of the whole each moved; a table ends with the whole."""
     at = COUNTS.index(ranked.sort)
     shares = [_percent(row.counts[at], ranked.totals[at]) for row in ranked.rows]
@@ -301,7 +303,7 @@ def scaled(size: int | None) -> str:
     return f"{amount:.1f} {unit}"
 
 
-def description(held: Description, output: Output, out: BinaryIO) -> None:
+def description(held: "Description", output: Output, out: BinaryIO) -> None:
     """Write what a file holds: for people, as one JSON object, or as the rows of its tables."""
     if output.format in ("json", "jsonl"):
         from orjson import OPT_INDENT_2, dumps
@@ -334,7 +336,7 @@ def description(held: Description, output: Output, out: BinaryIO) -> None:
         _table([("TABLE", False), ("ROWS", True), ("BYTES", True)], sizes, None, out)
 
 
-def _facts(held: Description) -> Iterable[tuple[str, str]]:
+def _facts(held: "Description") -> Iterable[tuple[str, str]]:
     yield "nodes", ", ".join(held.nodes) or _NOTHING
     yield "from", _moment(held.since)
     yield "until", _moment(held.until)

@@ -111,11 +111,14 @@ class RecordingRow:
 def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
     """The last recording of `node`, None where there is none."""
     row = conn.execute(
-        "SELECT started_ns, committed_ns, ended_ns, boot_id FROM recording"
+        "SELECT started_ns, committed_ns, ended_ns, boot_id, EXISTS (SELECT 1 FROM gap"
+        " WHERE recording_id = recording.id AND kind = 'disk full'"
+        " AND gap.ended_ns >= recording.ended_ns) AND NOT EXISTS (SELECT 1 FROM connection)"
+        " FROM recording"
         " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
         (node,),
     ).fetchone()
-    return Previous(*row) if row else None
+    return Previous._make((*row[:-1], bool(row[-1]))) if row else None
 
 
 def _recorder_id(conn: sqlite3.Connection, node: str, cluster: str | None) -> int:

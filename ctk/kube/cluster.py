@@ -1,0 +1,251 @@
+"""
+What there is in the cluster, as it is told: owners of addresses, rows of history.
+
+Each pod, service and node is held against how it stood before. What that changes goes to whom it
+concerns: addresses to the owners, ports to the services, how it stands now to the history.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+from ctk.kube import recall
+from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
+from ctk.kube.objects import (
+    Deleted,
+    EndpointSlice,
+    KubeObject,
+    Listed,
+    Node,
+    Pod,
+    Resource,
+    Service,
+    resource_of,
+)
+from ctk.kube.owners import Claim, Owners
+from ctk.kube.provisional import ProvisionalEndpoints
+from ctk.kube.service_ports import ServicePorts, Target
+from ctk.model import Closed, Endpoint, HistoryChange, KnownObject, ObjectClosed
+from ctk.timespan import SECOND
+
+_ZONE_LABEL = "topology.kubernetes.io/zone"
+KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
+    "pods": "pod",
+    "services": "service",
+    "nodes": "node",
+}
+
+
+class Cluster:
+    """
+    Every pod, service, slice and node that there is.
+
+    `settle` is called with an address of which more is known now.
+    """
+
+    def __init__(
+        self,
+        history: list[HistoryChange],
+        owners: Owners,
+        provisional: ProvisionalEndpoints,
+        service_ports: ServicePorts,
+        settle: Callable[[str], None],
+    ) -> None:
+        self._history, self._owners, self._provisional = history, owners, provisional
+        self._service_ports, self._settle = service_ports, settle
+        self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
+        self._nodes: dict[str, Node] = {}
+        self._recalled: set[str] = set()  # the uids that only the file knows, so far
+        # When pods without an address yet were first seen as started, by uid.
+        self._came_ns: dict[str, int] = {}
+        self.zones: dict[str, str] = {}  # by the node's name
+        # What is taken from here: pods whose address became known, and targets that may lead to a
+        # service only now.
+        self.pods_added: list[Endpoint] = []
+        self.targets: set[Target] = set()
+        self.settled_ns = 0  # the latest time as of which something has another owner
+
+    def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
+        """Take in what the file knew up to then; nothing is told of it but the ends it lacks."""
+        for change in recall.changes(known):
+            self.put(change.object, change.at_ns)
+            if isinstance(change, Deleted):
+                self.drop(resource_of(change.object), change.object.uid, change.at_ns)
+        self._owners.recall_until(told_until_ns)
+        self._recalled = {*self._pods, *self._nodes}
+        # The file has their history; it forgot only when its endpoints end.
+        self._history[:] = [each for each in self._history if isinstance(each, Closed)]
+        self.pods_added.clear()
+        self._came_ns.clear()
+
+    def put(self, new: KubeObject, at_ns: int) -> None:
+        """An object came or changed."""
+        match new:
+            case Pod():
+                self._put_pod(new, at_ns)
+            case Service():
+                self._put_service(new, at_ns)
+            case EndpointSlice():
+                self.targets |= self._service_ports.put_slice(new, at_ns)
+            case Node():
+                self._put_node(new, at_ns)
+
+    def _put_pod(self, new: Pod, at_ns: int) -> None:
+        old = self._pods.get(new.uid)
+        recalled = new.uid in self._recalled
+        if new == old and not recalled:
+            return
+        self._pods[new.uid] = new
+        if old is None or (old.started_ns != new.started_ns and not old.addresses):
+            self._came_ns[new.uid] = at_ns
+        self._record(old, new, at_ns)
+        had = old.owned if old else ()
+        ended_ns = min(new.ended_ns or at_ns, at_ns) if new.final else at_ns
+        if not new.host_network:
+            self._provisional.learn_near(new.addresses)
+        self.pods_added.extend(
+            endpoint_of(new, address, new.started_ns)
+            for address in new.owned
+            if recalled or address not in had
+        )
+        self._move(old, new, had, new.owned, ended_ns, at_ns)
+        if new.host_network:
+            return
+        if new.terminating and not (old and old.terminating):
+            # Its address may be another's before its object is deleted.
+            for address in new.owned:
+                self._owners.doubt(address, new.uid, at_ns)
+        if new.final and (new.ended_ns is not None if old is None else not old.final):
+            # It may have got an address and ended between two looks.
+            for address in new.addresses:
+                past = endpoint_of(new, address, new.started_ns)
+                claim = self._claim(new, new.started_ns, at_ns)
+                if address not in had:
+                    self._owners.give_past(past, claim, ended_ns)
+                    self._settle(address)
+        if not new.final and not new.addresses and new.node is not None:
+            self._provisional.await_pod(at_ns)
+            self._provisional.pod_started_ns = max(self._provisional.pod_started_ns, new.started_ns)
+            self.settled_ns = max(self.settled_ns, new.started_ns)
+
+    def _put_service(self, new: Service, at_ns: int) -> None:
+        old = self._service_ports.services.get(new.uid)
+        if new == old:
+            return
+        self._record(old, new, at_ns)
+        self.targets |= self._service_ports.put_service(new, at_ns)
+        self._provisional.learn_near(new.cluster_addresses)
+        self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
+
+    def _put_node(self, new: Node, at_ns: int) -> None:
+        old = self._nodes.get(new.uid)
+        if new == old and new.uid not in self._recalled:
+            return
+        self._nodes[new.uid] = new
+        zone = new.labels.get(_ZONE_LABEL)
+        if zone is None:
+            self.zones.pop(new.name, None)
+        else:
+            self.zones[new.name] = zone
+        self._record(old, new, at_ns)
+        self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
+        self._history.extend(self._provisional.learn_node(new))
+
+    def _move(
+        self,
+        old: Owner | None,
+        new: Owner,
+        had: Sequence[str],
+        has: Sequence[str],
+        ended_ns: int,
+        at_ns: int,
+    ) -> None:
+        """Take addresses from an owner and give it others; what it keeps may be told anew."""
+        recalled = new.uid in self._recalled
+        self._recalled.discard(new.uid)
+        for address in had:
+            if address not in has:
+                self._owners.take(address, new.uid, ended_ns, rounded=ended_ns < at_ns)
+        for address in has:
+            if old is None or address not in had:
+                # A pod gets its address late, but nobody else had it since it started.
+                from_ns = new.started_ns if old is None or isinstance(new, Pod) else at_ns
+                claim = self._claim(new, from_ns, at_ns)
+                self._owners.give(endpoint_of(new, address, from_ns), claim)
+                self.settled_ns = max(self.settled_ns, from_ns)
+                self._settle(address)
+                continue
+            if recalled:
+                claim = self._claim(new, new.started_ns, at_ns)
+                self._owners.confirm(address, new.uid, new.started_ns, claim)
+            if not same(endpoint_of(old, address, 0), told := endpoint_of(new, address, at_ns)):
+                self._owners.rename(told)
+        if has:
+            self._came_ns.pop(new.uid, None)
+
+    def _claim(self, new: Owner, from_ns: int, at_ns: int) -> Claim:
+        if not isinstance(new, Pod):
+            return Claim(at_ns, from_ns)
+        if new.networked_ns is not None or new.running_ns is not None:
+            return Claim(at_ns, new.gained_ns, new.running_ns)
+        came_ns = self._came_ns.get(new.uid)
+        if came_ns is not None and not from_ns <= came_ns < from_ns + SECOND:
+            came_ns = None
+        return Claim(at_ns, from_ns, None, came_ns)
+
+    def drop(self, resource: Resource, uid: str, at_ns: int, *, inferred: bool = False) -> None:
+        """An object is gone; `inferred` where nobody saw it go, so that it was some time ago."""
+        if resource == "endpointslices":
+            self._service_ports.drop_slice(uid, at_ns)
+            return
+        gone: Pod | Service | Node | None
+        grace_ns = 0
+        if resource == "pods":
+            gone = self._pods.pop(uid, None)
+            self._came_ns.pop(uid, None)
+            if gone is not None and not gone.final:
+                grace_ns = gone.grace_s * SECOND
+        elif resource == "services":
+            gone = self._service_ports.services.get(uid)
+            self._service_ports.drop_service(uid, at_ns)
+        else:
+            gone = self._nodes.pop(uid, None)
+            if gone is not None:
+                self.zones.pop(gone.name, None)
+        if gone is not None:
+            self._recalled.discard(uid)
+            for address in gone.addresses:
+                self._owners.take(address, uid, at_ns, grace_ns=grace_ns, inferred=inferred)
+            self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred))
+
+    def put_all(self, listed: Listed) -> None:
+        """Take in all there is of a resource: what is missing is gone."""
+        resource, at_ns = listed.resource, listed.at_ns
+        # Of two pods with one address the later one has it, and takes it from one that is gone.
+        for each in sorted(listed.objects, key=lambda each: each.started_ns):
+            self.put(each, at_ns)
+        for uid in self.known(resource).keys() - {each.uid for each in listed.objects}:
+            if listed.only_node in (None, getattr(self.known(resource)[uid], "node", None)):
+                self.drop(resource, uid, at_ns, inferred=True)
+
+    def known(self, resource: Resource) -> Mapping[str, KubeObject]:
+        """What there is of a resource, by uid."""
+        tables: Mapping[Resource, Mapping[str, KubeObject]] = {
+            "pods": self._pods,
+            "services": self._service_ports.services,
+            "endpointslices": self._service_ports.slices,
+            "nodes": self._nodes,
+        }
+        return tables[resource]
+
+    def _record(self, old: Owner | None, new: Owner, at_ns: int) -> None:
+        """Write an object's history, where something of it changed that history keeps."""
+        recalled = new.uid in self._recalled
+        if old is None:
+            self._history.append(record_of(new, new.started_ns))
+        elif not same_record(old, new):
+            kind = KIND_OF[resource_of(new)]
+            self._history.append(ObjectClosed(kind, new.uid, at_ns, inferred=recalled))
+            self._history.append(record_of(new, at_ns))
+        elif recalled:
+            # It goes on as the file knew it.
+            self._history.append(record_of(new, old.started_ns))
