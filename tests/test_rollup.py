@@ -344,7 +344,9 @@ def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
     assert conn.execute("SELECT src, dst FROM flows").fetchall() == [("10.0.0.1", "8.8.8.0")]
 
 
-def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path) -> None:
+def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "_SCANNED", 50_000)
+    monkeypatch.setattr(orphans, "_DELETED", 5_000)
     path = tmp_path / "node.db"
     max_bytes = 2_000_000
     everything: list[FlowRow] = []
