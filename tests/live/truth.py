@@ -268,7 +268,7 @@ def _hold(truth: Truth, expected: str, got: str, side: str, known: set[str]) -> 
     if life is None:
         return 3, "none: the node's own"
     if expected not in known and not truth.told(life):
-        return 1, "none: never told"
+        return 1, "none"
     return 3, f"none: {side} that " + ("the file knows" if expected in known else "was told")
 
 
@@ -278,6 +278,9 @@ def _but(truth: Truth, dial: Dial, expected: str, row: Row) -> str:
     life = truth.lives.get(expected)
     if life is None:
         return but
+    if not truth.told(life):
+        # No recorder could know of it: who had its address before is taken to have it still.
+        return f"{but}, never told"
     before, after = truth.neighbours(life)
     second = dial.at_ns // _SECOND_NS
     if any(heir and heir.began_ns // _SECOND_NS == second for heir in (after, before and life)):
