@@ -155,7 +155,9 @@ class Identities:
 
     def forget(self, table: str, ids: set[int]) -> None:
         """
-        Use none of these rows again: they are about to be thrown away, all but what is taken out.
+        Use none of these rows again: they are about to be thrown away.
+
+        Edges that connections hold are taken out of `ids`, and endpoints of edges to come.
 
         Rows of explained endpoints stay: only they know that what was unknown no longer is.
         """
