@@ -277,7 +277,9 @@ class Owners:
 
     def is_sure(self, owned: Ownership, when_ns: int) -> bool:
         """Whether nobody else can have had the address at that time."""
-        return when_ns < self._sure_until_ns(owned)
+        return when_ns < owned.sure_until_ns and (
+            when_ns < self.lost_ns or owned.endpoint.kind != "pod"
+        )
 
     def _wait(self, owned: Ownership, to_ns: int, sure_until_ns: int) -> None:
         """A span ends then, unless another turns out to have the address before."""

@@ -66,7 +66,8 @@ class ProvisionalEndpoints:
 
     def ask(self, address: str, when_ns: int, last_owner: Endpoint | None) -> Endpoint:
         """Who it may be; `last_owner` is the pod that surely had the address before."""
-        self._asked_ns = max(self._asked_ns, when_ns)
+        if when_ns > self._asked_ns:
+            self._asked_ns = when_ns
         given = self._of.get(address)
         if given is None:
             given = self._of[address] = []
@@ -77,7 +78,8 @@ class ProvisionalEndpoints:
             for each in reversed(given):
                 is_owner = each.endpoint.kind == "pod"
                 if is_owner == (last_owner is not None) and self._holds(each, when_ns):
-                    each.asked_ns = max(each.asked_ns, when_ns)
+                    if when_ns > each.asked_ns:
+                        each.asked_ns = when_ns
                     return each.endpoint
             if self.synced and not self.stale:
                 # Those that are older will not be completed any more.
@@ -203,9 +205,9 @@ class ProvisionalEndpoints:
     def _holds(self, given: Provisional, when_ns: int) -> bool:
         if when_ns >= given.until_ns:
             return False
-        from_ns = given.endpoint.valid_from_ns
         if given.endpoint.kind in ("external", "node") or not self._kube:
             return True
+        from_ns = given.endpoint.valid_from_ns
         if from_ns < self.pod_started_ns <= when_ns:
             return False  # it may be that pod's traffic: its address is told later
         return from_ns <= when_ns
