@@ -66,8 +66,7 @@ class ProvisionalEndpoints:
 
     def ask(self, address: str, when_ns: int, last_owner: Endpoint | None) -> Endpoint:
         """Who it may be; `last_owner` is the pod that surely had the address before."""
-        if when_ns > self._asked_ns:
-            self._asked_ns = when_ns
+        self._asked_ns = max(self._asked_ns, when_ns)
         given = self._of.get(address)
         if given is None:
             given = self._of[address] = []
@@ -78,8 +77,7 @@ class ProvisionalEndpoints:
             for each in reversed(given):
                 is_owner = each.endpoint.kind == "pod"
                 if is_owner == (last_owner is not None) and self._holds(each, when_ns):
-                    if when_ns > each.asked_ns:
-                        each.asked_ns = when_ns
+                    each.asked_ns = max(each.asked_ns, when_ns)
                     return each.endpoint
             if self.synced and not self.stale:
                 # Those that are older will not be completed any more.
