@@ -25,7 +25,7 @@ from ctk.model import (
 )
 from ctk.store import bulk, history
 from ctk.store.bloom import BloomFilter
-from ctk.store.columns import EDGE_OWN, ENDPOINT_IDENTITY, EdgeRow, edge_path
+from ctk.store.columns import EDGE_OWN, EDGE_SIDES, ENDPOINT_IDENTITY, EdgeRow, edge_path
 from ctk.store.history import compact, pack
 
 _NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
@@ -157,6 +157,8 @@ class Identities:
         """
         Use none of these rows again: they are about to be thrown away.
 
+        Edges that connections hold are taken out of `ids`, and endpoints of edges to come.
+
         Rows of explained endpoints stay: only they know that what was unknown no longer is.
         """
         if table == "edge":
@@ -165,6 +167,8 @@ class Identities:
             self.edges = {edge: found for edge, found in self.edges.items() if found not in ids}
         else:
             ids.difference_update(self._completed.values())
+            # Edges that were given ids, and have no rows yet.
+            ids.difference_update(*(row[1 : 1 + EDGE_SIDES] for row in self._edge_rows))
             self._forgotten_endpoints = ids
             self._endpoints = {
                 endpoint: found for endpoint, found in self._endpoints.items() if found not in ids
@@ -229,13 +233,14 @@ class Identities:
                     self._ended[endpoint] = _End(valid_to_ns, inferred)
                     self.conn.execute(
                         f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
-                        f" WHERE {_SAME_ENDPOINT} AND valid_to_ns IS NULL",
-                        (valid_to_ns, inferred, *_identity(endpoint)),
+                        f" WHERE {_SAME_ENDPOINT}"
+                        " AND (valid_to_ns IS NULL OR end_inferred AND valid_to_ns = ?)",
+                        (valid_to_ns, inferred, *_identity(endpoint), self.closed_ns),
                     )
                 case ObjectRecord():
                     history.record(self.conn, change, self.closed_ns)
                 case ObjectClosed():
-                    history.close(self.conn, change)
+                    history.close(self.conn, change, self.closed_ns)
 
     def _name_service(self, found: ServiceFound) -> None:
         """Name the service of all edges to what was dialled, those of earlier windows included."""
