@@ -40,6 +40,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return LiveOnOneWorker(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let other users into the tests' folders, for tests of what they may and may not do."""
+    base = tmp_path_factory.getbasetemp()
+    for folder in (base, *base.parents):
+        if folder.name.startswith(("pytest-", "popen-")):  # and not the system's
+            folder.chmod(folder.stat().st_mode | 0o011)
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A file of seven flows on node n1, two gaps among them."""

@@ -22,7 +22,7 @@ TICK_S = 0.25  # at most, between two batches
 _DUMP_SLICE_S = 0.02  # of a dump, between two looks at the events
 _DRAIN_S = 5.0  # at most, for the events that wait when a dump is over
 _STOP_S = 10.0  # at most, for all that is done after recording was told to stop
-_LAST_DUMP = 0.8  # of that, at most for the last dump; the rest is for events
+_LAST_DUMP = 0.8  # of that: when the last dump is cut off, for the events that came meanwhile
 
 _KINDS = {"new": NEW, "update": UPDATE, "destroy": DESTROY}
 
@@ -192,10 +192,14 @@ class Listener:
         return self._end_s < math.inf
 
     def _last(self) -> Iterator[Datagrams]:
+        # Events first: what is not read now is lost, while what a dump would have told of bytes is
+        # told by the first dump of the next recording.
+        yield from self._drain(self._end_s)
         dump_end_s = self._end_s - (1 - _LAST_DUMP) * self._stop_s
         yield from self._rest_of_dump(dump_end_s)
         due = self._clock.monotonic() >= self._schedule.due_s
-        if self._dump is None and (self._counting() or due):
+        is_time = self._clock.monotonic() < dump_end_s
+        if self._dump is None and is_time and (self._counting() or due):
             self._begin_dump()
             yield from self._rest_of_dump(dump_end_s)
         if self._dump is not None:

@@ -118,10 +118,12 @@ def floor_python() -> Listener:
     return Listener("recv loop in Python", prepare, _printed)
 
 
-def ctk(objects: Path) -> Listener:
+def ctk(objects: Path, program: Path = CTK, name: str = "ctk record") -> Listener:
+    """This ctk, or another one to compare it with."""
+
     def prepare(where: Path, options: Sequence[str]) -> Sequence[str | Path]:
         names = ("--objects", objects, "--node-name", cluster.NODE)
-        return (CTK, "record", where / "node.db", *names, *options)
+        return (program, "record", where / "node.db", *names, *options)
 
     def seen(where: Path) -> Seen:
         with sqlite3.connect(f"file:{where / 'node.db'}?mode=ro", uri=True) as conn:
@@ -130,7 +132,7 @@ def ctk(objects: Path) -> Listener:
         conn.close()
         return Seen(events, rows)
 
-    return Listener("ctk record", prepare, seen, "node.db")
+    return Listener(name, prepare, seen, "node.db")
 
 
 def _printed(where: Path) -> Seen:

@@ -392,6 +392,7 @@ def parse() -> argparse.Namespace:
         choices=[*(mix.name for mix in MIXES), "beside", "full rate", "live", "idle"],
         help="only this part; several allowed",
     )
+    parser.add_argument("--before", type=Path, help="another ctk, to measure in the same run")
     parser.add_argument("--listener", action="append", help="only those whose name has this in it")
     parser.add_argument("--output", type=Path, default=RESULTS / "record.json")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -405,6 +406,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
     everybody = [
         listeners.conntrack(),
         ctk,
+        *([listeners.ctk(objects, options.before, "ctk before")] if options.before else []),
         listeners.floor_c(bench.where / "floor"),
         listeners.floor_python(),
         listeners.ulogd("JSON", 100_000),
