@@ -619,6 +619,17 @@ def test_a_pods_history_in_several_rows_is_one_life() -> None:
     assert asked == ["web", "web", "next", "next"]
 
 
+def test_a_pod_that_the_file_closed_too_early_has_its_address_all_the_time() -> None:
+    """The recording before this one knew no list: the file has an end from the one before that."""
+    endpoints = recalled(known(pod("web"), to=80), until=100)
+    listed(endpoints, [pod("web", labels={"app": "next"})], 110)
+    asked = [endpoints.at("10.244.0.9", T0 + at * S) for at in (79, 81, 109, 110)]
+    assert [(each.name, each.labels["app"]) for each in asked] == [
+        *[("web", "web")] * 3,
+        ("web", "next"),
+    ]
+
+
 def test_a_node_that_the_file_knew_is_known_by_its_address_and_zone() -> None:
     zone = {"topology.kubernetes.io/zone": "z1"}
     endpoints = recalled(known(node("n2", "172.18.0.3", labels=zone)))

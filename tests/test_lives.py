@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ctk.kube.endpoints import Endpoints
@@ -194,7 +194,8 @@ def shared_second(dial: Dial, lives: list[Life]) -> bool:
     return False
 
 
-@settings(max_examples=200, deadline=None)
+# To shrink what fails takes minutes, and the lives say enough.
+@settings(max_examples=200, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     drawn_lives(),
     st.lists(st.tuples(st.integers(0, 15), st.integers(0, 400)), min_size=10, max_size=60),

@@ -1,7 +1,7 @@
 """Folding and pruning keep every sum: laws over random histories, and the odd cases by hand."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from ctk.model import LONE_COUNTS, Edge, Endpoint, EventCounts, FlowRow
-from ctk.store import connect, prune, rollup
+from ctk.store import connect, orphans, prune, rollup
 from ctk.store.columns import COUNT_KEYS
 from ctk.store.rollup import LEVELS, watermarks
 from ctk.store.write import Writer
@@ -25,10 +25,12 @@ SMALL = tuple(level._replace(peers=2) for level in LEVELS)  # "other" after two
 
 @pytest.fixture(scope="module", autouse=True)
 def _slices_of_two() -> Iterator[None]:
-    """Buckets are written, and their tails summed, in slices: here of two rows."""
+    """Buckets are written, tails summed and orphans swept in slices: here of two rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollup, "_COPIED_AT_ONCE", 2)
         patch.setattr(rollup, "_TAIL_AT_ONCE", 2)
+        patch.setattr(orphans, "_SCANNED", 2)
+        patch.setattr(orphans, "_DELETED", 2)
         yield
 
 
@@ -59,8 +61,16 @@ def _new() -> sqlite3.Connection:
     return conn
 
 
-def _writer(conn: sqlite3.Connection) -> Writer:
-    return Writer(conn, node="n1", source="kernel", settings={}, started_ns=START, boot_id="boot-1")
+def _writer(conn: sqlite3.Connection, held: Callable[[], set[int]] = set) -> Writer:
+    return Writer(
+        conn,
+        node="n1",
+        source="kernel",
+        settings={},
+        started_ns=START,
+        boot_id="boot-1",
+        edges_held=held,
+    )
 
 
 def _row(at_ns: int, edge: Edge = EDGES[0], counts: Counts = (1,) * 10) -> FlowRow:
@@ -145,10 +155,9 @@ def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
             case ("fold", int(until_ns), int(some)):
                 list(islice(rollup.fold(conn, until_ns, SMALL), some))
             case ("prune", int(now_ns), int(some)):
-                forget = writer._identities.forget
-                list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, forget), some))
+                list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, writer._orphans), some))
             case ("squeeze", int(some)):
-                list(islice(prune.by_size(conn, 1, writer._identities.forget), some))
+                list(islice(prune.by_size(conn, 1, writer._orphans), some))
             case ("restart",):
                 writer = _writer(conn)
         _hold(conn, everything)
@@ -166,6 +175,70 @@ def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
             == []
         )
     conn.close()
+
+
+def _pointed_to(conn: sqlite3.Connection, held: Iterable[int]) -> tuple[set[int], set[int]]:
+    """The edges that rows, or connections, have; and the endpoints of these."""
+    edges = set(held)
+    for level in LEVELS:
+        edges.update(row[0] for row in conn.execute(f"SELECT edge_id FROM {level.table}"))
+    sides = conn.execute("SELECT id, src_id, dialled_id, backend_id FROM edge").fetchall()
+    return edges, {side for row in sides if row[0] in edges for side in row[1:]}
+
+
+def _stored_ids(conn: sqlite3.Connection) -> tuple[set[int], set[int]]:
+    edges = {found for (found,) in conn.execute("SELECT id FROM edge")}
+    return edges, {found for (found,) in conn.execute("SELECT id FROM endpoint WHERE id > 0")}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(_rows, st.integers(0, 6)), min_size=1, max_size=8), st.booleans())
+def test_a_sweep_in_slices_throws_away_no_more_and_no_less_than_one_at_once(
+    windows: list[tuple[list[FlowRow], int]], prunes: bool
+) -> None:
+    """Between slices windows are written; what they use stays, and what nobody uses goes."""
+    conn, held = _new(), set[int]()
+    writer = _writer(conn, lambda: held)
+    _write(writer, [_row(START, edge) for edge in EDGES])
+    held.add(writer.edge_id(EDGES[3]))
+    list(rollup.fold(conn, START + 3 * DAY))
+    if prunes:
+        list(islice(prune.by_age(conn, START + 9 * DAY, NOTHING_KEPT, writer._orphans), 12))
+    for level in LEVELS:
+        conn.execute(f"DELETE FROM {level.table} WHERE edge_id % 2")
+    unused = _stored_ids(conn)[0] - _pointed_to(conn, held)[0]
+    for rows, slices in windows:
+        list(islice(writer._orphans.sweep(), slices))
+        _write(writer, rows)
+        unused -= _pointed_to(conn, held)[0]
+        edges, endpoints = _stored_ids(conn)
+        assert _pointed_to(conn, held)[0] <= edges
+        assert _pointed_to(conn, held)[1] <= endpoints
+    list(writer._orphans.sweep())
+    assert not unused & _stored_ids(conn)[0]
+    assert not writer._orphans.due
+    list(writer._orphans.sweep())
+    assert _stored_ids(conn) == _pointed_to(conn, held)
+    conn.close()
+
+
+def test_no_step_of_a_sweep_reads_or_deletes_more_than_its_slice(
+    conn: sqlite3.Connection,
+) -> None:
+    """60 flows of 60 edges that are gone: two rows a step."""
+    writer = _writer(conn)
+    peers = [Endpoint(address=f"8.9.0.{i}", kind="external", valid_from_ns=0) for i in range(60)]
+    edges = [edge("tcp", 0, POD, peer, 443, None, peer, None, None, None) for peer in peers]
+    _write(writer, [_row(START + i, one) for i, one in enumerate(edges)])
+    conn.execute("DELETE FROM flow WHERE started_ns % 3")
+    deleted = []
+    before = conn.total_changes
+    for _ in writer._orphans.sweep():
+        deleted.append(conn.total_changes - before)
+        before = conn.total_changes
+    assert max(deleted) <= 3 * 2 * 2  # of a slice of edges, three endpoints each
+    assert len(deleted) > 60
+    assert _stored_ids(conn) == _pointed_to(conn, [])
 
 
 def test_two_hours_fold_and_prune_right_at_every_ten_seconds(conn: sqlite3.Connection) -> None:
@@ -253,7 +326,7 @@ def test_a_row_older_than_what_is_kept_counts_where_its_time_is_kept(
 def test_nothing_is_pruned_that_is_not_folded(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
     _write(writer, [_row(START)])
-    assert list(prune.by_age(conn, START + 999 * DAY, NOTHING_KEPT, lambda *_: None)) == []
+    assert list(prune.by_age(conn, START + 999 * DAY, NOTHING_KEPT, writer._orphans)) == []
     assert watermarks(conn) == {level.name: (None, None) for level in LEVELS}
 
 
@@ -271,7 +344,9 @@ def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
     assert conn.execute("SELECT src, dst FROM flows").fetchall() == [("10.0.0.1", "8.8.8.0")]
 
 
-def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path) -> None:
+def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "_SCANNED", 50_000)
+    monkeypatch.setattr(orphans, "_DELETED", 5_000)
     path = tmp_path / "node.db"
     max_bytes = 2_000_000
     everything: list[FlowRow] = []

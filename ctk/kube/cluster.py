@@ -54,6 +54,7 @@ class Cluster:
         self._service_ports, self._settle = service_ports, settle
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}
+        self._listing = False  # what is told now may have been so for long
         self._recalled: set[str] = set()  # the uids that only the file knows, so far
         # When pods without an address yet were first seen as started, by uid.
         self._came_ns: dict[str, int] = {}
@@ -99,7 +100,7 @@ class Cluster:
             self._came_ns[new.uid] = at_ns
         self._record(old, new, at_ns)
         had = old.owned if old else ()
-        ended_ns = min(new.ended_ns or at_ns, at_ns) if new.final else at_ns
+        ended_ns, sure_until_ns = self._end(new, at_ns)
         if not new.host_network:
             self._provisional.learn_near(new.addresses)
         self.pods_added.extend(
@@ -107,7 +108,7 @@ class Cluster:
             for address in new.owned
             if recalled or address not in had
         )
-        self._move(old, new, had, new.owned, ended_ns, at_ns)
+        self._move(old, new, had, new.owned, (ended_ns, sure_until_ns), at_ns)
         if new.host_network:
             return
         if new.terminating and not (old and old.terminating):
@@ -120,7 +121,7 @@ class Cluster:
                 past = endpoint_of(new, address, new.started_ns)
                 claim = self._claim(new, new.started_ns, at_ns)
                 if address not in had:
-                    self._owners.give_past(past, claim, ended_ns)
+                    self._owners.give_past(past, claim, ended_ns, sure_until_ns)
                     self._settle(address)
         if not new.final and not new.addresses and new.node is not None:
             self._provisional.await_pod(at_ns)
@@ -134,7 +135,8 @@ class Cluster:
         self._record(old, new, at_ns)
         self.targets |= self._service_ports.put_service(new, at_ns)
         self._provisional.learn_near(new.cluster_addresses)
-        self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
+        had = old.addresses if old else ()
+        self._move(old, new, had, new.addresses, (at_ns, at_ns), at_ns)
 
     def _put_node(self, new: Node, at_ns: int) -> None:
         old = self._nodes.get(new.uid)
@@ -147,7 +149,8 @@ class Cluster:
         else:
             self.zones[new.name] = zone
         self._record(old, new, at_ns)
-        self._move(old, new, old.addresses if old else (), new.addresses, at_ns, at_ns)
+        had = old.addresses if old else ()
+        self._move(old, new, had, new.addresses, (at_ns, at_ns), at_ns)
         self._history.extend(self._provisional.learn_node(new))
 
     def _move(
@@ -156,15 +159,19 @@ class Cluster:
         new: Owner,
         had: Sequence[str],
         has: Sequence[str],
-        ended_ns: int,
+        end_ns: tuple[int, int],
         at_ns: int,
     ) -> None:
-        """Take addresses from an owner and give it others; what it keeps may be told anew."""
+        """
+        Take addresses from an owner and give it others; what it keeps may be told anew.
+
+        `end_ns` is when it lost the former at the latest, and until when it surely had them.
+        """
         recalled = new.uid in self._recalled
         self._recalled.discard(new.uid)
         for address in had:
             if address not in has:
-                self._owners.take(address, new.uid, ended_ns, rounded=ended_ns < at_ns)
+                self._owners.take(address, new.uid, end_ns[0], sure_until_ns=end_ns[1])
         for address in has:
             if old is None or address not in had:
                 # A pod gets its address late, but nobody else had it since it started.
@@ -182,6 +189,15 @@ class Cluster:
         if has:
             self._came_ns.pop(new.uid, None)
 
+    def _end(self, pod: Pod, at_ns: int) -> tuple[int, int]:
+        """When a pod's time ended at the latest, and until when it surely went on."""
+        if not pod.final or pod.ended_ns is None:
+            return at_ns, at_ns
+        if at_ns <= pod.ended_ns and not self._listing:
+            # A kubelet that told at once still had the address: it is given back after that.
+            return at_ns, at_ns
+        return min(pod.ended_ns, at_ns), min(pod.ended_ns - SECOND, at_ns)
+
     def _claim(self, new: Owner, from_ns: int, at_ns: int) -> Claim:
         if not isinstance(new, Pod):
             return Claim(at_ns, from_ns)
@@ -198,12 +214,12 @@ class Cluster:
             self._service_ports.drop_slice(uid, at_ns)
             return
         gone: Pod | Service | Node | None
-        grace_ns = 0
+        to_ns = at_ns
         if resource == "pods":
             gone = self._pods.pop(uid, None)
             self._came_ns.pop(uid, None)
             if gone is not None and not gone.final:
-                grace_ns = gone.grace_s * SECOND
+                to_ns += gone.grace_s * SECOND
         elif resource == "services":
             gone = self._service_ports.services.get(uid)
             self._service_ports.drop_service(uid, at_ns)
@@ -214,15 +230,17 @@ class Cluster:
         if gone is not None:
             self._recalled.discard(uid)
             for address in gone.addresses:
-                self._owners.take(address, uid, at_ns, grace_ns=grace_ns, inferred=inferred)
+                self._owners.take(address, uid, to_ns, sure_until_ns=at_ns, inferred=inferred)
             self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred))
 
     def put_all(self, listed: Listed) -> None:
         """Take in all there is of a resource: what is missing is gone."""
         resource, at_ns = listed.resource, listed.at_ns
         # Of two pods with one address the later one has it, and takes it from one that is gone.
+        self._listing = True
         for each in sorted(listed.objects, key=lambda each: each.started_ns):
             self.put(each, at_ns)
+        self._listing = False
         for uid in self.known(resource).keys() - {each.uid for each in listed.objects}:
             if listed.only_node in (None, getattr(self.known(resource)[uid], "node", None)):
                 self.drop(resource, uid, at_ns, inferred=True)

@@ -85,7 +85,7 @@ class Endpoints:
         return max(self._settled_ns, self._cluster.settled_ns)
 
     def good_until_ns(self, endpoint: Endpoint) -> int:
-        """Up to when (excluded) an answer holds if nothing changes: 1 << 63 where for ever."""
+        """Up to when (excluded) an answer holds if nothing changes; FOREVER_NS where for ever."""
         return self._provisional.good_until_ns(endpoint)
 
     def at(self, address: str, when_ns: int) -> Endpoint:
@@ -185,7 +185,7 @@ class Endpoints:
                 self._staleness.lose(change)
                 self._lose(resource, at_ns)
             case Recovered(resource):
-                self._staleness.find(change)
+                self._staleness.recover(change)
                 if resource == "pods":
                     self._owners.lost_ns = FOREVER_NS
                     self._provisional.pods_lost = False
@@ -245,7 +245,7 @@ class Endpoints:
         """
         Tell which provisional endpoints of an address turned out to be its owner, or not to.
 
-        `finally_`: nothing more will be known, and the last owner that was told is the best guess.
+        `finally_`: nothing more will be known, and the last owner that was told stands.
         """
 
         def settled(given: Provisional) -> bool:

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ctk.kube.identity import same
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
 from ctk.timespan import FOREVER_NS, SECOND
 
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
 _SLACK_NS = 5 * SECOND
+# A kubelet posts a pod's address this long after the pod got it, at most.
 _POSTED_LATE_NS = 5 * SECOND
-# A pod that takes over an address is told some time after it started, the longest with a watch
-# that was slow; until then its predecessor's grace is not settled.
+# So long after its deletion a pod that handed its address on has not served in that second.
+_KILLED_LATE_NS = 5 * SECOND
+# A watch may be slow to tell of a pod that got a deleted one's address: the grace is settled later.
 _TOLD_LATE_NS = 60 * SECOND
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.
 _RANK: Mapping[Kind, int] = {"node": 0, "pod": 1, "service": 2}
@@ -36,7 +39,6 @@ class Ownership:
     claim: "Claim"
     to_ns: int = FOREVER_NS
     sure_until_ns: int = FOREVER_NS
-    rounded: bool = False  # it ended within the second before `to_ns`
     inferred: bool = False  # nobody saw it end
     recalled: bool = False  # known from the file only
 
@@ -96,13 +98,24 @@ class Owners:
         Services may share an address.
         """
         rivals, from_ns = self._rivals(endpoint), endpoint.valid_from_ns
+        for owned in rivals:
+            if owned.endpoint.uid == endpoint.uid and owned in self._in_grace:
+                # It lives: the file closed it when a recording ended that no server told anything.
+                self._in_grace.remove(owned)
+                owned.to_ns = owned.sure_until_ns = FOREVER_NS
+                owned.claim, owned.recalled, owned.inferred = claim, False, False
+                if not same(owned.endpoint, endpoint):
+                    self.rename(replace(endpoint, valid_from_ns=claim.told_ns))
+                return
         if endpoint.kind != "service":
             for rival in rivals:
                 from_ns = max(from_ns, self._displace(rival, claim))
         slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
-    def give_past(self, endpoint: Endpoint, claim: Claim, ended_ns: int) -> None:
+    def give_past(
+        self, endpoint: Endpoint, claim: Claim, ended_ns: int, sure_until_ns: int
+    ) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
         from_ns, to_ns = endpoint.valid_from_ns, ended_ns
         for rival in self._rivals(endpoint):
@@ -115,43 +128,42 @@ class Owners:
                 from_ns = max(from_ns, self._displace(rival, claim))
         if from_ns >= to_ns:
             return
-        owned = Ownership(_since(endpoint, from_ns), from_ns, claim)
-        owned.rounded = ended_ns < claim.told_ns
-        self._close(owned, to_ns)
+        owned = Ownership(_since(endpoint, from_ns), from_ns, claim, to_ns)
         self._insert(owned)
+        if sure_until_ns >= to_ns:
+            self._close(owned, to_ns)
+        else:
+            owned.sure_until_ns = sure_until_ns
+            self._in_grace.append(owned)
 
     def take(
         self,
         address: str,
         uid: str,
-        at_ns: int,
+        to_ns: int,
         *,
-        grace_ns: int = 0,
+        sure_until_ns: int = FOREVER_NS,
         inferred: bool = False,
-        rounded: bool = False,
     ) -> None:
         """
         An address is no longer that owner's, if it still was.
 
-        With a grace the owner's processes may go on for so long, if no other gets the address.
-        `rounded`: it ended within the second before `at_ns`. `inferred`: nobody saw it end.
+        Between `sure_until_ns` and `to_ns` it is, if no other turns out to have it: in a pod's
+        grace, or in the second in which it ended. `inferred`: nobody saw it end.
         """
         owned = self._open(address, uid)
         if owned is None:
             return
         owned.inferred = inferred
-        if grace_ns == 0:
-            owned.rounded = rounded
-            self._close(owned, at_ns)
+        if sure_until_ns >= to_ns:
+            self._close(owned, to_ns)
             return
-        known_until_ns = self._sure_until_ns(owned)
-        owned.to_ns = at_ns + grace_ns
-        owned.sure_until_ns = at_ns
         if inferred:
-            # Whoever got the address before is in the list that lacks this one, but for the last
-            # few: a kubelet tells an address some seconds after a pod has it.
-            owned.sure_until_ns = max(min(at_ns, known_until_ns), at_ns - _POSTED_LATE_NS)
-        owned.recalled = False
+            # Whoever got the address before is in the list that lacks this one.
+            known_until_ns = self._sure_until_ns(owned)
+            earliest_ns = sure_until_ns - _POSTED_LATE_NS
+            sure_until_ns = max(min(sure_until_ns, known_until_ns), earliest_ns)
+        owned.to_ns, owned.sure_until_ns, owned.recalled = to_ns, sure_until_ns, False
         self._in_grace.append(owned)
 
     def rename(self, endpoint: Endpoint) -> None:
@@ -227,7 +239,7 @@ class Owners:
         second_ns = passed_ns + SECOND
         if claim.came_ns is not None:
             passed_ns = from_ns = claim.came_ns
-        elif not self.is_sure(rival, passed_ns) or (rival.rounded and passed_ns < rival.to_ns):
+        elif not self._has_left(rival, passed_ns):
             from_ns = second_ns
             if claim.running_ns is not None and claim.running_ns >= second_ns:
                 # It got the address in that second, and did not use it before the next.
@@ -246,10 +258,14 @@ class Owners:
                 return from_ns
             self._close(rival, sure_until_ns)
             return min(claim.told_ns, over_ns)
-        if rival.rounded and passed_ns < over_ns:
-            rival.to_ns = passed_ns
-            return from_ns
         return over_ns
+
+    def _has_left(self, rival: Ownership, when_ns: int) -> bool:
+        """Whether a newcomer of that second need not share it with a rival."""
+        if self.is_sure(rival, when_ns):
+            return True
+        seen_to_go = rival.to_ns != FOREVER_NS and not rival.inferred
+        return seen_to_go and when_ns >= rival.sure_until_ns + _KILLED_LATE_NS
 
     def _sure_until_ns(self, owned: Ownership) -> int:
         lost_ns = self.lost_ns if owned.endpoint.kind == "pod" else FOREVER_NS

@@ -1,4 +1,4 @@
-"""Since when which part of the cluster has not been heard of."""
+"""Which resources are not heard of now, since when, and the gaps that this made."""
 
 from collections.abc import Iterable, Iterator
 
@@ -18,14 +18,14 @@ class Staleness:
         """Nothing is heard of a resource any more."""
         self.lost[lost.resource] = lost
 
-    def find(self, stale: Recovered) -> None:
+    def recover(self, recovered: Recovered) -> None:
         """
         A resource is known again.
 
         Those that were lost together make one gap, when all of them are back.
         """
-        self.lost.pop(stale.resource, None)
-        self._spans.append(stale)
+        self.lost.pop(recovered.resource, None)
+        self._spans.append(recovered)
         if all(lost.denied for lost in self.lost.values()):
             self._tell()
 
@@ -50,7 +50,7 @@ class Staleness:
 def _merged(spans: Iterable[Recovered]) -> Iterator[Gap]:
     gap: Gap | None = None
     names: dict[Resource, None] = {}
-    for resource, from_ns, to_ns, why in sorted(spans, key=lambda stale: stale.from_ns):
+    for resource, from_ns, to_ns, why in sorted(spans, key=lambda span: span.from_ns):
         if gap is None or from_ns > gap.ended_ns:
             if gap is not None:
                 yield gap

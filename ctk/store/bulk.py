@@ -20,7 +20,7 @@ class Insert(NamedTuple):
 
 def insert(before: str, bound: int, after: str = "") -> Insert:
     """How to insert rows of so many bound values; the rows stand between `before` and `after`."""
-    # Numbered marks (?1) could bind a value twice, but Python 3.12 before 3.12.4 warns at each.
+    # ?1 could bind a value twice, but Python 3.12 before 3.12.4 warns at each of its kind.
     row = f"({', '.join('?' * bound)})"
     return Insert(before + row + after, before + ", ".join([row] * _AT_ONCE) + after)
 

@@ -63,7 +63,8 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
         made = _make_private(path)
         conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            conn.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_MS}")
+            # To begin WAL, every reader must have ended its question.
+            conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             fresh = _check(conn, path, migrates=True)
             if fresh:
                 # Both are fixed once the first page is written.
@@ -76,6 +77,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
             conn.execute("PRAGMA synchronous = NORMAL")
             conn.execute(f"PRAGMA cache_size = -{_WRITER_KIB}")
             conn.execute("PRAGMA temp_store = MEMORY")
+            conn.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_MS}")
             limit_wal(conn, WAL_BYTES)
             made = False
             try:

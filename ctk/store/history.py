@@ -43,9 +43,9 @@ def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None
             " WHERE id = ? AND valid_to_ns IS NULL",
             (change.valid_from_ns, last_id),
         )
-    marks = ",".join("?" * (len(row) + 1))
+    bound = ",".join("?" * (len(row) + 1))
     conn.execute(
-        f"INSERT INTO {table}({columns}, valid_from_ns) VALUES ({marks})",
+        f"INSERT INTO {table}({columns}, valid_from_ns) VALUES ({bound})",
         (*row, change.valid_from_ns),
     )
 

@@ -25,7 +25,7 @@ from ctk.model import (
 )
 from ctk.store import bulk, history
 from ctk.store.bloom import BloomFilter
-from ctk.store.columns import EDGE_OWN, ENDPOINT_IDENTITY, EdgeRow, edge_path
+from ctk.store.columns import EDGE_OWN, EDGE_SIDES, ENDPOINT_IDENTITY, EdgeRow, edge_path
 from ctk.store.history import compact, pack
 
 _NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
@@ -157,6 +157,8 @@ class Identities:
         """
         Use none of these rows again: they are about to be thrown away.
 
+        Edges that connections hold are taken out of `ids`, and endpoints of edges to come.
+
         Rows of explained endpoints stay: only they know that what was unknown no longer is.
         """
         if table == "edge":
@@ -165,6 +167,8 @@ class Identities:
             self.edges = {edge: found for edge, found in self.edges.items() if found not in ids}
         else:
             ids.difference_update(self._completed.values())
+            # Edges that were given ids, and have no rows yet.
+            ids.difference_update(*(row[1 : 1 + EDGE_SIDES] for row in self._edge_rows))
             self._forgotten_endpoints = ids
             self._endpoints = {
                 endpoint: found for endpoint, found in self._endpoints.items() if found not in ids

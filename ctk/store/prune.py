@@ -6,10 +6,11 @@ in its sums.
 """
 
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ctk.store.connect import WAL_BYTES, limit_wal, path_of
+from ctk.store.orphans import Orphans
 from ctk.store.rollup import (
     LEVELS,
     Level,
@@ -31,24 +32,23 @@ _SPARE = 0.25  # the part of a file that may be free before it is given back
 _HIGH, _LOW = 0.8, 0.65
 _WAL = 1 / 16
 
-# Called with "edge" or "endpoint" and the ids that are about to go: none may be used again. What
-# it takes out of the set stays.
-Forget = Callable[[str, set[int]], None]
-
 
 def by_age(
-    conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int], forget: Forget
+    conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int], orphans: Orphans
 ) -> Iterator[None]:
     """
     Throw away rows older than their level keeps; `retain` has ages in ns by level name.
 
-    Once a day of the file's own time, what nothing points to any more goes too.
+    Once a day of the file's own time, what nothing points to any more goes too. A sweep of that
+    which is under way comes first.
     """
+    if orphans.due:
+        yield from orphans.sweep()
     day = _day(conn)
     for level in LEVELS:
         yield from _before(conn, level, now_ns - retain.get(level.name, level.keep_ns))
     if _day(conn) != day:
-        yield from orphans(conn, forget)
+        yield from orphans.sweep()
     if _pragma(conn, "freelist_count") > _pragma(conn, "page_count") * _SPARE:
         yield from _give_back(conn)
 
@@ -67,13 +67,15 @@ def connections(conn: sqlite3.Connection) -> Iterator[None]:
         yield from _give_back(conn)
 
 
-def by_size(conn: sqlite3.Connection, max_bytes: int, forget: Forget) -> Iterator[None]:
+def by_size(conn: sqlite3.Connection, max_bytes: int, orphans: Orphans) -> Iterator[None]:
     """
     Throw away the oldest of the finest rows where the file, its -wal included, is too big.
 
     Where that is not enough, buckets that are still open are folded early: what comes for them
     later is added as late rows are.
     """
+    if orphans.due:
+        yield from orphans.sweep()
     limit_wal(conn, min(WAL_BYTES, int(max_bytes * _WAL)))
     if file_bytes(conn) <= max_bytes * _HIGH:
         return
@@ -85,7 +87,7 @@ def by_size(conn: sqlite3.Connection, max_bytes: int, forget: Forget) -> Iterato
             if early:
                 _fold_open(conn, LEVELS[: i + 2])
             yield from _down_to(conn, level, low_bytes)
-            yield from orphans(conn, forget)
+            yield from orphans.sweep()
     yield from _give_back(conn)
 
 
@@ -113,58 +115,6 @@ def file_bytes(conn: sqlite3.Connection) -> int:
     wal = Path(f"{path_of(conn)}-wal")
     pages = _pragma(conn, "page_count") * _pragma(conn, "page_size")
     return pages + (wal.stat().st_size if wal.exists() else 0)
-
-
-def orphans(conn: sqlite3.Connection, forget: Forget) -> Iterator[None]:
-    """Throw away edges without rows, endpoints without edges, and what ended before all rows."""
-    conn.execute("CREATE TEMP TABLE IF NOT EXISTS used (id INTEGER PRIMARY KEY)")
-    conn.execute("DELETE FROM temp.used")
-    conn.execute("INSERT OR IGNORE INTO temp.used SELECT edge_id FROM connection")
-    for level in LEVELS:
-        conn.execute(
-            f"INSERT OR IGNORE INTO temp.used SELECT edge_id FROM {level.table}"
-            " WHERE started_ns >= ?",
-            (_own_since_ns(conn, level),),
-        )
-    yield from _unused(conn, "edge", forget)
-    conn.execute("DELETE FROM temp.used")
-    for side in ("src_id", "dialled_id", "backend_id"):
-        conn.execute(f"INSERT OR IGNORE INTO temp.used SELECT {side} FROM edge")
-    yield from _unused(conn, "endpoint", forget)
-    conn.execute("DELETE FROM temp.used")
-    starts = [
-        conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()[0] for level in LEVELS
-    ]
-    oldest_ns = min((start for start in starts if start is not None), default=None)
-    if oldest_ns is not None:
-        with transaction(conn):
-            for table in ("pod", "service", "node"):
-                conn.execute(f"DELETE FROM {table} WHERE valid_to_ns < ?", (oldest_ns,))
-            conn.execute("DELETE FROM gap WHERE ended_ns < ?", (oldest_ns,))
-            # The last one stays: its id is not to be given out again.
-            conn.execute(
-                "DELETE FROM late_flow WHERE started_ns < ?"
-                " AND id < (SELECT MAX(id) FROM late_flow)",
-                (watermarks(conn)["flow"].pruned_ns,),
-            )
-        yield
-
-
-def _own_since_ns(conn: sqlite3.Connection, level: Level) -> int:
-    """
-    From when on a level may have edges that the next has not.
-
-    Reading ten million flows takes 2.5 s, and their minutes a tenth of it.
-    """
-    coarser = _coarser(level)
-    if coarser is None:
-        return -FOREVER_NS
-    folded_ns, pruned_ns = watermarks(conn)[coarser.name]
-    oldest_ns = _oldest_ns(conn, level)
-    if folded_ns is None or (pruned_ns or -FOREVER_NS) > (oldest_ns or 0):
-        return -FOREVER_NS
-    some_are_other = f"SELECT 1 FROM {coarser.table} WHERE edge_id < 0 LIMIT 1"
-    return -FOREVER_NS if conn.execute(some_are_other).fetchone() else folded_ns
 
 
 def _before(
@@ -205,21 +155,6 @@ def _before(
                 f"DELETE FROM {level.table} WHERE (started_ns, {second}) < (?, ?)",
                 last or (until_ns, -FOREVER_NS),
             )
-        yield
-
-
-def _unused(conn: sqlite3.Connection, table: str, forget: Forget) -> Iterator[None]:
-    unused = {
-        found
-        for (found,) in conn.execute(
-            f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM temp.used)"
-        )
-    }
-    forget(table, unused)
-    doomed = [(found,) for found in sorted(unused)]
-    for i in range(0, len(doomed), _ROWS):
-        with transaction(conn):
-            conn.executemany(f"DELETE FROM {table} WHERE id = ?", doomed[i : i + _ROWS])
         yield
 
 

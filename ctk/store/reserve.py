@@ -19,6 +19,7 @@ from ctk.store.connect import PAGE_BYTES
 # Two commits of a gap take 12 frames at most, with the split of a page in each; then some to
 # keep the gap's end up to date.
 RESERVE_BYTES = 128 * 1024
+_MOST_GROWTH_BYTES = 1024 * 1024
 # What the end of a recording takes: two pages that change in place, and one for luck.
 LAST_BYTES = 4 * (PAGE_BYTES + 24)
 
@@ -34,13 +35,14 @@ class Reserve:
         self._path = Path(f"{database}-wal")
         self._salts = b""
         self._used_bytes = 0
-        self._last_growth_bytes = 0
+        self._growth_bytes = 0
 
     def fill_up(self) -> bool:
         """
-        Allocate what is missing of the reserve, and what the last window took; False where full.
+        Allocate what is missing of the reserve, and what a commit may take; False where full.
 
-        The next window takes as much as the last one, or fails; so the reserve is left after it.
+        That is the most that was taken so far between two calls. A commit that takes no more, or
+        fails, leaves the reserve.
         """
         try:
             # SQLite's locks are on the file and its -shm, so that closing this drops none.
@@ -50,10 +52,10 @@ class Reserve:
         try:
             used_bytes = self._used_bytes
             self._read_used(wal)
-            if self._used_bytes > used_bytes:
-                self._last_growth_bytes = self._used_bytes - used_bytes
+            growth_bytes = min(self._used_bytes - used_bytes, _MOST_GROWTH_BYTES)
+            self._growth_bytes = max(self._growth_bytes, growth_bytes)
             size = os.fstat(wal).st_size
-            wanted = self._used_bytes + self._last_growth_bytes + RESERVE_BYTES
+            wanted = self._used_bytes + self._growth_bytes + RESERVE_BYTES
             if size < wanted:
                 os.posix_fallocate(wal, size, wanted - size)
         except OSError:

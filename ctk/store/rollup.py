@@ -65,9 +65,9 @@ def watermarks(conn: sqlite3.Connection) -> dict[str, Watermarks]:
     }
 
 
-def settled_ns(marks: Mapping[str, Watermarks]) -> int:
+def settled_ns(by_level: Mapping[str, Watermarks]) -> int:
     """A row that starts before this is late at some level."""
-    return max((level.folded_ns or -FOREVER_NS for level in marks.values()), default=-FOREVER_NS)
+    return max((level.folded_ns or -FOREVER_NS for level in by_level.values()), default=-FOREVER_NS)
 
 
 def floor(at_ns: int, width_ns: int) -> int:
@@ -77,7 +77,7 @@ def floor(at_ns: int, width_ns: int) -> int:
 
 def add_late(
     conn: sqlite3.Connection,
-    marks: Mapping[str, Watermarks],
+    by_level: Mapping[str, Watermarks],
     started_ns: int,
     edge_id: int,
     counts: Sequence[int | None],
@@ -88,11 +88,11 @@ def add_late(
     True where the row itself is to be stored: not where flows that old have been pruned.
     """
     for level in LEVELS[1:]:
-        folded_ns, pruned_ns = marks[level.name]
+        folded_ns, pruned_ns = by_level[level.name]
         start_ns = floor(started_ns, level.width_ns)
         if folded_ns is not None and (pruned_ns or 0) <= start_ns < folded_ns:
             conn.execute(_add(level.table, "started_ns, edge_id"), (start_ns, edge_id, *counts))
-    return started_ns >= (marks["flow"].pruned_ns or 0)
+    return started_ns >= (by_level["flow"].pruned_ns or 0)
 
 
 def fold(
@@ -130,11 +130,11 @@ def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
     Rows to come in them are then folded with their bucket, not one by one as late ones. Where a
     finer row is gone already, its bucket stays.
     """
-    marks = watermarks(conn)
+    by_level = watermarks(conn)
     for finer, level in pairwise(LEVELS):
         start_ns = floor(at_ns, level.width_ns)
-        is_last = marks[level.name].folded_ns == start_ns + level.width_ns
-        if is_last and (marks[finer.name].pruned_ns or -FOREVER_NS) <= start_ns:
+        is_last = by_level[level.name].folded_ns == start_ns + level.width_ns
+        if is_last and (by_level[finer.name].pruned_ns or -FOREVER_NS) <= start_ns:
             conn.execute(f"DELETE FROM {level.table} WHERE started_ns >= ?", (start_ns,))
             move_watermark(conn, level, "folded_ns", start_ns)
 
@@ -263,9 +263,9 @@ def _other_edge(conn: sqlite3.Connection, key: EdgeRow) -> int:
 
 def _add(table: str, key: str) -> str:
     """SQL to add counts to the row with this key, or to make it."""
-    marks = ", ".join("?" * (key.count(",") + 1 + len(COUNT_KEYS)))
+    bound = ", ".join("?" * (key.count(",") + 1 + len(COUNT_KEYS)))
     return (
-        f"INSERT INTO {table}({key}, {_COLUMNS}) VALUES ({marks})"
+        f"INSERT INTO {table}({key}, {_COLUMNS}) VALUES ({bound})"
         f" ON CONFLICT({key}) DO UPDATE SET {_ADDED}"
     )
 

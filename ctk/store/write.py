@@ -38,6 +38,7 @@ from ctk.store import bulk, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import ROOM_HINT, explained, path_of
 from ctk.store.identities import Identities
+from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.timespan import FOREVER_NS
@@ -92,6 +93,7 @@ class Writer:
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+        self._orphans = Orphans(conn, self._identities.forget)
         self._reserve = Reserve(self._path)
         self._kept_before = True  # there may be connections that the last recording kept
         self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
@@ -181,14 +183,15 @@ class Writer:
         Each step holds the lock for well under 100 ms. The caller may stop between any two, write
         a window, and start again.
         """
-        forget = self._identities.forget
         with explained(self._path):
             self._fill_reserve()
             steps = chain(
                 self._give_back_connections(),
                 rollup.fold(self._conn, now_ns),
-                prune.by_age(self._conn, now_ns, retain, forget),
-                prune.by_size(self._conn, max_bytes, forget) if max_bytes is not None else (),
+                prune.by_age(self._conn, now_ns, retain, self._orphans),
+                prune.by_size(self._conn, max_bytes, self._orphans)
+                if max_bytes is not None
+                else (),
             )
             for step in steps:
                 self._fill_reserve()
@@ -314,16 +317,16 @@ class Writer:
         lone.sort(key=_started_of_event)
         self._identities.flush()
 
-        marks = rollup.watermarks(self._conn)
-        settled_ns = max(self._newest_ns + 1, rollup.settled_ns(marks))
+        by_level = rollup.watermarks(self._conn)
+        settled_ns = max(self._newest_ns + 1, rollup.settled_ns(by_level))
         late = bisect_left(ordered, settled_ns, key=_started_of_row)
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
         for row in ordered[:late]:
-            self._insert_late(marks, row)
+            self._insert_late(by_level, row)
         for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
             counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
             row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
-            self._insert_late(marks, row)
+            self._insert_late(by_level, row)
 
         first_n = len(lone)
         del lone[:late_lone]
@@ -332,10 +335,10 @@ class Writer:
         newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
         self._newest_ns = max([self._newest_ns, *newest])
 
-    def _insert_late(self, marks: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
+    def _insert_late(self, by_level: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
         """Insert a row where time has been before, and fold it at once."""
         started_ns, counts = row.started_ns, row.counts
-        if rollup.add_late(self._conn, marks, started_ns, row.edge_id, counts):
+        if rollup.add_late(self._conn, by_level, started_ns, row.edge_id, counts):
             (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
             lasted_ns = row.ended_ns - started_ns
             values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *counts)
