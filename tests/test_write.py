@@ -456,8 +456,12 @@ def test_an_end_that_nobody_saw_is_said_to_be_inferred(path: Path) -> None:
         pods = "SELECT valid_to_ns, end_inferred FROM pods WHERE uid = 'uid-3'"
         assert _all(conn, pods) == [ended]
         assert _all(conn, "SELECT valid_to_ns, end_inferred FROM nodes") == [ended]
-        _window(writer, changes=[_pod("uid-3", T + 60 * S)])
-        assert _all(conn, pods) == [(None, 0)]
+        _window(writer, changes=[ObjectClosed("pod", "uid-3", T + 30 * S, inferred=True)])
+        assert _all(conn, pods) == [(T + 30 * S, 1)]
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 90 * S)
+        _window(writer, changes=[_pod("uid-3", T + 90 * S)])
+        assert _all(conn, pods) == [(T + 30 * S, 1), (None, 0)]
 
 
 def test_a_recording_carries_its_cluster(path: Path) -> None:

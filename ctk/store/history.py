@@ -104,11 +104,16 @@ def _object(
     return ObjectRecord(kind=kind, valid_from_ns=valid_from_ns, **fields)
 
 
-def close(conn: sqlite3.Connection, change: ObjectClosed) -> None:
+def close(conn: sqlite3.Connection, change: ObjectClosed, closed_ns: int | None) -> None:
+    """
+    End an object's row.
+
+    One that stood so when the last recording ended, at `closed_ns`, may have gone on after that.
+    """
     conn.execute(
         f"UPDATE {change.kind} SET valid_to_ns = ?, end_inferred = ?"
-        " WHERE uid = ? AND valid_to_ns IS NULL",
-        (change.valid_to_ns, change.inferred, change.uid),
+        " WHERE uid = ? AND (valid_to_ns IS NULL OR end_inferred AND valid_to_ns = ?)",
+        (change.valid_to_ns, change.inferred, change.uid, closed_ns),
     )
 
 

@@ -233,13 +233,14 @@ class Identities:
                     self._ended[endpoint] = _End(valid_to_ns, inferred)
                     self.conn.execute(
                         f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
-                        f" WHERE {_SAME_ENDPOINT} AND valid_to_ns IS NULL",
-                        (valid_to_ns, inferred, *_identity(endpoint)),
+                        f" WHERE {_SAME_ENDPOINT}"
+                        " AND (valid_to_ns IS NULL OR end_inferred AND valid_to_ns = ?)",
+                        (valid_to_ns, inferred, *_identity(endpoint), self.closed_ns),
                     )
                 case ObjectRecord():
                     history.record(self.conn, change, self.closed_ns)
                 case ObjectClosed():
-                    history.close(self.conn, change)
+                    history.close(self.conn, change, self.closed_ns)
 
     def _name_service(self, found: ServiceFound) -> None:
         """Name the service of all edges to what was dialled, those of earlier windows included."""
