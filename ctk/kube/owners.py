@@ -73,7 +73,8 @@ class Owners:
         self._always = always
         self._spans: dict[str, list[Ownership]] = {}
         self._ended: deque[tuple[int, str]] = deque()
-        self._in_grace: list[Ownership] = []
+        self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
+        self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
         # Since when each kind is watched without a break.
         self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
@@ -101,7 +102,7 @@ class Owners:
         for owned in rivals:
             if owned.endpoint.uid == endpoint.uid and owned in self._in_grace:
                 # It lives: the file closed it when a recording ended that no server told anything.
-                self._in_grace.remove(owned)
+                del self._in_grace[owned]
                 owned.to_ns = owned.sure_until_ns = FOREVER_NS
                 owned.claim, owned.recalled, owned.inferred = claim, False, False
                 if not same(owned.endpoint, endpoint):
@@ -133,8 +134,7 @@ class Owners:
         if sure_until_ns >= to_ns:
             self._close(owned, to_ns)
         else:
-            owned.sure_until_ns = sure_until_ns
-            self._in_grace.append(owned)
+            self._wait(owned, to_ns, sure_until_ns)
 
     def take(
         self,
@@ -163,8 +163,8 @@ class Owners:
             known_until_ns = self._sure_until_ns(owned)
             earliest_ns = sure_until_ns - _POSTED_LATE_NS
             sure_until_ns = max(min(sure_until_ns, known_until_ns), earliest_ns)
-        owned.to_ns, owned.sure_until_ns, owned.recalled = to_ns, sure_until_ns, False
-        self._in_grace.append(owned)
+        owned.recalled = False
+        self._wait(owned, to_ns, sure_until_ns)
 
     def rename(self, endpoint: Endpoint) -> None:
         """The owner of an address has other labels, say, from now on: another endpoint."""
@@ -210,9 +210,13 @@ class Owners:
 
     def settle(self, now_ns: int) -> list[str]:
         """End spans whose grace is over, and that no other can come and shorten; gives those."""
+        if now_ns < self._due_ns:
+            return []
         over = [each for each in self._in_grace if each.to_ns + _TOLD_LATE_NS <= now_ns]
         for owned in over:
             self._close(owned, owned.to_ns)
+        due = (each.to_ns + _TOLD_LATE_NS for each in self._in_grace)
+        self._due_ns = min(due, default=FOREVER_NS)
         return [owned.endpoint.address for owned in over]
 
     def expire(self, before_ns: int) -> None:
@@ -273,7 +277,15 @@ class Owners:
 
     def is_sure(self, owned: Ownership, when_ns: int) -> bool:
         """Whether nobody else can have had the address at that time."""
-        return when_ns < self._sure_until_ns(owned)
+        return when_ns < owned.sure_until_ns and (
+            when_ns < self.lost_ns or owned.endpoint.kind != "pod"
+        )
+
+    def _wait(self, owned: Ownership, to_ns: int, sure_until_ns: int) -> None:
+        """A span ends then, unless another turns out to have the address before."""
+        owned.to_ns, owned.sure_until_ns = to_ns, sure_until_ns
+        self._in_grace[owned] = None
+        self._due_ns = min(self._due_ns, to_ns + _TOLD_LATE_NS)
 
     def _open(self, address: str, uid: str | None) -> Ownership | None:
         for owned in self._spans.get(address, ()):
@@ -294,8 +306,7 @@ class Owners:
         endpoint = owned.endpoint
         owned.to_ns = max(at_ns, endpoint.valid_from_ns)
         owned.sure_until_ns = FOREVER_NS
-        if owned in self._in_grace:
-            self._in_grace.remove(owned)
+        self._in_grace.pop(owned, None)
         self._ended.append((owned.to_ns, endpoint.address))
         self._history.append(Closed(endpoint, owned.to_ns, owned.inferred))
 

@@ -203,9 +203,9 @@ class ProvisionalEndpoints:
     def _holds(self, given: Provisional, when_ns: int) -> bool:
         if when_ns >= given.until_ns:
             return False
-        from_ns = given.endpoint.valid_from_ns
         if given.endpoint.kind in ("external", "node") or not self._kube:
             return True
+        from_ns = given.endpoint.valid_from_ns
         if from_ns < self.pod_started_ns <= when_ns:
             return False  # it may be that pod's traffic: its address is told later
         return from_ns <= when_ns
