@@ -187,8 +187,9 @@ class Churn:
         self._undo.close()
 
     def _close(self) -> None:
-        for key in list(self._select.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
+        for sockets in (self._outside, *(pod.sockets for pod in self._pods)):
+            for sock in list(sockets):
+                self._drop(sockets, sock)
         self._select.close()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
