@@ -31,6 +31,7 @@ from ctk.errors import UsageError
 from ctk.model import Filters, FlowRow, Term
 from ctk.store import prune, rollup
 from ctk.store.columns import FlowRecord
+from ctk.store.orphans import Orphans
 from ctk.store.rollup import LEVELS
 from ctk.timespan import DAY, HOUR, MINUTE
 
@@ -111,7 +112,7 @@ def test_the_sums_over_all_steps_are_those_of_a_ranking_whatever_was_pruned(
     everything = list(flows(conn))
     finish(rollup.fold(conn, START + folded, SMALL if tail else LEVELS))
     retain = dict(zip(("flow", "1m", "1h"), ages_ns, strict=True)) | {"1d": 10 * DAY}
-    finish(prune.by_age(conn, START + 3 * DAY, retain, lambda table, ids: None))
+    finish(prune.by_age(conn, START + 3 * DAY, retain, Orphans(conn, lambda table, ids: None)))
     filters = Filters(since_ns=since_ns, until_ns=until_ns)
     answer = series(conn, filters, ("proto",), step_ns)
     ranked = top(conn, filters, ("proto",))

@@ -26,6 +26,7 @@ from ctk.ask.sums import COUNTS
 from ctk.ask.top import SORTS, top
 from ctk.model import Filters, FlowRow, Term
 from ctk.store import prune, rollup
+from ctk.store.orphans import Orphans
 from ctk.store.rollup import LEVELS
 from ctk.timespan import DAY
 
@@ -81,7 +82,7 @@ def test_where_finer_rows_are_pruned_a_span_reaches_to_the_buckets_that_are_left
     everything = list(flows(conn))
     finish(rollup.fold(conn, START + folded, SMALL if tail else LEVELS))
     retain = {level.name: age if i < pruned else 10 * DAY for i, level in enumerate(LEVELS)}
-    finish(prune.by_age(conn, START + 3 * DAY, retain, lambda table, ids: None))
+    finish(prune.by_age(conn, START + 3 * DAY, retain, Orphans(conn, lambda table, ids: None)))
     filters = Filters(since_ns=since_ns, until_ns=until_ns)
     ranked = top(conn, filters, ("proto",))
     for caveat in ranked.caveats:

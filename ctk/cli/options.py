@@ -44,7 +44,7 @@ def parse_count(text: str | int) -> int:
 # More rows than these of a table on a terminal are not read by anybody.
 TERMINAL_ROWS = 1_000
 
-# Who may not read it is told by the store: that failed, and was not asked wrongly.
+# The store says who may not read it: click would call that a wrong argument, with exit code 2.
 db_argument = click.argument("db", type=click.Path(path_type=Path, readable=False))
 
 

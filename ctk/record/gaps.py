@@ -39,10 +39,9 @@ class GapLedger:
             self._waiting.append(gap)
             if gap.kind == "events lost":
                 self.lost += gap.lost or 0
-                log.warning(
-                    "%s events were lost: the socket's buffer was full",
-                    "some" if gap.lost is None else gap.lost,
-                )
+                lost = "some" if gap.lost is None else gap.lost
+                why = gap.detail or "the socket's buffer was full"
+                log.warning("%s events were lost: %s", lost, why)
 
     def count_malformed(self, malformed: int, since_ns: int, at_ns: int) -> None:
         """Take in how many datagrams could not be decoded since the recording started."""

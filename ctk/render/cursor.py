@@ -13,12 +13,12 @@ from ctk.errors import StoreError
 class Cursor:
     """Where a reader of flows stopped: the last one it had, in which file, and what it wrote."""
 
-    recording: str  # the first one in the file: another file is another story
+    recording: str  # the first one in the file, which tells the file from others
     started_ns: int
     number: int  # tells flows of one nanosecond apart
     output_bytes: int  # of the file the flows went to; 0 where it was none
     late_id: int = 0  # of those that were written after later ones
-    filters: str = ""  # the flags it goes by
+    filters: str = ""  # as flags: another export by this name must have the same
 
     @classmethod
     def load(cls, path: Path) -> Self | None:

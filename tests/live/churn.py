@@ -133,8 +133,9 @@ class Pod:
 class Churn:
     """The script and the traffic, in one thread, from entering to leaving it."""
 
-    def __init__(self, db: Path, seed: int, rate: float) -> None:
+    def __init__(self, db: Path, seed: int, rate: float, *, outages: bool = False) -> None:
         self.db, self.chance, self._rate = db, random.Random(seed), rate
+        self._outages = outages
         self.truth = Truth(time.time_ns(), WINDOW_S * 10**9)
         self.play = ChurnNode(SERVICES, ("web", NODE_PORT), TIMEOUTS)
         self.api = TellingApi(self.truth)
@@ -170,7 +171,8 @@ class Churn:
                     self.after(self.chance.uniform(0, 2), lambda node=node: self._create(node))
             for n in range(6):
                 self.after(4 + 9 * n, lambda n=n: self._add_bridge(n))
-            self.after(self.chance.uniform(15, 25), self._lose_api)
+            if self._outages:
+                self.after(self.chance.uniform(15, 25), self._lose_api)
             self.after(0, self._probe)
             self.after(0, self._dial_any)
             self._undo = undo.pop_all()
@@ -185,8 +187,9 @@ class Churn:
         self._undo.close()
 
     def _close(self) -> None:
-        for key in list(self._select.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
+        for sockets in (self._outside, *(pod.sockets for pod in self._pods)):
+            for sock in list(sockets):
+                self._drop(sockets, sock)
         self._select.close()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
@@ -620,10 +623,16 @@ def churn(
     each_signal: int,
     rate: float = 110,
     most_s: float = 900,
+    outages: bool = False,
     options: tuple[str, ...] = ("--aggregate", "connections"),
 ) -> Result:
-    """Run until so many connections began while a recorder ran, and it was so often restarted."""
-    with Churn(folder / "node.db", seed, rate) as script:
+    """
+    Run until so many connections were made, and the recorder got each signal so often.
+
+    With `outages` the API server restarts, too: names that were known last stand meanwhile, and a
+    gap says so, so some are not right.
+    """
+    with Churn(folder / "node.db", seed, rate, outages=outages) as script:
         script.run(0.5)
         restarts = Restarts(script, folder, seed, options)
         restarts.start()
@@ -674,6 +683,7 @@ def main() -> int:
     parser.add_argument("--each-signal", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=110)
+    parser.add_argument("--outages", action="store_true", help="the API server restarts, too")
     parser.add_argument("--folder", type=Path, help="keep the file, the truth and the logs here")
     parser.add_argument("--again", action="store_true", help="only judge what is in --folder")
     asked = parser.parse_args()
@@ -692,6 +702,7 @@ def main() -> int:
             connections=asked.connections,
             each_signal=asked.each_signal,
             rate=asked.rate,
+            outages=asked.outages,
         )
     print(f"{result.dials} connections made; {dict(result.signals)}; seed {asked.seed}")
     print("\n".join(result.verdict.lines()))
