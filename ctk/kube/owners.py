@@ -268,7 +268,7 @@ class Owners:
 
     def _has_left(self, rival: Ownership, when_ns: int) -> bool:
         """Whether a newcomer of that second need not share it with a rival."""
-        if self.is_sure(rival, when_ns):
+        if self.is_sure(rival, when_ns + SECOND - 1):
             return True
         return when_ns >= rival.gone_ns + _KILLED_LATE_NS
 
