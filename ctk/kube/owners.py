@@ -112,7 +112,7 @@ class Owners:
                 return
         if endpoint.kind != "service":
             for rival in rivals:
-                from_ns = max(from_ns, self._displace(rival, claim))
+                from_ns = max(from_ns, claim.gained_ns, self._displace(rival, claim))
         slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
@@ -120,7 +120,7 @@ class Owners:
         self, endpoint: Endpoint, claim: Claim, ended_ns: int, sure_until_ns: int
     ) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
-        from_ns, to_ns = endpoint.valid_from_ns, ended_ns
+        from_ns, to_ns = max(endpoint.valid_from_ns, claim.gained_ns), ended_ns
         for rival in self._rivals(endpoint):
             if rival.claim.gained_ns > claim.gained_ns:
                 to_ns = min(to_ns, rival.claim.gained_ns)
