@@ -182,13 +182,17 @@ class Recorder:
         return finally_
 
 
-def shared_second(dial: Dial, lives: list[Life]) -> bool:
+def shared_second(dial: Dial, lives: list[Life], unseen: bool) -> bool:
     """Whether another pod may have had the address in the second in which this one dialled."""
     mine = T0 + dial.at * TICK
+    if unseen and second(dial.at) == second(dial.life.wired):
+        return True
     for other in lives:
         if other is dial.life or other.address != dial.life.address:
             continue
         earliest, latest = min(second(other.wired), second(other.ran)), second(other.ended) + S
+        if other.how == "forced":
+            latest = max(latest, second(other.asked_to_end) + 3 * S)
         if earliest - S <= mine < latest + S:
             return True
     return False
@@ -289,6 +293,8 @@ def test_an_answer_is_the_pod_that_had_the_address_or_none(
         nameless = [
             f"at {dial.at} none for {dial.life}"
             for dial, name in finally_
-            if name is None and id(dial) in named - unheard and not shared_second(dial, lives)
+            if name is None
+            and id(dial) in named - unheard
+            and not shared_second(dial, lives, bool(turns))
         ]
         assert nameless == []

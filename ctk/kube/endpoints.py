@@ -252,8 +252,10 @@ class Endpoints:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
             sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
-            if not sure and not (finally_ and owned and not owned.recalled):
-                return False
+            if owned is not None and not sure:
+                passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)
+                if not passed_on and (owned.recalled or not finally_):
+                    return False
             if owned is None and endpoint.kind != "pod":
                 return False
             if owned is not None and given.asked_ns < owned.to_ns:

@@ -17,8 +17,9 @@ from ctk.timespan import FOREVER_NS, SECOND
 _SLACK_NS = 5 * SECOND
 # A kubelet posts a pod's address this long after the pod got it, at most.
 _POSTED_LATE_NS = 5 * SECOND
-# So long after its deletion a pod that handed its address on has not served in that second.
-_KILLED_LATE_NS = 5 * SECOND
+# A kubelet kills what was deleted by force within this time; only what is slower may have served
+# in the very second in which another got its address.
+_KILLED_LATE_NS = 2 * SECOND
 # A watch may be slow to tell of a pod that got a deleted one's address: the grace is settled later.
 _TOLD_LATE_NS = 60 * SECOND
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.
@@ -39,6 +40,7 @@ class Ownership:
     claim: "Claim"
     to_ns: int = FOREVER_NS
     sure_until_ns: int = FOREVER_NS
+    gone_ns: int = FOREVER_NS  # its object was gone then, at the latest
     inferred: bool = False  # nobody saw it end
     recalled: bool = False  # known from the file only
 
@@ -103,14 +105,14 @@ class Owners:
             if owned.endpoint.uid == endpoint.uid and owned in self._in_grace:
                 # It lives: the file closed it when a recording ended that no server told anything.
                 del self._in_grace[owned]
-                owned.to_ns = owned.sure_until_ns = FOREVER_NS
+                owned.to_ns = owned.sure_until_ns = owned.gone_ns = FOREVER_NS
                 owned.claim, owned.recalled, owned.inferred = claim, False, False
                 if not same(owned.endpoint, endpoint):
                     self.rename(replace(endpoint, valid_from_ns=claim.told_ns))
                 return
         if endpoint.kind != "service":
             for rival in rivals:
-                from_ns = max(from_ns, self._displace(rival, claim))
+                from_ns = max(from_ns, claim.gained_ns, self._displace(rival, claim))
         slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
@@ -118,7 +120,7 @@ class Owners:
         self, endpoint: Endpoint, claim: Claim, ended_ns: int, sure_until_ns: int
     ) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
-        from_ns, to_ns = endpoint.valid_from_ns, ended_ns
+        from_ns, to_ns = max(endpoint.valid_from_ns, claim.gained_ns), ended_ns
         for rival in self._rivals(endpoint):
             if rival.claim.gained_ns > claim.gained_ns:
                 to_ns = min(to_ns, rival.claim.gained_ns)
@@ -154,7 +156,7 @@ class Owners:
         owned = self._open(address, uid)
         if owned is None:
             return
-        owned.inferred = inferred
+        owned.inferred, gone_ns = inferred, sure_until_ns
         if sure_until_ns >= to_ns:
             self._close(owned, to_ns)
             return
@@ -163,7 +165,7 @@ class Owners:
             known_until_ns = self._sure_until_ns(owned)
             earliest_ns = sure_until_ns - _POSTED_LATE_NS
             sure_until_ns = max(min(sure_until_ns, known_until_ns), earliest_ns)
-        owned.recalled = False
+        owned.recalled, owned.gone_ns = False, gone_ns
         self._wait(owned, to_ns, sure_until_ns)
 
     def rename(self, endpoint: Endpoint) -> None:
@@ -266,10 +268,9 @@ class Owners:
 
     def _has_left(self, rival: Ownership, when_ns: int) -> bool:
         """Whether a newcomer of that second need not share it with a rival."""
-        if self.is_sure(rival, when_ns):
+        if self.is_sure(rival, when_ns + SECOND - 1):
             return True
-        seen_to_go = rival.to_ns != FOREVER_NS and not rival.inferred
-        return seen_to_go and when_ns >= rival.sure_until_ns + _KILLED_LATE_NS
+        return when_ns >= rival.gone_ns + _KILLED_LATE_NS
 
     def _sure_until_ns(self, owned: Ownership) -> int:
         lost_ns = self.lost_ns if owned.endpoint.kind == "pod" else FOREVER_NS
