@@ -360,6 +360,13 @@ class LiveConnections(NamedTuple):
     counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
 
 
+class KnownUnknown(NamedTuple):
+    """An unknown endpoint of an earlier recording, given for times up to `asked_ns`."""
+
+    endpoint: Endpoint
+    asked_ns: int
+
+
 class Previous(NamedTuple):
     """The recording before this one in the same file, by the same node."""
 

@@ -6,10 +6,11 @@ from contextlib import closing
 from queue import SimpleQueue
 
 import pytest
-from test_pipeline import OPENED, Source, T, ask, record, tick
+from test_pipeline import NAMES, OPENED, Source, T, ask, listed, pod, record, tick
 from wire import SECOND, Connection, batch
 
 from ctk.errors import StoreError
+from ctk.kube.objects import Change
 from ctk.model import Datagrams
 from ctk.record import loop
 from ctk.record.plan import Listening, Plan
@@ -145,3 +146,26 @@ def test_counters_that_go_back_are_a_gap_since_the_dump_before(tmp_path):
     record(db, steps())
     assert ask(db, GAPS) == [("counters reset", T + 5 * SECOND, T + 15 * SECOND, None)]
     assert ask(db, "SELECT sum(bytes_out) FROM flows") == [(1_100,)]
+
+
+def test_a_pod_that_is_told_only_to_the_next_recording_names_what_the_last_one_saw(tmp_path):
+    """The recorder was killed before the API server told it who had the address."""
+    db = tmp_path / "node.db"
+    changes: SimpleQueue[Change] = SimpleQueue()
+
+    def killed() -> Iterator[Datagrams]:
+        yield batch(OPENED.new(T + SECOND), at_ns=T + SECOND)
+        yield tick(T + 11 * SECOND)
+        raise KeyError("killed")
+
+    def again() -> Iterator[Datagrams]:
+        for change in listed(T + 31 * SECOND, pod("a", T - SECOND, "10.244.0.21")):
+            changes.put(change)
+        yield tick(T + 31 * SECOND)
+        yield tick(T + 45 * SECOND)
+
+    with pytest.raises(KeyError):
+        record(db, killed(), SimpleQueue(), live=True)
+    assert ask(db, NAMES) == [(None, None, 1, 0)]
+    record(db, again(), changes, live=True, started_ns=T + 30 * SECOND)
+    assert ask(db, NAMES) == [("a", None, 1, 0)]

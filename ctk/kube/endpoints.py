@@ -42,6 +42,7 @@ from ctk.model import (
     HistoryChange,
     Kind,
     KnownObject,
+    KnownUnknown,
     Via,
 )
 from ctk.timespan import FOREVER_NS
@@ -152,6 +153,15 @@ class Endpoints:
         last connections. The first list tells which of them are left.
         """
         self._cluster.recall(known, told_until_ns)
+
+    def recall_unknown(self, unknown: Iterable[KnownUnknown]) -> None:
+        """
+        Take in what earlier recordings could not name, oldest first.
+
+        A pod that is told only now may have been behind it: then it is completed, as what this
+        recording asks about is.
+        """
+        self._provisional.recall(unknown)
 
     def set_local_addresses(self, addresses: frozenset[str]) -> None:
         """

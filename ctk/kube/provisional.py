@@ -14,7 +14,7 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.model import Completed, Endpoint
+from ctk.model import Completed, Endpoint, KnownUnknown
 from ctk.timespan import FOREVER_NS, SECOND
 
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes
@@ -89,6 +89,14 @@ class ProvisionalEndpoints:
             endpoint = replace(last_owner, valid_from_ns=when_ns)
         given.append(Provisional(endpoint, self._until_ns(endpoint), when_ns))
         return endpoint
+
+    def recall(self, unknown: Iterable[KnownUnknown]) -> None:
+        """Take in those of earlier recordings: they may be completed, and are given no more."""
+        for endpoint, asked_ns in unknown:
+            given = self._of.setdefault(endpoint.address, [])
+            given.append(Provisional(endpoint, asked_ns, asked_ns))
+        while len(self._of) > _MOST:
+            self._of.popitem(last=False)
 
     def good_until_ns(self, endpoint: Endpoint) -> int:
         """

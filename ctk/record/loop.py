@@ -38,6 +38,7 @@ _MANY_CHANGES = 1_000  # of history: they are written without waiting for the wi
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _MOST_WAITING = 100_000  # totals of windows that wait for the lock on the file: some 30 MB
 _OWNERS_KEPT_NS = 600 * SECOND  # after their end: nothing asks about connections that old
+_UNKNOWN_KEPT_NS = 3600 * SECOND  # before the last commit: what is told later names it
 _MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them ended untold
 _MAINTAIN_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
 _STOP_S = 10.0  # at most, for the file, when recording stops: a pod is killed after 30
@@ -74,7 +75,7 @@ def run(
 
 
 class Recorder:
-    """One recording: what has been taken from the stream, and what of it is in the file."""
+    """One recording: what was taken from the stream, and what of it is in the file."""
 
     def __init__(
         self, conn: sqlite3.Connection, stream: Stream, plan: Plan, listening: Listening
@@ -116,8 +117,6 @@ class Recorder:
         self._in_dump = False
         self._commit(started_ns)
 
-    # What is known at the start.
-
     def _take_up(self) -> Baseline:
         """Go on from what the recording before this one left; say how to count first sights."""
         started_ns, previous = self._stream.started_ns, self._writer.previous
@@ -135,8 +134,11 @@ class Recorder:
         """Tell who owned addresses when the file was last written: they may own them still."""
         previous = self._writer.previous
         if previous is not None and self._plan.live:
-            known = self._writer.known_objects(previous.committed_ns - _OWNERS_KEPT_NS)
-            self._endpoints.recall(known, previous.committed_ns)
+            told_ns = previous.committed_ns
+            known = self._writer.known_objects(told_ns - _OWNERS_KEPT_NS)
+            self._endpoints.recall(known, told_ns)
+            unknown = self._writer.unknown_endpoints(told_ns - _UNKNOWN_KEPT_NS)
+            self._endpoints.recall_unknown(unknown)
 
     # The stream.
 
@@ -327,8 +329,6 @@ class Recorder:
             if totals.group.edge_id is not None
         )
         return held | self._attribution.ids_cached()
-
-    # The end.
 
     def finish(self) -> None:
         """

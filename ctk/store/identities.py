@@ -19,6 +19,7 @@ from ctk.model import (
     Endpoint,
     FlowTuple,
     HistoryChange,
+    KnownUnknown,
     ObjectClosed,
     ObjectRecord,
     ServiceFound,
@@ -50,6 +51,15 @@ _COMPLETE = (
     " WHERE id = ?"
 )
 _REOPEN = "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?"
+# An address is asked about anew after a time, so each of its rows ends where the next begins.
+_UNKNOWN = f"""
+    SELECT asked_ns, {", ".join(_ENDPOINT_FIELDS)} FROM (
+        SELECT *, IFNULL(LEAD(valid_from_ns) OVER (PARTITION BY packed ORDER BY valid_from_ns, id),
+            :closed_ns) AS asked_ns
+        FROM endpoint WHERE kind IN ('unknown', 'pod', 'node') AND id > 0
+    ) WHERE kind = 'unknown' AND valid_from_ns >= :since_ns AND asked_ns >= valid_from_ns
+    ORDER BY valid_from_ns DESC LIMIT {CACHED // 4}
+"""
 _SAME_ENDPOINT = " AND ".join(["packed = ?", *(f"{name} IS ?" for name in ENDPOINT_IDENTITY)])
 _SAME_EDGE = f"SELECT id FROM edge WHERE {' AND '.join(f'{name} IS ?' for name in EdgeRow._fields)}"
 _own = attrgetter(*map(edge_path, EDGE_OWN))
@@ -152,6 +162,15 @@ class Identities:
         self._endpoints.update((endpoint, found) for found, endpoint in endpoints.items())
         self.edges.update((edge, found) for found, edge in edges.items())
         return edges
+
+    def unknown_endpoints(self, since_ns: int) -> list[KnownUnknown]:
+        """Return unknown endpoints of earlier recordings that began from then on, oldest first."""
+        bound = {"since_ns": since_ns, "closed_ns": self.closed_ns}
+        found = [
+            KnownUnknown(_endpoint(columns), asked_ns)
+            for asked_ns, *columns in self.conn.execute(_UNKNOWN, bound)
+        ]
+        return found[::-1]
 
     def forget(self, table: str, ids: set[int]) -> None:
         """

@@ -29,6 +29,7 @@ from ctk.model import (
     Gap,
     HistoryChange,
     KnownObject,
+    KnownUnknown,
     LiveConnections,
     LoneEvent,
     Previous,
@@ -173,6 +174,11 @@ class Writer:
         """
         with explained(self._path):
             yield from history.known_objects(self._conn, since_ns, self._identities.closed_ns)
+
+    def unknown_endpoints(self, since_ns: int) -> list[KnownUnknown]:
+        """Return the newest endpoints that were unknown when they began, from then on."""
+        with explained(self._path):
+            return self._identities.unknown_endpoints(since_ns)
 
     def maintain(
         self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
