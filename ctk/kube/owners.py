@@ -122,8 +122,11 @@ class Owners:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
         from_ns, to_ns = max(endpoint.valid_from_ns, claim.gained_ns), ended_ns
         for rival in self._rivals(endpoint):
-            if rival.claim.gained_ns > claim.gained_ns:
+            if rival.claim.gained_ns >= claim.gained_ns:
                 to_ns = min(to_ns, rival.claim.gained_ns)
+                if rival.claim.gained_ns == claim.gained_ns:
+                    # Both got the address in one second: that is nobody's.
+                    rival.from_ns = max(rival.from_ns, claim.gained_ns + SECOND)
             elif rival.to_ns == FOREVER_NS and rival.claim.told_ns >= ended_ns:
                 # It started first, and got the address when this one had ended.
                 rival.from_ns = max(rival.from_ns, ended_ns)
