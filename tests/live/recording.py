@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from playednode import PlayedNode, listeners, objects, until
+from playednode import PlayedNode, inside, listeners, objects, until
 
 CTK = (sys.executable, "-m", "ctk")
 
@@ -43,6 +43,19 @@ def recording(
     with log.open("w", encoding="utf-8") as said, listening(play, *command, stderr=said) as process:
         yield process
     assert (process.returncode, "Error:" in log.read_text()) == (0, False), log.read_text()
+
+
+def caught_up(play: PlayedNode) -> None:
+    """Wait until nothing waits in any conntrack socket of the node: a stop has 20 s, not more."""
+    with inside(play.node):
+        table = Path("/proc/thread-self/net/netlink")
+
+        def waiting() -> list[str]:
+            head, *sockets = (line.split() for line in table.read_text("ascii").splitlines())
+            protocol, queued = head.index("Eth"), head.index("Rmem")
+            return [each[queued] for each in sockets if each[protocol] == "12"]
+
+        until(lambda: set(waiting()) == {"0"}, "the recorder to read what waits", 60)
 
 
 @contextmanager

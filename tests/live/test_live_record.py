@@ -19,7 +19,7 @@ from playednode import (
     Traffic,
     inside,
 )
-from recording import conntrack_events, recording, rows
+from recording import caught_up, conntrack_events, recording, rows
 
 pytestmark = pytest.mark.live
 
@@ -71,6 +71,7 @@ def test_a_hundred_thousand_flows_at_once_are_all_recorded(play, tmp_path):
             with sock:
                 for port in range(1, 50_001):
                     sock.sendto(b"x", (to, port))
+        caught_up(play)
     counted = "SELECT sum(new_events), sum(connections) FROM flows WHERE proto = 'udp'"
     assert rows(db, counted) == [(100_000, 100_000)]
     assert rows(db, "SELECT * FROM gaps") == []
@@ -85,6 +86,7 @@ def test_a_burst_into_a_small_buffer_is_recorded_or_counted_as_lost(play, tmp_pa
         with sender:
             for port in range(1, 20_001):
                 sender.sendto(b"x", (PODS[CLIENT_1][0], port))
+        caught_up(play)
         time.sleep(1)
     [(new, connections)] = rows(db, "SELECT sum(new_events), sum(connections) FROM flows")
     [(lost,)] = rows(db, "SELECT sum(lost) FROM gaps WHERE kind = 'events lost'")
