@@ -112,7 +112,9 @@ class Owners:
                 return
         if endpoint.kind != "service":
             for rival in rivals:
-                from_ns = max(from_ns, claim.gained_ns, self._displace(rival, claim))
+                # Nothing used it before its first container ran: what is older may be another's.
+                used_ns = claim.running_ns or claim.gained_ns
+                from_ns = max(from_ns, used_ns, self._displace(rival, claim))
         slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
