@@ -754,6 +754,16 @@ def test_in_the_second_in_which_one_pod_ended_and_the_next_ran_an_address_is_nob
     ]
 
 
+def test_a_job_that_came_and_went_in_the_second_of_the_next_pod_takes_nothing_from_it() -> None:
+    job = pod("job", start=16, phase="Succeeded", ended_ns=T0 + 18 * S, networked_ns=T0 + 17 * S)
+    endpoints = cluster(pod("next", start=15, networked_ns=T0 + 17 * S), job, at=100)
+    assert [who(endpoints, "10.244.0.9", at) for at in (17.5, 18, 200)] == [
+        "unknown",
+        "pod next",
+        "pod next",
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "networked_s", "running_s"),
     [

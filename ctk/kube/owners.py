@@ -112,7 +112,9 @@ class Owners:
                 return
         if endpoint.kind != "service":
             for rival in rivals:
-                from_ns = max(from_ns, claim.gained_ns, self._displace(rival, claim))
+                # Nothing used it before its first container ran: what is older may be another's.
+                used_ns = claim.running_ns or claim.gained_ns
+                from_ns = max(from_ns, used_ns, self._displace(rival, claim))
         slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
@@ -122,8 +124,11 @@ class Owners:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
         from_ns, to_ns = max(endpoint.valid_from_ns, claim.gained_ns), ended_ns
         for rival in self._rivals(endpoint):
-            if rival.claim.gained_ns > claim.gained_ns:
+            if rival.claim.gained_ns >= claim.gained_ns:
                 to_ns = min(to_ns, rival.claim.gained_ns)
+                if rival.claim.gained_ns == claim.gained_ns:
+                    # Both got the address in one second: that is nobody's.
+                    rival.from_ns = max(rival.from_ns, claim.gained_ns + SECOND)
             elif rival.to_ns == FOREVER_NS and rival.claim.told_ns >= ended_ns:
                 # It started first, and got the address when this one had ended.
                 rival.from_ns = max(rival.from_ns, ended_ns)
