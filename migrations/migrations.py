@@ -372,8 +372,7 @@ def m007_clusters(db: Database) -> None:
     conn.execute("DROP TABLE recorder")
     conn.execute("ALTER TABLE new_recorder RENAME TO recorder")
     conn.execute("CREATE UNIQUE INDEX recorder_node ON recorder(node, IFNULL(cluster, ''))")
-    # The UID of the namespace kube-system, which no other cluster has.
-    conn.execute("ALTER TABLE recording ADD COLUMN cluster_uid TEXT")
+    conn.execute("ALTER TABLE recording ADD COLUMN cluster_uid TEXT")  # of namespace kube-system
     conn.execute(
         """
         CREATE TABLE node_zone (

@@ -277,7 +277,7 @@ def test_after_a_change_connections_may_have_different_owners():
     assert began(window) == [(0, 1), (2, 1)]
 
 
-def test_later_events_come_back_to_the_cohort_a_connection_began_in():
+def test_later_events_come_back_to_the_group_a_connection_began_in():
     recording = Recording()
     recording.events(A.new(T), at_ns=T)
     recording.events(B.new(T + WIDTH), at_ns=T + WIDTH)
