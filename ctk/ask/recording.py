@@ -8,8 +8,9 @@ read at once, by several threads each its own, and none of them changes what ano
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -21,15 +22,30 @@ from ctk.store import connect
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
+    from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
-    from ctk.ask.gaps import Gaps
+    from ctk.ask.gaps import StoredGap
     from ctk.ask.pages import Position
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
     from ctk.ask.top import Top
 
 _NOT_BUILT = ("clickhouse:", "chdb:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaps:
+    """The gaps that touch a span, oldest first."""
+
+    rows: "tuple[StoredGap, ...]"
+    caveats: "tuple[Caveat, ...]"
+
+    def __iter__(self) -> "Iterator[StoredGap]":
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 class Recording:
@@ -156,10 +172,10 @@ class Recording:
         self._check()
         return SqlAnswer(self._connect, text, {**(params or {}), **named}, limit_s)
 
-    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> "Gaps":
+    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
         from ctk.ask.caveats import nothing_recorded
-        from ctk.ask.gaps import Gaps, gaps_of
+        from ctk.ask.gaps import gaps_of
 
         self._check()
         span = _filters(None, {"since": since, "until": until})
