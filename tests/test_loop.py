@@ -169,3 +169,34 @@ def test_a_pod_that_is_told_only_to_the_next_recording_names_what_the_last_one_s
     assert ask(db, NAMES) == [(None, None, 1, 0)]
     record(db, again(), changes, live=True, started_ns=T + 30 * SECOND)
     assert ask(db, NAMES) == [("a", None, 1, 0)]
+
+
+def test_what_an_earlier_recording_counted_goes_on_under_the_same_edge(tmp_path):
+    """After a kill the address is another pod's; the old one's connection is still in the table."""
+    db = tmp_path / "node.db"
+    first: SimpleQueue[Change] = SimpleQueue()
+    second: SimpleQueue[Change] = SimpleQueue()
+
+    def killed() -> Iterator[Datagrams]:
+        for change in listed(T, pod("a", T - SECOND, "10.244.0.21")):
+            first.put(change)
+        yield tick(T + SECOND)
+        yield batch(OPENED.new(T + 5 * SECOND), at_ns=T + 5 * SECOND)
+        yield tick(T + 11 * SECOND)
+        raise KeyError("killed")
+
+    def again() -> Iterator[Datagrams]:
+        for change in listed(T + 31 * SECOND, pod("c", T + 20 * SECOND, "10.244.0.21")):
+            second.put(change)
+        yield tick(T + 31 * SECOND)
+        at_ns = T + 32 * SECOND
+        shown = OPENED.listed((1, 100, 1, 100), start_ns=T + 5 * SECOND)
+        yield batch(shown, at_ns=at_ns)._replace(dumped=True)
+        yield batch(at_ns=at_ns)._replace(dumped=True)
+        yield batch(OPENED.destroy(T + 33 * SECOND, (2, 200, 2, 200)), at_ns=T + 33 * SECOND)
+
+    with pytest.raises(KeyError):
+        record(db, killed(), first, live=True)
+    record(db, again(), second, live=True, started_ns=T + 30 * SECOND)
+    assert ask(db, NAMES) == [("a", None, 1, 0), ("a", None, 0, 1)]
+    assert ask(db, "SELECT count(*) FROM edge") == [(1,)]

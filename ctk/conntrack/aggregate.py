@@ -329,7 +329,7 @@ class Aggregator:
         alike = (key >> 48, began_ns // SECOND, whole)
         group = None if self._by_port else self._found.get(alike)
         if group is None:
-            group = self._found[alike] = Group(flow, began_ns)
+            group = self._found[alike] = Group(flow, began_ns, is_older=not whole)
         return group, int(counted)
 
     def _totals(self, group: Group, at_ns: int, port: int) -> Totals:

@@ -50,12 +50,20 @@ def base_of(orig: bytes, reply: bytes, zone: int) -> int:
 class Group:
     """Connections of one flow that began in the same second."""
 
-    __slots__ = ("began_ns", "edge_id", "flow", "has_ports", "totals")
+    __slots__ = ("began_ns", "edge_id", "flow", "has_ports", "is_older", "totals")
 
-    def __init__(self, flow: Flow | None, began_ns: int, *, has_ports: bool = True) -> None:
+    def __init__(
+        self,
+        flow: Flow | None,
+        began_ns: int,
+        *,
+        has_ports: bool = True,
+        is_older: bool = False,
+    ) -> None:
         self.flow = flow  # None once its edge is in the file: 300 bytes less a live connection
         self.began_ns = began_ns
         self.has_ports = has_ports if flow is None else flow.tuple.dst_port is not None
+        self.is_older = is_older  # than this recording: an earlier one may have attributed it
         self.edge_id: int | None = None  # of the row that says who they belong to
         self.totals: Totals | None = None  # of the open window, where the group had events
 

@@ -25,7 +25,8 @@ class Attribution:
     """
     Gives groups the ids of their edges.
 
-    `id_of` gives the id of an edge's row, `read` the edges of ids that are in the file.
+    `id_of` gives the id of an edge's row, `read` the edges of ids that are in the file, `earlier`
+    the id under which an earlier recording has connections of a flow that began at a time.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Attribution:
         endpoints: Endpoints,
         id_of: Callable[[Edge], int],
         read: Callable[[Iterable[int]], Mapping[int, Edge]],
+        earlier: Callable[[FlowTuple, int], int | None] = lambda flow, began_ns: None,
     ) -> None:
         self._endpoints = endpoints
         self._id_of = id_of
         self._read = read
+        self._earlier = earlier
         # Answers for times after the last change that is known.
         self._answers: dict[FlowTuple, _Answer] = {}
         self._pending: dict[int, Edge] = {}  # given out since the last window that was written
@@ -46,7 +49,11 @@ class Attribution:
         if group.edge_id is None:
             if group.flow is None:
                 raise RuntimeError("a group without a flow has an edge")
-            group.edge_id = self._ask(group.flow.tuple, group.began_ns)
+            flow, began_ns = group.flow.tuple, group.began_ns
+            # An earlier recording heard of it when it began, and knew more of who was there then.
+            group.edge_id = self._earlier(flow, began_ns) if group.is_older else None
+            if group.edge_id is None:
+                group.edge_id = self._ask(flow, began_ns)
         return group.edge_id
 
     def edges(self, ids: Iterable[int]) -> dict[int, Edge]:

@@ -104,8 +104,9 @@ class Recorder:
         self._local_addresses = stream.local_addresses
         self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
         self._recall()
+        writer = self._writer
         self._attribution = Attribution(
-            self._endpoints, self._writer.edge_id, self._writer.read_edges
+            self._endpoints, writer.edge_id, writer.read_edges, writer.earlier_edge_id
         )
         self._ledger = GapLedger(host.clock_offset_ns())
         self._windows: list[Window] = []  # over, and not in the file yet

@@ -19,7 +19,6 @@ from ctk.model import (
     Endpoint,
     FlowTuple,
     HistoryChange,
-    KnownUnknown,
     ObjectClosed,
     ObjectRecord,
     ServiceFound,
@@ -37,9 +36,9 @@ _ENDPOINT = bulk.plain("endpoint", ("id", "address", "packed", *ENDPOINT_IDENTIT
 # Most endpoints are external and have no names: five bound values cost half of fourteen.
 _NAMELESS = bulk.plain("endpoint", ("id", "address", "packed", "kind", "valid_from_ns"))
 _EDGE = bulk.plain("edge", ("id", *EdgeRow._fields))
-_ENDPOINT_FIELDS = ("address", *ENDPOINT_IDENTITY, "valid_from_ns")
+ENDPOINT_FIELDS = ("address", *ENDPOINT_IDENTITY, "valid_from_ns")
 _ENDPOINTS_BY_ID = (
-    f"SELECT id, {', '.join(_ENDPOINT_FIELDS)} FROM endpoint"
+    f"SELECT id, {', '.join(ENDPOINT_FIELDS)} FROM endpoint"
     " WHERE id IN (SELECT value FROM json_each(?))"
 )
 _EDGES_BY_ID = (
@@ -51,18 +50,9 @@ _COMPLETE = (
     " WHERE id = ?"
 )
 _REOPEN = "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?"
-# An address is asked about anew after a time, so each of its rows ends where the next begins.
-_UNKNOWN = f"""
-    SELECT asked_ns, {", ".join(_ENDPOINT_FIELDS)} FROM (
-        SELECT *, IFNULL(LEAD(valid_from_ns) OVER (PARTITION BY packed ORDER BY valid_from_ns, id),
-            :closed_ns) AS asked_ns
-        FROM endpoint WHERE kind IN ('unknown', 'pod', 'node') AND id > 0
-    ) WHERE kind = 'unknown' AND valid_from_ns >= :since_ns AND asked_ns >= valid_from_ns
-    ORDER BY valid_from_ns DESC LIMIT {CACHED // 4}
-"""
 _SAME_ENDPOINT = " AND ".join(["packed = ?", *(f"{name} IS ?" for name in ENDPOINT_IDENTITY)])
 _SAME_EDGE = f"SELECT id FROM edge WHERE {' AND '.join(f'{name} IS ?' for name in EdgeRow._fields)}"
-_own = attrgetter(*map(edge_path, EDGE_OWN))
+own_columns = attrgetter(*map(edge_path, EDGE_OWN))
 _all_but_labels = attrgetter(*ENDPOINT_IDENTITY[:-1])
 
 
@@ -129,7 +119,7 @@ class Identities:
         src_id = self.endpoint_id(edge.src)
         dialled_id = self.endpoint_id(dialled)
         backend_id = dialled_id if backend is dialled else self.endpoint_id(backend)
-        row = (src_id, dialled_id, backend_id, self.recorder_id, *_own(edge))
+        row = (src_id, dialled_id, backend_id, self.recorder_id, *own_columns(edge))
         talk = (src_id, dialled_id, edge.flow.dst_port)
         if talk in self._talks:
             match = self.conn.execute(_SAME_EDGE, row).fetchone()
@@ -152,7 +142,7 @@ class Identities:
             side for row in rows.values() for side in (row.src_id, row.dialled_id, row.backend_id)
         }
         asked = self.conn.execute(_ENDPOINTS_BY_ID, (json.dumps(list(sides)),))
-        endpoints = {found: _endpoint(columns) for found, *columns in asked}
+        endpoints = {found: endpoint_of(columns) for found, *columns in asked}
         edges = {
             found: _edge(
                 row, endpoints[row.src_id], endpoints[row.dialled_id], endpoints[row.backend_id]
@@ -163,14 +153,9 @@ class Identities:
         self.edges.update((edge, found) for found, edge in edges.items())
         return edges
 
-    def unknown_endpoints(self, since_ns: int) -> list[KnownUnknown]:
-        """Return unknown endpoints of earlier recordings that began from then on, oldest first."""
-        bound = {"since_ns": since_ns, "closed_ns": self.closed_ns}
-        found = [
-            KnownUnknown(_endpoint(columns), asked_ns)
-            for asked_ns, *columns in self.conn.execute(_UNKNOWN, bound)
-        ]
-        return found[::-1]
+    def is_forgotten(self, edge_id: int) -> bool:
+        """Whether that edge's row is about to be thrown away."""
+        return edge_id in self._forgotten_edges
 
     def forget(self, table: str, ids: set[int]) -> None:
         """
@@ -375,9 +360,9 @@ def _edge(row: EdgeRow, src: Endpoint, dialled: Endpoint, backend: Endpoint) -> 
     return Edge(flow, src, dialled, backend, row.service, row.service_via)
 
 
-def _endpoint(columns: Sequence[Any]) -> Endpoint:
-    """Make an endpoint again from _ENDPOINT_FIELDS."""
-    fields = dict(zip(_ENDPOINT_FIELDS, columns, strict=True))
+def endpoint_of(columns: Sequence[Any]) -> Endpoint:
+    """Make an endpoint again from ENDPOINT_FIELDS."""
+    fields = dict(zip(ENDPOINT_FIELDS, columns, strict=True))
     labels = fields.pop("labels")
     return Endpoint(**fields, labels=json.loads(labels) if labels else NO_LABELS)
 

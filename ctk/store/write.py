@@ -26,6 +26,7 @@ from ctk.model import (
     Edge,
     EventCounts,
     FlowRow,
+    FlowTuple,
     Gap,
     HistoryChange,
     KnownObject,
@@ -35,7 +36,7 @@ from ctk.model import (
     Previous,
     counts_of,
 )
-from ctk.store import bulk, history, prune, rollup
+from ctk.store import bulk, earlier, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import ROOM_HINT, explained, path_of
 from ctk.store.identities import Identities
@@ -161,6 +162,14 @@ class Writer:
         with explained(self._path):
             return self._identities.edge_id(edge)
 
+    def earlier_edge_id(self, flow: FlowTuple, at_ns: int) -> int | None:
+        """Return the id of this node's edge of these tuples whose endpoints were there then."""
+        if self.previous is None:
+            return None
+        with explained(self._path):
+            found = earlier.edge_id(self._conn, self._identities.recorder_id, flow, at_ns)
+        return None if found is None or self._identities.is_forgotten(found) else found
+
     def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
         """Return the edges with these ids, as far as they are in the file."""
         with explained(self._path):
@@ -178,7 +187,7 @@ class Writer:
     def unknown_endpoints(self, since_ns: int) -> list[KnownUnknown]:
         """Return the newest endpoints that were unknown when they began, from then on."""
         with explained(self._path):
-            return self._identities.unknown_endpoints(since_ns)
+            return earlier.unknown_endpoints(self._conn, since_ns, self._identities.closed_ns)
 
     def maintain(
         self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None

@@ -1,0 +1,56 @@
+"""What earlier recordings left: whom they could not name, and under which edge they counted."""
+
+import sqlite3
+
+from ctk.model import Edge, Endpoint, FlowTuple, KnownUnknown
+from ctk.store.columns import EDGE_OWN
+from ctk.store.identities import CACHED, ENDPOINT_FIELDS, endpoint_of, own_columns
+
+# Of several the one whose endpoints came last: what was unknown may have got a name meanwhile.
+_EARLIER = f"""
+    SELECT edge.id FROM endpoint AS src CROSS JOIN endpoint AS dialled
+    CROSS JOIN edge ON edge.dialled_id = dialled.id AND edge.src_id = src.id
+    CROSS JOIN endpoint AS backend ON backend.id = edge.backend_id
+    WHERE {
+    " AND ".join(
+        f"{side}.packed = :{side} AND {side}.valid_from_ns <= :at_ns"
+        f" AND IFNULL({side}.valid_to_ns > :at_ns, 1)"
+        for side in ("src", "dialled", "backend")
+    )
+} AND edge.recorder_id = :recorder_id AND {
+    " AND ".join(f"edge.{name} IS :{name}" for name in EDGE_OWN if not name.startswith("service"))
+}
+    ORDER BY src.valid_from_ns + backend.valid_from_ns DESC LIMIT 1
+"""
+# An address is asked about anew after a time, so each of its rows ends where the next begins.
+_UNKNOWN = f"""
+    SELECT asked_ns, {", ".join(ENDPOINT_FIELDS)} FROM (
+        SELECT *, IFNULL(LEAD(valid_from_ns) OVER (PARTITION BY packed ORDER BY valid_from_ns, id),
+            :closed_ns) AS asked_ns
+        FROM endpoint WHERE kind IN ('unknown', 'pod', 'node') AND id > 0
+    ) WHERE kind = 'unknown' AND valid_from_ns >= :since_ns AND asked_ns >= valid_from_ns
+    ORDER BY valid_from_ns DESC LIMIT {CACHED // 4}
+"""
+
+
+def unknown_endpoints(
+    conn: sqlite3.Connection, since_ns: int, closed_ns: int | None
+) -> list[KnownUnknown]:
+    """
+    Return the newest endpoints that were unknown when they began, from `since_ns` on, oldest first.
+
+    `closed_ns` is when the knowledge of all recordings ended.
+    """
+    found = conn.execute(_UNKNOWN, {"since_ns": since_ns, "closed_ns": closed_ns})
+    return [KnownUnknown(endpoint_of(columns), asked_ns) for asked_ns, *columns in found][::-1]
+
+
+def edge_id(conn: sqlite3.Connection, recorder_id: int, flow: FlowTuple, at_ns: int) -> int | None:
+    """Return the id of an edge whose endpoints had these addresses then."""
+    # Only the tuples are asked for: the endpoints are those of the file.
+    nobody = Endpoint(address="", kind="unknown", valid_from_ns=at_ns)
+    own = own_columns(Edge(flow, nobody, nobody, nobody, None, None))
+    sides = {"src": flow.src, "dialled": flow.dst, "backend": flow.reply_src}
+    bound = dict(zip(EDGE_OWN, own, strict=True)) | sides
+    found = conn.execute(_EARLIER, {**bound, "recorder_id": recorder_id, "at_ns": at_ns}).fetchone()
+    return int(found[0]) if found else None
