@@ -580,6 +580,17 @@ def test_the_first_list_says_how_the_file_goes_on() -> None:
     assert endpoints.at("10.244.0.6", T0 + 116 * S).labels == {"app": "new"}
 
 
+def test_the_first_list_tells_since_when_a_pod_that_the_file_heard_of_late_has_its_address() -> (
+    None
+):
+    """The file knows when it was told; between, the pod before seemed to have it."""
+    endpoints = recalled(known(pod("old")), known(pod("new", start=90), start=95))
+    used = {"networked_ns": T0 + 92 * S, "running_ns": T0 + 93 * S}
+    endpoints.apply(Listed("pods", (pod("new", start=90, **used),), T0 + 115 * S))
+    asked = [who(endpoints, "10.244.0.9", at) for at in (91, 93, 96)]
+    assert asked == ["pod old", "pod new", "pod new"]
+
+
 def test_pods_that_are_not_asked_for_any_more_did_not_end() -> None:
     elsewhere = pod("elsewhere", "10.244.1.9", node="n2")
     endpoints = recalled(known(pod("gone")), known(elsewhere))

@@ -209,6 +209,11 @@ class Owners:
             return
         owned.recalled, owned.sure_until_ns, owned.claim = False, FOREVER_NS, claim
         others = [each for each in self._rivals(owned.endpoint) if each is not owned]
+        # The file knows when it was told of the address, and the server since when it was used.
+        used_ns = max(claim.gained_ns + SECOND, claim.running_ns or 0)
+        for rival in others:
+            if owned.from_ns == rival.to_ns > used_ns > rival.from_ns:
+                rival.to_ns = owned.from_ns = used_ns
         if self._always and not others:
             owned.from_ns = -FOREVER_NS
         elif all(each.to_ns <= started_ns for each in others):

@@ -20,6 +20,8 @@ _EARLIER = f"""
 } AND edge.recorder_id = :recorder_id AND {
     " AND ".join(f"edge.{name} IS :{name}" for name in EDGE_OWN if not name.startswith("service"))
 }
+    AND EXISTS (SELECT 1 FROM recording WHERE recording.recorder_id = :recorder_id
+        AND started_ns <= :at_ns AND committed_ns > :at_ns)
     ORDER BY src.valid_from_ns + backend.valid_from_ns DESC LIMIT 1
 """
 # An address is asked about anew after a time, so each of its rows ends where the next begins.
@@ -46,7 +48,11 @@ def unknown_endpoints(
 
 
 def edge_id(conn: sqlite3.Connection, recorder_id: int, flow: FlowTuple, at_ns: int) -> int | None:
-    """Return the id of an edge whose endpoints had these addresses then."""
+    """
+    Return the id of an edge whose endpoints had these addresses then, as a recording heard.
+
+    None where nobody recorded then: what the file says of that time is inferred.
+    """
     # Only the tuples are asked for: the endpoints are those of the file.
     nobody = Endpoint(address="", kind="unknown", valid_from_ns=at_ns)
     own = own_columns(Edge(flow, nobody, nobody, nobody, None, None))
