@@ -1,6 +1,7 @@
 """The running recorder where something goes wrong: a lock, a defect, a stop with little time."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from queue import SimpleQueue
@@ -10,9 +11,10 @@ from test_pipeline import NAMES, OPENED, Source, T, ask, listed, pod, record, ti
 from wire import SECOND, Connection, batch
 
 from ctk.errors import StoreError
-from ctk.kube.objects import Change
-from ctk.model import Datagrams
-from ctk.record import loop
+from ctk.kube.objects import Applied, Change
+from ctk.model import Datagrams, Gap
+from ctk.record import commit, loop
+from ctk.record.gaps import GapLedger
 from ctk.record.plan import Listening, Plan
 from ctk.store import connect
 
@@ -50,13 +52,13 @@ def test_while_another_process_holds_the_lock_windows_wait_and_nothing_is_lost(t
     assert (ask(db, COUNTED), ask(db, GAPS)) == ([(8, 8)], [])
     assert [each.getMessage() for each in caplog.records] == [
         f"{db} is locked by another program; recording goes on, and writes when it is free",
-        "the file is written again: 0 events are not in it",
+        "the file is written again: all of it",
     ]
 
 
 def test_what_waits_for_the_lock_is_bounded_and_what_is_given_up_is_a_gap(tmp_path, monkeypatch):
     db = tmp_path / "node.db"
-    monkeypatch.setattr(loop, "_MOST_WAITING", 3)
+    monkeypatch.setattr(commit, "_MOST_WAITING", 3)
 
     def steps() -> Iterator[Datagrams]:
         with closing(sqlite3.connect(db)) as other:
@@ -84,7 +86,51 @@ def test_a_lock_that_is_held_to_the_end_is_an_error_that_says_what_is_not_writte
             record(db, steps(), left_s=lambda: 0.3)
         other.rollback()
     assert error.value.message == "2 events were not written: file locked"
-    assert error.value.hint == "make room, or close the program that holds the file"
+    assert error.value.hint == "close the program that holds the file"
+
+
+def test_a_lock_at_the_end_is_waited_for(tmp_path):
+    db = tmp_path / "node.db"
+    with closing(sqlite3.connect(db, isolation_level=None, check_same_thread=False)) as other:
+
+        def steps() -> Iterator[Datagrams]:
+            yield opened(0)
+            other.execute("BEGIN IMMEDIATE")
+            threading.Timer(0.5, other.rollback).start()
+
+        record(db, steps())
+    assert (ask(db, COUNTED), ask(db, GAPS)) == ([(1, 1)], [])
+    assert ask(db, "SELECT ended_ns FROM recordings") == [(T,)]
+
+
+def test_what_was_written_after_a_lock_is_not_counted_again_after_a_kill(tmp_path):
+    """A commit of what the API server said goes as far as the windows that it brings along."""
+    db = tmp_path / "node.db"
+    changes: SimpleQueue[Change] = SimpleQueue()
+
+    def steps() -> Iterator[Datagrams]:
+        yield opened(0)
+        with closing(sqlite3.connect(db)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for n in range(1, 4):
+                yield opened(n)
+            other.rollback()
+        for n in range(2_000):
+            changes.put(Applied(pod(f"p{n}", T, f"10.244.{n >> 8}.{n & 255}"), T + 31 * SECOND))
+        yield tick(T + 30 * SECOND + 1)
+        raise KeyError("killed")
+
+    with pytest.raises(KeyError):
+        record(db, steps(), changes)
+    [(last_ns,)] = ask(db, "SELECT max(ended_ns) FROM flows WHERE started_ns < ?", T + 30 * SECOND)
+    assert ask(db, "SELECT committed_ns > ? FROM recordings", last_ns) == [(1,)]
+
+
+def test_a_lock_and_then_a_full_disk_are_two_gaps():
+    ledger = GapLedger(0)
+    ledger.failed("file locked", "locked", 10, 20, 5)
+    ledger.failed("disk full", "full", 10, 30, 7)
+    assert ledger.to_write(40) == [Gap("file locked", 10, 20, 5), Gap("disk full", 10, 40, 7)]
 
 
 def test_a_defect_in_our_own_code_costs_no_window(tmp_path):

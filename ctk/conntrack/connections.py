@@ -193,11 +193,6 @@ class Connections:
         self.ended = None
         return len(ended)
 
-    def cut_dump(self) -> None:
-        """The dump ended before it was whole: what it did not list may live."""
-        self._unlisted = {}
-        self.ended = None
-
     def _keep_states(self, kept: int) -> None:
         self.states = {key: state & kept for key, state in self.states.items() if state & kept}
 

@@ -7,7 +7,8 @@ a core allows: each window at best, every 30 s at worst. Where they can come eac
 timed to end shortly before its window does: bytes then stand in the window in which they moved.
 """
 
-SECOND_NS = 1_000_000_000
+from ctk.timespan import SECOND
+
 LONGEST_S = 30.0
 SHARE = 0.01  # of a core, for dumps that come by themselves
 SHARE_WHEN_ASKED = 0.1  # for those that a loss, or a full table, asks for
@@ -26,7 +27,7 @@ class DumpSchedule:
         self.due_s = now_s
         self._every_s = every_s
         # A window longer than 30 s is cut into equal parts that are not.
-        self._slot_s = window_ns / SECOND_NS / -(-window_ns // int(LONGEST_S * SECOND_NS))
+        self._slot_s = window_ns / SECOND / -(-window_ns // int(LONGEST_S * SECOND))
         self._lead_s = 0.0  # how long before a slot's end the last dump was to begin
         self._soonest_s = now_s
         self._is_first = True
@@ -57,7 +58,7 @@ class DumpSchedule:
         else:
             # The first one enters all connections there are: the next ones cost less.
             rest_s = 0.0 if self._is_first else cpu_s / SHARE
-            self.due_s = self._aligned(began_s, now_s, now_ns / SECOND_NS, rest_s)
+            self.due_s = self._aligned(began_s, now_s, now_ns / SECOND, rest_s)
         self._is_first = False
         self.due_s = max(self.due_s, now_s)
         if asked:

@@ -80,6 +80,10 @@ class GapLedger:
 
     def failed(self, kind: GapKind, why: str, since_ns: int, until_ns: int, lost: int) -> None:
         """The file could not be written, and `lost` events are given up for it."""
+        if self.unwritten is not None and self.unwritten.kind != kind:
+            if not self._cost_nothing:
+                self._waiting.append(self.unwritten)
+            self.unwritten = None
         if self.unwritten is None:
             log.warning("%s; %s", why, _SAID[kind])
             self.unwritten = Gap(kind, since_ns, until_ns, 0)
@@ -91,7 +95,12 @@ class GapLedger:
         self._waiting.clear()
         if self.unwritten is not None:
             self.count += not self._cost_nothing
-            log.warning("the file is written again: %s events are not in it", self.unwritten.lost)
+            lost = (
+                f"{self.unwritten.lost} events are not in it"
+                if self.unwritten.lost
+                else "all of it"
+            )
+            log.warning("the file is written again: %s", lost)
             self.unwritten = None
 
     @property

@@ -12,21 +12,22 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from queue import Empty, SimpleQueue
 
 from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
-from ctk.errors import DiskFullError, FileBusyError, StoreError
+from ctk.errors import CtkError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
-from ctk.model import Datagrams, Edge, FlowRow, HistoryChange
+from ctk.model import Datagrams, LiveConnections
 from ctk.record import host
 from ctk.record.attribution import Attribution
+from ctk.record.commit import Committer
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Listening, Plan, Status, Stream
-from ctk.record.rows import Rows, events_of, rows_of
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
@@ -35,12 +36,9 @@ log = logging.getLogger("ctk")
 
 _HEARTBEAT_NS = 60 * SECOND  # a file with nothing to say still tells how far it goes
 _MANY_CHANGES = 1_000  # of history: they are written without waiting for the window's end
-_MOST_CHANGES = 200_000  # of history that wait for room on the disk
-_MOST_WAITING = 100_000  # totals of windows that wait for the lock on the file: some 30 MB
 _OWNERS_KEPT_NS = 600 * SECOND  # after their end: nothing asks about connections that old
 _UNKNOWN_KEPT_NS = 3600 * SECOND  # before the last commit: what is told later names it
 _MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them ended untold
-_MAINTAIN_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
 _STOP_S = 10.0  # at most, for the file, when recording stops: a pod is killed after 30
 
 
@@ -68,7 +66,9 @@ def run(
             recorder.learn(_waiting(changes))
             recorder.take(batch)
         recorder.learn(_waiting(changes))
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, CtkError | BrokenPipeError | KeyboardInterrupt):
+            log.exception("ctk failed where it should not")
         recorder.save()
         raise
     recorder.finish()
@@ -109,10 +109,7 @@ class Recorder:
             self._endpoints, writer.edge_id, writer.read_edges, writer.earlier_edge_id
         )
         self._ledger = GapLedger(host.clock_offset_ns())
-        self._windows: list[Window] = []  # over, and not in the file yet
-        self._changes: list[HistoryChange] = []
-        self._flows = 0
-        self._committed_ns = self._whole_ns = started_ns
+        self._committer = Committer(writer, self._attribution, self._ledger, plan, started_ns)
         self._dumped_ns = started_ns  # when counters were last looked at
         self._told_ns = 0
         self._in_dump = False
@@ -155,7 +152,7 @@ class Recorder:
             self._ask_anew()
         if self._endpoints.untold >= _MANY_CHANGES:
             # Thousands come at the start: they are not to make the first window a long one.
-            self._commit(self._committed_ns)
+            self._commit(self._committer.committed_ns)
 
     def take(self, batch: Datagrams) -> None:
         """Count a batch of events, or of entries that a dump listed; an empty one is a tick."""
@@ -206,13 +203,13 @@ class Recorder:
 
     def _every_second(self, at_ns: int) -> None:
         self._told_ns = at_ns
-        whole_ns = self._aggregator.whole_ns(at_ns)
-        due = whole_ns - self._committed_ns >= _HEARTBEAT_NS or at_ns < self._committed_ns
-        if self._windows:
-            self._commit(self._whole_ns)
-        elif self._plan.live and (due or self._endpoints.untold):
+        whole_ns, committed_ns = self._aggregator.whole_ns(at_ns), self._committer.committed_ns
+        due = whole_ns - committed_ns >= _HEARTBEAT_NS or at_ns < committed_ns
+        if self._plan.live and due and not self._committer.waits:
+            self._commit(whole_ns)
+        elif self._committer.waits or (self._plan.live and self._endpoints.untold):
             # What the API server said is not to be lost to a kill: the next start builds on it.
-            self._commit(whole_ns if due else self._committed_ns)
+            self._commit(committed_ns)
         if len(self._connections.live) > _MOST_LIVE:
             self._stream.dump_soon()
         self._tell_status()
@@ -221,160 +218,65 @@ class Recorder:
 
     def _write(self, window: Window, committed_ns: int) -> None:
         """Write a window that is over, tell its rows, and look after the file."""
-        self._windows.append(window)
-        told = self._told(window)
-        self._commit(committed_ns)
+        told = self._committer.told(window) if self._listening.rows is not None else []
+        waits = self._committer.waits
+        self._committer.add([window], committed_ns)
+        if not waits:  # otherwise it is tried once a second
+            self._commit(committed_ns)
         if self._listening.rows is not None:
             self._listening.rows(told)
         self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
         # The open window may still add rows that start in it: it is folded with the next.
-        self._maintain(window.started_ns, _MAINTAIN_S)
+        self._committer.maintain(window.started_ns)
 
-    def _told(self, window: Window) -> list[tuple[FlowRow, Edge]]:
-        """Return a window's rows with their edges; none where nobody is told."""
-        if self._listening.rows is None:
-            return []
-        rows = list(self._rows(window).each())
-        edges = self._attribution.edges(row.edge_id for row in rows)
-        return [(row, edges[row.edge_id]) for row in rows]
-
-    def _rows(self, window: Window) -> Rows:
-        return rows_of(window, self._attribution.edge_id, self._plan.aggregation)
-
-    def _commit(self, committed_ns: int) -> bool:
-        """
-        Write the windows that wait, and what was learned and lost since the last commit.
-
-        Where the disk is full the windows are given up; where another process holds the lock they
-        wait for the next try. Return whether all is in the file.
-        """
-        self._whole_ns = committed_ns
-        self._changes += self._endpoints.drain()
-        self._collect_gaps(committed_ns)
-        windows = [self._rows(window) for window in self._windows]
-        groups = [totals.group for window in self._windows for totals in window.totals]
-        try:
-            self._writer.window(
-                [row for window in windows for row in window.rows],
-                events=[each for window in windows for each in window.events.items()],
-                gaps=self._ledger.to_write(committed_ns),
-                changes=self._changes,
-                committed_ns=committed_ns,
-                counters=self._ledger.event_counts(self._aggregator.events),
-            )
-        except (DiskFullError, FileBusyError) as error:
-            self._attribution.rolled_back(groups)
-            self._not_written(error, committed_ns)
-            return False
-        self._attribution.committed(groups)
-        self._flows += sum(map(len, windows))
-        self._ledger.written()
-        self._windows.clear()
-        self._changes.clear()
-        self._committed_ns = committed_ns
-        return True
-
-    def _not_written(self, error: StoreError, committed_ns: int) -> None:
-        """Keep what may be written later, within bounds; count what is given up."""
-        full = isinstance(error, DiskFullError)
-        most = 0 if full else _MOST_WAITING
-        given_up: list[Window] = []
-        while sum(len(window.totals) for window in self._windows) > most:
-            given_up.append(self._windows.pop(0))
-        del self._changes[:-_MOST_CHANGES]
-        self._ledger.failed(
-            "disk full" if full else "file locked",
-            error.message,
-            self._committed_ns,
-            committed_ns,
-            sum(map(events_of, given_up)),
-        )
-        if full:
-            self._leave_word(committed_ns)
-
-    def _leave_word(self, committed_ns: int, ended_ns: int | None = None) -> None:
-        """Write that the disk is full, with what the file keeps in reserve for that."""
-        gap = self._ledger.unwritten
-        if gap is not None and gap.kind == "disk full":
-            counts = self._ledger.event_counts(self._aggregator.events)
-            self._writer.in_reserve(gap, committed_ns, counts, ended_ns)
+    def _commit(self, at_ns: int) -> bool:
+        self._collect_gaps(at_ns)
+        return self._committer.commit(at_ns, self._endpoints.drain(), self._aggregator.events)
 
     def _collect_gaps(self, at_ns: int) -> None:
         self._ledger.add(self._stream.gaps())
         self._ledger.add(self._endpoints.gaps())
         malformed = self._decoder.malformed + self._connections.malformed + self._stream.malformed
-        self._ledger.count_malformed(malformed, self._committed_ns, at_ns)
+        self._ledger.count_malformed(malformed, self._committer.committed_ns, at_ns)
         self._count_resets(at_ns)
 
     def _count_resets(self, at_ns: int) -> None:
         self._ledger.count_resets(self._aggregator.counters_reset, self._dumped_ns, at_ns)
 
-    def _maintain(self, now_ns: int, seconds: float) -> None:
-        """Fold and prune for so long; what is left waits for the next window."""
-        until = time.monotonic() + seconds
-        try:
-            for _ in self._writer.maintain(now_ns, self._plan.retain, self._plan.max_bytes):
-                if time.monotonic() > until:
-                    break
-        except (DiskFullError, FileBusyError) as error:
-            # Nothing is lost: the next window says so where something is.
-            log.debug("folding and pruning wait: %s", error.message)
-
     def _edges_held(self) -> set[int]:
         """Return the ids of edges that connections, or answers that are cached, go on to use."""
-        held = {group.edge_id for group in self._aggregator.groups() if group.edge_id is not None}
-        held.update(
-            totals.group.edge_id
-            for window in self._windows
-            for totals in window.totals
-            if totals.group.edge_id is not None
-        )
+        groups = chain(self._aggregator.groups(), self._committer.groups())
+        held = {group.edge_id for group in groups if group.edge_id is not None}
         return held | self._attribution.ids_cached()
 
     def finish(self) -> None:
         """
         Write what is open, fold what there is time for, and keep the live connections.
 
-        It takes 10 s at most, and what a stop that was asked for has left. What is not folded by
-        then is folded by the next recording.
+        It takes 10 s at most, and what a stop that was asked for has left.
         """
-        until = time.monotonic() + min(_STOP_S, self._plan.left_s())
+        until_s = time.monotonic() + min(_STOP_S, self._plan.left_s())
         for window in self._aggregator.close():
             self._write(window, self._now_ns)
         self._endpoints.finish(self._now_ns)
-        while not self._commit(self._now_ns) and self._windows and time.monotonic() < until:
-            time.sleep(0.1)
-        if self._ledger.unwritten is not None:
-            self._leave_word(self._now_ns, self._now_ns)
-            unwritten = self._ledger.unwritten
-            lost = (unwritten.lost or 0) + sum(map(events_of, self._windows))
-            raise StoreError(
-                f"{lost} events were not written: {unwritten.kind}",
-                hint="make room, or close the program that holds the file",
-            )
-        try:
-            self._close(until)
-        except DiskFullError as error:
-            self._ledger.failed("disk full", error.message, self._now_ns, self._now_ns, 0)
-            self._leave_word(self._now_ns, self._now_ns)
-            raise
+        self._commit(self._now_ns)
+        self._committer.close(self._now_ns, until_s, self._kept)
         self._tell_status()
 
-    def _close(self, until: float) -> None:
-        """Fold what there is time for, keep the live connections, and end the recording."""
+    def _kept(self) -> Iterator[LiveConnections]:
+        """Yield what the next recording of this boot is to go on with."""
+        if not self._plan.live:
+            return
         for group in self._connections.live.values():
             self._attribution.edge_id(group)
-        self._maintain(self._now_ns, until - time.monotonic())
-        for _ in self._writer.fold_open():
-            if time.monotonic() > until:
-                break
-        self._writer.finish(self._now_ns, self._connections.export() if self._plan.live else ())
+        yield from self._connections.export()
 
     def save(self) -> None:
         """Write what is in memory as far as the file takes it; the recording has no end then."""
         try:
-            self._windows += self._aggregator.close()
-            self._commit(self._now_ns)
+            self._committer.add(self._aggregator.close(), self._now_ns)
+            self._collect_gaps(self._now_ns)
+            self._committer.save(self._now_ns, self._endpoints.drain(), self._aggregator.events)
         except Exception:
             # What ended the recording is raised by who calls this; it may have broken this, too.
             log.exception("the last window is not in the file")
@@ -383,7 +285,7 @@ class Recorder:
         self._listening.status(
             Status(
                 self._aggregator.events,
-                self._flows,
+                self._committer.flows,
                 len(self._connections.live),
                 self._ledger.count,
                 host.size_of(self._path),

@@ -67,6 +67,14 @@ def events_of(window: Window) -> int:
     )
 
 
+def size_of(window: Window) -> int:
+    """Return how many totals and single events a window holds in memory."""
+    return sum(
+        1 + (len(each.apart.lone) + len(each.apart.measured) if each.apart is not None else 0)
+        for each in window.totals
+    )
+
+
 def _row(edge_id: int, totals: Totals, window: Window) -> FlowRow:
     first_ns, last_ns = window.started_ns, window.ended_ns - 1
     started_ns = min(max(totals.started_ns, first_ns), last_ns)

@@ -4,6 +4,7 @@ A flow as a line of the JSON event log, and of its live form.
 The keys and their order are a contract with programs that parse the log (design.md, section 7).
 """
 
+from functools import lru_cache
 from typing import Any
 
 from ctk.store.columns import FlowRecord
@@ -52,10 +53,16 @@ def log_line(record: FlowRecord) -> bytes:
     return dumps({key: value for key, value in line.items() if value or key in _ALWAYS})
 
 
+@lru_cache(maxsize=10_000)
 def _log_labels(labels: str | None) -> object:
-    from orjson import Fragment
+    """Give labels as they are stored, if they are an object: the file may come from anywhere."""
+    from orjson import Fragment, JSONDecodeError, dumps, loads
 
-    return Fragment(labels) if labels and labels != "{}" else None
+    try:
+        found = loads(labels) if labels else None
+    except JSONDecodeError:
+        return None
+    return Fragment(dumps(found)) if isinstance(found, dict) and found else None
 
 
 def live_line(record: FlowRecord) -> bytes:

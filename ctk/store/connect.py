@@ -34,7 +34,7 @@ _WRITER_KIB, _READER_KIB = 8 * 1024, 16 * 1024  # of pages; a window needs no mo
 _MAPPED_BYTES = 2**34
 _BUSY_MS = 5_000
 _PLAIN_TRIES, _PLAIN_WAIT_S = 20, 0.05  # a question of a reader is over by then
-_WRITER_BUSY_MS = 1_000  # events wait in the socket's buffer meanwhile; the window is tried again
+_WRITER_BUSY_MS = 250  # events wait in the socket's buffer meanwhile; the window is tried again
 WAL_BYTES = 4 * 1024 * 1024  # copied into the file at this size: no slower than with 16 MB
 ROOM_HINT = "make room, or set --max-size and --retain"
 _FULL_BYTES = 256 * 1024  # with less room than this a failed write is a full disk
@@ -153,10 +153,6 @@ def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
         return UsageError(f"{path} is not a ctk file", hint="`ctk record` makes one")
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _full(path)):
         return DiskFullError(f"no room left to write {path}", hint=ROOM_HINT)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return FileBusyError(
-            f"{path} is locked by another program", hint="close that one and try again"
-        )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return FileBusyError(
             f"{path} is locked by another program", hint="close that one and try again"

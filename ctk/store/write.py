@@ -123,12 +123,12 @@ class Writer:
                 f"{self._path} was deleted or replaced while it was written",
                 hint="start the recorder again; it makes a new file",
             )
-        self._fill_reserve()
-        self._identities.trim()
         newest_ns = self._newest_ns
         recording = self._recording
         began = recording.id is None
         try:
+            self._fill_reserve()
+            self._identities.trim()
             with self._transaction():
                 if began:
                     self._begin()

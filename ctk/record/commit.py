@@ -1,0 +1,193 @@
+"""
+From windows that are over to the file: what is tried again, what is given up, what is counted.
+
+A window that cannot be written never ends a recording. Where the disk is full it is given up and
+counted, since a full disk may stay full; where another process holds the lock it waits, within a
+bound, and is tried again once a second.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from ctk.conntrack.aggregate import Aggregation, Window
+from ctk.conntrack.groups import Group
+from ctk.errors import DiskFullError, FileBusyError, StoreError
+from ctk.model import Edge, FlowRow, GapKind, HistoryChange, LiveConnections
+from ctk.record.attribution import Attribution
+from ctk.record.gaps import GapLedger
+from ctk.record.plan import Plan
+from ctk.record.rows import Rows, events_of, rows_of, size_of
+from ctk.store.write import Writer
+
+log = logging.getLogger("ctk")
+
+_MOST_CHANGES = 200_000  # of history that wait for room on the disk
+_MOST_WAITING = 100_000  # rows and lone events that wait for the lock on the file: some 30 MB
+_MAINTAIN_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
+_SAVE_S = 3.0  # for the last window, where something else ended the recording
+
+
+class Committer:
+    """
+    Writes what is over, with what was learned and lost since the last commit.
+
+    `committed_ns` is up to when the file has everything.
+    """
+
+    def __init__(
+        self, writer: Writer, attribution: Attribution, ledger: GapLedger, plan: Plan, at_ns: int
+    ) -> None:
+        self.committed_ns = at_ns
+        self.flows = 0  # rows in the file
+        self._writer, self._attribution, self._ledger = writer, attribution, ledger
+        self._aggregation: Aggregation = plan.aggregation
+        self._retain, self._max_bytes = plan.retain, plan.max_bytes
+        self._windows: list[Window] = []  # over, and not in the file yet
+        self._changes: list[HistoryChange] = []
+        self._asked_ns = at_ns  # up to when the last try was to go
+        self._events = 0  # that the recording has counted
+
+    @property
+    def waits(self) -> bool:
+        """Whether windows wait to be tried again."""
+        return bool(self._windows)
+
+    @property
+    def _is_locked(self) -> bool:
+        gap = self._ledger.unwritten
+        return gap is not None and gap.kind == "file locked"
+
+    def groups(self) -> list[Group]:
+        """Return the groups of the windows that wait."""
+        return [totals.group for window in self._windows for totals in window.totals]
+
+    def told(self, window: Window) -> list[tuple[FlowRow, Edge]]:
+        """Return a window's rows with their edges, for who follows the recording."""
+        rows = list(self._rows(window).each())
+        edges = self._attribution.edges(row.edge_id for row in rows)
+        return [(row, edges[row.edge_id]) for row in rows]
+
+    def add(self, windows: Sequence[Window], until_ns: int) -> None:
+        """Take windows that are over; the next commit writes them, and goes at least so far."""
+        self._windows += windows
+        self._asked_ns = max(self._asked_ns, until_ns)
+
+    def commit(self, at_ns: int, changes: Sequence[HistoryChange], events: int) -> bool:
+        """
+        Write all that waits. Return whether it is in the file up to `at_ns`.
+
+        `events` is how many the recording has counted. Windows that are written take the commit up
+        to their end, whatever `at_ns` says: a kill is not to have them counted again.
+        """
+        at_ns = max(at_ns, self._asked_ns) if self._windows else at_ns
+        self._asked_ns, self._events = at_ns, events
+        self._changes += changes
+        rows = [self._rows(window) for window in self._windows]
+        groups = self.groups()
+        try:
+            self._writer.window(
+                [row for some in rows for row in some.rows],
+                events=[each for some in rows for each in some.events.items()],
+                gaps=self._ledger.to_write(at_ns),
+                changes=self._changes,
+                committed_ns=at_ns,
+                counters=self._ledger.event_counts(events),
+            )
+        except (DiskFullError, FileBusyError) as error:
+            self._attribution.rolled_back(groups)
+            self._not_written(error, at_ns)
+            return False
+        self._attribution.committed(groups)
+        self.flows += sum(map(len, rows))
+        self._ledger.written()
+        self._windows.clear()
+        self._changes.clear()
+        self.committed_ns = at_ns
+        return True
+
+    def maintain(self, now_ns: int, seconds: float = _MAINTAIN_S) -> None:
+        """Fold and prune for so long; what is left waits for the next window."""
+        if self._windows:
+            return  # another process holds the lock: each step would wait for it
+        until = time.monotonic() + seconds
+        try:
+            for _ in self._writer.maintain(now_ns, self._retain, self._max_bytes):
+                if time.monotonic() > until:
+                    break
+        except (DiskFullError, FileBusyError) as error:
+            # Nothing is lost: the next window says so where something is.
+            log.debug("folding and pruning wait: %s", error.message)
+
+    def close(
+        self, now_ns: int, until_s: float, kept: Callable[[], Iterable[LiveConnections]]
+    ) -> None:
+        """
+        End the recording, by `until_s` on the monotonic clock: write, fold, keep what lives.
+
+        What is not folded by then is folded by the next recording. Raises what kept something out
+        of the file.
+        """
+        while self._is_locked and time.monotonic() < until_s:
+            time.sleep(0.1)
+            self.commit(now_ns, (), self._events)
+        unwritten = self._ledger.unwritten
+        if unwritten is not None:
+            self._leave_word(now_ns, now_ns)
+            lost = (unwritten.lost or 0) + sum(map(events_of, self._windows))
+            raise StoreError(
+                f"{lost} events were not written: {unwritten.kind}",
+                hint="close the program that holds the file" if self._is_locked else "make room",
+            )
+        while True:
+            try:
+                self._end(now_ns, until_s, kept())
+                return
+            except DiskFullError as error:
+                self._ledger.failed("disk full", error.message, now_ns, now_ns, 0)
+                self._leave_word(now_ns, now_ns)
+                raise
+            except FileBusyError:
+                if time.monotonic() > until_s:
+                    raise
+
+    def save(self, now_ns: int, changes: Sequence[HistoryChange], events: int) -> None:
+        """Write what is in memory as far as the file takes it; the recording has no end then."""
+        until_s = time.monotonic() + _SAVE_S
+        while not self.commit(now_ns, changes, events):
+            changes = ()
+            if not self._windows or time.monotonic() > until_s:
+                lost = sum(map(events_of, self._windows))
+                log.warning("%s events of the last windows are not in the file", lost)
+                return
+
+    def _rows(self, window: Window) -> Rows:
+        return rows_of(window, self._attribution.edge_id, self._aggregation)
+
+    def _not_written(self, error: StoreError, at_ns: int) -> None:
+        """Keep what may be written later, within bounds; count what is given up."""
+        full = isinstance(error, DiskFullError)
+        most = 0 if full else _MOST_WAITING
+        given_up: list[Window] = []
+        while sum(map(size_of, self._windows)) > most:
+            given_up.append(self._windows.pop(0))
+        del self._changes[:-_MOST_CHANGES]
+        kind: GapKind = "disk full" if full else "file locked"
+        lost = sum(map(events_of, given_up))
+        self._ledger.failed(kind, error.message, self.committed_ns, at_ns, lost)
+        if full:
+            self._leave_word(at_ns)
+
+    def _leave_word(self, at_ns: int, ended_ns: int | None = None) -> None:
+        """Write that the disk is full, with what the file keeps in reserve for that."""
+        gap = self._ledger.unwritten
+        if gap is not None and gap.kind == "disk full":
+            counts = self._ledger.event_counts(self._events)
+            self._writer.in_reserve(gap, at_ns, counts, ended_ns)
+
+    def _end(self, now_ns: int, until_s: float, kept: Iterable[LiveConnections]) -> None:
+        self.maintain(now_ns, until_s - time.monotonic())
+        for _ in self._writer.fold_open():
+            if time.monotonic() > until_s:
+                break
+        self._writer.finish(now_ns, kept)
