@@ -591,6 +591,20 @@ def test_the_first_list_tells_since_when_a_pod_that_the_file_heard_of_late_has_i
     assert asked == ["pod old", "pod new", "pod new"]
 
 
+def test_an_address_that_stays_unknown_is_few_endpoints_however_many_pods_come() -> None:
+    """Each endpoint is a row of the file, and each of them makes an edge."""
+    endpoints = cluster(node(), pod("web"))
+    answers = set()
+    for second in range(3600):
+        if second % 30 == 0:
+            waiting = pod(f"p{second}", "", start=second, phase="Pending")
+            endpoints.apply(Applied(waiting, T0 + second * S))
+            there = pod(f"p{second}", f"10.244.2.{second // 30}", start=second)
+            endpoints.apply(Applied(there, T0 + (second + 1) * S))
+        answers.add(endpoints.at("10.244.9.9", T0 + second * S))
+    assert len(answers) < 60 + 120 + 60
+
+
 def test_pods_that_are_not_asked_for_any_more_did_not_end() -> None:
     elsewhere = pod("elsewhere", "10.244.1.9", node="n2")
     endpoints = recalled(known(pod("gone")), known(elsewhere))

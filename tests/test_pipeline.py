@@ -569,13 +569,17 @@ def test_two_hours_are_folded_and_pruned_right_at_every_step(tmp_path):
 
 
 def flood(windows: int, flows: int) -> Iterator[tuple[int, Datagrams]]:
-    """As many new flows a window, each to a port of its own, all ended at once."""
+    """As many new flows a window, each to an address and port of its own, all ended at once."""
     for window in range(windows):
         at_ns = T + window * 10 * SECOND
         messages = []
         for n in range(flows):
             one = Connection(
-                proto=UDP, port=1 + n, ct_id=n, dst_port=1 + (window * flows + n) % 60_000
+                proto=UDP,
+                port=1 + n,
+                ct_id=n,
+                dst=f"198.51.{window}.{n}",
+                dst_port=1 + (window * flows + n) % 60_000,
             )
             messages += [one.new(at_ns), one.destroy(at_ns, MOVED)]
         yield at_ns, batch(*messages, at_ns=at_ns)

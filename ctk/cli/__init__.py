@@ -131,7 +131,11 @@ def _known(error: Exception) -> CtkError | None:
     """Give the sentence for a failure of the system or of SQLite; None for any other."""
     # Importing sqlite3 takes 5 ms, and without it there is no error of SQLite.
     sqlite3 = sys.modules.get("sqlite3")
-    if sqlite3 is not None and isinstance(error, sqlite3.Error):
+    # What breaks a constraint, or misuses the module, is a defect of ours.
+    ours = sqlite3 is not None and isinstance(
+        error, sqlite3.IntegrityError | sqlite3.ProgrammingError
+    )
+    if sqlite3 is not None and isinstance(error, sqlite3.Error) and not ours:
         return _from_sqlite(str(error))
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""

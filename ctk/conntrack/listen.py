@@ -5,6 +5,7 @@ A capture file holds the same stream, so what reads one reads the other. A dump 
 empty dumped batch comes; one that is cut off has none. An empty batch of events is a tick.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,7 +17,10 @@ from ctk.conntrack.capture import Capture
 from ctk.conntrack.decode import DESTROY, NEW, UPDATE, what_of
 from ctk.conntrack.schedule import DumpSchedule
 from ctk.conntrack.table import dump
+from ctk.errors import SourceError
 from ctk.model import Datagrams, Gap
+
+log = logging.getLogger("ctk")
 
 TICK_S = 0.25  # at most, between two batches
 _DUMP_SLICE_S = 0.02  # of a dump, between two looks at the events
@@ -236,7 +240,10 @@ class Listener:
                 return
 
     def _begin_dump(self) -> None:
-        self.local_addresses = self._addresses()
+        try:
+            self.local_addresses = self._addresses()
+        except SourceError as error:
+            log.warning("the host's addresses are as before: %s", error.message)
         self._dump = self._dump_table()
         self._dump_began_s = self._clock.monotonic()
         self._dump_cpu_s = 0.0

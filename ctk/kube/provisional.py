@@ -22,6 +22,7 @@ from ctk.timespan import FOREVER_NS, SECOND
 _GOOD_NS = 60 * SECOND
 _GOOD_STALE_NS = 600 * SECOND
 _MOST = 2**14  # addresses: external ones, mostly
+_MOST_EACH = 128
 # The first parts of IPv4 addresses of which some or all are not public.
 _NOT_ALL_PUBLIC = frozenset(
     ("0", "10", "100", "127", "169", "172", "192", "198", "203", *map(str, range(224, 256)))
@@ -87,7 +88,12 @@ class ProvisionalEndpoints:
             endpoint = self.stranger(address, when_ns)
         else:
             endpoint = replace(last_owner, valid_from_ns=when_ns)
-        given.append(Provisional(endpoint, self._until_ns(endpoint), when_ns))
+        begins = (each.endpoint.valid_from_ns for each in given)
+        first_ns = min((ns for ns in begins if ns >= self._started_ns), default=when_ns)
+        is_new = when_ns - first_ns < _GOOD_NS
+        given.append(Provisional(endpoint, self._until_ns(endpoint, is_new=is_new), when_ns))
+        # One a second for a minute, then one a minute: those that are left out come no more.
+        del given[:-_MOST_EACH]
         return endpoint
 
     def recall(self, unknown: Iterable[KnownUnknown]) -> None:
@@ -189,15 +195,21 @@ class ProvisionalEndpoints:
             if old.kind in kinds and not was_local:
                 new = self.stranger(address, old.valid_from_ns)
                 if not same(old, new):
-                    each.endpoint, each.until_ns = new, self._until_ns(new)
+                    each.endpoint, each.until_ns = new, self._until_ns(new, is_new=True)
                     yield Completed(old, new)
 
-    def _until_ns(self, endpoint: Endpoint) -> int:
-        """From when on another endpoint is to stand for the address."""
+    def _until_ns(self, endpoint: Endpoint, *, is_new: bool) -> int:
+        """
+        From when on another endpoint is to stand for the address.
+
+        `is_new`: nobody asked about the address before, or not for long. One that was unknown for
+        a minute is likely to stay so, and each endpoint is a row of the file.
+        """
         if not self._kube or endpoint.kind in ("external", "node"):
             return FOREVER_NS
         from_ns = endpoint.valid_from_ns
-        if not self.pods_lost and (endpoint.kind == "pod" or from_ns < self._awaited_until_ns):
+        awaited = is_new and from_ns < self._awaited_until_ns
+        if not self.pods_lost and (endpoint.kind == "pod" or awaited):
             # Another pod may have the address soon, and have had it since any second.
             return _next_second_ns(from_ns)
         if endpoint.kind == "pod" or (self.synced and not self.stale):

@@ -83,6 +83,7 @@ class Identities:
     ) -> None:
         self.conn = conn
         self._edges_held = edges_held
+        self._held: Set[int] | None = None  # asked for once while nothing else goes on
         self.recorder_id = recorder_id
         self.began = False  # whether the recording is in the file
         self.closed_ns = closed_ns
@@ -157,6 +158,10 @@ class Identities:
         """Whether that edge's row is about to be thrown away."""
         return edge_id in self._forgotten_edges
 
+    def begin_forgetting(self) -> None:
+        """Ask anew which edges are held: 0.14 s for a million connections."""
+        self._held = None
+
     def forget(self, table: str, ids: set[int]) -> None:
         """
         Use none of these rows again: they are about to be thrown away.
@@ -166,7 +171,9 @@ class Identities:
         Rows of explained endpoints stay: only they know that what was unknown no longer is.
         """
         if table == "edge":
-            ids.difference_update(self._edges_held())
+            if self._held is None:
+                self._held = self._edges_held()
+            ids.difference_update(self._held)
             self._forgotten_edges = ids
             self.edges = {edge: found for edge, found in self.edges.items() if found not in ids}
         else:

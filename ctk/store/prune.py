@@ -53,13 +53,14 @@ def by_age(
         yield from _give_back(conn)
 
 
-def connections(conn: sqlite3.Connection) -> Iterator[None]:
-    """Throw away all that is kept of live connections, and give its pages back."""
+def connections(conn: sqlite3.Connection, recorder_id: int) -> Iterator[None]:
+    """Throw away what is kept of a node's live connections, and give its pages back."""
     while True:
         with transaction(conn):
             deleted = conn.execute(
-                "DELETE FROM connection WHERE rowid IN (SELECT rowid FROM connection LIMIT ?)",
-                (_CONNECTIONS,),
+                "DELETE FROM connection WHERE rowid IN (SELECT connection.rowid FROM connection"
+                " JOIN edge ON edge.id = edge_id WHERE edge.recorder_id = ? LIMIT ?)",
+                (recorder_id, _CONNECTIONS),
             )
         if not deleted.rowcount:
             return

@@ -198,6 +198,7 @@ class Writer:
         Each step holds the lock for well under 100 ms. The caller may stop between any two, write
         a window, and start again.
         """
+        self._identities.begin_forgetting()
         with explained(self._path):
             self._fill_reserve()
             steps = chain(
@@ -215,7 +216,7 @@ class Writer:
     def _give_back_connections(self) -> Iterator[None]:
         """Throw away what the last recording kept of live connections, once this one goes on."""
         if self._recording.id is not None and self._kept_before:
-            yield from prune.connections(self._conn)
+            yield from prune.connections(self._conn, self._recording.recorder_id)
             self._kept_before = False
 
     def fold_open(self) -> Iterator[None]:
@@ -235,7 +236,11 @@ class Writer:
             with self._transaction():
                 if self._recording.id is None:
                     self._begin()
-                self._conn.execute("DELETE FROM connection")
+                self._conn.execute(
+                    "DELETE FROM connection WHERE edge_id IN"
+                    " (SELECT id FROM edge WHERE recorder_id = ?)",
+                    (self._recording.recorder_id,),
+                )
                 connections = iter(connections)
                 while some := list(islice(connections, _KEPT_AT_ONCE)):
                     self._identities.flush()
@@ -259,7 +264,8 @@ class Writer:
             return
         rows = self._conn.execute(
             "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
-            " FROM connection JOIN edge ON edge.id = edge_id"
+            " FROM connection JOIN edge ON edge.id = edge_id WHERE edge.recorder_id = ?",
+            (self._recording.recorder_id,),
         )
         for flow, began_ns, edge_id, has_ports, keys, counters in rows:
             yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
