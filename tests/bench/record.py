@@ -250,7 +250,7 @@ class Bench:
         if mix.filled:
             self.flood("udp", FILLED, first=FILLED_FROM)
         started = [
-            self.start(one, mix.options if one.name == "ctk record" else ()) for one in several
+            self.start(one, mix.options if one.name.startswith("ctk") else ()) for one in several
         ]
         each = EVENTS_A_CONNECTION[mix.kind]
         most = [one.most_events // each for one in several if one.most_events is not None]
