@@ -40,6 +40,10 @@ def open(target: "str | PathLike[str]") -> "Recording":
     return Recording(target)
 
 
+def __dir__() -> list[str]:
+    return sorted(["__version__", "open", *_HOMES])
+
+
 def __getattr__(name: str) -> object:
     if name == "__version__":
         # 10 ms to import, and only `--version` and record ask for it.

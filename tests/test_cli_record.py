@@ -385,7 +385,7 @@ class Piped:
             self._pipe.write(self._content[len(self._content) // 2 :])
             self._pipe.close()
         _, said = self.process.communicate(timeout=20)
-        return self.process.returncode, re.sub(r"(?m)^[-0-9]+ [:,0-9]+ ", "", said or "")
+        return self.process.returncode, re.sub(r"(?m)^[-0-9]+T[:.0-9]+Z ", "", said or "")
 
     def _waits(self) -> bool:
         """Whether it has taken all that was sent, and sleeps until there is more."""

@@ -6,7 +6,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -410,3 +410,21 @@ def test_its_types_are_shipped() -> None:
     assert (root / "ctk" / "py.typed").read_bytes() == b""
     tools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
     assert tools["setuptools"]["package-data"] == {"ctk": ["py.typed"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"limit": 10**30}, f"{10**30} is not a number of rows"),
+        ({"limit": "3"}, "'3' is not a number of rows"),
+        ({"last": 10**30}, f"{10**30} is not a number of flows"),
+    ],
+)
+def test_a_number_that_is_none_is_asked_wrongly(shop, asked, message):
+    with ctk.open(shop) as recording, pytest.raises(ctk.UsageError, match=message):
+        recording.top(**asked)
+
+
+def test_a_step_that_is_no_age_is_asked_wrongly(shop):
+    with ctk.open(shop) as recording, pytest.raises(ctk.UsageError, match="is not a step"):
+        recording.series(step=timedelta(minutes=1))

@@ -247,6 +247,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _count(value: object) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= FOREVER_NS:
         return value
     raise UsageError(f"{value!r} is not a number of flows", hint="write it as 50")

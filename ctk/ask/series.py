@@ -54,7 +54,7 @@ class Series:
 def parse_step(step: str | int) -> int:
     """Turn "5m", or nanoseconds, into the width of a step: whole minutes."""
     step_ns = parse_age(step) if isinstance(step, str) else step
-    if step_ns <= 0 or step_ns % MINUTE:
+    if not isinstance(step_ns, int) or step_ns <= 0 or step_ns % MINUTE:
         raise UsageError(f"{step!r} is not a step of whole minutes", hint="1m, 15m, 1h or 1d")
     return step_ns
 

@@ -10,6 +10,7 @@ from ctk.ask.spans import clip, cover, held
 from ctk.ask.sums import COUNTS, SUMS, Counts, Value, hides, needs_flows, sum_up
 from ctk.errors import UsageError
 from ctk.model import Filters
+from ctk.timespan import FOREVER_NS
 
 SORTS = ("bytes", "packets", "connections", "events", "failed")
 
@@ -88,8 +89,8 @@ def top(
 def _most(limit: int | None) -> int:
     if limit is None:
         return -1
-    if limit < 0:
-        raise UsageError(f"{limit} is not a number of rows", hint="write it as 20")
+    if not isinstance(limit, int) or not 0 <= limit <= FOREVER_NS:
+        raise UsageError(f"{limit!r} is not a number of rows", hint="write it as 20")
     return limit
 
 

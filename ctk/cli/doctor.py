@@ -15,7 +15,7 @@ from ctk.render.tables import Output
 @click.option("--no-kube", is_flag=True, help="Ask no API server.")
 @click.option(
     "--listen",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, max=3600),
     default=6.0,  # a meter that zeroes counters every 5 s is seen
     show_default=True,
     metavar="SECONDS",

@@ -18,6 +18,7 @@ from ctk.ask.caveats import Caveat
 from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
 from ctk.errors import UsageError
 from ctk.render.tables import Format, Output
+from ctk.timespan import FOREVER_NS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +39,8 @@ def parse_count(text: str | int) -> int:
     """Turn "50" into a number that is not negative."""
     if not str(text).isdecimal():
         raise UsageError(f"{text!r} is not a number", hint="write it as 50")
+    if int(text) > FOREVER_NS:
+        raise UsageError(f"{text!r} is more than SQLite counts", hint="write it as 50")
     return int(text)
 
 

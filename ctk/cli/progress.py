@@ -33,8 +33,10 @@ class Progress:
             level=logging.INFO,
             format=f"{_CLEAR}%(message)s"
             if self._terminal
-            else "%(asctime)s %(levelname)s %(message)s",
+            else "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
+            datefmt="%Y-%m-%dT%H:%M:%S",
         )
+        logging.Formatter.converter = time.gmtime  # as all times of ctk
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,6 @@ from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
-from ctk.errors import CtkError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import Datagrams, LiveConnections
@@ -66,9 +65,7 @@ def run(
             recorder.learn(_waiting(changes))
             recorder.take(batch)
         recorder.learn(_waiting(changes))
-    except BaseException as error:
-        if not isinstance(error, CtkError | BrokenPipeError | KeyboardInterrupt):
-            log.exception("ctk failed where it should not")
+    except BaseException:
         recorder.save()
         raise
     recorder.finish()
