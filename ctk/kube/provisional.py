@@ -70,24 +70,24 @@ class ProvisionalEndpoints:
         self._asked_ns = max(self._asked_ns, when_ns)
         given = self._of.get(address)
         if given is None:
-            given = self._of[address] = []
+            # A scan asks about each address once: this is a tenth of what such an event costs.
+            endpoint = self._first(address, when_ns, last_owner)
+            until_ns = self._until_ns(endpoint, is_new=True)
+            self._of[address] = [Provisional(endpoint, until_ns, when_ns)]
             if len(self._of) > _MOST:
                 self._of.popitem(last=False)
-        else:
-            self._of.move_to_end(address)
-            for each in reversed(given):
-                is_owner = each.endpoint.kind == "pod"
-                if is_owner == (last_owner is not None) and self._holds(each, when_ns):
-                    each.asked_ns = max(each.asked_ns, when_ns)
-                    return each.endpoint
-            if self.synced and not self.stale:
-                # Those that are older will not be completed any more.
-                oldest_ns = when_ns - _GOOD_STALE_NS
-                given[:] = [each for each in given if each.asked_ns > oldest_ns]
-        if last_owner is None:
-            endpoint = self.stranger(address, when_ns)
-        else:
-            endpoint = replace(last_owner, valid_from_ns=when_ns)
+            return endpoint
+        self._of.move_to_end(address)
+        for each in reversed(given):
+            is_owner = each.endpoint.kind == "pod"
+            if is_owner == (last_owner is not None) and self._holds(each, when_ns):
+                each.asked_ns = max(each.asked_ns, when_ns)
+                return each.endpoint
+        if self.synced and not self.stale:
+            # Those that are older will not be completed any more.
+            oldest_ns = when_ns - _GOOD_STALE_NS
+            given[:] = [each for each in given if each.asked_ns > oldest_ns]
+        endpoint = self._first(address, when_ns, last_owner)
         begins = (each.endpoint.valid_from_ns for each in given)
         first_ns = min((ns for ns in begins if ns >= self._started_ns), default=when_ns)
         is_new = when_ns - first_ns < _GOOD_NS
@@ -95,6 +95,11 @@ class ProvisionalEndpoints:
         # One a second for a minute, then one a minute: those that are left out come no more.
         del given[:-_MOST_EACH]
         return endpoint
+
+    def _first(self, address: str, when_ns: int, last_owner: Endpoint | None) -> Endpoint:
+        if last_owner is None:
+            return self.stranger(address, when_ns)
+        return replace(last_owner, valid_from_ns=when_ns)
 
     def recall(self, unknown: Iterable[KnownUnknown]) -> None:
         """Take in those of earlier recordings: they may be completed, and are given no more."""

@@ -9,7 +9,7 @@ next window; if that window fails the id is void, and the group is asked about a
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from ctk.conntrack.groups import Group
+from ctk.conntrack.groups import Flow, Group
 from ctk.kube.endpoints import Endpoints
 from ctk.model import Edge, FlowTuple, address_text
 
@@ -41,7 +41,7 @@ class Attribution:
         self._read = read
         self._earlier = earlier
         # Answers for times after the last change that is known.
-        self._answers: dict[FlowTuple, _Answer] = {}
+        self._answers: dict[int, _Answer] = {}  # by a flow's base, which hashes at once
         self._pending: dict[int, Edge] = {}  # given out since the last window that was written
 
     def edge_id(self, group: Group) -> int:
@@ -49,9 +49,9 @@ class Attribution:
         if group.edge_id is None:
             if group.flow is None:
                 raise RuntimeError("a group without a flow has an edge")
-            flow, began_ns = group.flow.tuple, group.began_ns
+            flow, began_ns = group.flow, group.began_ns
             # An earlier recording heard of it when it began, and knew more of who was there then.
-            group.edge_id = self._earlier(flow, began_ns) if group.is_older else None
+            group.edge_id = self._earlier(flow.tuple, began_ns) if group.is_older else None
             if group.edge_id is None:
                 group.edge_id = self._ask(flow, began_ns)
         return group.edge_id
@@ -84,9 +84,9 @@ class Attribution:
         self._answers.clear()
         self._pending.clear()
 
-    def _ask(self, flow: FlowTuple, when_ns: int) -> int:
-        endpoints = self._endpoints
-        answer = self._answers.get(flow)
+    def _ask(self, known: Flow, when_ns: int) -> int:
+        endpoints, flow = self._endpoints, known.tuple
+        answer = self._answers.get(known.base)
         if answer is not None and endpoints.settled_ns <= when_ns < answer.until_ns:
             return answer.edge_id
         src = endpoints.at(address_text(flow.src), when_ns)
@@ -105,6 +105,8 @@ class Attribution:
         if when_ns >= endpoints.settled_ns:
             if len(self._answers) >= _MOST_CACHED:
                 self._answers.clear()
-            until_ns = min(map(endpoints.good_until_ns, (src, dialled, backend)))
-            self._answers[flow] = _Answer(edge_id, until_ns)
+            until_ns = min(endpoints.good_until_ns(src), endpoints.good_until_ns(dialled))
+            if backend is not dialled:
+                until_ns = min(until_ns, endpoints.good_until_ns(backend))
+            self._answers[known.base] = _Answer(edge_id, until_ns)
         return edge_id

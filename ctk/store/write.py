@@ -38,7 +38,7 @@ from ctk.model import (
 )
 from ctk.store import bulk, earlier, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
-from ctk.store.connect import ROOM_HINT, explained, path_of
+from ctk.store.connect import ROOM_HINT, explained, failure, path_of
 from ctk.store.identities import Identities
 from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
@@ -159,8 +159,10 @@ class Writer:
 
         If that window fails, the ids of edges that were not in the file before are void.
         """
-        with explained(self._path):
+        try:  # not `explained`, which takes 1 us: this is asked for each edge
             return self._identities.edge_id(edge)
+        except sqlite3.OperationalError as error:
+            raise failure(error, self._path) from error
 
     def earlier_edge_id(self, flow: FlowTuple, at_ns: int) -> int | None:
         """Return the id of this node's edge of these tuples whose endpoints were there then."""
