@@ -9,10 +9,10 @@ from churn import churn
 pytestmark = pytest.mark.live
 
 # The long run: CTK_CHURN=20000 pytest tests/live/test_live_churn.py
-CONNECTIONS = int(os.environ.get("CTK_CHURN", "1500"))
+CONNECTIONS = int(os.environ.get("CTK_CHURN", "1000"))
 EACH_SIGNAL = 12 if CONNECTIONS >= 20_000 else 2
-# Some are left where an address passes on twice within seconds around a restart.
-MOST_WRONG, MOST_NAMELESS = 0.005, 0.03
+# None in most runs; of 20,000 connections up to five, where a recorder starts within a handover.
+MOST_WRONG, MOST_NAMELESS = 0.002, 0.01
 # An address that passes on within one second of the API's may be either's; a pod that came and went
 # while nobody recorded is nobody's.
 UNKNOWABLE = (", that second", ", never told")
