@@ -26,16 +26,18 @@ settings.load_profile("ctk")
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """
-    Give all live tests to one worker, and each other test to the next that is free.
+    Give the live tests to one worker, and each other test to the next that is free.
 
     Two live tests at a time would be four processes that want two cores, where what a recorder
-    keeps up with is tested. (`--dist loadgroup` of 3.8 groups nothing with pytest 9.2.)
+    keeps up with is tested. Those with an API server mostly wait, so they go with the others.
+    (`--dist loadgroup` of 3.8 groups nothing with pytest 9.2.)
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class LiveOnOneWorker(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "live" if nodeid.startswith("tests/live/") else nodeid
+            waits = nodeid.startswith("tests/live/test_kubernetes.py")
+            return "live" if nodeid.startswith("tests/live/") and not waits else nodeid
 
     return LiveOnOneWorker(config, log)
 
