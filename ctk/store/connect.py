@@ -255,7 +255,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
 
     Without a -wal nothing can be missed: the file is whole. With one, SQLite is told not to lock,
     and keeps the index of the -wal in its own memory. Both are the second way, too, where the
-    folder cannot be written to.
+    folder cannot be written to, or its disk is full.
     """
     wal, shm = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     ways = [("mode=ro", False)]
@@ -281,6 +281,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
             if error.sqlite_errorcode & 0xFF not in (
                 sqlite3.SQLITE_CANTOPEN,
                 sqlite3.SQLITE_READONLY,
+                sqlite3.SQLITE_IOERR,  # a -shm has no room on a disk that is full
             ):
                 raise
             problem = problem or error
