@@ -60,5 +60,6 @@ def test_net_admin_alone_records(tmp_path):
             time.sleep(0.5)
     text = Path(said.name).read_text(encoding="utf-8")
     assert (process.returncode, "net.netfilter.nf_conntrack_acct=1 is set now" in text) == (0, True)
-    assert rows(db, "SELECT sum(connections), sum(bytes_out) FROM flows WHERE dst_port = 80") == [(1, 128)]
+    counted = "SELECT sum(connections), sum(bytes_out) FROM flows WHERE dst_port = 80"
+    assert rows(db, counted) == [(1, 128)]
     assert (db.stat().st_uid, db.stat().st_mode & 0o777) == (NOBODY, 0o600)
