@@ -92,6 +92,8 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
+# A node's label that names its topology zone (Kubernetes: well-known labels).
+ZONE_LABEL = "topology.kubernetes.io/zone"
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all that have none
 
 

@@ -24,10 +24,16 @@ from ctk.kube.objects import (
 from ctk.kube.owners import Claim, Owners
 from ctk.kube.provisional import ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts, Target
-from ctk.model import Closed, Endpoint, HistoryChange, KnownObject, ObjectClosed
+from ctk.model import (
+    ZONE_LABEL,
+    Closed,
+    Endpoint,
+    HistoryChange,
+    KnownObject,
+    ObjectClosed,
+)
 from ctk.timespan import SECOND
 
-_ZONE_LABEL = "topology.kubernetes.io/zone"
 KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
     "pods": "pod",
     "services": "service",
@@ -143,7 +149,7 @@ class Cluster:
         if new == old and new.uid not in self._recalled:
             return
         self._nodes[new.uid] = new
-        zone = new.labels.get(_ZONE_LABEL)
+        zone = new.labels.get(ZONE_LABEL)
         if zone is None:
             self.zones.pop(new.name, None)
         else:

@@ -3,7 +3,7 @@ The columns of a flow, declared once.
 
 `FlowRecord` is a row of the views of flows and what a reader gets; each field carries its SQL.
 The views (views.py), the readers (ask/), the encoders of JSON (render/) and the live records
-(record/attribution.py) are made from it. `EdgeRow` and ENDPOINT_IDENTITY are what the tables
+(record/rows.py) are made from it. `EdgeRow` and ENDPOINT_IDENTITY are what the tables
 `edge` and `endpoint` hold; the statements that write, find and fold them are made from these.
 
 A new column of an edge is a field of the value that it comes from, a field of `EdgeRow`, a field

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Literal
 
-from ctk.model import KnownObject, ObjectClosed, ObjectRecord
+from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord
 
 _OBJECT_COLUMNS = {
     "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
@@ -14,8 +14,6 @@ _OBJECT_COLUMNS = {
     "service": "uid, namespace, name, type, addresses, ports, labels",
     "node": "uid, name, addresses, labels",
 }
-
-_ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
 def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None) -> None:
@@ -51,7 +49,7 @@ def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None
 
 
 def _record_zone(conn: sqlite3.Connection, node: ObjectRecord) -> None:
-    zone = node.labels.get(_ZONE_LABEL)
+    zone = node.labels.get(ZONE_LABEL)
     if zone is None:
         conn.execute("DELETE FROM node_zone WHERE node = ?", (node.name,))
     else:

@@ -1,5 +1,5 @@
 """
-Room that is kept for the last words of a recording, for when the disk is full.
+Room that is kept for the gap and the end of a recording, for when the disk is full.
 
 A commit needs no room in the database file: it is appended to the -wal, which is copied over later.
 So the reserve is a part of the -wal behind its last commit, which is allocated ahead: blocks of a
@@ -20,7 +20,7 @@ from ctk.store.connect import PAGE_BYTES
 # keep the gap's end up to date.
 RESERVE_BYTES = 128 * 1024
 _MOST_GROWTH_BYTES = 1024 * 1024
-# What the end of a recording takes: two pages that change in place, and one for luck.
+# What the end of a recording takes: two pages that change in place, and as many to spare.
 LAST_BYTES = 4 * (PAGE_BYTES + 24)
 
 # https://www.sqlite.org/fileformat2.html#the_write_ahead_log
