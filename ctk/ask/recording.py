@@ -159,18 +159,34 @@ class Recording:
         params: "Mapping[str, SqlValue] | None" = None,
         /,
         *,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit_s: float = 30.0,
+        memory_bytes: int | None = None,
+        explain: bool = False,
         **named: "SqlValue",
     ) -> "SqlAnswer":
         """
         Ask in SQL, of the views: one statement that only reads, for at most `limit_s` seconds.
 
-        A `:name` in it is bound to the argument of that name, or to that of `params`.
+        A `:name` in it is bound to the argument of that name, or to that of `params`; `:since_ns`
+        and `:until_ns` to `since` and `until`, or to the ends of time. `ago('1h')` and
+        `ns('2024-11-25T18:47Z')` are nanoseconds, like started_ns. `memory_bytes` limits SQLite
+        in this whole process, and cannot be raised again. With `explain`, give the plan instead.
         """
-        from ctk.ask.sql import SqlAnswer
+        from ctk.ask.sql import SqlAnswer, SqlTerms
 
         self._check()
-        return SqlAnswer(self._connect, text, {**(params or {}), **named}, limit_s)
+        span = _filters(None, {"since": since, "until": until})
+        terms = SqlTerms(
+            limit_s=limit_s,
+            memory_bytes=memory_bytes,
+            now_ns=time.time_ns(),
+            since_ns=span.since_ns,
+            until_ns=span.until_ns,
+            explain=explain,
+        )
+        return SqlAnswer(self._connect, text, {**(params or {}), **named}, terms)
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
