@@ -62,8 +62,9 @@ def query(
 
     Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. Its views are flows,
     flows_1m, flows_1h and flows_1d with the keys of -o jsonl, and pods, services, endpoints,
-    nodes, gaps and recordings. Times compare as numbers: started_ns >= ago('1h'), started_ns >= ns('2024-11-25'),
-    started_ns >= :since_ns and started_ns < :until_ns with --since and --until.
+    nodes, gaps and recordings. Times compare as numbers: started_ns >= ago('1h'),
+    started_ns >= ns('2024-11-25'), started_ns >= :since_ns and started_ns < :until_ns with
+    --since and --until.
 
     \b
     ctk query node.db --since 15m --to-service shop/web --failed
