@@ -151,3 +151,44 @@ def test_time_is_a_range_of_the_primary_key_in_every_view(question: str, plan: s
     assert steps[0].startswith(plan)
     assert not [step for step in steps[1:] if "SCAN" in step or "ORDER BY" in step]
     db.close()
+
+
+def test_an_edge_begins_as_exactly_as_the_rows_that_are_left_tell() -> None:
+    """m010: a row of a finer level says more than its bucket, unless one before it was pruned."""
+    db = Database(memory=True)
+    migrations.apply(db, stop_before="m010_peers_and_idle")
+    day, hour = 86_400 * 10**9, 3600 * 10**9
+    conn = db.conn
+    conn.execute("INSERT INTO recorder(id, node) VALUES (1, 'n1')")
+    conn.execute("INSERT INTO endpoint VALUES (1, 'a', x'01', 'node', " + "NULL, " * 7 + "0, 0, 0)")
+    for edge_id in range(1, 6):
+        conn.execute(
+            "INSERT INTO edge(id, recorder_id, proto, zone, src_id, dialled_id, backend_id)"
+            " VALUES (?, 1, 'tcp', 0, 1, 1, 1)",
+            (edge_id,),
+        )
+    rows = {
+        "flow": [(day + 5 * hour + 7, 1), (day + 5 * hour + 9, 2), (3 * day + 4, 4)],
+        "flow_1h": [(4 * hour, 3), (day + 5 * hour, 1), (day + 3 * hour, 2), (3 * day, 4)],
+        "flow_1d": [(0, 3), (day, 1), (day, 2)],
+    }
+    for table, some in rows.items():
+        n = ", n, lasted_ns" if table == "flow" else ""
+        for started_ns, edge_id in some:
+            conn.execute(
+                f"INSERT INTO {table}(started_ns, edge_id{n}, connections, new_events,"
+                " update_events, destroy_events, unreplied, refused)"
+                f" VALUES (?, ?{', 0, 0' if n else ''}, 1, 0, 0, 0, 0, 0)",
+                (started_ns, edge_id),
+            )
+    conn.execute("UPDATE level SET pruned_ns = ? WHERE name = 'flow'", (day + 5 * hour,))
+    conn.execute("UPDATE level SET pruned_ns = ? WHERE name = '1m'", (4 * day,))
+    migrations.apply(db)
+    assert conn.execute("SELECT id, first_ns FROM edge ORDER BY id").fetchall() == [
+        (1, day + 5 * hour + 7),  # its first flow is left
+        (2, day + 3 * hour),  # its first hour is left
+        (3, 4 * hour),
+        (4, 3 * day + 4),
+        (5, None),  # nothing is known
+    ]
+    db.close()
