@@ -92,7 +92,18 @@ class Folded:
         return "some external addresses, each with little, are counted together as 'other'"
 
 
-Caveat = NothingRecorded | HasGaps | Pruned | PrunedMeanwhile | Widened | Coarse | Folded
+@dataclass(frozen=True, slots=True)
+class SeenTo:
+    """Rollups answered, so first and last seen are the edges of buckets, at most this wide."""
+
+    width_ns: int
+
+    @property
+    def text(self) -> str:
+        return f"first and last seen are exact to {format_age(self.width_ns)}: rollups answered"
+
+
+Caveat = NothingRecorded | HasGaps | Pruned | PrunedMeanwhile | Widened | Coarse | Folded | SeenTo
 
 
 def caveats_of_span(
