@@ -61,6 +61,11 @@ class Flows(Iterator[FlowRecord]):
         return self._pages.position(self._row)
 
     @property
+    def part(self) -> float:
+        """How much of the span is read, from 0 to 1, by time."""
+        return self._pages.part if self._pages is not None else 0.0
+
+    @property
     def caveats(self) -> tuple[Caveat, ...]:
         """
         What the flows lack: what was lost, and what was pruned.
@@ -123,12 +128,12 @@ class Flows(Iterator[FlowRecord]):
 _started = itemgetter(STARTED)
 _PLACES = ("started_at", "ended_at", *ROW_KEYS, *EDGE_KEYS)
 _in_order = itemgetter(*(_PLACES.index(key) for key in FLOW_KEYS))
-ENDED = 3 + ROW_KEYS.index("ended_ns")
+_ENDED = 3 + ROW_KEYS.index("ended_ns")
 
 
 def record_of(row: Row, edge: EdgeValues) -> FlowRecord:
     """Give a row of a page, and what its edge says, as a record."""
-    started_at, ended_at = _text(row[STARTED]), _text(row[ENDED])
+    started_at, ended_at = _text(row[STARTED]), _text(row[_ENDED])
     return FlowRecord._make(_in_order((started_at, ended_at, *row[3:], *edge)))
 
 

@@ -70,6 +70,8 @@ class Pages(Generic[T]):
         page_rows: int = PAGE_ROWS,
     ) -> None:
         self._conn = conn
+        # Read once and in order, pages gain nothing from being mapped, and count as memory.
+        conn.execute("PRAGMA mmap_size = 0")
         self._edges = Edges(conn, of_edge)
         self._page_rows = page_rows
         self._filters = filters
@@ -94,8 +96,15 @@ class Pages(Generic[T]):
         else:
             self._at = max(self._at, _before(oldest_ns))
             self._end = min(self._end, (newest_ns, newest + 1))
+        self._since_ns = self._at[0]
         end_ns, number = self._end
         self._until_ns = end_ns if number < 0 else end_ns + 1
+
+    @property
+    def part(self) -> float:
+        """How much of the span is read, from 0 to 1."""
+        whole_ns = self._until_ns - self._since_ns
+        return min((self._at[0] - self._since_ns) / whole_ns, 1.0) if whole_ns > 0 else 1.0
 
     def read(self) -> Iterator[tuple[Sequence[Row], Mapping[int, T]]]:
         """Yield the rows, each once, with what is known of their edges by the edge's id."""

@@ -7,7 +7,7 @@ read at once, by several threads each its own, and none of them changes what ano
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
+    from ctk.ask.follow import Follow
     from ctk.ask.gaps import StoredGap
     from ctk.ask.pages import Position
     from ctk.ask.series import Series
@@ -100,6 +101,33 @@ class Recording:
 
         self._check()
         return Flows(self._connect, _filters(filters, asked, "after"), after)
+
+    def follow(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: "Position | None" = None,
+        wait: Callable[[float], bool] | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Follow":
+        """
+        Give the flows that fit, then those that are written from now on, as they come.
+
+        With `last`, only so many of those before. It has no end, but where `wait`, which is called
+        with seconds to wait, returns True.
+        """
+        from ctk.ask.follow import Follow
+
+        self._check()
+        chosen = _filters(filters, asked, "after", "wait")
+        return Follow(
+            lambda filters, after: self.flows(filters, after=after),
+            self._state,
+            chosen,
+            after,
+            wait,
+        )
 
     def top(
         self,
@@ -216,6 +244,18 @@ class Recording:
             sql = "SELECT node || ' ' || started_at FROM recordings ORDER BY id LIMIT 1"
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
+
+    def _state(self) -> object:
+        """Give what is another when something was written since."""
+        beside = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        found = []
+        for path in beside:
+            try:
+                at = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((at.st_ino, at.st_size, at.st_mtime_ns))
+        return found
 
     def _check(self) -> None:
         if not self._open:

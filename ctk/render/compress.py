@@ -15,15 +15,44 @@ Compression = Literal["gzip", "zstd"]
 SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 _READ_BYTES = 1 << 20
+_PACK_BYTES = 1 << 20  # of lines that are compressed together
 
 
-def packer(compression: Compression) -> Callable[[bytes], bytes]:
+class Packer:
     """
-    Give what makes a gzip member, or a zstd frame, of some bytes.
+    Makes a gzip member, or a zstd frame, of the lines it was given.
 
     A file of several is one that `zcat` and `zstdcat` read. Since each is whole, a file that was
     cut between two of them goes on.
     """
+
+    def __init__(self, compression: Compression, most_bytes: int | None = None) -> None:
+        self._compress = _compressor(compression)
+        self._most_bytes = min(_PACK_BYTES, most_bytes or _PACK_BYTES)
+        self._lines: list[bytes] = []
+        self._bytes = 0
+
+    @property
+    def lines(self) -> int:
+        return len(self._lines)
+
+    @property
+    def is_full(self) -> bool:
+        return self._bytes >= self._most_bytes
+
+    def add(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._bytes += len(line)
+
+    def packed(self) -> bytes:
+        """Give the lines so far, compressed, and begin anew."""
+        plain = b"".join(self._lines)
+        self._lines.clear()
+        self._bytes = 0
+        return self._compress(plain)
+
+
+def _compressor(compression: Compression) -> Callable[[bytes], bytes]:
     if compression == "gzip":
         return lambda plain: gzip.compress(plain, 6, mtime=0)
     compress: Callable[[bytes], bytes] = _zstd().compress

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from ctk.ask.edges import EdgeValues
-from ctk.ask.flows import ENDED, minute_text, record_of
+from ctk.ask.flows import minute_text, record_of
 from ctk.ask.pages import STARTED, Row
 from ctk.render import tables
 from ctk.store.columns import EDGE_KEYS, FLOW_COLUMNS, FLOW_KEYS, FlowRecord
@@ -65,7 +65,7 @@ class Templates:
 
     def __init__(self, form: Literal["jsonl", "json", "csv", "tsv"], time: TimeUnit) -> None:
         self._is_json = form in ("json", "jsonl")
-        self._keys = [key for key in (_in_unit(key, time) for key in FLOW_KEYS) if key]
+        self._keys = [key for key in (in_unit(key, time) for key in FLOW_KEYS) if key]
         self._encode = tables.encoder("jsonl" if self._is_json else form, self._keys)
         self._numbers = _NUMBERS[time]
         self._null = b"null" if self._is_json else b""
@@ -129,8 +129,10 @@ class Templates:
             times = (part for text in values[:2] for part in (text[:-10], text[-10:-1]))
             return edge % (*(part.encode() for part in times), *texts)
         record = record_of(row, edge)
-        return self._before + self._encode([self._value(record, key) for key in self._keys]) + (
-            self._end
+        return (
+            self._before
+            + self._encode([self._value(record, key) for key in self._keys])
+            + (self._end)
         )
 
     def _value(self, record: FlowRecord, key: str) -> Any:
@@ -151,7 +153,7 @@ class Templates:
         return Fragment(text if text == _MARK else f'"{text}"')
 
 
-def _in_unit(key: str, time: TimeUnit) -> str | None:
+def in_unit(key: str, time: TimeUnit) -> str | None:
     """Give the name that a key has where times are numbers of this unit, or none at all."""
     if key not in ("started_ns", "ended_ns"):
         return key

@@ -13,10 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from ctk.errors import StoreError, UsageError
-from ctk.render.compress import SUFFIXES, lines_in
+from ctk.render.compress import SUFFIXES, Packer, lines_in
 from ctk.render.compressing import CompressingThread, private
-
-_PACK_BYTES = 1 << 20  # of lines that are compressed together
 
 
 class RotatingFile:
@@ -29,7 +27,7 @@ class RotatingFile:
     step is a rename, so a crash loses nothing that was written. With `compress`, a thread turns
     PATH.1 into PATH.1.gz, and removes PATH.1 when that is whole.
 
-    With `pack`, lines are compressed before they are written, a megabyte of them at a time, or
+    With `packer`, lines are compressed before they are written, a megabyte of them at a time, or
     what there is at a `flush`. FILE.gz becomes FILE.1.gz then.
 
     A write that fails leaves nothing of its line, and the next one tries again: to put PATH aside,
@@ -53,7 +51,7 @@ class RotatingFile:
         max_age_s: float = math.inf,
         keep: int | None = None,
         compress: bool = False,
-        pack: Callable[[bytes], bytes] | None = None,
+        packer: Packer | None = None,
         header: bytes = b"",
         start_bytes: int | None = None,
         began_s: float | None = None,
@@ -73,13 +71,14 @@ class RotatingFile:
         self.max_age_s = max_age_s
         self.keep = keep
         self.compress = compress
-        self.header = pack(header) if pack and header else header
+        self.header = header
+        if packer is not None and header:
+            packer.add(header)
+            self.header = packer.packed()
         self.size = 0
         self.lines = 0
         self._header_lines = header.count(b"\n")
-        self._pack = pack
-        self._waiting: list[bytes] = []  # to be compressed
-        self._waiting_bytes = 0
+        self._packer = packer
         self._written = path.with_name(f"{path.name}.part") if whole else path
         self._on_size = on_size or (lambda size: None)
         self._on_removed = on_removed
@@ -122,19 +121,18 @@ class RotatingFile:
 
     def write_lines(self, lines: Sequence[bytes]) -> None:
         """Append lines, given with their ends. Raises StoreError."""
-        if self._pack is None:
+        if self._packer is None:
             self._write(lines)
             return
         for line in lines:
-            self._waiting.append(line)
-            self._waiting_bytes += len(line)
-            if self._waiting_bytes >= min(_PACK_BYTES, self.max_bytes or _PACK_BYTES):
-                self._write_packed(self._pack)
+            self._packer.add(line)
+            if self._packer.is_full:
+                self._write_packed(self._packer)
 
     def flush(self) -> None:
         """Write what waits to be compressed, and put PATH aside where it is old."""
-        if self._pack is not None and self._waiting:
-            self._write_packed(self._pack)
+        if self._packer is not None and self._packer.lines:
+            self._write_packed(self._packer)
         elif self._is_old():
             self._write(())
 
@@ -184,7 +182,8 @@ class RotatingFile:
             self._compression.end(wait_s)
         self._check_compression()
 
-    def _write(self, lines: Sequence[bytes]) -> None:
+    def _write(self, lines: Sequence[bytes], packed: int = 1) -> None:
+        """Write lines, or one piece that holds `packed` of them."""
         try:
             at = 0
             while True:
@@ -196,20 +195,16 @@ class RotatingFile:
                 some = lines[at : at + max(count, 1)]
                 self._begin(file)
                 self._append(file, b"".join(some))
-                self.lines += len(some)
+                self.lines += len(some) * packed
                 at += len(some)
                 if at >= len(lines):
                     return
         except OSError as error:
             raise self._failed("written", error.strerror) from error
 
-    def _write_packed(self, pack: Callable[[bytes], bytes]) -> None:
-        count = len(self._waiting)
-        packed = pack(b"".join(self._waiting))
-        self._write((packed,))
-        self._waiting.clear()
-        self._waiting_bytes = 0
-        self.lines += count - 1
+    def _write_packed(self, packer: Packer) -> None:
+        count = packer.lines
+        self._write((packer.packed(),), count)
 
     def _fitting(self, lines: Sequence[bytes], at: int) -> int:
         """Return how many lines from there on PATH has room for."""
@@ -306,25 +301,22 @@ class RotatingFile:
             aside.unlink()
         for number in range(free - 1, 0, -1):
             for aside in self._of_number(number):
-                aside.rename(self._aside(number + 1, aside.suffix if self._adds_suffix else ""))
-
-    @property
-    def _adds_suffix(self) -> bool:
-        """Whether files may get one when they are aside; else they keep that of PATH."""
-        return self.path.suffix not in SUFFIXES
+                aside.rename(self._aside(number + 1, aside.suffix if aside.suffix == ".gz" else ""))
 
     def _removing(self, aside: Path) -> None:
         if self._on_removed is not None:
             self._on_removed(lines_in(aside) - self._header_lines)
 
     def _of_number(self, number: int) -> list[Path]:
-        found = [self._aside(number, suffix) for suffix in ("", ".gz")]
+        found = dict.fromkeys(self._aside(number, suffix) for suffix in ("", ".gz"))
         for aside in found:
             if aside.is_dir():  # it is not ours to move
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(aside))
         return [aside for aside in found if aside.exists()]
 
     def _aside(self, number: int, suffix: str = "") -> Path:
+        if self._packer is not None and self.path.suffix in SUFFIXES:
+            return self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}")
         return self.path.with_name(f"{self.path.name}.{number}{suffix}")
 
     def _compressed(self, failure: StoreError | None) -> None:
