@@ -49,6 +49,27 @@ def test_the_log_form_leaves_empty_fields_out(invoke: Invoke, shop: Path) -> Non
     assert result.stdout == FIRST_LOG_LINE
 
 
+def test_the_log_form_tells_events_and_accounting_only_where_it_is_asked_for(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    path = tmp_path / "node.db"
+    with connect.writer(path) as conn:
+        writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=0, boot_id=None)
+        began, moved, ended = (1, 1, 0, 0), (0, 0, 0, 0), (0, 0, 0, 1)
+        rows = [
+            FlowRow(EDGES[0], n * SECOND, n * SECOND, 7, *counts, 0, 0, 9, 1, 9, 1)
+            for n, counts in enumerate((began, moved, ended))
+        ]
+        writer.window(with_ids(writer, rows), committed_ns=9, counters=EventCounts())
+    words = ("export", path, "--format", "log")
+    for extra, counts in ((), [1, 1]), (("--log-accounting",), [1, 0, 1]):
+        found = [json.loads(line)["cnt"] for line in invoke(*words, *extra).stdout.splitlines()]
+        assert found == counts
+    # What is left out is read all the same: a cursor goes on behind it.
+    assert invoke(*words, "--cursor", "c", "--first", "2").stdout.count("\n") == 1
+    assert invoke(*words, "--cursor", "c", "--first", "2").stdout.count("\n") == 1
+
+
 def test_a_file_gets_what_stdout_would(invoke: Invoke, shop: Path, tmp_path: Path) -> None:
     for form in ("jsonl", "log", "csv", "json"):
         out = tmp_path / f"out.{form}"

@@ -24,8 +24,8 @@ from ctk.timespan import FOREVER_NS
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
 _FEW_EDGES = 2_000
 
-# Some 2 ms. Of larger ones the rows, and what is made of them, leave the processor's caches.
-PAGE_ROWS = 250
+# Some 3 ms. Of larger ones the rows, and what is made of them, leave the processor's caches.
+PAGE_ROWS = 500
 _PAGE_S = 0.1  # a page that finds fewer rows ends after this time, between two buckets
 
 _OF_ROW = ", ".join(sql for key, sql in flow_sql().items() if key in ROW_KEYS)

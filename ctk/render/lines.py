@@ -67,9 +67,8 @@ class Templates:
         self._is_json = form in ("json", "jsonl")
         self._keys = [key for key in (in_unit(key, time) for key in FLOW_KEYS) if key]
         self._encode = tables.encoder("jsonl" if self._is_json else form, self._keys)
-        self._numbers = _NUMBERS[time]
-        self._null = b"null" if self._is_json else b""
-        self._marks = sum(key not in EDGE_KEYS for key in self._keys) + 2
+        self._unit = time
+        self._marks = {key: self._mark(key) for key in self._keys if key not in EDGE_KEYS}
         # Every line of an array but the first has a comma before it.
         self._before, self._end = (b",\n", b"") if form == "json" else (b"", b"\n")
         self._is_first = form == "json"
@@ -84,9 +83,9 @@ class Templates:
 
     def of_edge(self, values: EdgeValues) -> bytes | EdgeValues:
         """Give the template of an edge; where it cannot have one, its values."""
-        named: dict[str, Any] = dict(zip(EDGE_KEYS, values, strict=True))
-        line = self._encode([named[key] if key in named else self._mark(key) for key in self._keys])
-        if line.count(b"\0") != self._marks:
+        named = self._marks | dict(zip(EDGE_KEYS, values, strict=True))
+        line = self._encode([named[key] for key in self._keys])
+        if line.count(b"\0") != len(self._marks) + 2:
             return values
         return (self._before + line.replace(b"%", b"%%") + self._end).replace(b"\0", b"%s")
 
@@ -103,21 +102,25 @@ class Templates:
         # The last nine digits of a time are its fraction, but in and before the first second.
         if min(map(_started, rows)) < SECOND:
             return [self._by_itself(row, edges[row[2]]) for row in rows]
-        numbers, seconds = self._numbers, _SECONDS
         # Numbers become text a page at a time, which takes a tenth of what one by one does.
         page = dumps(rows)[2:-2]
-        if self._null != b"null":
-            page = page.replace(b"null", self._null)
+        if not self._is_json:
+            page = page.replace(b"null", b"")
+        is_ns, is_us, seconds = self._unit == "ns", self._unit == "us", _SECONDS
         made = []
         for row, text in zip(rows, page.split(b"],["), strict=True):
             template = edges[row[2]]
             if type(template) is not bytes:
                 made.append(self._by_itself(row, template))
                 continue
-            _, _, _, started, ended, *rest = text.split(b",")
-            second, ended_second = seconds[started[:-9]], seconds[ended[:-9]]
-            times = (second, started[-9:], ended_second, ended[-9:])
-            made.append(template % (*times, *numbers(started, ended), *rest))
+            _, _, _, start, end, *rest = text.split(b",")
+            texts = (seconds[start[:-9]], start[-9:], seconds[end[:-9]], end[-9:])
+            if is_ns:
+                made.append(template % (*texts, start, end, *rest))
+            elif is_us:
+                made.append(template % (*texts, start[:-3], end[:-3], *rest))
+            else:
+                made.append(template % (*texts, *rest))
         return made
 
     def _by_itself(self, row: Row, edge: bytes | EdgeValues) -> bytes:
@@ -125,7 +128,8 @@ class Templates:
         if isinstance(edge, bytes):
             blank = record_of(row, [None] * len(EDGE_KEYS))
             values = [self._value(blank, key) for key in self._keys if key not in EDGE_KEYS]
-            texts = [self._null if value is None else str(value).encode() for value in values[2:]]
+            null = b"null" if self._is_json else b""
+            texts = [null if value is None else str(value).encode() for value in values[2:]]
             times = (part for text in values[:2] for part in (text[:-10], text[-10:-1]))
             return edge % (*(part.encode() for part in times), *texts)
         record = record_of(row, edge)
@@ -141,16 +145,14 @@ class Templates:
         return getattr(record, key)
 
     def _mark(self, key: str) -> Any:
-        """Give what stands in a template for a value of the row: of a text, two parts of it."""
-        if key in FLOW_COLUMNS and FLOW_COLUMNS[key].time_of is not None:
-            text = f"{_MARK}{_MARK}Z"
-        else:
-            text = _MARK
-        if not self._is_json:
-            return text
+        """Give what stands in a template for a value of the row: of a text, for two parts of it."""
         from orjson import Fragment
 
-        return Fragment(text if text == _MARK else f'"{text}"')
+        is_text = key in FLOW_COLUMNS and FLOW_COLUMNS[key].time_of is not None
+        mark = f"{_MARK}{_MARK}Z" if is_text else _MARK
+        if not self._is_json:
+            return mark
+        return Fragment(f'"{mark}"' if is_text else mark)
 
 
 def in_unit(key: str, time: TimeUnit) -> str | None:
@@ -160,23 +162,28 @@ def in_unit(key: str, time: TimeUnit) -> str | None:
     return None if time == "rfc3339" else key.replace("_ns", f"_{time}")
 
 
-# What a line has of its times beside their texts, of the digits of nanoseconds.
-_NUMBERS: Mapping[TimeUnit, Callable[[bytes, bytes], tuple[bytes, ...]]] = {
-    "ns": lambda started, ended: (started, ended),
-    "us": lambda started, ended: (started[:-3], ended[:-3]),
-    "rfc3339": lambda started, ended: (),
-}
+class _Minutes(dict[int, bytes]):
+    """The text of a minute since the epoch, up to its seconds."""
+
+    def __missing__(self, minute: int) -> bytes:
+        if len(self) > _MOST_TEXTS:
+            self.clear()
+        text = self[minute] = minute_text(minute).encode()
+        return text
 
 
 class _Seconds(dict[bytes, bytes]):
     """The text of a time up to its fraction, by the digits of its second since the epoch."""
 
     def __missing__(self, digits: bytes) -> bytes:
-        if len(self) > 1_000:
+        if len(self) > _MOST_TEXTS:
             self.clear()
         minute, second = divmod(int(digits), 60)
-        text = self[digits] = f"{minute_text(minute)}{second:02d}.".encode()
+        text = self[digits] = _MINUTES[minute] + _OF_MINUTE[second]
         return text
 
 
+_MOST_TEXTS = 500
+_OF_MINUTE = [b"%02d." % second for second in range(60)]
+_MINUTES = _Minutes()
 _SECONDS = _Seconds()
