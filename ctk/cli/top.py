@@ -1,7 +1,6 @@
 """`ctk top`: who moved most."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -9,8 +8,9 @@ import ctk
 from ctk.ask.sums import check_keys
 from ctk.ask.top import SORTS
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
+    dbs_argument,
     filter_options,
     output_options,
     parse_count,
@@ -23,7 +23,7 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
-@db_argument
+@dbs_argument
 @click.option(
     "--by",
     default="source,destination",
@@ -41,7 +41,7 @@ from ctk.render.tables import Output
 )
 @filter_options
 @output_options
-def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
+def top(db: Dbs, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
     """
     Rank who moved most in DB.
 
