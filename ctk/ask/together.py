@@ -23,7 +23,7 @@ from ctk.ask.keywords import Asked, Moment
 from ctk.ask.pages import Position
 from ctk.ask.recording import Gaps, Recording, keys_of
 from ctk.ask.series import Series, SeriesRow
-from ctk.ask.sums import COUNTS, Counts, Value
+from ctk.ask.sums import COUNTS, SORTS, Counts, Value
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -78,16 +78,18 @@ class Recordings(Recording):
         by: str | Iterable[str] = ("source", "destination"),
         sort: str | None = None,
         limit: int | None = 20,
+        seen: bool = False,
         **asked: Unpack[Asked],
     ) -> Top:
         """Sum up the flows of all files that fit by keys, the largest first."""
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
         # The first file refuses what is asked wrongly, the limit too.
         self._parts[0].top(replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit)
         tops = [
-            part.top(each, by=keys, sort=sort, limit=None) for part, each in self._shares(chosen)
+            part.top(each, by=keys, sort=sort, limit=None, seen=seen)
+            for part, each in self._shares(chosen)
         ]
         groups: dict[tuple[Value, ...], Counts] = {}
         for row in chain.from_iterable(top.rows for top in tops):
@@ -272,7 +274,7 @@ def _sum(one: Counts, other: Counts) -> Counts:
 
 def _largest_first(sort: str) -> Callable[[tuple[tuple[Value, ...], Counts]], Any]:
     """Give the order of SQLite: the largest count first, NULL last; then by keys."""
-    at = COUNTS.index(sort)
+    at = COUNTS.index(SORTS[sort])
 
     def order(group: tuple[tuple[Value, ...], Counts]) -> Any:
         keys, counts = group

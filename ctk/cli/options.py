@@ -79,8 +79,9 @@ def sql_arguments(command: F) -> F:
 
 def is_sql(word: str) -> bool:
     """Say whether a word is SQL, or where to read it, and not the path of a file."""
-    marked = word in ("", "-") or word.startswith("@") or re.search(r"[\s(;]", word)
-    return bool(marked) and not Path(word).exists()
+    if word in ("", "-") or word.startswith("@"):
+        return True
+    return bool(re.search(r"[\s(;]", word)) and not Path(word).exists()
 
 
 def cluster_options(command: F) -> F:
