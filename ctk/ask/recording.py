@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ctk.ask.flows import Flows
     from ctk.ask.gaps import StoredGap
     from ctk.ask.pages import Position
+    from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
     from ctk.ask.top import Top
@@ -196,6 +197,14 @@ class Recording:
         if attach:
             connect = attaching(connect, attach)
         return SqlAnswer(connect, text, {**(params or {}), **named}, terms)
+
+    def schema(self) -> "tuple[ViewColumn, ...]":
+        """Say what may be asked in SQL: the views of the file, their columns, what each means."""
+        from ctk.ask.schema import schema_of
+
+        self._check()
+        with self._connect() as conn:
+            return schema_of(conn)
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""

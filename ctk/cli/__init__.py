@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "top": "Rank who moved most in DB.",
     "export": "Write the flows in DB out, for other programs.",
     "info": "Say what DB holds.",
+    "schema": "Say what may be asked in SQL: views and columns.",
     "doctor": "Find what keeps ctk from recording here, and what it would not see.",
     "snapshot": "Copy DB safely while it is being written.",
 }
