@@ -19,6 +19,7 @@ from ctk.ask.keywords import Asked, Moment, filters_of
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store import connect
+from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
     from ctk.ask.gaps import StoredGap
+    from ctk.ask.graph import Graph
     from ctk.ask.pages import Position
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
@@ -152,6 +154,29 @@ class Recording:
         step_ns = parse_step(step)
         with self._connect() as conn:
             return series(conn, chosen, keys, step_ns)
+
+    def graph(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        series_of: int = 50,
+        step: str | int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Graph":
+        """
+        Sum up the flows that fit by who stands at both ends, what fails first.
+
+        `series_of` edges have sums by steps of time of their own; `step` is an age or nanoseconds,
+        by default what cuts the span into some hundred.
+        """
+        from ctk.ask.graph import graph
+
+        self._check()
+        chosen = _filters(filters, asked, "series_of", "step")
+        step_ns = parse_age(step) if isinstance(step, str) else step
+        with self._connect() as conn:
+            return graph(conn, chosen, series_of=series_of, step_ns=step_ns)
 
     def sql(
         self,

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "query": "List the flows in DB, or ask it in SQL.",
     "top": "Rank who moved most in DB.",
     "export": "Write the flows in DB out, for other programs.",
+    "report": "Make one HTML file of DB, to attach and to look at.",
     "info": "Say what DB holds.",
     "doctor": "Find what keeps ctk from recording here, and what it would not see.",
     "snapshot": "Copy DB safely while it is being written.",

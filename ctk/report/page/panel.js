@@ -1,0 +1,75 @@
+// The side panel: what is selected, its ports, both directions, its series, and the command.
+"use strict";
+(function (ctk) {
+  const { html } = htmPreact;
+
+  // The flags that ask for a box: what the command line calls it.
+  function flagsOfBox(box, side) {
+    const of = (name) => (side === "any" ? `--${name}` : `--${side}-${name}`);
+    const names = box.key.slice(box.key.indexOf(":") + 1);
+    switch (box.kind) {
+      case "namespace": return `${of("namespace")} ${ctk.shellWord(names)}`;
+      case "workload": {
+        const parts = names.split("/");
+        return `${of("workload")} ${ctk.shellWord(`${parts[0]}/${parts[parts.length - 1]}`)}`;
+      }
+      case "pod": return `${of("pod")} ${ctk.shellWord(names)}`;
+      case "node": return box.key === "nodes" ? `${of("kind")} node` : `${of("kind")} node ${of("node")} ${ctk.shellWord(names)}`;
+      case "service": return `--service ${ctk.shellWord(names)}`;
+      default: return `${of("kind")} ${box.kind}`;
+    }
+  }
+
+  function Ports({ edges }) {
+    const groups = ctk.groupBy(edges, (edge) => `${ctk.portOf(edge)}${edge.service ? ` ${edge.service}` : ""}`);
+    return html`<${ctk.Rows} caption="Ports" rows=${groups} head=${[["Port"], ["Conns", true], ["Failed", true], ["Out", true], ["In", true]]}
+      row=${(group) => html`<tr><td>${group.key}</td><td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.failedOf(group.sums) || ""}</td>
+        <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td></tr>`} />`;
+  }
+
+  function Peers({ doc, edges, way, title, onWho }) {
+    const groups = ctk.groupBy(edges, (edge) => ctk.whoIs(doc, way === "in" ? edge.src : edge.dst));
+    if (!groups.length) return null;
+    return html`<h3>${title}</h3><${ctk.Rows} caption=${title} rows=${groups} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
+      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group)}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+        <td class="right bad">${ctk.failedOf(group.sums) || ""}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
+  }
+
+  function Sums({ sums }) {
+    return html`<dl class="sums" ...${ctk.exactSums(sums)}>
+      ${[["connections", ctk.counted(sums.connections)], ["refused", ctk.counted(sums.refused)], ["unreplied", ctk.counted(sums.unreplied)],
+        ["out", ctk.scaled(sums.bytes_out)], ["in", ctk.scaled(sums.bytes_in)]].map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  }
+
+  function Command({ text }) {
+    const copy = () => navigator.clipboard && navigator.clipboard.writeText(text).catch(() => {});
+    return html`<p class="command"><code>${text}</code><button type="button" onClick=${copy} aria-label="Copy the command">Copy</button></p>`;
+  }
+
+  function Panel({ doc, selection, asked, onClose, onOpen, onWho, onSpan }) {
+    const { box, edges, title } = selection;
+    const file = ctk.shellWord(doc.source.file);
+    const span = [doc.asked.since && `--since ${doc.asked.since}`, doc.asked.until && `--until ${doc.asked.until}`].filter((each) => each);
+    const words = [...span, doc.asked.flags, ctk.flagsOf(asked)].filter((each) => each);
+    const own = box ? flagsOfBox(box, "any") : selection.flags || "";
+    const steps = ctk.addedUp(doc, edges);
+    const sums = edges.reduce((total, edge) => ctk.addSums(total, edge), ctk.noSums());
+    const inside = box ? edges.filter((edge) => box.leaves.has(edge.dst)) : [];
+    const outside = box ? edges.filter((edge) => box.leaves.has(edge.src)) : [];
+    return html`<aside class="panel" aria-label="Selection">
+      <header><h2>${title}</h2><button type="button" onClick=${onClose} aria-label="Close (Esc)">×</button></header>
+      ${box && box.opens ? html`<p><button type="button" onClick=${() => onOpen(box)}>Open it (Enter)</button></p>` : null}
+      <${Sums} sums=${sums} />
+      ${steps ? html`<${ctk.Timeline} doc=${doc} columns=${steps} title="Over time" onSpan=${onSpan} />` : null}
+      <h3>Ports</h3><${Ports} edges=${edges} />
+      ${box ? html`<${Peers} doc=${doc} edges=${inside} way="in" title="Dialled by" onWho=${onWho} /><${Peers} doc=${doc} edges=${outside} way="out" title="Dials" onWho=${onWho} />`
+        : html`<h3>Between</h3><${ctk.Rows} caption="Ends" rows=${edges} head=${[["From"], ["To"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
+          row=${(edge) => html`<tr><td>${doc.nodes[edge.src].name}</td><td>${doc.nodes[edge.dst].name}</td><td class="port">${ctk.portOf(edge)}</td>
+            <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.failedOf(edge) || ""}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} />`}
+      <h3>Ask for it</h3><${Command} text=${["ctk top", file, ...words, own].filter((each) => each).join(" ")} />
+      <${Command} text=${["ctk query", file, ...words, own].filter((each) => each).join(" ")} />
+    </aside>`;
+  }
+
+  Object.assign(ctk, { Panel, Command });
+})((globalThis.ctk = globalThis.ctk || {}));
