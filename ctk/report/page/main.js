@@ -98,11 +98,15 @@
 
   function selectionOf(doc, edges, graph, sel, picked) {
     if (!sel) return null;
-    if (picked !== null && picked.key === sel) return { box: null, title: picked.title, edges: picked.edges, flags: "" };
+    if (picked !== null && picked.key === sel) return { box: null, title: picked.title, edges: picked.edges, flags: picked.flags };
     const box = graph.boxes.get(sel);
     if (box) return { box, title: box.title, edges: edges.filter((edge) => box.leaves.has(edge.src) || box.leaves.has(edge.dst)) };
     const link = graph.links.get(sel.replace(" > ", "\u0000"));
-    if (link) return { box: null, title: `${graph.boxes.get(link.src).title} → ${graph.boxes.get(link.dst).title}`, edges: link.edges, flags: "" };
+    if (link) {
+      const [src, dst] = [graph.boxes.get(link.src), graph.boxes.get(link.dst)];
+      const flags = `${ctk.flagsOfBox(doc, src, "from")} ${ctk.flagsOfBox(doc, dst, "to")}`;
+      return { box: null, title: `${src.title} → ${dst.title}`, edges: link.edges, flags };
+    }
     return null;
   }
 
@@ -133,9 +137,9 @@
     const onClose = (key) => go({ look: { open: opened(new Set([...open].filter((each) => each !== key))) } });
     const onSelect = (box) => go({ look: { sel: box.key } });
     const onLink = (link) => go({ look: { sel: link.key.replace("\u0000", " > ") } });
-    const onPick = (group) => {
-      const words = (() => { try { return JSON.parse(group.key).filter((each) => each !== null).join(" "); } catch { return group.key; } })();
-      setPicked({ key: `row:${words}`, title: words, edges: group.edges });
+    const onPick = (group, flags, title) => {
+      const words = title || group.key;
+      setPicked({ key: `row:${words}`, title: words, edges: group.edges, flags });
       go({ look: { sel: `row:${words}` } });
     };
     const onSpan = (since, until) => go({ asked: [...asked.filter(([name]) => name !== "since" && name !== "until"), ["since", since], ["until", until]] });

@@ -3,21 +3,38 @@
 (function (ctk) {
   const { html } = htmPreact;
 
-  // The flags that ask for a box: what the command line calls it.
-  function flagsOfBox(box, side) {
-    const of = (name) => (side === "any" ? `--${name}` : `--${side}-${name}`);
-    const names = box.key.slice(box.key.indexOf(":") + 1);
-    switch (box.kind) {
-      case "namespace": return `${of("namespace")} ${ctk.shellWord(names)}`;
-      case "workload": {
-        const parts = names.split("/");
-        return `${of("workload")} ${ctk.shellWord(`${parts[0]}/${parts[parts.length - 1]}`)}`;
-      }
-      case "pod": return `${of("pod")} ${ctk.shellWord(names)}`;
-      case "node": return box.key === "nodes" ? `${of("kind")} node` : `${of("kind")} node ${of("node")} ${ctk.shellWord(names)}`;
-      case "service": return `--service ${ctk.shellWord(names)}`;
-      default: return `${of("kind")} ${box.kind}`;
+  // The flags that ask for a node of the document on one side: what the command line calls it.
+  function flagsOfNode(doc, id, side) {
+    const flag = (name) => (side === "any" ? `--${name}` : `--${side}-${name}`);
+    const node = doc.nodes[id];
+    const chain = ctk.chainOf(doc, id);
+    const name = chain[0].kind === "namespace" && node !== chain[0] ? `${chain[0].name}/${node.name}` : node.name;
+    switch (node.kind) {
+      case "namespace": return `${flag("namespace")} ${ctk.shellWord(name)}`;
+      case "workload": return `${flag("workload")} ${ctk.shellWord(name)}`;
+      case "pod": return `${flag("pod")} ${ctk.shellWord(name)}`;
+      case "node": return `${flag("kind")} node ${flag("node")} ${ctk.shellWord(name)}`;
+      case "service": return `--service ${ctk.shellWord(name)}`;
+      default: return node.name === "other" ? `${flag("kind")} ${node.kind}` : `${flag("ip")} ${ctk.shellWord(node.name)}`;
     }
+  }
+
+  // Of a box: of the workload or namespace that its leaves share, of what it is for shared boxes.
+  function flagsOfBox(doc, box, side) {
+    const leaf = box.leaves.values().next().value;
+    const node = ctk.chainOf(doc, leaf).find((each) => ctk.keyOf(doc, each.id) === box.key);
+    if (node !== undefined) return flagsOfNode(doc, node.id, side);
+    return side === "any" ? `--kind ${box.kind}` : `--${side}-kind ${box.kind}`;
+  }
+
+  // Of a row whose edges have the same client and server: of both ends, as whoIs names them.
+  function flagsOfEnds(doc, edge) {
+    const named = (id) => (ctk.chainOf(doc, id).find((each) => each.kind === "workload") || doc.nodes[id]).id;
+    return `${flagsOfNode(doc, named(edge.src), "from")} ${edge.service ? `--service ${ctk.shellWord(edge.service)}` : flagsOfNode(doc, named(edge.dst), "to")}`;
+  }
+
+  function flagsOfPort(edge) {
+    return `${edge.port === null ? "" : `--port ${edge.port} `}--protocol ${edge.proto}`;
   }
 
   function Ports({ edges }) {
@@ -31,7 +48,7 @@
     const groups = ctk.groupBy(edges, (edge) => ctk.whoIs(doc, way === "in" ? edge.src : edge.dst));
     if (!groups.length) return null;
     return html`<h3>${title}</h3><${ctk.Rows} caption=${title} rows=${groups} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group)}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group, ctk.flagsOfEnds(doc, group.edges[0]))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
         <td class="right bad">${ctk.failedOf(group.sums) || ""}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
   }
 
@@ -51,7 +68,7 @@
     const file = ctk.shellWord(doc.source.file);
     const span = [doc.asked.since && `--since ${doc.asked.since}`, doc.asked.until && `--until ${doc.asked.until}`].filter((each) => each);
     const words = [...span, doc.asked.flags, ctk.flagsOf(asked)].filter((each) => each);
-    const own = box ? flagsOfBox(box, "any") : selection.flags || "";
+    const own = box ? flagsOfBox(doc, box, "any") : selection.flags;
     const steps = ctk.addedUp(doc, edges);
     const sums = edges.reduce((total, edge) => ctk.addSums(total, edge), ctk.noSums());
     const inside = box ? edges.filter((edge) => box.leaves.has(edge.dst)) : [];
@@ -71,5 +88,5 @@
     </aside>`;
   }
 
-  Object.assign(ctk, { Panel, Command });
+  Object.assign(ctk, { Panel, flagsOfBox, flagsOfEnds, flagsOfPort });
 })((globalThis.ctk = globalThis.ctk || {}));

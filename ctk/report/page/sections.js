@@ -70,7 +70,7 @@
         rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true], ["First"], ["Last"], ["Over time"]]}
         row=${(each) => {
           const steps = ctk.addedUp(doc, each.edges);
-          return html`<tr ...${exact(each.sums)} data-row="failure"><td><button type="button" class="way" onClick=${() => onPick(each)}>${each.client}</button></td>
+          return html`<tr ...${exact(each.sums)} data-row="failure"><td><button type="button" class="way" onClick=${() => onPick(each, `${ctk.flagsOfEnds(doc, each.edges[0])} ${ctk.flagsOfPort(each)} --failed`, `${each.client} → ${each.server} ${ctk.portOf(each)}, failed`)}>${each.client}</button></td>
             <td>${each.server}</td><td class="port">${ctk.portOf(each)}</td>
             <td class="right bad">${each.sums.refused || ""}</td><td class="right bad">${each.sums.unreplied || ""}</td>
             <td class="right">${ctk.counted(each.attempts)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
@@ -116,7 +116,7 @@
         row=${(each) => {
           const [client, server, port, proto] = JSON.parse((each.now || each.then).key);
           return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td>${each.how === "more" ? "3× more" : each.how}</td>
-            <td><button type="button" class="way" onClick=${() => onPick(each.now || each.then)}>${client}</button></td><td>${server}</td>
+            <td><button type="button" class="way" onClick=${() => onPick(each.now || each.then, `${ctk.flagsOfEnds(doc, (each.now || each.then).edges[0])} ${ctk.flagsOfPort({ port, proto })}`, `${client} → ${server} ${ctk.portOf({ port, proto })}`)}>${client}</button></td><td>${server}</td>
             <td class="port">${ctk.portOf({ port, proto })}</td>
             <td class="right">${each.now ? ctk.counted(each.now.sums.connections) : "0"}</td>
             <td class="right">${each.then ? ctk.counted(each.then.sums.connections) : each.how === "unknown" ? "?" : "0"}</td>
@@ -151,7 +151,7 @@
       rows=${groups} head=${[["Who"], ["Port"], ["Connections", true], ["Failed", true], ["Bytes", true]]}
       row=${(group) => {
         const [name, port, proto] = JSON.parse(group.key);
-        return html`<tr><td><button type="button" class="way" onClick=${() => onPick(group)}>${name}</button></td><td class="port">${ctk.portOf({ port, proto })}</td>
+        return html`<tr><td><button type="button" class="way" onClick=${() => onPick(group, `${ctk.flagsOfEnds(doc, group.edges[0])} ${ctk.flagsOfPort({ port, proto })}`, `${title} ${name}`)}>${name}</button></td><td class="port">${ctk.portOf({ port, proto })}</td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.failedOf(group.sums) || ""}</td>
           <td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`;
       }} />`}</div>`;
@@ -167,14 +167,16 @@
     </section>`;
   }
 
+  // A list: its title, the key an edge has in it, and the flags that ask for a row of it.
   const LISTS = {
-    pairs: ["Workloads", (doc, edge) => `${ctk.whoIs(doc, edge.src)} → ${ctk.whoIs(doc, edge.dst)}`],
-    services: ["Services", (doc, edge) => edge.service],
+    pairs: ["Workloads", (doc, edge) => `${ctk.whoIs(doc, edge.src)} → ${ctk.whoIs(doc, edge.dst)}`,
+      (doc, edge) => ctk.flagsOfEnds(doc, { ...edge, service: null })],
+    services: ["Services", (doc, edge) => edge.service, (doc, edge) => `--service ${ctk.shellWord(edge.service)}`],
     external: ["External peers", (doc, edge) => {
       const ends = [doc.nodes[edge.src], doc.nodes[edge.dst]].filter((each) => each.kind === "external");
       return ends.length ? ends.map((each) => each.name).join(" → ") : null;
-    }],
-    ports: ["Ports", (doc, edge) => ctk.portOf(edge)],
+    }, (doc, edge) => `--kind external ${[edge.src, edge.dst].filter((id) => doc.nodes[id].kind === "external" && doc.nodes[id].name !== "other").map((id) => `--ip ${doc.nodes[id].name}`).join(" ")}`],
+    ports: ["Ports", (doc, edge) => ctk.portOf(edge), (doc, edge) => ctk.flagsOfPort(edge)],
   };
 
   function Lists({ doc, edges, by, onBy, onPick }) {
@@ -194,7 +196,7 @@
         role="tab" id=${`tab-${key}`} aria-selected=${key === by ? "true" : "false"} tabindex=${key === by ? 0 : -1} aria-controls="list" onClick=${() => onBy(key)}>${title}</button>`)}</div>
       <div role="tabpanel" id="list" aria-labelledby=${`tab-${by}`}>
       <${Rows} key=${by} caption=${LISTS[by][0]} rows=${rows} head=${[[LISTS[by][0]], ["Connections", true], ["Failed", true], ["Out", true], ["In", true], ["Share", true]]}
-        row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td><button type="button" class="way" onClick=${() => onPick(group)}>${group.key}</button></td>
+        row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td><button type="button" class="way" onClick=${() => onPick(group, LISTS[by][2](doc, group.edges[0]))}>${group.key}</button></td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.failedOf(group.sums) || ""}</td>
           <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td>
           <td class="right">${ctk.share(ctk.weightOf(group.sums), ctk.weightOf(total))}</td></tr>`} />
