@@ -100,7 +100,8 @@ def describe(conn: sqlite3.Connection) -> Description:
             clusters=tuple(
                 name
                 for (name,) in conn.execute(
-                    "SELECT DISTINCT cluster FROM recorder WHERE cluster IS NOT NULL ORDER BY cluster"
+                    "SELECT DISTINCT cluster FROM recorder"
+                    " WHERE cluster IS NOT NULL ORDER BY cluster"
                 )
             ),
             recordings=tuple(

@@ -216,6 +216,18 @@ class Recording:
         with self._connect() as conn:
             return describe(conn)
 
+    def committed(self) -> tuple[int, int]:
+        """Give up to when the newest recording is written, and the width of its windows, in ns."""
+        from orjson import loads
+
+        self._check()
+        with self._connect() as conn:
+            sql = "SELECT committed_ns, settings FROM recording ORDER BY committed_ns DESC LIMIT 1"
+            found = conn.execute(sql).fetchone()
+        if found is None:
+            return 0, 0
+        return int(found[0]), int(loads(found[1]).get("window_ns", 0))
+
     def identity(self) -> str:
         """Give what tells this file, and every copy of it, from others; "" for an empty one."""
         self._check()

@@ -100,10 +100,10 @@ def _before(
     if span is None:
         if found.since_ns is None or found.until_ns is None or filters.since_ns is None:
             return None
-        until_ns = filters.since_ns
-        span = (until_ns - ((filters.until_ns or found.until_ns) - until_ns), until_ns)
-    since_ns, until_ns = span
-    earlier = replace(filters, since_ns=since_ns, until_ns=until_ns)
+        began_ns = filters.since_ns
+        lasts_ns = (filters.until_ns or found.until_ns) - began_ns
+        span = (began_ns - lasts_ns, began_ns)
+    earlier = replace(filters, since_ns=span[0], until_ns=span[1])
     return recording.graph(earlier, series_of=0)
 
 
@@ -218,7 +218,9 @@ def _series(found: Graph, kept: int) -> Document:
 def _columns(steps: Mapping[int, Sums], times: Iterable[int]) -> Document:
     nothing = Sums()
     rows = [values_of(steps.get(at_ns, nothing)) for at_ns in times]
-    return {key: list(column) for key, column in zip(SUM_KEYS, zip(*rows, strict=True), strict=True)}
+    return {
+        key: list(column) for key, column in zip(SUM_KEYS, zip(*rows, strict=True), strict=True)
+    }
 
 
 def _total(edges: Iterable[LeafEdge]) -> Sums:

@@ -47,7 +47,7 @@ def report(document: Document) -> bytes:
         holds=f"{holds}; of {span}",
         before_script=f"<noscript>{''.join(_without_script(document))}</noscript>",
         data=f'<script type="application/octet-stream" id="document">{packed}</script>',
-        connects=False,
+        policy=_policy(),
     )
 
 
@@ -59,30 +59,45 @@ def served() -> bytes:
         holds="a ctk page",
         before_script="<noscript>This page needs JavaScript; `ctk top` does not.</noscript>",
         data="",
-        connects=True,
+        policy=policy_of_served(),
     )
 
 
-def _page(*, title: str, holds: str, before_script: str, data: str, connects: bool) -> bytes:
-    scripts = [_asset(name) for name in _SCRIPTS]
-    style = "\n".join(map(_asset, _STYLES))
-    policy = [
+def policy_of_served() -> str:
+    """Give the Content-Security-Policy of the served page: it asks its own server only."""
+    return "; ".join([_policy(), "connect-src 'self'"])
+
+
+@cache
+def _policy() -> str:
+    parts = [
         "default-src 'none'",
-        f"script-src {' '.join(map(_hash, scripts))}",
-        f"style-src {_hash(style)}",
+        f"script-src {' '.join(map(_hash, _scripts()))}",
+        f"style-src {_hash(_style())}",
         "img-src data: blob:",
-        *(["connect-src 'self'"] if connects else []),
         "base-uri 'none'",
         "form-action 'none'",
     ]
+    return "; ".join(parts)
+
+
+def _scripts() -> list[str]:
+    return [_asset(name) for name in _SCRIPTS]
+
+
+def _style() -> str:
+    return "\n".join(map(_asset, _STYLES))
+
+
+def _page(*, title: str, holds: str, before_script: str, data: str, policy: str) -> bytes:
     parts = {
-        "csp": escape("; ".join(policy)),
+        "csp": escape(policy),
         "title": escape(title),
-        "style": style,
+        "style": _style(),
         "holds": escape(holds).replace("--", "- -"),
         "before_script": before_script,
         "document": data,
-        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+        "scripts": "\n".join(f"<script>{script}</script>" for script in _scripts()),
     }
     return Template(_asset("page.html")).substitute(parts).encode()
 
