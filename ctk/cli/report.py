@@ -47,9 +47,10 @@ def report(
     """
     import ctk
     from ctk.report.document import document
+    from ctk.report.redact import Words
 
     with ctk.open(db) as recording:
-        made = document(recording, filters, labels=not no_labels)
+        made = document(recording, filters, labels=not no_labels, words=Words() if redact else None)
     if form == "json":
         from orjson import OPT_INDENT_2, dumps
 

@@ -7,13 +7,15 @@ the epoch do not fit a JavaScript number.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ctk.ask.caveats import Widened
 from ctk.ask.graph import SUM_KEYS, Graph, Leaf, LeafEdge, Sums, values_of
 from ctk.ask.keywords import flags_of
 from ctk.model import Filters
+from ctk.report.redact import Words
 from ctk.timespan import SECOND, format_age, format_time
 
 if TYPE_CHECKING:
@@ -36,61 +38,72 @@ def document(
     before: Span | None = None,
     most_edges: int = MOST_EDGES,
     labels: bool = True,
+    words: Words | None = None,
 ) -> Document:
     """
     Give the document of the flows that fit, beside those of the span before.
 
     `before` is the span to compare with: by default the one before it, as long, where that is
-    asked for by a `since`. Pods have their labels with `labels`.
+    asked for by a `since`. Pods have their labels with `labels`. With `words` these stand for all
+    names and addresses.
     """
     found = recording.graph(filters, series_of=MOST_SERIES)
-    kept, left_out = found.edges[:most_edges], found.edges[most_edges:]
     earlier = _before(recording, filters, found, before)
-    kept_before = earlier.edges[:most_edges] if earlier else ()
+    if words is not None:
+        found, earlier = words.graph(found), earlier and words.graph(earlier)
+    left_out = found.edges[most_edges:]
     names = _Nodes(found.labels if labels else {})
-    described = recording.describe()
-    last = described.recordings[-1] if described.recordings else None
     return {
         "schema": SCHEMA,
         "made_at": format_time(time.time_ns()),
-        "source": {
-            "file": recording.path.name,
-            "nodes": list(described.nodes),
-            "clusters": list(described.clusters),
-            "recordings": [
-                {
-                    "node": each.node,
-                    "since": each.started_at,
-                    "until": each.ended_at or each.committed_at,
-                    "ended": each.ended_at is not None,
-                    "source": each.source,
-                    "events": each.events,
-                    "lost": each.lost,
-                }
-                for each in described.recordings
-            ],
-            "since": described.since,
-            "until": described.until,
-            "ended": None if last is None else last.ended_at is not None,
-        },
+        "source": _source(recording, words),
         "asked": {
-            "flags": flags_of(filters),
+            "flags": flags_of(filters) if words is None else "",
             "since": _moment(filters.since_ns),
             "until": _moment(filters.until_ns),
         },
         "answered": {
             "since": _moment(found.since_ns),
             "until": _moment(found.until_ns),
-            "widened": any(type(each).__name__ == "Widened" for each in found.caveats),
+            "widened": any(isinstance(each, Widened) for each in found.caveats),
             "folded": format_age(found.precise_ns) if found.precise_ns > 1 else None,
         },
         "trust": _trust(found),
-        "edges": [_edge(each, names) for each in kept],
-        "before": _before_part(earlier, kept_before, names),
-        "series": _series(found, len(kept)),
+        "edges": [_edge(each, names) for each in found.edges[:most_edges]],
+        "before": _before_part(earlier, most_edges, names),
+        "series": _series(found, most_edges),
         "left_out": {"edges": len(left_out), "sums": _sums(_total(left_out))},
         "sums": _sums(found.sums),
         "nodes": names.nodes,
+    }
+
+
+def _source(recording: "Recording", words: Words | None) -> Document:
+    """Say what the file holds; with words, not what it is called."""
+    held = recording.describe()
+    nodes, clusters = list(held.nodes), list(held.clusters)
+    if words is not None:
+        nodes, clusters = words.each("node", nodes), words.each("cluster", clusters)
+    last = held.recordings[-1] if held.recordings else None
+    return {
+        "file": recording.path.name if words is None else "FILE",
+        "redacted": words is not None,
+        "nodes": nodes,
+        "clusters": clusters,
+        "recordings": [
+            {
+                "node": each.node if words is None else words.word("node", each.node),
+                "since": each.started_at,
+                "until": each.ended_at or each.committed_at,
+                "ended": each.ended_at is not None,
+                "events": each.events,
+                "lost": each.lost,
+            }
+            for each in held.recordings
+        ],
+        "since": held.since,
+        "until": held.until,
+        "ended": None if last is None else last.ended_at is not None,
     }
 
 
@@ -107,11 +120,10 @@ def _before(
     return recording.graph(earlier, series_of=0)
 
 
-def _before_part(
-    earlier: Graph | None, kept: Sequence[LeafEdge], names: "_Nodes"
-) -> Document | None:
+def _before_part(earlier: Graph | None, most_edges: int, names: "_Nodes") -> Document | None:
     if earlier is None or earlier.since_ns is None:
         return None
+    kept = earlier.edges[:most_edges]
     return {
         "since": _moment(earlier.since_ns),
         "until": _moment(earlier.until_ns),

@@ -114,7 +114,7 @@
     const { asked, look } = address;
     const edges = useMemo(() => (served ? doc.edges : ctk.fitting(doc, doc.edges, asked)), [doc, asked, served]);
     const before = useMemo(() => (doc.before ? (served ? doc.before.edges : ctk.fitting(doc, doc.before.edges, asked)) : []), [doc, asked, served]);
-    const open = useMemo(() => (look.has("open") ? new Set(look.get("open").split(",").filter((each) => each))
+    const open = useMemo(() => (look.has("open") ? new Set(look.get("open").split(",").filter((each) => each).map(decodeURIComponent))
       : ctk.openByDefault(doc, edges, MOST.boxes)), [doc, edges, look.get("open")]);
     const [most, setMost] = useState(MOST);
     const graph = useMemo(() => ctk.capped(ctk.fold(doc, edges, open), most), [doc, edges, open, most]);
@@ -132,7 +132,8 @@
     const selection = selectionOf(doc, edges, graph, sel, picked);
     const measured = doc.trust.bytes_measured !== "none";
     const search = useRef(null);
-    const opened = (set) => [...set].sort(ctk.compareText).join(",");
+    // A key may hold any letter, a comma too.
+    const opened = (set) => [...set].sort(ctk.compareText).map(encodeURIComponent).join(",") || ",";
     const onOpen = (box) => go({ look: { open: opened(new Set([...open, box.key])), sel: box.key } });
     const onClose = (key) => go({ look: { open: opened(new Set([...open].filter((each) => each !== key))) } });
     const onSelect = (box) => go({ look: { sel: box.key } });
@@ -184,8 +185,8 @@
         <section aria-labelledby="when"><h2 id="when">When</h2>
           <${ctk.Timeline} doc=${doc} columns=${asked.length && !served ? ctk.addedUp(doc, edges) : doc.series.total} title="Over time" onSpan=${onSpan} />
           ${asked.length && !served ? html`<p class="none">Of the edges that have steps of their own: what fails, and the 50 that move most.</p>` : null}</section>
-        <div class="two"><${ctk.Failures} doc=${doc} edges=${edges} onPick=${onPick} />
-        <${ctk.Changes} doc=${doc} edges=${edges} before=${before} onPick=${onPick} /></div>
+        <${ctk.Failures} doc=${doc} edges=${edges} onPick=${onPick} />
+        <${ctk.Changes} doc=${doc} edges=${edges} before=${before} onPick=${onPick} />
         <div class="two"><${ctk.Depends} doc=${doc} edges=${edges} onPick=${onPick} search=${search} />
         <${ctk.Lists} doc=${doc} edges=${edges} by=${look.get("by") || "pairs"} onBy=${(by) => go({ look: { by } })} onPick=${onPick} /></div>
         <section aria-labelledby="map"><h2 id="map">Map</h2>
