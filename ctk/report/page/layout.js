@@ -8,6 +8,7 @@
   const ACROSS = 110; // between columns
   const BETWEEN = 16; // between boxes of a column
   const MARGIN = 24;
+  const MOST_COLUMNS = 6; // more do not fit a screen: neighbours share one
 
   // Links that close a circle, found by a walk in a fixed order, are turned round for the layout.
   function withoutCircles(keys, links) {
@@ -58,6 +59,10 @@
         before.set(dst, before.get(dst) - 1);
         if (before.get(dst) === 0) ready.push(dst);
       }
+    }
+    const last = Math.max(0, ...column.values());
+    if (last >= MOST_COLUMNS) {
+      for (const [key, at] of column) column.set(key, Math.round((at * (MOST_COLUMNS - 1)) / last));
     }
     return column;
   }
@@ -165,7 +170,9 @@
       const middle = (x1 + x2) / 2;
       return `M${x1},${y1}C${middle},${y1} ${middle},${y2} ${x2},${y2}`;
     }
-    const reach = 60;
+    // Of the same column, or back: round the outside, so that it crosses no box beside it.
+    const reach = x2 === from.x ? ACROSS * 0.6 : 60;
+    if (x2 === from.x) return `M${x1},${y1}C${x1 + reach},${y1} ${x1 + reach},${y2} ${x1},${y2}`;
     return `M${x1},${y1}C${x1 + reach},${y1 + reach} ${x2 - reach},${y2 + reach} ${x2},${y2}`;
   }
 

@@ -4,6 +4,7 @@
 (function (ctk) {
   const { html, render, useEffect, useMemo, useRef, useState } = htmPreact;
   const MOST = { boxes: 60, links: 150 };
+  const MOST_OPENED = 40; // boxes, where nobody chose which to open
   const POLL_MS = 2000;
 
   ctk.darkNow = () => document.documentElement.dataset.theme
@@ -74,7 +75,7 @@
     for (const link of graph.links.values()) {
       const [from, to] = [place.places.get(link.src), place.places.get(link.dst)];
       if (!from || !to) continue;
-      const failed = ctk.failedOf(link.sums);
+      const failed = ctk.isFailing(link.sums);
       parts.push(`<path d="${ctk.curve(from, to)}" fill="none" stroke="${failed ? "#c0262d" : "#8a94a6"}"${failed ? ' stroke-dasharray="6 4"' : ""} />`);
     }
     for (const box of graph.boxes.values()) {
@@ -115,7 +116,7 @@
     const edges = useMemo(() => (served ? doc.edges : ctk.fitting(doc, doc.edges, asked)), [doc, asked, served]);
     const before = useMemo(() => (doc.before ? (served ? doc.before.edges : ctk.fitting(doc, doc.before.edges, asked)) : []), [doc, asked, served]);
     const open = useMemo(() => (look.has("open") ? new Set(look.get("open").split(",").filter((each) => each).map(decodeURIComponent))
-      : ctk.openByDefault(doc, edges, MOST.boxes)), [doc, edges, look.get("open")]);
+      : ctk.openByDefault(doc, edges, MOST_OPENED)), [doc, edges, look.get("open")]);
     const [most, setMost] = useState(MOST);
     const graph = useMemo(() => ctk.capped(ctk.fold(doc, edges, open), most), [doc, edges, open, most]);
     // What is open and what is asked decide where boxes stand; new data only adds to that.
@@ -168,6 +169,8 @@
     useEffect(() => {
       if (look.get("theme")) document.documentElement.dataset.theme = look.get("theme");
     }, [look.get("theme")]);
+    // What is shown now, for who waits for it: the address, once it has been drawn.
+    useEffect(() => { document.body.dataset.shown = location.hash.replace(/^#/, ""); });
     const { source, answered } = doc;
     return html`<header class="top">
         <h1>ctk <small>${source.nodes.join(", ") || source.file}${source.clusters.length ? ` in ${source.clusters.join(", ")}` : ""}</small></h1>

@@ -4,10 +4,11 @@
 (function (ctk) {
   const { html, useEffect, useMemo, useRef, useState } = htmPreact;
   const ZOOMS = [0.25, 2];
+  const LEGIBLE = 0.6; // smaller, names can't be read: the view scrolls instead
 
   function widthOf(link, measured) {
     const weight = measured ? ctk.bytesOf(link.sums) || 0 : link.sums.connections;
-    return 1 + Math.log2(1 + weight / (measured ? 1024 : 1)) * 0.45;
+    return 1 + Math.log2(1 + weight / (measured ? 1024 : 1)) * 0.25;
   }
 
   function boxTitle(box) {
@@ -23,7 +24,7 @@
     const failed = ctk.failedOf(box.in) + ctk.failedOf(box.out);
     const namespace = box.title.length > box.name.length ? box.title.slice(0, -box.name.length - 1) : box.kind;
     const name = ["box", `kind-${box.kind}`];
-    if (failed) name.push("failing");
+    if (ctk.isFailing(box.in) || ctk.isFailing(box.out)) name.push("failing");
     if (selected) name.push("selected");
     if (quiet) name.push("quiet");
     const onKey = (event) => {
@@ -66,16 +67,17 @@
       const onRail = rail.has(link.src) || rail.has(link.dst);
       if (onRail && !touched) return null;
       const failed = ctk.failedOf(link.sums);
+      const failing = ctk.isFailing(link.sums);
       const [from, to] = [places.get(link.src), places.get(link.dst)];
       if (!from || !to) return null;
       const name = ["link"];
-      if (failed) name.push("failing");
+      if (failing) name.push("failing");
       if (selected !== null) name.push(touched ? "touched" : "quiet");
       const path = ctk.curve(from, to);
       return html`<g key=${link.key} class=${name.join(" ")} onClick=${() => onLink(link)}>
         <path class="reach" d=${path} /><path d=${path} stroke-width=${widthOf(link, measured).toFixed(1)}
-          marker-end=${failed ? "url(#arrow-failing)" : "url(#arrow)"} />
-        ${failed ? html`<text x=${(from.x + ctk.BOX_WIDTH + to.x) / 2} y=${(from.y + to.y + ctk.BOX_HEIGHT) / 2 - 5}>${ctk.counted(failed)}</text>` : null}
+          marker-end=${failing ? "url(#arrow-failing)" : "url(#arrow)"} />
+        ${failing || (failed && touched) ? html`<text x=${(from.x + ctk.BOX_WIDTH + to.x) / 2} y=${(from.y + to.y + ctk.BOX_HEIGHT) / 2 - 5}>${ctk.counted(failed)}</text>` : null}
       </g>`;
     });
   }
@@ -86,7 +88,7 @@
     const rail = useMemo(() => new Set(place.rail), [place]);
     const fit = () => {
       const wide = view.current ? view.current.clientWidth : place.width;
-      return Math.min(1, Math.max(ZOOMS[0], wide / place.width));
+      return Math.min(1, Math.max(LEGIBLE, wide / place.width));
     };
     useEffect(() => setZoom(fit()), []);
     const scale = zoom === null ? 1 : zoom;
@@ -118,7 +120,7 @@
         ${[...open].sort(ctk.compareText).map((key) => html`<button type="button" class="chip" onClick=${() => onClose(key)}
           title="Close it: show it as one box">${key.slice(key.indexOf(":") + 1)} ×</button>`)}
         ${more.boxes.length || more.links.length ? html`<button type="button" class="more" onClick=${onMore}>
-          +${ctk.counted(more.boxes.length)} boxes, ${ctk.counted(more.links.length)} links more:
+          +${ctk.counted(more.boxes.length)} boxes, ${ctk.counted(more.links.length)} links more: ${" "}
           ${ctk.counted(more.sums.connections)} connections</button>` : null}
       </div>
       <div class="view" ref=${view} tabindex="-1">

@@ -40,7 +40,7 @@
   function Ports({ edges }) {
     const groups = ctk.groupBy(edges, (edge) => `${ctk.portOf(edge)}${edge.service ? ` ${edge.service}` : ""}`);
     return html`<${ctk.Rows} caption="Ports" rows=${groups} head=${[["Port"], ["Conns", true], ["Failed", true], ["Out", true], ["In", true]]}
-      row=${(group) => html`<tr><td>${group.key}</td><td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.failedOf(group.sums) || ""}</td>
+      row=${(group) => html`<tr><td>${group.key}</td><td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
         <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td></tr>`} />`;
   }
 
@@ -49,7 +49,7 @@
     if (!groups.length) return null;
     return html`<h3>${title}</h3><${ctk.Rows} caption=${title} rows=${groups} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
       row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group, ctk.flagsOfEnds(doc, group.edges[0]))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
-        <td class="right bad">${ctk.failedOf(group.sums) || ""}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
+        <td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
   }
 
   function Sums({ sums }) {
@@ -82,7 +82,7 @@
       ${box ? html`<${Peers} doc=${doc} edges=${inside} way="in" title="Dialled by" onWho=${onWho} /><${Peers} doc=${doc} edges=${outside} way="out" title="Dials" onWho=${onWho} />`
         : html`<h3>Between</h3><${ctk.Rows} caption="Ends" rows=${edges} head=${[["From"], ["To"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
           row=${(edge) => html`<tr><td>${doc.nodes[edge.src].name}</td><td>${doc.nodes[edge.dst].name}</td><td class="port">${ctk.portOf(edge)}</td>
-            <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.failedOf(edge) || ""}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} />`}
+            <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(edge))}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} />`}
       <h3>Ask for it</h3><${Command} text=${["ctk top", file, ...words, own].filter((each) => each).join(" ")} />
       <${Command} text=${["ctk query", file, ...words, own].filter((each) => each).join(" ")} />
     </aside>`;

@@ -72,7 +72,7 @@
           const steps = ctk.addedUp(doc, each.edges);
           return html`<tr ...${exact(each.sums)} data-row="failure"><td><button type="button" class="way" onClick=${() => onPick(each, `${ctk.flagsOfEnds(doc, each.edges[0])} ${ctk.flagsOfPort(each)} --failed`, `${each.client} → ${each.server} ${ctk.portOf(each)}, failed`)}>${each.client}</button></td>
             <td>${each.server}</td><td class="port">${ctk.portOf(each)}</td>
-            <td class="right bad">${each.sums.refused || ""}</td><td class="right bad">${each.sums.unreplied || ""}</td>
+            <td class="right bad">${ctk.some(each.sums.refused)}</td><td class="right bad">${ctk.some(each.sums.unreplied)}</td>
             <td class="right">${ctk.counted(each.attempts)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
             <td class="time">${ctk.clock(each.last, doc.answered.since)}</td>
             <td>${steps ? html`<${ctk.Spark} failing values=${ctk.failedOfSteps(steps)} />` : "–"}</td></tr>`;
@@ -120,7 +120,7 @@
             <td class="port">${ctk.portOf({ port, proto })}</td>
             <td class="right">${each.now ? ctk.counted(each.now.sums.connections) : "0"}</td>
             <td class="right">${each.then ? ctk.counted(each.then.sums.connections) : each.how === "unknown" ? "?" : "0"}</td>
-            <td class="right">${each.now ? ctk.failedOf(each.now.sums) || "" : ""}</td></tr>`;
+            <td class="right">${each.now ? ctk.some(ctk.failedOf(each.now.sums)) : ""}</td></tr>`;
         }} />`}
     </section>`;
   }
@@ -152,7 +152,7 @@
       row=${(group) => {
         const [name, port, proto] = JSON.parse(group.key);
         return html`<tr><td><button type="button" class="way" onClick=${() => onPick(group, `${ctk.flagsOfEnds(doc, group.edges[0])} ${ctk.flagsOfPort({ port, proto })}`, `${title} ${name}`)}>${name}</button></td><td class="port">${ctk.portOf({ port, proto })}</td>
-          <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.failedOf(group.sums) || ""}</td>
+          <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`;
       }} />`}</div>`;
     return html`<section aria-labelledby="depends"><h2 id="depends">Who depends on…</h2>
@@ -161,7 +161,7 @@
         ${text !== "" && chosen === null ? html` <span class="none">${fits.length} fit${fits.length && fits.length < 8 ? `: ${fits.join(", ")}` : ""}</span>` : null}</p>
       ${chosen === null ? html`<${Rows} caption="Dialled by most" rows=${served} head=${[["Dialled by most"], ["Callers", true], ["Connections", true], ["Failed", true]]}
         row=${(each) => html`<tr><td><button type="button" class="way" onClick=${() => setText(each.key)}>${each.key}</button></td>
-          <td class="right">${ctk.counted(each.callers)}</td><td class="right">${ctk.counted(each.sums.connections)}</td><td class="right bad">${ctk.failedOf(each.sums) || ""}</td></tr>`} />` : null}
+          <td class="right">${ctk.counted(each.callers)}</td><td class="right">${ctk.counted(each.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(each.sums))}</td></tr>`} />` : null}
       <datalist id="names">${names.slice(0, 2000).map((name) => html`<option value=${name} />`)}</datalist>
       ${chosen === null ? null : html`<div class="sides">${list(`dial ${chosen}`, callers)}${list(`${chosen} dials`, callees)}</div>`}
     </section>`;
@@ -197,7 +197,7 @@
       <div role="tabpanel" id="list" aria-labelledby=${`tab-${by}`}>
       <${Rows} key=${by} caption=${LISTS[by][0]} rows=${rows} head=${[[LISTS[by][0]], ["Connections", true], ["Failed", true], ["Out", true], ["In", true], ["Share", true]]}
         row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td><button type="button" class="way" onClick=${() => onPick(group, LISTS[by][2](doc, group.edges[0]))}>${group.key}</button></td>
-          <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.failedOf(group.sums) || ""}</td>
+          <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td>
           <td class="right">${ctk.share(ctk.weightOf(group.sums), ctk.weightOf(total))}</td></tr>`} />
       <p class="sum" data-row="total" ...${exact(total)}>${`Together ${ctk.counted(total.connections)} connections, ${ctk.counted(ctk.failedOf(total))} failed, `}

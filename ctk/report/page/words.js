@@ -21,6 +21,11 @@
     return number === null || number === undefined ? "–" : number.toLocaleString("en-US");
   }
 
+  // A count that is left out where there is none, so that what there is stands out.
+  function some(number) {
+    return number ? counted(number) : "";
+  }
+
   function share(part, whole) {
     if (!whole) return "–";
     const percent = (100 * part) / whole;
@@ -83,6 +88,11 @@
     return sums.refused + sums.unreplied;
   }
 
+  // Whether failures are what it is about: one connection of twenty, not one of ten thousand.
+  function isFailing(sums) {
+    return failedOf(sums) * 20 >= Math.max(sums.connections, 1);
+  }
+
   // What a thing weighs: bytes, and connections where nothing was measured.
   function weightOf(sums) {
     const bytes = bytesOf(sums);
@@ -118,7 +128,7 @@
   }
 
   Object.assign(ctk, {
-    SUM_KEYS, scaled, counted, share, clock, offset, lasted, noSums, addSums, bytesOf, failedOf,
+    SUM_KEYS, scaled, counted, some, share, clock, offset, lasted, noSums, addSums, bytesOf, failedOf, isFailing,
     weightOf, portOf, compareText, shortened, csvCell, shellWord,
   });
 })((globalThis.ctk = globalThis.ctk || {}));
