@@ -52,6 +52,7 @@ def serve(db: Path, port: int, bind: str, opens: bool) -> None:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listening.bind((bind, port))
+                listening.listen(32)
             except OSError as error:
                 raise CtkError(
                     f"{bind}:{port} cannot be listened on: {error.strerror}",

@@ -9,13 +9,13 @@ server's name gets nothing: a name that was rebound to 127.0.0.1 is another site
 import hmac
 import ipaddress
 import secrets
+import signal
 import socket
 import sqlite3
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -235,5 +235,7 @@ def serve(page: Page, listening: socket.socket) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
     )
-    with suppress(KeyboardInterrupt):  # uvicorn stops cleanly, then raises the signal again
-        uvicorn.Server(config).run([listening])
+    # uvicorn stops cleanly at a signal, then raises it again for whoever handled it before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run([listening])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from ctk.cli import main
 
@@ -45,7 +45,14 @@ def open_page(browser: Browser) -> Iterator[Open]:
     contexts = []
     wrong: list[str] = []
 
-    def open_(address: str, *, width: int = 1400, height: int = 900, **options: Any) -> Page:
+    def open_(
+        address: str,
+        *,
+        width: int = 1400,
+        height: int = 900,
+        allowed: str | None = None,
+        **options: Any,
+    ) -> Page:
         size = {"width": width, "height": height}
         context = browser.new_context(viewport=size, **options)
         contexts.append(context)
@@ -57,7 +64,12 @@ def open_page(browser: Browser) -> Iterator[Open]:
                 wrong.append(f"it asked {request.url}")
 
         page.on("request", asked)
-        page.on("console", lambda said: wrong.append(f"{said.type}: {said.text}"))
+
+        def said(message: ConsoleMessage) -> None:
+            if allowed is None or allowed not in message.text:
+                wrong.append(f"{message.type}: {message.text}")
+
+        page.on("console", said)
         page.on("pageerror", lambda error: wrong.append(f"it failed: {error}"))
         page.goto(address)
         page.wait_for_selector("main, [role=alert]")

@@ -40,7 +40,9 @@ def hostile_file(path: Path) -> None:
         for i, name in enumerate(NAMES, 1)
     ]
     with connect.writer(path) as conn:
-        writer = Writer(conn, node=NAMES[0], source="kernel", settings={}, started_ns=AT, boot_id=None)
+        writer = Writer(
+            conn, node=NAMES[0], source="kernel", settings={}, started_ns=AT, boot_id=None
+        )
         rows = []
         for i, (src, dst) in enumerate(zip(pods, pods[1:] + pods[:1], strict=True)):
             name = f"{dst.namespace}/{dst.name}"
