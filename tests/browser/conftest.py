@@ -57,7 +57,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(viewport=size, **options)
         contexts.append(context)
         page = context.new_page()
-        own = address.split("#")[0].split("?")[0].rsplit("/", 1)[0]
+        own = address.split("#", maxsplit=1)[0].split("?", maxsplit=1)[0].rsplit("/", 1)[0]
 
         def asked(request: Request) -> None:
             if not request.url.startswith((own, "data:", "blob:")):
