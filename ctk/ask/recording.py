@@ -20,6 +20,7 @@ from ctk.ask.keywords import Asked, Moment, filters_of
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.source import source
+from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
     from ctk.ask.gaps import StoredGap
+    from ctk.ask.graph import Graph
     from ctk.ask.pages import Position
     from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
@@ -157,6 +159,29 @@ class Recording:
         with self._connect() as conn:
             return series(conn, chosen, keys, step_ns)
 
+    def graph(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        series_of: int = 50,
+        step: str | int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Graph":
+        """
+        Sum up the flows that fit by who stands at both ends, what fails first.
+
+        `series_of` edges have sums by steps of time of their own; `step` is an age or nanoseconds,
+        by default what cuts the span into some hundred.
+        """
+        from ctk.ask.graph import graph
+
+        self._check()
+        chosen = self._filters(filters, asked, "series_of", "step")
+        step_ns = parse_age(step) if isinstance(step, str) else step
+        with self._connect() as conn:
+            return graph(conn, chosen, series_of=series_of, step_ns=step_ns)
+
     def sql(
         self,
         text: str,
@@ -224,6 +249,18 @@ class Recording:
         self._check()
         with self._connect() as conn:
             return describe(conn)
+
+    def committed(self) -> tuple[int, int]:
+        """Give up to when the newest recording is written, and the width of its windows, in ns."""
+        from orjson import loads
+
+        self._check()
+        with self._connect() as conn:
+            sql = "SELECT committed_ns, settings FROM recording ORDER BY committed_ns DESC LIMIT 1"
+            found = conn.execute(sql).fetchone()
+        if found is None:
+            return 0, 0
+        return int(found[0]), int(loads(found[1]).get("window_ns", 0))
 
     def runs(self) -> set[tuple[object, ...]]:
         """Give what tells each recording in the file from all others: cluster, node and start."""
