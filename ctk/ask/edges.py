@@ -16,7 +16,7 @@ from ctk.store.columns import EDGE_KEYS, FLOW_COLUMNS, JOINS
 EdgeValues = Sequence[Any]  # what EDGE_KEYS name
 T = TypeVar("T")
 
-_MOST = 16_384  # edges that are kept: some 15 MB of them as lines of JSON
+MOST_EDGES = 16_384  # edges that are kept: some 15 MB of them as lines of JSON
 _OF_EDGE = ", ".join(FLOW_COLUMNS[key].sql for key in EDGE_KEYS)
 _SELECT = (
     f"SELECT edge.id, {_OF_EDGE} FROM json_each(?) AS wanted"
@@ -36,7 +36,7 @@ class Edges(Generic[T]):
     def learn(self, rows: Iterable[Sequence[Any]]) -> None:
         """Know the edges of these rows as they are now: who was unknown may have a name since."""
         version = data_version(self._conn)
-        if version != self._read_at or len(self.known) > _MOST:
+        if version != self._read_at or len(self.known) > MOST_EDGES:
             self._read_at, self.known = version, {}
         wanted = {row[2] for row in rows}.difference(self.known)
         if not wanted:

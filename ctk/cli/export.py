@@ -3,7 +3,8 @@
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -11,13 +12,14 @@ from typing import get_args
 import click
 
 import ctk
-from ctk.ask.caveats import Caveat
 from ctk.ask.keywords import flags_of
+from ctk.ask.recording import Recording
 from ctk.cli.bar import Bar
 from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
+    dbs_argument,
     filter_options,
     parse_count,
     parse_size,
@@ -39,7 +41,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @click.command(cls=FilterCommand, short_help="Write the flows in DB out, for other programs.")
-@db_argument
+@dbs_argument
 @click.option(
     "-o",
     "--format",
@@ -82,7 +84,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 @click.option("--cursor", metavar="NAME", help="Go on where the last export by this NAME stopped.")
 @filter_options
 def export(
-    db: Path,
+    db: Dbs,
     form: forms.Form,
     time: TimeUnit | None,
     log_accounting: bool,
@@ -106,61 +108,70 @@ def export(
     \b
     ctk export node.db --format log --output flows.log --max-size 64MiB --cursor siem
     """
-    if output is not None and str(output) == "-":
-        output = None
-    if form in forms.WHOLE and (cursor or follow or max_size or max_age):
-        what = "one array" if form == "json" else "one whole"
-        raise UsageError(f"{form} is {what}: it cannot be gone on with", hint="--format jsonl")
-    if time is not None and form not in forms.WITH_KEYS:
-        raise UsageError(
-            f"{form} has its own form of times", hint=f"--time is for {', '.join(forms.WITH_KEYS)}"
-        )
+    output = None if str(output) == "-" else output
+    dbs = (db,) if isinstance(db, Path) else db
+    _refuse_form(form, time, whole_only=bool(cursor or follow or max_size or max_age))
     if log_accounting and form != "log":
         raise UsageError(f"{form} has what no event tells, too", hint="--log-accounting is for log")
     _refuse_place(form, output, compress, {"--max-size": max_size, "--max-age": max_age}, keep)
-    _refuse_cursor(cursor, filters, follow=follow)
-    refuse_one_file_twice(db, {"--output": output})
+    _refuse_cursor(cursor, filters, follow=follow, several=len(dbs) > 1)
+    for each in dbs:
+        refuse_one_file_twice(each, {"--output": output})
     encoder = forms.encoder(form, time=time or "ns", accounting=log_accounting)
     place = _Place(output, max_size, max_age, keep, compress, whole=not (cursor or follow))
-    kept = path_of(output or db, cursor) if cursor else None
+    kept = path_of(output or dbs[0], cursor) if cursor else None
     flags = [form, f"--time {time}" * (time is not None), "--log-accounting" * log_accounting]
     with ctk.open(db) as recording, interrupts() as interrupted:
-        identity = recording.identity()
+        identity = recording.identity() if cursor or follow else ""
         written = Written(kept, identity, flags_of(filters), " ".join(filter(None, flags)))
         if written.is_of_another:
             remark(f"{db} is another file than the one {kept} was kept for: read anew")
         with place.opened(encoder, written) as sink:
             written.keep(sink)  # where that cannot be, nothing is to go out
             if follow:
-                told: set[str] = set()
-                asked = recording.follow(filters, after=written.after, wait=interrupted.wait)
-                for flows in asked.rounds():
-                    if recording.identity() != identity != "":
-                        raise StoreError(f"{db} is another file now", hint="begin anew")
-                    written.write(flows, encoder, sink, interrupted.is_set)
-                    written.keep(sink)
-                    place.tell_removed()
-                    _tell_new(flows.caveats, told)
-                    if interrupted.is_set():
-                        return
-            else:
-                flows = recording.flows(filters, after=written.after)
-                with Bar(shown=output is not None or not sys.stdout.isatty()) as bar:
+                _follow(recording, filters, encoder, written, sink, interrupted, place.tell_removed)
+                return
+            flows = recording.flows(filters, after=written.after)
+            with Bar(shown=output is not None or not sys.stdout.isatty()) as bar:
 
-                    def stops() -> bool:
-                        bar.show(flows.part, written.count)
-                        return interrupted.is_set()
+                def stops() -> bool:
+                    bar.show(flows.part, written.count)
+                    return interrupted.is_set()
 
-                    written.write(flows, encoder, sink, stops)
-                if interrupted.is_set():
-                    written.keep(sink)
-                    raise click.Abort
-                if encoder.footer:
-                    sink.write_lines((encoder.footer,))
-                written.keep(sink)
-                place.is_whole = True
+                written.write(flows, encoder, sink, stops)
+            if not interrupted.is_set() and encoder.footer:
+                sink.write_lines((encoder.footer,))
+            written.keep(sink)
+            if interrupted.is_set():
+                raise click.Abort
+            place.is_whole = True
         place.tell_removed()
         print_caveats(flows.caveats)
+
+
+def _follow(
+    recording: Recording,
+    filters: Filters,
+    encoder: Encoder,
+    written: Written,
+    sink: Sink,
+    interrupted: threading.Event,
+    after_each: Callable[[], None],
+) -> None:
+    """Write what there is, and what comes, until somebody interrupts it."""
+    told: set[str] = set()
+    asked = recording.follow(filters, after=written.after, wait=interrupted.wait)
+    for flows in asked.rounds():
+        if recording.identity() != written.recording != "":
+            raise StoreError(f"{recording.path} is another file now", hint="begin anew")
+        written.write(flows, encoder, sink, interrupted.is_set)
+        written.keep(sink)
+        after_each()
+        new = [caveat for caveat in flows.caveats if caveat.text not in told]
+        told.update(caveat.text for caveat in new)
+        print_caveats(new)
+        if interrupted.is_set():
+            return
 
 
 class _Place:
@@ -244,17 +255,22 @@ def _refuse_place(
         raise UsageError("--keep is for what is put aside", hint="--max-size 64MiB --keep 5")
 
 
-def _refuse_cursor(cursor: str | None, filters: Filters, *, follow: bool) -> None:
+def _refuse_form(form: forms.Form, time: str | None, *, whole_only: bool) -> None:
+    if form in forms.WHOLE and whole_only:
+        what = "one array" if form == "json" else "one whole"
+        raise UsageError(f"{form} is {what}: it cannot be gone on with", hint="--format jsonl")
+    if time is not None and form not in forms.WITH_KEYS:
+        raise UsageError(
+            f"{form} has its own form of times", hint=f"--time is for {', '.join(forms.WITH_KEYS)}"
+        )
+
+
+def _refuse_cursor(cursor: str | None, filters: Filters, *, follow: bool, several: bool) -> None:
     if cursor is not None and not _NAME.fullmatch(cursor):
         raise UsageError(f"{cursor!r} is not a name for a cursor", hint="--cursor siem")
+    if cursor is not None and several:
+        raise UsageError("a cursor is of one file", hint="export each to a file of its own")
     if cursor is not None and filters.last is not None:
         raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
     if follow and (filters.first is not None or filters.until_ns is not None):
         raise UsageError("--follow has no end", hint="--since 15m, or no --follow")
-
-
-def _tell_new(caveats: Iterable[Caveat], told: set[str]) -> None:
-    """Say what no round before said."""
-    new = [caveat for caveat in caveats if caveat.text not in told]
-    told.update(caveat.text for caveat in new)
-    print_caveats(new)

@@ -89,7 +89,8 @@ class Written:
     def __init__(self, path: Path | None, recording: str, filters: str, form: str) -> None:
         """Go on where `path`, the file of a cursor, says; from the start where there is none."""
         self._path = path
-        self._recording, self._filters, self._form = recording, filters, form
+        self.recording = recording
+        self._filters, self._form = filters, form
         self._given: deque[tuple[int, Sequence[Row], Flows]] = deque()
         self._count = 0
         self.after: Position | None = None
@@ -120,7 +121,8 @@ class Written:
         keep_at_s = time.monotonic() + _KEEP_S
         for rows, edges in flows.pages(encoder.of_edge):
             self._count += len(rows)
-            self._given.append((self._count, rows, flows))
+            if self._path is not None:
+                self._given.append((self._count, rows, flows))
             sink.write_lines(encoder.lines(rows, edges))
             self._advance(sink)
             if stops():
@@ -144,7 +146,7 @@ class Written:
                 self.after = flows.position_of(rows[there - 1])
         if self._path is not None:
             Cursor(
-                recording=self._recording,
+                recording=self.recording,
                 **(self.after or BEFORE_ALL)._asdict(),
                 filters=self._filters,
                 form=self._form,
