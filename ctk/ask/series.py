@@ -2,53 +2,79 @@
 What moved when: any question's sums by steps of time, from the tables that `top` reads.
 
 The sums over all steps are those of `top`. A step is whole buckets of the coarsest level that
-fits into it; the edges of the span are read from finer ones.
+fits into it; the edges of the span are read from finer ones. Steps have no holes: one in which
+nothing was recorded, or in which a gap may hide what was, is there without counts.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of_span, pruned_of_span
 from ctk.ask.connection import one_moment
+from ctk.ask.coverage import Coverage, coverage_of
 from ctk.ask.spans import Held, Piece, clip, cover, held
-from ctk.ask.sums import COUNTS, SEEN, Counts, Value, hides, needs_flows, sum_up
+from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Value, hides, needs_flows, sum_up
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.timespan import MINUTE, format_time, parse_age
+from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE, SECOND, WEEK, format_time, parse_age
+
+# More steps, or rows of them, than these are not what anybody wants.
+MOST_STEPS, MOST_ROWS = 100_000, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesRow:
-    """What one group's flows of one step add up to; a step without any has no row."""
+    """
+    What one group's flows of one step add up to.
+
+    `counts` are None where none are there and that may be for a gap, or since nothing was recorded:
+    a 0 is known to be one. Where `is_whole` is not, counts may be too small; `recorded_ns` is how
+    much of the step was recorded, by which rates are.
+    """
 
     started_ns: int  # of the step: a multiple of it since the epoch
     keys: tuple[Value, ...]
-    counts: Counts
+    counts: Counts | None
+    recorded_ns: int
+    is_whole: bool
+
+    def per_s(self, count: str) -> float | None:
+        """Give a count by the second that was recorded."""
+        value = None if self.counts is None else getattr(self.counts, count)
+        return value * SECOND / self.recorded_ns if value is not None and self.recorded_ns else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Sums by step and keys, oldest first."""
+    """Sums by step and keys: every step of the span, oldest first, and in it every group."""
 
     by: tuple[str, ...]
     step_ns: int
+    sort: str
     rows: tuple[SeriesRow, ...]
+    groups: int  # in all; those of `rows` are the first of them, the largest first
     caveats: tuple[Caveat, ...]
 
-    def records(self) -> list[dict[str, Value]]:
-        """Give each row as a dict of its time, keys and counts, for a data frame."""
-        names = ("started_at", "started_ns", *self.by, *COUNTS[: -len(SEEN)])
-        return [
-            dict(
-                zip(
-                    names,
-                    (format_time(row.started_ns), row.started_ns, *row.keys, *row.counts),
-                    strict=False,
-                )
-            )
-            for row in self.rows
-        ]
+    def records(self) -> list[dict[str, Value | float | bool]]:
+        """Give each row as a dict of its time, keys, counts and rates, for a data frame."""
+        names = (*SERIES_TIMES, *self.by, *SERIES_COUNTS, *SERIES_RATES)
+        return [dict(zip(names, values(row), strict=True)) for row in self.rows]
+
+
+SERIES_TIMES = ("started_at", "started_ns")
+SERIES_COUNTS = COUNTS[: -len(SEEN)]
+SERIES_RATES = ("connections_per_s", "bytes_per_s", "recorded_ns", "is_whole")
+_NOT_KNOWN = (None,) * len(SERIES_COUNTS)
+
+
+def values(row: SeriesRow) -> tuple[Value | float | bool, ...]:
+    """Give what a row is told as: its times, keys, counts, rates, and what of it was recorded."""
+    counts = _NOT_KNOWN if row.counts is None else row.counts[: len(SERIES_COUNTS)]
+    rates = row.per_s("connections"), row.per_s("bytes")
+    times = format_time(row.started_ns), row.started_ns
+    return (*times, *row.keys, *counts, *rates, row.recorded_ns, row.is_whole)
 
 
 def parse_step(step: str | int) -> int:
@@ -59,12 +85,30 @@ def parse_step(step: str | int) -> int:
     return step_ns
 
 
-def series(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], step_ns: int) -> Series:
-    """Sum up the flows that fit by steps of time and by what their keys are."""
+def series(
+    conn: sqlite3.Connection,
+    filters: Filters,
+    by: Sequence[str],
+    step_ns: int | None,
+    sort: str | None = None,
+    limit: int | None = None,
+) -> Series:
+    """
+    Sum up the flows that fit by steps of time and by what their keys are.
+
+    Without a step, one is chosen that parts the span in 60 or fewer. The default sort is bytes, and
+    connections where no bytes were measured.
+    """
+    if sort is not None and sort not in SERIES_COUNTS:
+        hint = f"one of {', '.join(SERIES_COUNTS)}"
+        raise UsageError(f"{sort!r} is not a count to sort by", hint=hint)
     flows_only = needs_flows(filters, by)
     with one_moment(conn):
+        coverage = coverage_of(conn)
         levels = held(conn)[: 1 if flows_only else None]
         span = clip(conn, levels, filters.since_ns, filters.until_ns)
+        if step_ns is None:
+            step_ns = _chosen_step(filters, coverage, span)
         pieces = [] if span is None else cover_steps(levels, *span, step_ns)
         summed = sum_up(conn, pieces, filters, by, step_ns)
         found = conn.execute(
@@ -73,21 +117,118 @@ def series(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], step_n
             summed.values,
         )
         folded = False
-        rows = []
+        steps: dict[int, dict[Keys, Counts]] = {}
         for is_folded, started_ns, *row in found:
             folded = folded or bool(is_folded)
             keys, counts = tuple(row[: len(by)]), Counts._make(row[len(by) :])
-            rows.append(SeriesRow(started_ns, keys, counts))
+            steps.setdefault(started_ns, {})[keys] = counts
         caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
         if reach is not None and reach != span:
             caveats.append(Widened(*reach))
-        caveats += _coarse(levels, pieces, step_ns)
+        coarse = _coarse(levels, pieces, step_ns)
+        caveats += coarse
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
-    return Series(by=tuple(by), step_ns=step_ns, rows=tuple(rows), caveats=tuple(caveats))
+    measured = any(counts.bytes is not None for some in steps.values() for counts in some.values())
+    sort = sort or ("bytes" if measured else "connections")
+    groups = _groups(steps, sort) or [()] * (not by)
+    known = _Steps(filters, coverage, step_ns, coarse[-1].until_ns if coarse else -FOREVER_NS)
+    return Series(
+        by=tuple(by),
+        step_ns=step_ns,
+        sort=sort,
+        rows=tuple(_rows(steps, groups[:limit], known, measured)),
+        groups=len(groups),
+        caveats=tuple(caveats),
+    )
+
+
+Keys = tuple[Value, ...]
+
+
+def _groups(steps: Mapping[int, Mapping[Keys, Counts]], sort: str) -> list[Keys]:
+    """Give the groups, the largest first."""
+    totals: dict[Keys, int] = {}
+    for some in steps.values():
+        for keys, counts in some.items():
+            totals[keys] = totals.get(keys, 0) + (getattr(counts, sort) or 0)
+    return sorted(totals, key=lambda keys: (-totals[keys], *map(str, keys)))
+
+
+class _Steps(NamedTuple):
+    """What is asked of, and known of, each step."""
+
+    filters: Filters
+    coverage: Coverage
+    step_ns: int
+    exact_ns: int  # before this, counts stand at the start of buckets wider than a step
+
+    def starts(self, found: Iterable[int]) -> range:
+        """Give the start of each step of the span: the one asked for, or that of what there is."""
+        filters, extent, step_ns = self.filters, self.coverage.extent, self.step_ns
+        firsts, lasts = list(found), [start_ns + 1 for start_ns in found]
+        if filters.since_ns is not None:
+            firsts.append(filters.since_ns)
+        elif extent is not None:
+            firsts.append(
+                extent[0] if filters.until_ns is None else min(extent[0], filters.until_ns)
+            )
+        if extent is not None:
+            lasts.append(extent[1])
+        if filters.until_ns is not None:
+            lasts = [*(start_ns + 1 for start_ns in found), filters.until_ns]
+        if not firsts or not lasts:
+            return range(0)
+        return range(min(firsts) // step_ns * step_ns, max(lasts), step_ns)
+
+    def part(self, start_ns: int) -> tuple[int, int]:
+        """Give the part of a step that was asked for, and is not before or after all recordings."""
+        since_ns, until_ns = start_ns, start_ns + self.step_ns
+        if self.coverage.extent is not None:
+            since_ns = max(since_ns, self.coverage.extent[0])
+            until_ns = min(until_ns, self.coverage.extent[1])
+        if self.filters.since_ns is not None:
+            since_ns = max(since_ns, self.filters.since_ns)
+        if self.filters.until_ns is not None:
+            until_ns = min(until_ns, self.filters.until_ns)
+        return since_ns, until_ns
+
+
+def _rows(
+    steps: Mapping[int, Mapping[Keys, Counts]],
+    groups: Sequence[Keys],
+    all_steps: _Steps,
+    measured: bool,
+) -> Iterator[SeriesRow]:
+    nothing = NOTHING._replace(packets=0, bytes=0, bytes_out=0, bytes_in=0) if measured else NOTHING
+    starts = all_steps.starts(steps)
+    if len(starts) > MOST_STEPS or len(starts) * len(groups) > MOST_ROWS:
+        what = f"{len(starts):,} steps of {len(groups):,} groups"
+        raise UsageError(f"{what} are too many", hint="take a wider step, or fewer groups")
+    for start_ns in starts:
+        part = all_steps.part(start_ns)
+        recorded_ns = all_steps.coverage.recorded_ns(*part)
+        is_whole = start_ns >= all_steps.exact_ns and all_steps.coverage.is_whole(*part)
+        absent = nothing if is_whole else None
+        found = steps.get(start_ns, {})
+        for keys in groups:
+            yield SeriesRow(start_ns, keys, found.get(keys, absent), recorded_ns, is_whole)
+
+
+_MOST_CHOSEN = 60
+_CHOSEN = (*(n * MINUTE for n in (1, 5, 15, 30)), HOUR, 3 * HOUR, 6 * HOUR, DAY, WEEK)
+
+
+def _chosen_step(filters: Filters, coverage: Coverage, span: tuple[int, int] | None) -> int:
+    """Choose a step that parts the span in no more than a screen has lines."""
+    extent = coverage.extent or span or (0, 0)
+    since_ns = extent[0] if filters.since_ns is None else filters.since_ns
+    until_ns = extent[1] if filters.until_ns is None else filters.until_ns
+    fits = (step for step in _CHOSEN if (until_ns - since_ns) // step < _MOST_CHOSEN)
+    return next(fits, _CHOSEN[-1])
 
 
 def cover_steps(levels: Sequence[Held], since_ns: int, until_ns: int, step_ns: int) -> list[Piece]:
@@ -107,7 +248,7 @@ def cover_steps(levels: Sequence[Held], since_ns: int, until_ns: int, step_ns: i
     return before + cover(fitting, before[-1].until_ns, until_ns)
 
 
-def _coarse(levels: Sequence[Held], pieces: Sequence[Piece], step_ns: int) -> list[Caveat]:
+def _coarse(levels: Sequence[Held], pieces: Sequence[Piece], step_ns: int) -> list[Coarse]:
     widths = {level.table: level.width_ns for level in levels}
     unfit = [piece for piece in pieces if step_ns % widths[piece.table]]
     if not unfit:
