@@ -1,12 +1,9 @@
 """Sums by steps of time, against sums of the flows one by one."""
 
-import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from edges import with_ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from questions import (
@@ -25,18 +22,18 @@ from questions import (
     terms,
     write,
 )
+from recorded import T, file, flow_row, lost
 
 from ctk.ask.caveats import Coarse, Widened
 from ctk.ask.series import Series, parse_step, series
 from ctk.ask.sums import NOTHING, Counts
 from ctk.ask.top import top
 from ctk.errors import UsageError
-from ctk.model import EventCounts, Filters, FlowRow, Gap, GapKind, Term
+from ctk.model import Filters, FlowRow, GapKind, Term
 from ctk.store import prune, rollup
 from ctk.store.columns import FlowRecord
 from ctk.store.orphans import Orphans
 from ctk.store.rollup import LEVELS
-from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 
 STEPS = st.sampled_from([1, 5, 30, 60, 90, 120, 7 * 60, 24 * 60, 3 * 24 * 60]).map(
@@ -47,11 +44,9 @@ STEPS = st.sampled_from([1, 5, 30, 60, 90, 120, 7 * 60, 24 * 60, 3 * 24 * 60]).m
 def _summed(answer: Series) -> dict[tuple[Any, ...], list[int | None]]:
     """Sum the steps of each group; what was measured in none of them stays None."""
     sums: dict[tuple[Any, ...], list[int | None]] = defaultdict(lambda: list(NOTHING))
-    for row in answer.rows:
-        if row.counts is None:
-            continue
-        so_far = sums[row.keys]
-        for i, count in enumerate(row.counts):
+    for step in answer.rows:
+        so_far = sums[step.keys]
+        for i, count in enumerate(step.counts or ()):
             if count is not None:
                 so_far[i] = count + (so_far[i] or 0)
     return dict(sums)
@@ -178,38 +173,6 @@ def test_what_is_no_step_says_how_to_write_one(step: str | int) -> None:
 
 # Steps without holes.
 
-T = 1_732_560_000 * SECOND  # a whole minute, and a whole hour
-
-
-def _file(
-    *spans: tuple[int, int], gaps: Sequence[Gap] = (), rows: Sequence[FlowRow] = ()
-) -> sqlite3.Connection:
-    """A file of recordings from and to these seconds."""
-    conn = new()
-    for start_s, end_s in spans:
-        started_ns, ended_ns = T + start_s * SECOND, T + end_s * SECOND
-        writer = Writer(
-            conn, node="n1", source="k", settings={}, started_ns=started_ns, boot_id=None
-        )
-        own = [row for row in rows if started_ns <= row.started_ns < ended_ns]
-        writer.window(
-            with_ids(writer, own),
-            gaps=[gap for gap in gaps if started_ns <= gap.started_ns < ended_ns],
-            committed_ns=ended_ns,
-            counters=EventCounts(),
-        )
-        writer.finish(ended_ns)
-    return conn
-
-
-def _row(at_s: int, i: int = 0, moved: int | None = 1_500) -> FlowRow:
-    at_ns = T + at_s * SECOND
-    return FlowRow(EDGES[i], at_ns, at_ns, None, 3, 3, 0, 3, 1, 0, moved, 10, 0, 0)
-
-
-def _lost(at_s: int, kind: GapKind = "events lost") -> Gap:
-    return Gap(kind, T + at_s * SECOND, T + at_s * SECOND + SECOND, 5)
-
 
 def _told(answer: Series) -> list[tuple[int, int | None, bool]]:
     return [
@@ -219,7 +182,9 @@ def _told(answer: Series) -> list[tuple[int, int | None, bool]]:
 
 
 def test_a_step_without_flows_is_0_where_it_was_recorded_and_unknown_where_not() -> None:
-    conn = _file((0, 240), (360, 400), gaps=[_lost(130), _lost(62)], rows=[_row(70), _row(380)])
+    conn = file(
+        (0, 240), (360, 400), gaps=[lost(130), lost(62)], rows=[flow_row(70), flow_row(380)]
+    )
     answer = series(conn, Filters(since_ns=T - MINUTE, until_ns=T + 8 * MINUTE), (), MINUTE)
     assert _told(answer) == [
         (-1, None, False),  # before the first recording
@@ -240,7 +205,7 @@ def test_a_step_without_flows_is_0_where_it_was_recorded_and_unknown_where_not()
 def test_only_a_gap_that_may_hide_flows_makes_a_step_unknown(
     kind: GapKind, known: int | None
 ) -> None:
-    conn = _file((0, 60), gaps=[_lost(30, kind)], rows=[])
+    conn = file((0, 60), gaps=[lost(30, kind)], rows=[])
     assert [
         row.counts and row.counts.connections for row in series(conn, Filters(), (), MINUTE).rows
     ] == [known]
@@ -248,7 +213,9 @@ def test_only_a_gap_that_may_hide_flows_makes_a_step_unknown(
 
 
 def test_every_step_has_every_group_and_a_0_only_where_it_is_known() -> None:
-    conn = _file((0, 180), gaps=[_lost(130)], rows=[_row(5), _row(125), _row(65, 1, 9_000)])
+    conn = file(
+        (0, 180), gaps=[lost(130)], rows=[flow_row(5), flow_row(125), flow_row(65, 1, 9_000)]
+    )
     answer = series(conn, Filters(), ("src_name",), MINUTE)
     assert [(row.keys[0], row.counts and row.counts.bytes) for row in answer.rows] == [
         *(("web-2", 0), ("web-1", 1_500)),
@@ -264,7 +231,7 @@ def test_every_step_has_every_group_and_a_0_only_where_it_is_known() -> None:
 
 
 def test_bytes_of_a_step_without_flows_are_not_0_where_nothing_counts_them() -> None:
-    conn = _file((0, 120), rows=[_row(5, 0, None)._replace(packets_out=None, bytes_in=None)])
+    conn = file((0, 120), rows=[flow_row(5, 0, None)._replace(packets_out=None, bytes_in=None)])
     answer = series(conn, Filters(), (), MINUTE)
     assert [row.counts and row.counts.bytes for row in answer.rows] == [None, None]
     assert [row.counts and row.counts.connections for row in answer.rows] == [3, 0]
@@ -272,7 +239,7 @@ def test_bytes_of_a_step_without_flows_are_not_0_where_nothing_counts_them() -> 
 
 
 def test_rates_are_by_the_time_that_was_recorded() -> None:
-    conn = _file((0, 90), rows=[_row(5), _row(65)])
+    conn = file((0, 90), rows=[flow_row(5), flow_row(65)])
     answer = series(conn, Filters(), (), MINUTE)
     assert [row.per_s("bytes") for row in answer.rows] == [25.0, 50.0]
     [first, _] = answer.records()
@@ -286,10 +253,10 @@ def test_rates_are_by_the_time_that_was_recorded() -> None:
 
 
 def test_steps_that_nobody_reads_are_refused() -> None:
-    conn = _file((0, 60), rows=[_row(5)])
+    conn = file((0, 60), rows=[flow_row(5)])
     with pytest.raises(UsageError) as error:
         series(conn, Filters(since_ns=T - 366 * DAY), (), MINUTE)
-    assert error.value.message == "527,041 steps of 1 groups are too many"
+    assert error.value.message == "527,041 steps are too many"
     conn.close()
 
 
@@ -299,7 +266,7 @@ def test_steps_that_nobody_reads_are_refused() -> None:
 def test_without_a_step_one_is_chosen_that_parts_the_span_in_60_or_fewer(
     minutes: int, step_ns: int
 ) -> None:
-    conn = _file((0, minutes * 60), rows=[_row(5)])
+    conn = file((0, minutes * 60), rows=[flow_row(5)])
     answer = series(conn, Filters(), (), None)
     assert answer.step_ns == step_ns
     assert len(answer.rows) <= 60

@@ -6,13 +6,14 @@ Who is absent is only said to have vanished, or to be new, where nothing can hav
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ctk.ask.caveats import Caveat, Folded, Widened
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
+from ctk.ask.keywords import Moment
 from ctk.ask.sums import SEEN, SORTS, Counts, Value, plus, refuse_cut
 from ctk.ask.top import top
 from ctk.errors import UsageError
@@ -29,6 +30,10 @@ STATES: tuple[State, ...] = get_args(State)
 
 _KINDS = ("src_kind", "dst_kind")
 Keys = tuple[Value, ...]
+
+
+# "2h..1h", or the two ends, either of them None for that of the file.
+AskedSpan = str | tuple[Moment | None, Moment | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,42 @@ class Diff:
         """Whether the spans differ by more than a hundredth, so that only rates compare."""
         longer = max(self.before.recorded_ns, self.after.recorded_ns)
         return abs(self.before.recorded_ns - self.after.recorded_ns) * 100 > longer
+
+
+def two_spans(
+    conn: sqlite3.Connection,
+    before: AskedSpan | None,
+    after: AskedSpan | None,
+    two_files: bool,
+    of_before: Callable[[Moment | None, Moment | None], Filters],
+    of_after: Callable[[Moment | None, Moment | None], Filters],
+) -> tuple[Filters, Filters]:
+    """Read two spans. Of one file's one may be left out: it is as long as the other, beside it."""
+    hint = "--before 2h..1h --after 1h.."
+    one, other = of_before(*_ends(before)), of_after(*_ends(after))
+    if two_files or (before is not None and after is not None):
+        return one, other
+    if before is None and after is None:
+        raise UsageError("there are no two spans, or files, to compare", hint=hint)
+    given = one if after is None else other
+    extent = coverage_of(conn).extent or (0, 0)
+    since_ns = extent[0] if given.since_ns is None else given.since_ns
+    until_ns = extent[1] if given.until_ns is None else given.until_ns
+    long_ns = until_ns - since_ns
+    if after is None:
+        return one, replace(one, since_ns=until_ns, until_ns=until_ns + long_ns)
+    return replace(other, since_ns=since_ns - long_ns, until_ns=since_ns), other
+
+
+def _ends(span: AskedSpan | None) -> tuple[Moment | None, Moment | None]:
+    if span is None:
+        return None, None
+    if not isinstance(span, str):
+        return span
+    since, dots, until = span.partition("..")
+    if not dots:
+        raise UsageError(f"{span!r} is not a span", hint="2h..1h, 09:00..10:00, or 1h.. until now")
+    return since.strip() or None, until.strip() or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +224,7 @@ def _change(keys: Keys, one: _Answer, other: _Answer, count: str) -> Change:
 def _per_s(counts: Counts | None, side: Side, count: str) -> float | None:
     """Give a count by the second; who is not there counts 0."""
     counted = 0 if counts is None else getattr(counts, count)
-    return None if counted is None else counted / side.recorded_ns * SECOND
+    return None if counted is None else counted * SECOND / side.recorded_ns
 
 
 def _may_hide(answer: _Answer, is_stranger: bool) -> bool:

@@ -7,7 +7,7 @@ nothing was recorded, or in which a gap may hide what was, is there without coun
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,13 +15,16 @@ from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of_span, pr
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
 from ctk.ask.spans import Held, Piece, clip, cover, held
-from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Value, hides, needs_flows, sum_up
+from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Value, hides, needs_flows, plus, sum_up
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE, SECOND, WEEK, format_time, parse_age
 
 # More steps, or rows of them, than these are not what anybody wants.
 MOST_STEPS, MOST_ROWS = 100_000, 1_000_000
+
+
+Keys = tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,14 @@ class SeriesRow:
         return value * SECOND / self.recorded_ns if value is not None and self.recorded_ns else None
 
 
+class Step(NamedTuple):
+    """How much of a step was recorded, and whether nothing may be hidden in it."""
+
+    started_ns: int
+    recorded_ns: int
+    is_whole: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """Sums by step and keys: every step of the span, oldest first, and in it every group."""
@@ -53,6 +64,7 @@ class Series:
     by: tuple[str, ...]
     step_ns: int
     sort: str
+    steps: tuple[Step, ...]
     rows: tuple[SeriesRow, ...]
     groups: int  # in all; those of `rows` are the first of them, the largest first
     caveats: tuple[Caveat, ...]
@@ -132,21 +144,82 @@ def series(
         caveats += coarse
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
-    measured = any(counts.bytes is not None for some in steps.values() for counts in some.values())
+    known = _Known(filters, coverage, step_ns, coarse[-1].until_ns if coarse else -FOREVER_NS)
+    return _series(tuple(by), step_ns, known.steps(steps), steps, sort, limit, caveats)
+
+
+def together(
+    found: Sequence[Series], sort: str | None, limit: int | None, caveats: Sequence[Caveat]
+) -> Series:
+    """
+    Put the series of several files together.
+
+    A count is what all files have of it: unknown where none knows, and perhaps too small where one
+    of them does not.
+    """
+    by, step_ns = found[0].by, found[0].step_ns
+    sums: dict[int, dict[Keys, Counts]] = {}
+    files: dict[int, list[Step]] = {}
+    for series in found:
+        for step in series.steps:
+            files.setdefault(step.started_ns, []).append(step)
+        for row in series.rows:
+            if row.counts is not None:
+                some = sums.setdefault(row.started_ns, {})
+                some[row.keys] = (
+                    plus(some[row.keys], row.counts) if row.keys in some else row.counts
+                )
+    steps = [
+        Step(
+            started_ns,
+            max((step.recorded_ns for step in files.get(started_ns, ())), default=0),
+            len(files.get(started_ns, ())) == len(found)
+            and all(step.is_whole for step in files[started_ns]),
+        )
+        for started_ns in (range(min(files), max(files) + 1, step_ns) if files else ())
+    ]
+    return _series(by, step_ns, steps, sums, sort, limit, caveats)
+
+
+def _series(
+    by: tuple[str, ...],
+    step_ns: int,
+    steps: Sequence[Step],
+    found: Mapping[int, Mapping[Keys, Counts]],
+    sort: str | None,
+    limit: int | None,
+    caveats: Sequence[Caveat],
+) -> Series:
+    """Give every step every group: what it counted, or 0, or that this is not known."""
+    measured = any(counts.bytes is not None for some in found.values() for counts in some.values())
+    nothing = NOTHING._replace(packets=0, bytes=0, bytes_out=0, bytes_in=0) if measured else NOTHING
     sort = sort or ("bytes" if measured else "connections")
-    groups = _groups(steps, sort) or [()] * (not by)
-    known = _Steps(filters, coverage, step_ns, coarse[-1].until_ns if coarse else -FOREVER_NS)
+    groups = _groups(found, sort) or [()] * (not by)
+    if len(steps) * len(groups[:limit]) > MOST_ROWS:
+        raise UsageError(
+            f"{len(steps):,} steps of {len(groups):,} groups are too many",
+            hint="take a wider step, or fewer groups",
+        )
+    rows = tuple(
+        SeriesRow(
+            step.started_ns,
+            keys,
+            found.get(step.started_ns, {}).get(keys, nothing if step.is_whole else None),
+            step.recorded_ns,
+            step.is_whole,
+        )
+        for step in steps
+        for keys in groups[:limit]
+    )
     return Series(
-        by=tuple(by),
+        by=by,
         step_ns=step_ns,
         sort=sort,
-        rows=tuple(_rows(steps, groups[:limit], known, measured)),
+        steps=tuple(steps),
+        rows=rows,
         groups=len(groups),
         caveats=tuple(caveats),
     )
-
-
-Keys = tuple[Value, ...]
 
 
 def _groups(steps: Mapping[int, Mapping[Keys, Counts]], sort: str) -> list[Keys]:
@@ -158,64 +231,45 @@ def _groups(steps: Mapping[int, Mapping[Keys, Counts]], sort: str) -> list[Keys]
     return sorted(totals, key=lambda keys: (-totals[keys], *map(str, keys)))
 
 
-class _Steps(NamedTuple):
-    """What is asked of, and known of, each step."""
+class _Known(NamedTuple):
+    """What is known of the time that is asked about."""
 
     filters: Filters
     coverage: Coverage
     step_ns: int
     exact_ns: int  # before this, counts stand at the start of buckets wider than a step
 
-    def starts(self, found: Iterable[int]) -> range:
-        """Give the start of each step of the span: the one asked for, or that of what there is."""
-        filters, extent, step_ns = self.filters, self.coverage.extent, self.step_ns
-        firsts, lasts = list(found), [start_ns + 1 for start_ns in found]
+    def steps(self, found: Iterable[int]) -> list[Step]:
+        """Give the steps of the span: of the one asked for, or of what there is."""
+        filters, extent = self.filters, self.coverage.extent
+        starts, ends = list(found), [started_ns + 1 for started_ns in found]
         if filters.since_ns is not None:
-            firsts.append(filters.since_ns)
+            starts.append(filters.since_ns)
         elif extent is not None:
-            firsts.append(
-                extent[0] if filters.until_ns is None else min(extent[0], filters.until_ns)
-            )
-        if extent is not None:
-            lasts.append(extent[1])
+            starts.append(extent[0])
         if filters.until_ns is not None:
-            lasts = [*(start_ns + 1 for start_ns in found), filters.until_ns]
-        if not firsts or not lasts:
-            return range(0)
-        return range(min(firsts) // step_ns * step_ns, max(lasts), step_ns)
+            ends.append(filters.until_ns)
+        elif extent is not None:
+            ends.append(extent[1])
+        if not starts or not ends:
+            return []
+        all_of_them = range(min(starts) // self.step_ns * self.step_ns, max(ends), self.step_ns)
+        if len(all_of_them) > MOST_STEPS:
+            raise UsageError(
+                f"{len(all_of_them):,} steps are too many", hint="take a wider step: 1h or 1d"
+            )
+        return [self._step(started_ns) for started_ns in all_of_them]
 
-    def part(self, start_ns: int) -> tuple[int, int]:
-        """Give the part of a step that was asked for, and is not before or after all recordings."""
-        since_ns, until_ns = start_ns, start_ns + self.step_ns
-        if self.coverage.extent is not None:
-            since_ns = max(since_ns, self.coverage.extent[0])
-            until_ns = min(until_ns, self.coverage.extent[1])
-        if self.filters.since_ns is not None:
-            since_ns = max(since_ns, self.filters.since_ns)
-        if self.filters.until_ns is not None:
-            until_ns = min(until_ns, self.filters.until_ns)
-        return since_ns, until_ns
-
-
-def _rows(
-    steps: Mapping[int, Mapping[Keys, Counts]],
-    groups: Sequence[Keys],
-    all_steps: _Steps,
-    measured: bool,
-) -> Iterator[SeriesRow]:
-    nothing = NOTHING._replace(packets=0, bytes=0, bytes_out=0, bytes_in=0) if measured else NOTHING
-    starts = all_steps.starts(steps)
-    if len(starts) > MOST_STEPS or len(starts) * len(groups) > MOST_ROWS:
-        what = f"{len(starts):,} steps of {len(groups):,} groups"
-        raise UsageError(f"{what} are too many", hint="take a wider step, or fewer groups")
-    for start_ns in starts:
-        part = all_steps.part(start_ns)
-        recorded_ns = all_steps.coverage.recorded_ns(*part)
-        is_whole = start_ns >= all_steps.exact_ns and all_steps.coverage.is_whole(*part)
-        absent = nothing if is_whole else None
-        found = steps.get(start_ns, {})
-        for keys in groups:
-            yield SeriesRow(start_ns, keys, found.get(keys, absent), recorded_ns, is_whole)
+    def _step(self, started_ns: int) -> Step:
+        """Look at the part of a step that was asked for, and is not outside of all recordings."""
+        filters, extent = self.filters, self.coverage.extent
+        since_ns, until_ns = started_ns, started_ns + self.step_ns
+        for least_ns in (filters.since_ns, extent and extent[0]):
+            since_ns = since_ns if least_ns is None else max(since_ns, least_ns)
+        for most_ns in (filters.until_ns, extent and extent[1]):
+            until_ns = until_ns if most_ns is None else min(until_ns, most_ns)
+        is_whole = started_ns >= self.exact_ns and self.coverage.is_whole(since_ns, until_ns)
+        return Step(started_ns, self.coverage.recorded_ns(since_ns, until_ns), is_whole)
 
 
 _MOST_CHOSEN = 60
