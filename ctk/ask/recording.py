@@ -6,15 +6,15 @@ read at once, by several threads each its own, and none of them changes what ano
 """
 
 import os
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
+from ctk.ask.connection import Connect
 from ctk.ask.keywords import Asked, Moment, filters_of
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -52,7 +52,8 @@ class Recording:
     """
     What one file holds, read-only. The filters of a question are keyword arguments: see `Asked`.
 
-    A question about a file that is being written is answered as of the moment it is asked.
+    A question about a file that is being written is answered as of the moment it is asked; about
+    a file of an older ctk, as of the moment it was opened.
     """
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
@@ -64,8 +65,7 @@ class Recording:
             )
         self.path = Path(target)
         self._open = True
-        with self._connect():
-            pass  # it is a ctk file, of a schema that is known here
+        self._connect = _connect_to(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -109,25 +109,27 @@ class Recording:
         by: str | Iterable[str] = ("source", "destination"),
         sort: str | None = None,
         limit: int | None = 20,
+        seen: bool = False,
         **asked: Unpack[Asked],
     ) -> "Top":
         """
         Sum up the flows that fit by keys, the largest first.
 
         `by` names keys of a flow that are neither times nor counts, or `source` and `destination`:
-        the two sides by the finest name that is known. `sort` is one of bytes, packets,
-        connections, events and failed; by default it is bytes, and connections where no bytes
-        were measured.
+        the two sides by the finest name that is known. `sort` is a count (bytes, packets,
+        connections, events, failed, bytes_out, bytes_in, refused, unreplied), or first_seen or
+        last_seen, the latest first; by default it is bytes, and connections where no bytes were
+        measured. With `seen`, rows tell when they were first and last seen.
         """
         from ctk.ask.top import top
 
         self._check()
         keys = _keys(by)
-        chosen = _filters(filters, asked, "by", "sort", "limit")
+        chosen = _filters(filters, asked, "by", "sort", "limit", "seen")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
-            return top(conn, chosen, keys, sort, limit)
+            return top(conn, chosen, keys, sort, limit, seen=seen)
 
     def series(
         self,
@@ -159,18 +161,34 @@ class Recording:
         params: "Mapping[str, SqlValue] | None" = None,
         /,
         *,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit_s: float = 30.0,
+        memory_bytes: int | None = None,
+        explain: bool = False,
         **named: "SqlValue",
     ) -> "SqlAnswer":
         """
         Ask in SQL, of the views: one statement that only reads, for at most `limit_s` seconds.
 
-        A `:name` in it is bound to the argument of that name, or to that of `params`.
+        A `:name` in it is bound to the argument of that name, or to that of `params`; `:since_ns`
+        and `:until_ns` to `since` and `until`, or to the ends of time. `ago('1h')` and
+        `ns('2024-11-25T18:47Z')` are nanoseconds, like started_ns. `memory_bytes` limits SQLite
+        in this whole process, and cannot be raised again. With `explain`, give the plan instead.
         """
-        from ctk.ask.sql import SqlAnswer
+        from ctk.ask.sql import SqlAnswer, SqlTerms
 
         self._check()
-        return SqlAnswer(self._connect, text, {**(params or {}), **named}, limit_s)
+        span = _filters(None, {"since": since, "until": until})
+        terms = SqlTerms(
+            limit_s=limit_s,
+            memory_bytes=memory_bytes,
+            now_ns=time.time_ns(),
+            since_ns=span.since_ns,
+            until_ns=span.until_ns,
+            explain=explain,
+        )
+        return SqlAnswer(self._connect, text, {**(params or {}), **named}, terms)
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
@@ -199,12 +217,20 @@ class Recording:
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
 
-    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
-        return connect.reader(self.path)
-
     def _check(self) -> None:
         if not self._open:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
+
+
+def _connect_to(path: Path) -> Connect:
+    try:
+        with connect.reader(path):
+            return partial(connect.reader, path)
+    except connect.OlderSchemaError:
+        pass
+    from ctk.store.older import Older
+
+    return Older(path).reader
 
 
 def _filters(filters: Filters | None, asked: Mapping[str, object], *others: str) -> Filters:

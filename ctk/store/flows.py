@@ -6,13 +6,14 @@ Appending fills pages, where inserting anywhere leaves them half full.
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
 from ctk.model import LONE_COUNTS, FlowRow, LoneEvent, counts_of
 from ctk.store import bulk, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
+from ctk.store.identities import Identities
 from ctk.store.late import LateRows
 from ctk.timespan import FOREVER_NS
 
@@ -37,8 +38,9 @@ _started_of_event = itemgetter(0)
 class FlowTable:
     """Takes the rows of windows; `newest_ns` is the start of the newest row in the file."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: sqlite3.Connection, identities: Identities) -> None:
         self._conn = conn
+        self._identities = identities
         self.folding = rollup.Folding()
         self.late = LateRows(conn, self.folding)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
@@ -48,7 +50,7 @@ class FlowTable:
         self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
     ) -> None:
         """
-        Insert rows, and lone events under their edge, in any order.
+        Insert rows, and lone events under their edge, in any order, and the edges that are new.
 
         What starts in a bucket that is finished is added to it; flows of a time that was pruned
         stand in their buckets only.
@@ -62,6 +64,7 @@ class FlowTable:
                 for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
             ]
         lone.sort(key=_started_of_event)
+        self._identities.flush(self._first_seen(ordered, lone))
         first_n = len(lone)
         starts = [row.started_ns for row in ordered[:1]] + [event[0] for event in lone[:1]]
         self.folding.inserted(min(starts, default=FOREVER_NS))
@@ -82,6 +85,16 @@ class FlowTable:
         bulk.run(self._conn, _FLOW, list(_numbered(ordered[before:], first_n)))
         newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
         self.newest_ns = max([self.newest_ns, *newest])
+
+    def _first_seen(self, rows: Sequence[FlowRow], lone: Sequence[_Lone]) -> Mapping[int, int]:
+        """Give when the edges of these rows, oldest first, begin; nothing where none is new."""
+        if not self._identities.has_new_edges:
+            return {}
+        first_ns = {edge_id: started_ns for started_ns, _, edge_id, _, _ in reversed(lone)}
+        for row in rows:
+            if row.started_ns < first_ns.get(row.edge_id, FOREVER_NS):
+                first_ns[row.edge_id] = row.started_ns
+        return first_ns
 
     def _insert_out_of_order(self, row: FlowRow) -> None:
         """Insert a row where time has been before, and note it for those that read on by time."""

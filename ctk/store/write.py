@@ -26,13 +26,14 @@ from ctk.model import (
     FlowTuple,
     Gap,
     HistoryChange,
+    IdleConnections,
     KnownObject,
     KnownUnknown,
     LiveConnections,
     LoneEvent,
     Previous,
 )
-from ctk.store import earlier, history, prune, rollup
+from ctk.store import earlier, history, live, prune, rollup
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
 from ctk.store.flows import FlowTable
 from ctk.store.identities import Identities
@@ -40,11 +41,6 @@ from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.timespan import FOREVER_NS
-
-_KEPT_AT_ONCE = 5_000
-_KEEP_CONNECTIONS = (
-    "INSERT INTO connection(flow, began_ns, edge_id, keys, counters) VALUES (?,?,?,?,?)"
-)
 
 
 class Writer:
@@ -76,7 +72,7 @@ class Writer:
         )
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
-        self._flows = FlowTable(conn)
+        self._flows = FlowTable(conn, self._identities)
         self._orphans = Orphans(conn, self._identities.forget)
         self._reserve = Reserve(self._path)
         self._kept_before = True  # there may be connections that the last recording kept
@@ -113,7 +109,6 @@ class Writer:
             with self._transaction():
                 if began:
                     self._begin()
-                self._identities.flush()
                 self._flows.insert(rows, events)
                 self._identities.change(changes)
                 for change in changes:
@@ -221,15 +216,11 @@ class Writer:
             with self._transaction():
                 if self._recording.id is None:
                     self._begin()
-                self._conn.execute(
-                    "DELETE FROM connection WHERE edge_id IN"
-                    " (SELECT id FROM edge WHERE recorder_id = ?)",
-                    (self._recording.recorder_id,),
-                )
+                live.forget(self._conn, self._recording.recorder_id)
                 connections = iter(connections)
-                while some := list(islice(connections, _KEPT_AT_ONCE)):
-                    self._identities.flush()
-                    self._conn.executemany(_KEEP_CONNECTIONS, map(_kept, some))
+                while some := list(islice(connections, live.AT_ONCE)):
+                    self._identities.flush({each.edge_id: ended_ns for each in some})
+                    live.keep(self._conn, some)
                 self._recording.end(ended_ns)
         except BaseException:
             self._identities.rolled_back()
@@ -247,13 +238,15 @@ class Writer:
             return
         if previous.boot_id != boot_id:
             return
-        rows = self._conn.execute(
-            "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
-            " FROM connection JOIN edge ON edge.id = edge_id WHERE edge.recorder_id = ?",
-            (self._recording.recorder_id,),
-        )
-        for flow, began_ns, edge_id, has_ports, keys, counters in rows:
-            yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
+        yield from live.load(self._conn, self._recording.recorder_id)
+
+    def keep_idle(self, idle: IdleConnections) -> None:
+        """Keep which live connections are idle, in place of those of an earlier look."""
+        recording = self._recording
+        if recording.id is not None:
+            self._fill_reserve()
+            with self._transaction():
+                live.keep_idle(self._conn, recording.recorder_id, recording.id, idle)
 
     def in_reserve(
         self, gap: Gap, committed_ns: int, counters: EventCounts, ended_ns: int | None = None
@@ -303,10 +296,6 @@ class Writer:
         rollup.reopen(self._conn, self._recording.started_ns)
         if self._identities.closed_ns is not None:
             self._identities.close_open(self._identities.closed_ns)
-
-
-def _kept(some: LiveConnections) -> tuple[object, ...]:
-    return some.flow, some.began_ns, some.edge_id, some.keys, some.counters
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:
