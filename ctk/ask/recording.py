@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-from ctk.ask.keywords import Asked, Moment, filters_of
+from ctk.ask.keywords import Asked, filters_of
+from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store import connect
@@ -99,7 +100,7 @@ class Recording:
         from ctk.ask.flows import Flows
 
         self._check()
-        return Flows(self._connect, _filters(filters, asked, "after"), after)
+        return Flows(self._connect, self._filters(filters, asked, "after"), after)
 
     def top(
         self,
@@ -123,7 +124,7 @@ class Recording:
 
         self._check()
         keys = _keys(by)
-        chosen = _filters(filters, asked, "by", "sort", "limit")
+        chosen = self._filters(filters, asked, "by", "sort", "limit")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
@@ -148,7 +149,7 @@ class Recording:
 
         self._check()
         keys = _keys(by)
-        chosen = _filters(filters, asked, "by", "step")
+        chosen = self._filters(filters, asked, "by", "step")
         step_ns = parse_step(step)
         with self._connect() as conn:
             return series(conn, chosen, keys, step_ns)
@@ -174,14 +175,14 @@ class Recording:
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
-        from ctk.ask.caveats import nothing_recorded
+        from ctk.ask.caveats import caveats_of
         from ctk.ask.gaps import gaps_of
 
         self._check()
-        span = _filters(None, {"since": since, "until": until})
+        span = self._filters(None, {"since": since, "until": until})
         with self._connect() as conn:
             found = gaps_of(conn, span.since_ns, span.until_ns)
-            return Gaps(rows=found, caveats=tuple(nothing_recorded(conn)))
+            return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))
 
     def describe(self) -> "Description":
         """Say what the file holds: its span, nodes, recordings, gaps, levels and tables."""
@@ -199,20 +200,28 @@ class Recording:
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
 
+    def reference(self) -> Reference:
+        """Give what ages and clocks count from: now while the file is written, else its end."""
+        self._check()
+        with self._connect() as conn:
+            return reference_of(conn, time.time_ns())
+
+    def _filters(
+        self, filters: Filters | None, asked: Mapping[str, object], *others: str
+    ) -> Filters:
+        if filters is None:
+            now_ns = time.time_ns()
+            return filters_of(asked, now_ns=now_ns, reference=self.reference, others=others)
+        if asked:
+            raise TypeError("give Filters, or keyword arguments, not both")
+        return filters
+
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return connect.reader(self.path)
 
     def _check(self) -> None:
         if not self._open:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
-
-
-def _filters(filters: Filters | None, asked: Mapping[str, object], *others: str) -> Filters:
-    if filters is None:
-        return filters_of(asked, now_ns=time.time_ns(), others=others)
-    if asked:
-        raise TypeError("give Filters, or keyword arguments, not both")
-    return filters
 
 
 def _keys(by: str | Iterable[str]) -> Sequence[str]:

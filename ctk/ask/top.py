@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.spans import clip, cover, held
 from ctk.ask.sums import COUNTS, SUMS, Counts, Value, hides, needs_flows, sum_up
@@ -67,7 +67,7 @@ def top(
         rows = tuple(
             TopRow(tuple(row[: len(by)]), Counts._make(row[len(by) :])) for _, _, *row in found
         )
-        caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
+        caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
@@ -75,6 +75,10 @@ def top(
             caveats.append(Widened(*reach))
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
+        elif not groups:
+            from ctk.ask.nothing import why_nothing
+
+            caveats[:0] = why_nothing(conn, filters)
     measured = sums.bytes is not None
     return Top(
         by=tuple(by),

@@ -77,8 +77,6 @@ def query(
             remark(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
             )
-        elif not written and output.format == "table":
-            remark("no flows fit")
         print_caveats(flows.caveats)
 
 

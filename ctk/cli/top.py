@@ -13,11 +13,10 @@ from ctk.cli.options import (
     db_argument,
     filter_options,
     output_options,
-    parse_count,
     print_caveats,
-    remark,
 )
 from ctk.model import Filters
+from ctk.numbers import parse_count
 from ctk.render import tables as render
 from ctk.render.tables import Output
 
@@ -57,6 +56,4 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
     with ctk.open(db) as recording:
         ranked = recording.top(filters, by=keys, sort=sort, limit=limit)
     render.top(ranked, output, sys.stdout.buffer)
-    if not ranked.groups and output.format == "table":
-        remark("no flows fit")
     print_caveats(ranked.caveats)
