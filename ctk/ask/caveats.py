@@ -116,6 +116,21 @@ class NothingFits:
         return ": ".join(["no flows fit", *([", and ".join(self.reasons)] if self.reasons else [])])
 
 
+@dataclass(frozen=True, slots=True)
+class TextTimes:
+    """SQL names a time that is text, and a function whose times do not compare with it."""
+
+    column: str
+    function: str
+
+    @property
+    def text(self) -> str:
+        numbers = f"compare {self.column.removesuffix('_at')}_ns with ago('1h')"
+        if self.function == "datetime":
+            return f"{self.column} has a T where datetime() has a blank: {numbers}"
+        return f"{self.column} is text, larger than the number of {self.function}(): {numbers}"
+
+
 Caveat = (
     NothingRecorded
     | CountedFromEnd
@@ -126,6 +141,7 @@ Caveat = (
     | Coarse
     | Folded
     | NothingFits
+    | TextTimes
 )
 
 

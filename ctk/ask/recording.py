@@ -6,15 +6,15 @@ read at once, by several threads each its own, and none of them changes what ano
 """
 
 import os
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
+from ctk.ask.connection import Connect
 from ctk.ask.keywords import Asked, filters_of
 from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.errors import UsageError
@@ -53,7 +53,8 @@ class Recording:
     """
     What one file holds, read-only. The filters of a question are keyword arguments: see `Asked`.
 
-    A question about a file that is being written is answered as of the moment it is asked.
+    A question about a file that is being written is answered as of the moment it is asked; about
+    a file of an older ctk, as of the moment it was opened.
     """
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
@@ -65,8 +66,7 @@ class Recording:
             )
         self.path = Path(target)
         self._open = True
-        with self._connect():
-            pass  # it is a ctk file, of a schema that is known here
+        self._connect = _connect_to(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -158,20 +158,38 @@ class Recording:
         self,
         text: str,
         params: "Mapping[str, SqlValue] | None" = None,
+        filters: Filters | None = None,
         /,
         *,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit_s: float = 30.0,
+        memory_bytes: int | None = None,
+        explain: bool = False,
         **named: "SqlValue",
     ) -> "SqlAnswer":
         """
         Ask in SQL, of the views: one statement that only reads, for at most `limit_s` seconds.
 
-        A `:name` in it is bound to the argument of that name, or to that of `params`.
+        A `:name` in it is bound to the argument of that name, or to that of `params`; `:since_ns`
+        and `:until_ns` to `since` and `until`, or to the ends of time. `ago('1h')` and
+        `ns('2024-11-25T18:47Z')` are nanoseconds, like started_ns. `memory_bytes` limits SQLite
+        in this whole process, and cannot be raised again. With `explain`, give the plan instead.
         """
-        from ctk.ask.sql import SqlAnswer
+        from ctk.ask.sql import SqlAnswer, SqlTerms
 
         self._check()
-        return SqlAnswer(self._connect, text, {**(params or {}), **named}, limit_s)
+        asked = {"since": since, "until": until}
+        given = {name: value for name, value in asked.items() if value is not None}
+        span = self._filters(filters, given)
+        terms = SqlTerms(
+            limit_s=limit_s,
+            memory_bytes=memory_bytes,
+            now=self.reference(),
+            span=span,
+            explain=explain,
+        )
+        return SqlAnswer(self._connect, text, {**(params or {}), **named}, terms)
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
@@ -216,12 +234,20 @@ class Recording:
             raise TypeError("give Filters, or keyword arguments, not both")
         return filters
 
-    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
-        return connect.reader(self.path)
-
     def _check(self) -> None:
         if not self._open:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
+
+
+def _connect_to(path: Path) -> Connect:
+    try:
+        with connect.reader(path):
+            return partial(connect.reader, path)
+    except connect.OlderSchemaError:
+        pass
+    from ctk.store.older import Older
+
+    return Older(path).reader
 
 
 def _keys(by: str | Iterable[str]) -> Sequence[str]:

@@ -18,6 +18,7 @@ from ctk.cli.options import (
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
+from ctk.numbers import parse_size
 from ctk.render import tables as render
 from ctk.render.tables import Output
 from ctk.timespan import SECOND, parse_age
@@ -35,6 +36,15 @@ from ctk.timespan import SECOND, parse_age
     show_default=True,
     help="How long SQL may take.",
 )
+@click.option(
+    "--memory",
+    type=parse_size,
+    metavar="SIZE",
+    default="256MiB",
+    show_default=True,
+    help="How much memory SQL may take.",
+)
+@click.option("--explain", is_flag=True, help="Say how SQLite would answer the SQL.")
 @filter_options
 @output_options
 def query(
@@ -42,32 +52,49 @@ def query(
     sql: str | None,
     param: tuple[tuple[str, str], ...],
     timeout: int,
+    memory: int,
+    explain: bool,
     filters: Filters,
     output: Output,
 ) -> None:
     """
     List the flows in DB, oldest first.
 
-    Or ask DB in SQL: its views are flows, flows_1m, flows_1h and flows_1d with the keys of
-    -o jsonl, and pods, services, endpoints, nodes, gaps and recordings.
+    Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. Its views are flows,
+    flows_1m, flows_1h and flows_1d with the keys of -o jsonl, and pods, services, endpoints,
+    nodes, gaps and recordings. Times compare as numbers: started_ns >= ago('1h'),
+    started_ns >= ns('2024-11-25'), started_ns >= :since_ns and started_ns < :until_ns with
+    --since and --until.
 
     \b
     ctk query node.db --since 15m --to-service shop/web --failed
-    ctk query node.db "select dst, sum(bytes_out) from flows group by 1"
+    ctk query node.db "select dst, sum(bytes_out) from flows
+      where started_ns > ago('1h') group by 1"
     """
-    if param and sql is None:
-        raise UsageError(
-            "-p is for SQL", hint='"select * from flows where src = :ip" -p ip 10.0.0.1'
-        )
+    if sql is None:
+        for flag, given in (("-p", param), ("--explain", explain)):
+            if given:
+                hint = '"select * from flows where src = :ip" -p ip 10.0.0.1'
+                raise UsageError(f"{flag} is for SQL", hint=hint)
+    elif (filters.first, filters.last, filters.terms) != (None, None, ()):
+        raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
     with ctk.open(db) as recording:
         if sql is not None:
-            if filters != Filters():
-                raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
-            params = {name: _value(text) for name, text in param}
-            answer = recording.sql(sql, params, limit_s=timeout / SECOND)
+            answer = recording.sql(
+                _statement(sql),
+                {name: _value(text) for name, text in param},
+                filters,
+                limit_s=timeout / SECOND,
+                memory_bytes=memory,
+                explain=explain,
+            )
+            if explain and output.format == "table":
+                render.plan(answer, sys.stdout.buffer)
+                return
             written = render.rows(answer.columns, answer, output, sys.stdout.buffer)
             if written == output.most and next(answer, None) is not None:
                 remark(f"only the first {written:,} rows are shown: -o csv writes all")
+            print_caveats(answer.caveats)
             return
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
@@ -80,8 +107,30 @@ def query(
         print_caveats(flows.caveats)
 
 
+def _statement(word: str) -> str:
+    """Give the SQL itself: from standard input for -, and from FILE for @FILE."""
+    if word == "-":
+        raw = sys.stdin.buffer.read()
+    elif word.startswith("@"):
+        try:
+            raw = Path(word[1:]).read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{word[1:] or 'the file behind @'} cannot be read: {error.strerror}",
+                hint="@FILE is a file of SQL",
+            ) from error
+    else:
+        return word
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the SQL in {word} is not UTF-8", hint="save it as UTF-8") from error
+
+
 def _value(text: str) -> str | int | float:
     """Read a number as one: to SQL the text '5' is larger than any number."""
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
+    if re.fullmatch(r"-?(0|[1-9][0-9]*)", text):
+        if not -(2**63) <= int(text) < 2**63:
+            raise UsageError(f"{text} is more than SQLite counts", hint="write it into the SQL")
         return int(text)
     return float(text) if re.fullmatch(r"-?[0-9]+\.[0-9]+", text) else text

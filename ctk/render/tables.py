@@ -63,6 +63,14 @@ def rows(
     return written
 
 
+def plan(steps: Iterable[Sequence[Any]], out: BinaryIO) -> None:
+    """Write how SQLite answers a question: a line a step, below the step that it is part of."""
+    depths: dict[int, int] = {}
+    for number, parent, _, step in steps:
+        depths[number] = depths.get(parent, -1) + 1
+        out.write(f"{'  ' * depths[number]}{_cell(step)}\n".encode())
+
+
 def top(ranked: "Top", output: Output, out: BinaryIO) -> None:
     """Write groups and what part of the whole each moved; a table ends with the whole."""
     at = COUNTS.index(ranked.sort)
