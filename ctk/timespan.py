@@ -56,8 +56,8 @@ def _age(text: str) -> int:
 def is_relative(text: str, after_ns: int | None = None) -> bool:
     """Say whether `parse_time` counts from its now: an age, a clock alone, today or yesterday."""
     text = text.strip().lower()
-    if text and _AGO.fullmatch(text):
-        return True
+    if not text or _AGO.fullmatch(text):
+        return bool(text)
     match = _TIME.fullmatch(text)
     if match is None or match["day"] is None:
         return match is not None and after_ns is None

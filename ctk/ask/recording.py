@@ -185,7 +185,7 @@ class Recording:
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
-            now=self.reference(),
+            now_ns=time.time_ns(),
             span=span,
             explain=explain,
         )

@@ -6,14 +6,13 @@ import sqlite3
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from threading import Lock, Timer
 from typing import TYPE_CHECKING
 
 from ctk.ask.connection import Connect
 from ctk.ask.functions import FUNCTIONS, add_functions
-from ctk.ask.moments import Reference
 from ctk.errors import CtkError, StoreError, UsageError
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
@@ -72,7 +71,7 @@ class SqlTerms:
 
     limit_s: float = 30.0
     memory_bytes: int | None = None
-    now: Reference  # what ago() counts from
+    now_ns: int  # what ago() counts from
     span: Filters = _EVER
     explain: bool = False  # say how it would be answered
 
@@ -136,7 +135,7 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
             conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_BYTES)
             if terms.memory_bytes is not None:
                 conn.execute(f"PRAGMA hard_heap_limit = {terms.memory_bytes}")
-            add_functions(conn, terms.now.at_ns, self._failed.append)
+            add_functions(conn, terms.now_ns, self._failed.append)
             conn.set_authorizer(self._authorize)
             conn.set_progress_handler(self._is_late, _STEPS)
             self._cursor = conn.cursor()
@@ -174,12 +173,9 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
         from ctk.ask.caveats import TextTimes, caveats_of
 
         found: list[Caveat] = []
-        span, now = self._terms.span, self._terms.now
-        if now.is_end and "ago" in self._called:
-            span = replace(span, counted_from_ns=now.at_ns)
-        if span != _EVER:
+        if self._terms.span != _EVER:
             with self._connect() as conn:
-                found += caveats_of(conn, span, gaps=self._terms.span != _EVER)
+                found += caveats_of(conn, self._terms.span)
         texts = [name for name in _TEXTS if name in self._columns]
         if texts and not any(name.endswith("_ns") for name in self._columns):
             if "datetime" in self._called and not _READ_AS_TIME.search(self._sql):
