@@ -117,6 +117,17 @@ class NothingFits:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenTo:
+    """Rollups answered, so first and last seen are the edges of buckets, at most this wide."""
+
+    width_ns: int
+
+    @property
+    def text(self) -> str:
+        return f"first and last seen are exact to {format_age(self.width_ns)}: rollups answered"
+
+
+@dataclass(frozen=True, slots=True)
 class TextTimes:
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
@@ -141,6 +152,7 @@ Caveat = (
     | Coarse
     | Folded
     | NothingFits
+    | SeenTo
     | TextTimes
 )
 

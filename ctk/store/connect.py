@@ -27,6 +27,7 @@ SCHEMA: tuple[str, ...] = (
     "m005_views",
     "m006_late_flows",
     "m007_clusters",
+    "m010_peers_and_idle",
 )
 
 PAGE_BYTES = 4096
