@@ -6,10 +6,11 @@ read at once, by several threads each its own, and none of them changes what ano
 """
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -19,7 +20,7 @@ from ctk.ask.keywords import Asked, filters_of
 from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.store import connect
+from ctk.store.source import source
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
@@ -66,7 +67,7 @@ class Recording:
             )
         self.path = Path(target)
         self._open = True
-        self._connect = _connect_to(self.path)
+        self.source = source(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +126,7 @@ class Recording:
         from ctk.ask.top import top
 
         self._check()
-        keys = _keys(by)
+        keys = keys_of(by)
         chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
@@ -150,7 +151,7 @@ class Recording:
         from ctk.ask.series import parse_step, series
 
         self._check()
-        keys = _keys(by)
+        keys = keys_of(by)
         chosen = self._filters(filters, asked, "by", "step")
         step_ns = parse_step(step)
         with self._connect() as conn:
@@ -168,6 +169,7 @@ class Recording:
         limit_s: float = 30.0,
         memory_bytes: int | None = None,
         explain: bool = False,
+        attach: "Mapping[str, str | os.PathLike[str]] | None" = None,
         **named: "SqlValue",
     ) -> "SqlAnswer":
         """
@@ -177,7 +179,9 @@ class Recording:
         and `:until_ns` to `since` and `until`, or to the ends of time. `ago('1h')` and
         `ns('2024-11-25T18:47Z')` are nanoseconds, like started_ns. `memory_bytes` limits SQLite
         in this whole process, and cannot be raised again. With `explain`, give the plan instead.
+        The tables of files to `attach` are there by their name: `teams.owner`.
         """
+        from ctk.ask.attached import attaching
         from ctk.ask.sql import SqlAnswer, SqlTerms
 
         self._check()
@@ -191,7 +195,10 @@ class Recording:
             span=span,
             explain=explain,
         )
-        return SqlAnswer(self._connect, text, {**(params or {}), **named}, terms)
+        connect = self.sql_connection()
+        if attach:
+            connect = attaching(connect, attach)
+        return SqlAnswer(connect, text, {**(params or {}), **named}, terms)
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
@@ -212,6 +219,16 @@ class Recording:
         with self._connect() as conn:
             return describe(conn)
 
+    def runs(self) -> set[tuple[object, ...]]:
+        """Give what tells each recording in the file from all others: cluster, node and start."""
+        self._check()
+        with self._connect() as conn:
+            return set(conn.execute("SELECT cluster_uid, node, started_ns FROM recordings"))
+
+    def sql_connection(self) -> Connect:
+        """Give what opens a connection for SQL."""
+        return self._connect
+
     def identity(self) -> str:
         """Give what tells this file, and every copy of it, from others; "" for an empty one."""
         self._check()
@@ -225,6 +242,9 @@ class Recording:
         self._check()
         with self._connect() as conn:
             return reference_of(conn, time.time_ns())
+
+    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self.source.reader()
 
     def _filters(
         self, filters: Filters | None, asked: Mapping[str, object], *others: str
@@ -241,18 +261,7 @@ class Recording:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
 
 
-def _connect_to(path: Path) -> Connect:
-    try:
-        with connect.reader(path):
-            return partial(connect.reader, path)
-    except connect.OlderSchemaError:
-        pass
-    from ctk.store.older import Older
-
-    return Older(path).reader
-
-
-def _keys(by: str | Iterable[str]) -> Sequence[str]:
+def keys_of(by: str | Iterable[str]) -> Sequence[str]:
     from ctk.ask.sums import check_keys
 
     keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
