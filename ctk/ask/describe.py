@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
-from ctk.ask.spans import Held, held, recorded
+from ctk.ask.spans import Held, exact_extent, held
 from ctk.timespan import format_time
 
 
@@ -70,6 +70,7 @@ class Description:
     until: str | None
     bytes: int
     nodes: tuple[str, ...]
+    clusters: tuple[str, ...]
     recordings: tuple[DescribedRecording, ...]
     gaps: tuple[GapsOfKind, ...]
     gaps_in_words: str | None
@@ -87,7 +88,7 @@ def describe(conn: sqlite3.Connection) -> Description:
     """
     with one_moment(conn):
         levels = held(conn)
-        span = recorded(conn, levels)
+        span = exact_extent(conn, levels)
         tables = _tables(conn)
         return Description(
             since=format_time(span[0]) if span else None,
@@ -95,6 +96,13 @@ def describe(conn: sqlite3.Connection) -> Description:
             bytes=_pragma(conn, "page_count") * _pragma(conn, "page_size"),
             nodes=tuple(
                 node for (node,) in conn.execute("SELECT DISTINCT node FROM recorder ORDER BY node")
+            ),
+            clusters=tuple(
+                name
+                for (name,) in conn.execute(
+                    "SELECT DISTINCT cluster FROM recorder"
+                    " WHERE cluster IS NOT NULL ORDER BY cluster"
+                )
             ),
             recordings=tuple(
                 DescribedRecording(*row)

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from ctk.ask.caveats import NothingFits, nothing_recorded
 from ctk.ask.pages import Pages
 from ctk.ask.selectors import edge_condition
-from ctk.ask.spans import held, recorded
+from ctk.ask.spans import exact_extent, held
 from ctk.model import Field, Filters, Term
 from ctk.timespan import SECOND, format_age, format_time
 
@@ -50,7 +50,7 @@ def names(conn: sqlite3.Connection, field: Field) -> list[str]:
 
 
 def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
-    whole = recorded(conn, held(conn))
+    whole = exact_extent(conn, held(conn))
     if whole is None or 0 in (filters.first, filters.last):
         return
     outside = _outside(filters, *whole)

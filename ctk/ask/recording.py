@@ -21,6 +21,7 @@ from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.source import source
+from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
     from ctk.ask.gaps import StoredGap
+    from ctk.ask.graph import Graph
     from ctk.ask.pages import Position
+    from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
     from ctk.ask.top import Top
@@ -157,6 +160,29 @@ class Recording:
         with self._connect() as conn:
             return series(conn, chosen, keys, step_ns)
 
+    def graph(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        series_of: int = 50,
+        step: str | int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Graph":
+        """
+        Sum up the flows that fit by who stands at both ends, what fails first.
+
+        `series_of` edges have sums by steps of time of their own; `step` is an age or nanoseconds,
+        by default what cuts the span into some hundred.
+        """
+        from ctk.ask.graph import graph
+
+        self._check()
+        chosen = self._filters(filters, asked, "series_of", "step")
+        step_ns = parse_age(step) if isinstance(step, str) else step
+        with self._connect() as conn:
+            return graph(conn, chosen, series_of=series_of, step_ns=step_ns)
+
     def sql(
         self,
         text: str,
@@ -200,6 +226,14 @@ class Recording:
             connect = attaching(connect, attach)
         return SqlAnswer(connect, text, {**(params or {}), **named}, terms)
 
+    def schema(self) -> "tuple[ViewColumn, ...]":
+        """Say what may be asked in SQL: the views of the file, their columns, what each means."""
+        from ctk.ask.schema import schema_of
+
+        self._check()
+        with self._connect() as conn:
+            return schema_of(conn)
+
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
         from ctk.ask.caveats import caveats_of
@@ -218,6 +252,18 @@ class Recording:
         self._check()
         with self._connect() as conn:
             return describe(conn)
+
+    def committed(self) -> tuple[int, int]:
+        """Give up to when the newest recording is written, and the width of its windows, in ns."""
+        from orjson import loads
+
+        self._check()
+        with self._connect() as conn:
+            sql = "SELECT committed_ns, settings FROM recording ORDER BY committed_ns DESC LIMIT 1"
+            found = conn.execute(sql).fetchone()
+        if found is None:
+            return 0, 0
+        return int(found[0]), int(loads(found[1]).get("window_ns", 0))
 
     def runs(self) -> set[tuple[object, ...]]:
         """Give what tells each recording in the file from all others: cluster, node and start."""

@@ -70,7 +70,7 @@ def extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] |
     return (min(starts), ends[0]) if starts else None
 
 
-def recorded(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] | None:
+def exact_extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] | None:
     """Give from when to when there are rows, as exactly as those that are left tell."""
     whole = extent(conn, found)
     if whole is None:

@@ -68,9 +68,8 @@ def query(
     """
     List the flows in DB, oldest first.
 
-    Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. Its views are flows,
-    flows_1m, flows_1h and flows_1d with the keys of -o jsonl, and pods, services, endpoints,
-    nodes, gaps and recordings. Times compare as numbers: started_ns >= ago('1h'),
+    Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. `ctk schema` tells of
+    its views and their columns. Times compare as numbers: started_ns >= ago('1h'),
     started_ns >= ns('2024-11-25'), started_ns >= :since_ns and started_ns < :until_ns with
     --since and --until.
 

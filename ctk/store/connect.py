@@ -28,6 +28,7 @@ SCHEMA: tuple[str, ...] = (
     "m006_late_flows",
     "m007_clusters",
     "m010_peers_and_idle",
+    "m011_meanings",
 )
 
 PAGE_BYTES = 4096
