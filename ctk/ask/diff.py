@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from ctk.ask.caveats import Caveat, Folded, Widened
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
-from ctk.ask.keywords import Moment
+from ctk.ask.moments import Moment
 from ctk.ask.sums import SEEN, SORTS, Counts, Value, plus, refuse_cut
 from ctk.ask.top import top
 from ctk.errors import UsageError

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, IdleLeftOut, IdleUnmeasured, NoIdleLook, nothing_recorded
+from ctk.ask.caveats import (
+    Caveat,
+    IdleLeftOut,
+    IdleUnmeasured,
+    NoIdleLook,
+    NothingRecorded,
+    caveats_of,
+)
 from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.selectors import Condition, edge_condition, row_condition
 from ctk.ask.sums import KEYS, refuse_cut
@@ -78,10 +85,9 @@ def idle(conn: sqlite3.Connection, filters: Filters, least_ns: int = LEAST_NS) -
         of_edge, of_port = _split(filters)
         some = [each for each in _found(conn, filters, of_edge, looks) if each.idle_ns >= least_ns]
         found = _with_ports(conn, some, of_port)
-        nothing = list(nothing_recorded(conn))
+        caveats = list(caveats_of(conn, filters, gaps=False))
     found.sort(key=lambda each: (each.moved_ns - each.as_of_ns, each.began_ns, each.src))
-    caveats: list[Caveat] = [*nothing]
-    if not looks and not nothing:
+    if not looks and NothingRecorded() not in caveats:
         caveats.append(NoIdleLook())
     if unmeasured := sum(look.unmeasured for look in looks.values()):
         caveats.append(IdleUnmeasured(unmeasured))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
 from ctk.ask.spans import Held, Piece, clip, cover, held
@@ -134,7 +134,7 @@ def series(
             folded = folded or bool(is_folded)
             keys, counts = tuple(row[: len(by)]), Counts._make(row[len(by) :])
             steps.setdefault(started_ns, {})[keys] = counts
-        caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
+        caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
@@ -144,6 +144,10 @@ def series(
         caveats += coarse
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
+        elif not steps:
+            from ctk.ask.nothing import why_nothing
+
+            caveats[:0] = why_nothing(conn, filters)
     known = _Known(filters, coverage, step_ns, coarse[-1].until_ns if coarse else -FOREVER_NS)
     return _series(tuple(by), step_ns, known.steps(steps), steps, sort, limit, caveats)
 
