@@ -50,7 +50,7 @@ def test_the_counts_are_those_of_the_span() -> None:
 
 
 def test_what_was_seen_first_only_since_the_recording_began_is_said() -> None:
-    conn = file((0, 120), gaps=[lost(5)], rows=[flow_row(10, 0)])
+    conn = file((0, 120), gaps=[lost(5)], rows=[flow_row(10, 0), flow_row(70, 0)])
     caveats = ask(conn, Filters()).caveats
     assert caveats[0] == BeganLater(T)
     assert caveats[0].text == (
