@@ -1,12 +1,13 @@
 """The flows that fit a question, oldest first."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
 from ctk.ask.edges import EdgeValues
 from ctk.ask.pages import PAGE_ROWS, STARTED, Pages, Position, Row
@@ -41,6 +42,7 @@ class Flows(Iterator[FlowRecord]):
         self._pages: Pages[Any] | None = None
         self._row: Row | None = None
         self._reach: tuple[int, int] | None = None  # when the first and the last one started
+        self._found_none = False  # though all were read
         self._records = self._read()
 
     def __iter__(self) -> "Flows":
@@ -84,8 +86,13 @@ class Flows(Iterator[FlowRecord]):
         pages = self._pages
         pruned_ns = None if pages is None else pages.pruned_ns
         with self._connect() as conn, one_moment(conn):
-            found = list(caveats_of_span(conn, since_ns, until_ns))
+            read = replace(self._filters, since_ns=since_ns, until_ns=until_ns)
+            found = list(caveats_of(conn, read))
             found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
+            if self._found_none and self._after is None:
+                from ctk.ask.nothing import why_nothing
+
+                found[:0] = why_nothing(conn, self._filters)
         if pages is not None and pages.missed is not None:
             found.append(PrunedMeanwhile(*pages.missed))
         return tuple(found)
@@ -123,6 +130,7 @@ class Flows(Iterator[FlowRecord]):
                 self._reach = first_ns, last_ns
                 yield rows, edges
                 self._row = rows[-1]
+            self._found_none = last_ns < first_ns
 
 
 _started = itemgetter(STARTED)

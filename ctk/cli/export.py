@@ -21,14 +21,13 @@ from ctk.cli.options import (
     FilterCommand,
     dbs_argument,
     filter_options,
-    parse_count,
-    parse_size,
     print_caveats,
     refuse_one_file_twice,
     remark,
 )
 from ctk.errors import StoreError, UsageError
 from ctk.model import Filters
+from ctk.numbers import parse_count, parse_size
 from ctk.render import forms
 from ctk.render.compress import SUFFIXES, Compression, Packer
 from ctk.render.cursor import path_of
