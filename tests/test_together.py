@@ -266,3 +266,8 @@ def test_sql_reads_eleven_files_and_the_others_any_number(invoke: Invoke, tmp_pa
     result = invoke("query", *files[:11], "SELECT count(*) FROM flows", "-o", "tsv")
     assert (result.stdout, result.stderr) == ("11\n", "")
     assert len(invoke("query", *files, "-o", "jsonl").stdout.splitlines()) == 12
+
+
+def test_sql_may_be_longer_than_a_name(invoke: Invoke, shop: Path) -> None:
+    sql = f"SELECT 7 -- {'x' * 5_000}"
+    assert invoke("query", shop, sql, "-o", "tsv").stdout == "7\n"
