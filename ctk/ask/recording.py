@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from ctk.ask.connection import Connect
-from ctk.ask.keywords import Asked, Moment, filters_of
+from ctk.ask.keywords import Asked, filters_of
+from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.source import source
@@ -186,6 +187,7 @@ class Recording:
         self,
         text: str,
         params: "Mapping[str, SqlValue] | None" = None,
+        filters: Filters | None = None,
         /,
         *,
         since: Moment | None = None,
@@ -209,13 +211,15 @@ class Recording:
         from ctk.ask.sql import SqlAnswer, SqlTerms
 
         self._check()
-        span = self._filters(None, {"since": since, "until": until})
+        asked = {"since": since, "until": until}
+        given = {name: value for name, value in asked.items() if value is not None}
+        span = self._filters(filters, given)
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
-            now_ns=time.time_ns(),
-            since_ns=span.since_ns,
-            until_ns=span.until_ns,
+            reference=self.reference,
+            span=span,
+            caveats=self._of_files(),
             explain=explain,
         )
         connect = self.sql_connection()
@@ -233,14 +237,14 @@ class Recording:
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
-        from ctk.ask.caveats import nothing_recorded
+        from ctk.ask.caveats import caveats_of
         from ctk.ask.gaps import gaps_of
 
         self._check()
         span = self._filters(None, {"since": since, "until": until})
         with self._connect() as conn:
             found = gaps_of(conn, span.since_ns, span.until_ns)
-            return Gaps(rows=found, caveats=tuple(nothing_recorded(conn)))
+            return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))
 
     def describe(self) -> "Description":
         """Say what the file holds: its span, nodes, recordings, gaps, levels and tables."""
@@ -280,6 +284,15 @@ class Recording:
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
 
+    def reference(self) -> Reference:
+        """Give what ages and clocks count from: now while the file is written, else its end."""
+        self._check()
+        with self._connect() as conn:
+            return reference_of(conn, time.time_ns())
+
+    def _of_files(self) -> "tuple[Caveat, ...]":
+        return ()
+
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self.source.reader()
 
@@ -287,7 +300,8 @@ class Recording:
         self, filters: Filters | None, asked: Mapping[str, object], *others: str
     ) -> Filters:
         if filters is None:
-            return filters_of(asked, now_ns=time.time_ns(), others=others)
+            now_ns = time.time_ns()
+            return filters_of(asked, now_ns=now_ns, reference=self.reference, others=others)
         if asked:
             raise TypeError("give Filters, or keyword arguments, not both")
         return filters

@@ -15,11 +15,20 @@ from heapq import merge
 from itertools import chain, islice, repeat
 from typing import Any, Unpack
 
-from ctk.ask.caveats import Caveat, HasGaps, OfFiles, PrunedMeanwhile, SeenByEach
+from ctk.ask.caveats import (
+    Caveat,
+    CountedFromEnd,
+    HasGaps,
+    NothingFits,
+    OfFiles,
+    PrunedMeanwhile,
+    SeenByEach,
+)
 from ctk.ask.connection import Connect
 from ctk.ask.flows import Flows
 from ctk.ask.gaps import StoredGap
-from ctk.ask.keywords import Asked, Moment
+from ctk.ask.keywords import Asked
+from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import Position
 from ctk.ask.recording import Gaps, Recording, keys_of
 from ctk.ask.series import Series, SeriesRow
@@ -142,10 +151,19 @@ class Recordings(Recording):
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps of all files that touch a span, oldest first."""
         self._check()
-        found = [part.gaps(since=since, until=until) for part in self._parts]
+        span = self._filters(None, {"since": since, "until": until})
+        found = [part.gaps(since=span.since_ns, until=span.until_ns) for part in self._parts]
         rows = sorted(chain.from_iterable(gaps.rows for gaps in found), key=lambda gap: gap[2:4])
         caveats = self._together((gaps.caveats for gaps in found), sums=False)
+        if span.counted_from_ns is not None:
+            caveats = (CountedFromEnd(span.counted_from_ns), *caveats)
         return Gaps(rows=tuple(rows), caveats=caveats)
+
+    def reference(self) -> Reference:
+        """Give what ages count from: now where one of the files is written, else the last end."""
+        self._check()
+        found = [part.reference() for part in self._parts]
+        return max(found, key=lambda each: (not each.is_end, each.at_ns))
 
     def sql_connection(self) -> Connect:
         """Give what opens a connection whose views are those of all files."""
@@ -186,6 +204,9 @@ class Recordings(Recording):
                     gaps += caveat.gaps
                 else:
                     files.setdefault(caveat, []).append(str(part.path))
+        nothing = [names for caveat, names in files.items() if isinstance(caveat, NothingFits)]
+        if sum(map(len, nothing)) < len(self._parts):  # in one of them something fits
+            files = {each: of for each, of in files.items() if not isinstance(each, NothingFits)}
         together: list[Caveat] = []
         if gaps:
             together.append(HasGaps(tuple(sorted(gaps, key=lambda gap: gap[2:4]))))
@@ -193,9 +214,10 @@ class Recordings(Recording):
             caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
             for caveat, names in files.items()
         ]
-        if sums and self._seen_by > 1:
-            together.append(SeenByEach(self._seen_by))
-        return tuple(together)
+        return (*together, *self._of_files()) if sums else tuple(together)
+
+    def _of_files(self) -> tuple[Caveat, ...]:
+        return (SeenByEach(self._seen_by),) if self._seen_by > 1 else ()
 
 
 class _FlowsTogether(Flows):
@@ -229,7 +251,7 @@ class _FlowsTogether(Flows):
             since_ns = self._reach[0]
         if self._filters.first is not None:
             until_ns = self._reach[1] + 1
-        span = Filters(since_ns=since_ns, until_ns=until_ns, terms=self._filters.terms)
+        span = replace(self._filters, since_ns=since_ns, until_ns=until_ns, first=None, last=None)
         return self._together(
             [
                 *part.flows(span).caveats,
