@@ -348,8 +348,9 @@ class Recording:
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
-            now_ns=time.time_ns(),
+            reference=self.reference,
             span=span,
+            caveats=self._of_files(),
             explain=explain,
         )
         connect = self.sql_connection()
@@ -431,6 +432,9 @@ class Recording:
         self._check()
         with self._connect() as conn:
             return reference_of(conn, time.time_ns())
+
+    def _of_files(self) -> "tuple[Caveat, ...]":
+        return ()
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self.source.reader()

@@ -225,9 +225,10 @@ class Recordings(Recording):
             caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
             for caveat, names in files.items()
         ]
-        if sums and self._seen_by > 1:
-            together.append(SeenByEach(self._seen_by))
-        return tuple(together)
+        return (*together, *self._of_files()) if sums else tuple(together)
+
+    def _of_files(self) -> tuple[Caveat, ...]:
+        return (SeenByEach(self._seen_by),) if self._seen_by > 1 else ()
 
 
 class _FlowsTogether(Flows):
