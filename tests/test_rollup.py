@@ -15,6 +15,7 @@ from sqlite_utils import Database
 from ctk.model import LONE_COUNTS, Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import connect, orphans, prune, rollup
 from ctk.store.columns import COUNT_KEYS
+from ctk.store.limit import SizeLimit
 from ctk.store.rollup import LEVELS, watermarks
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -72,6 +73,11 @@ def _writer(conn: sqlite3.Connection, held: Callable[[], set[int]] = set) -> Wri
         boot_id="boot-1",
         edges_held=held,
     )
+
+
+def _limit(conn: sqlite3.Connection, writer: Writer, max_bytes: int) -> SizeLimit:
+    """A limit of that writer's file, which says what it thins."""
+    return SizeLimit(conn, max_bytes, writer._orphans, writer._flows.folding, writer._thin)
 
 
 def _row(at_ns: int, edge: Edge = EDGES[0], counts: Counts = (1,) * 10) -> FlowRow:
@@ -158,7 +164,7 @@ def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
             case ("prune", int(now_ns), int(some)):
                 list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, writer._orphans), some))
             case ("squeeze", int(some)):
-                list(islice(prune.by_size(conn, 1, writer._orphans), some))
+                list(islice(_limit(conn, writer, 1).steps(START + 9 * DAY), some))
             case ("restart",):
                 writer = _writer(conn)
         _hold(conn, everything)
@@ -367,7 +373,7 @@ def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path, monkeypatch: pytest.M
             rows += [_row(at_ns + i) for i in range(100)]
             _write(writer, rows)
             everything += rows
-            list(writer.maintain(at_ns + 10 * SECOND, {}, max_bytes))
+            list(writer.maintain(at_ns + 10 * SECOND, {}))
             biggest = max(biggest, sum(p.stat().st_size for p in tmp_path.glob("node.db*")))
         _hold(conn, everything)
         assert watermarks(conn)["flow"].pruned_ns is not None

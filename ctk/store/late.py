@@ -37,7 +37,7 @@ class LateRows:
         for started_ns, edge_id, counts in rows:
             key = (floor(started_ns, _FINEST.width_ns), edge_id)
             before = sums.get(key)
-            sums[key] = counts if before is None else _plus(before, counts)
+            sums[key] = counts if before is None else plus(before, counts)
         for level in LEVELS[1:]:
             folded_ns, pruned_ns = by_level[level.name]
             if folded_ns is None:
@@ -48,7 +48,7 @@ class LateRows:
                 key = (floor(at_ns, level.width_ns), edge_id)
                 if first_ns <= key[0] < folded_ns:
                     before = of_level.get(key)
-                    of_level[key] = counts if before is None else _plus(before, counts)
+                    of_level[key] = counts if before is None else plus(before, counts)
             add_to(self._conn, level, of_level)
             for start_ns, _ in of_level:
                 self.added[level, start_ns] = self.added.get((level, start_ns), 0) + 1
@@ -65,7 +65,7 @@ class LateRows:
             del self.added[next(iter(self.added))]
 
 
-def _plus(one: Counts, other: Counts) -> list[int | None]:
+def plus(one: Counts, other: Counts) -> list[int | None]:
     """Add counts; None is "not measured"."""
     return [
         its if mine is None else mine if its is None else mine + its
