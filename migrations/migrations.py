@@ -455,3 +455,9 @@ def m010_peers_and_idle(db: Database) -> None:
         moved = at_ns.to_bytes(8, byteorder)
         each = [counters[at : at + 32] + moved for at in range(0, len(counters), 32)]
         conn.execute("UPDATE connection SET counters = ? WHERE rowid = ?", (b"".join(each), rowid))
+
+
+@migrations()
+def m011_meanings(db: Database) -> None:
+    """What each view and column means, as comments in the views."""
+    make_views(db.conn)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ctk.ask.gaps import StoredGap, gaps_in_words, gaps_of
 from ctk.ask.spans import clip, held
-from ctk.timespan import format_age, format_time
+from ctk.model import Filters
+from ctk.timespan import SECOND, format_age, format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,18 @@ class NothingRecorded:
     @property
     def text(self) -> str:
         return "no recording is in it: if it was copied without its -wal, copy it with ctk snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class CountedFromEnd:
+    """Ages and clocks counted from the end of the file, since nobody writes it."""
+
+    at_ns: int
+
+    @property
+    def text(self) -> str:
+        end = _short(self.at_ns // SECOND * SECOND)
+        return f"times count from the file's end, {end}: nobody writes it now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,17 @@ class Folded:
 
 
 @dataclass(frozen=True, slots=True)
+class NothingFits:
+    """No flow fits; the reasons are what was asked for and is not there."""
+
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return ": ".join(["no flows fit", *([", and ".join(self.reasons)] if self.reasons else [])])
+
+
+@dataclass(frozen=True, slots=True)
 class SeenTo:
     """Rollups answered, so first and last seen are the edges of buckets, at most this wide."""
 
@@ -118,25 +142,54 @@ class TextTimes:
         return f"{self.column} is text, larger than the number of {self.function}(): {numbers}"
 
 
+@dataclass(frozen=True, slots=True)
+class OfFiles:
+    """Of several files that were asked, it is true of the answers of these."""
+
+    files: tuple[str, ...]
+    caveat: "Caveat"
+
+    @property
+    def text(self) -> str:
+        return f"{', '.join(self.files)}: {self.caveat.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenByEach:
+    """The files are of several nodes, and one connection may be in the file of each."""
+
+    nodes: int
+
+    @property
+    def text(self) -> str:
+        return f"of {self.nodes:,} nodes: a connection that two of them saw counts twice"
+
+
 Caveat = (
     NothingRecorded
+    | CountedFromEnd
     | HasGaps
     | Pruned
     | PrunedMeanwhile
     | Widened
     | Coarse
     | Folded
+    | NothingFits
     | SeenTo
     | TextTimes
+    | OfFiles
+    | SeenByEach
 )
 
 
-def caveats_of_span(
-    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None
+def caveats_of(
+    conn: sqlite3.Connection, filters: Filters, *, gaps: bool = True
 ) -> Iterator[Caveat]:
-    """Yield what any answer about a span lacks."""
+    """Yield what any answer lacks, and where its span comes from."""
     yield from nothing_recorded(conn)
-    if found := gaps_of(conn, since_ns, until_ns):
+    if filters.counted_from_ns is not None:
+        yield CountedFromEnd(filters.counted_from_ns)
+    if gaps and (found := gaps_of(conn, filters.since_ns, filters.until_ns)):
         yield HasGaps(found)
 
 

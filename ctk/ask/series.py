@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.spans import Held, Piece, clip, cover, held
 from ctk.ask.sums import COUNTS, SEEN, Counts, Value, hides, needs_flows, sum_up
@@ -78,7 +78,7 @@ def series(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], step_n
             folded = folded or bool(is_folded)
             keys, counts = tuple(row[: len(by)]), Counts._make(row[len(by) :])
             rows.append(SeriesRow(started_ns, keys, counts))
-        caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
+        caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
@@ -87,6 +87,10 @@ def series(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], step_n
         caveats += _coarse(levels, pieces, step_ns)
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
+        elif not rows:
+            from ctk.ask.nothing import why_nothing
+
+            caveats[:0] = why_nothing(conn, filters)
     return Series(by=tuple(by), step_ns=step_ns, rows=tuple(rows), caveats=tuple(caveats))
 
 

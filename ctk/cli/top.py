@@ -1,28 +1,27 @@
 """`ctk top`: who moved most."""
 
 import sys
-from pathlib import Path
 
 import click
 
 import ctk
 from ctk.ask.sums import SORTS, check_keys
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
+    dbs_argument,
     filter_options,
     output_options,
-    parse_count,
     print_caveats,
-    remark,
 )
 from ctk.model import Filters
+from ctk.numbers import parse_count
 from ctk.render import tables as render
 from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
-@db_argument
+@dbs_argument
 @click.option(
     "--by",
     default="source,destination",
@@ -40,7 +39,7 @@ from ctk.render.tables import Output
 )
 @filter_options
 @output_options
-def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
+def top(db: Dbs, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
     """
     Rank who moved most in DB.
 
@@ -58,6 +57,4 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
             filters, by=keys, sort=sort, limit=limit, seen=output.format != "table"
         )
     render.top(ranked, output, sys.stdout.buffer)
-    if not ranked.groups and output.format == "table":
-        remark("no flows fit")
     print_caveats(ranked.caveats)
