@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from ctk.timespan import format_age
 
-
 _IN_WORDS = {"thinned": "thinned to coarser sums"}
 
 

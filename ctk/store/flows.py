@@ -38,11 +38,13 @@ _started_of_event = itemgetter(0)
 class FlowTable:
     """Takes the rows of windows; `newest_ns` is the start of the newest row in the file."""
 
-    def __init__(self, conn: sqlite3.Connection, identities: Identities) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, identities: Identities, levels: Sequence[rollup.Level]
+    ) -> None:
         self._conn = conn
         self._identities = identities
         self.folding = rollup.Folding()
-        self.late = LateRows(conn, self.folding)
+        self.late = LateRows(conn, levels, self.folding)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
         self.newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 

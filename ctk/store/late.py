@@ -8,11 +8,10 @@ They come where the clock was set back, and where open buckets were folded early
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ctk.store.rollup import LEVELS, Folding, Level, Watermarks, add_to, floor, recap
+from ctk.store.rollup import Folding, Level, Watermarks, add_to, floor, recap
 from ctk.timespan import FOREVER_NS
 
 Counts = Sequence[int | None]
-_FINEST = LEVELS[1]
 _BUCKETS = 1_000  # remembered, with few rows each: as many as a clock that was set back touches
 
 
@@ -24,8 +23,9 @@ class LateRows:
     level keeps it is to be folded again.
     """
 
-    def __init__(self, conn: sqlite3.Connection, folding: Folding) -> None:
+    def __init__(self, conn: sqlite3.Connection, levels: Sequence[Level], folding: Folding) -> None:
         self._conn = conn
+        self._levels = levels
         self._folding = folding
         self.added: dict[tuple[Level, int], int] = {}
 
@@ -35,10 +35,10 @@ class LateRows:
         """Add rows, each with its start and its edge, to every finished bucket of their time."""
         sums: dict[tuple[int, int], Counts] = {}
         for started_ns, edge_id, counts in rows:
-            key = (floor(started_ns, _FINEST.width_ns), edge_id)
+            key = (floor(started_ns, self._levels[1].width_ns), edge_id)
             before = sums.get(key)
             sums[key] = counts if before is None else plus(before, counts)
-        for level in LEVELS[1:]:
+        for level in self._levels[1:]:
             folded_ns, pruned_ns = by_level[level.name]
             if folded_ns is None:
                 continue

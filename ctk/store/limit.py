@@ -10,18 +10,18 @@ takes what a commit writes before the file does.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ctk.errors import FileBusyError
 from ctk.store import prune, rollup
 from ctk.store.connect import PAGE_BYTES, WAL_BYTES, empty_wal, limit_wal, path_of
 from ctk.store.orphans import Orphans
-from ctk.store.rollup import LEVELS, Folding, Level, floor
+from ctk.store.rollup import Folding, Level, floor
 from ctk.store.sizes import database_bytes, used_bytes, wal_bytes
 
 # Of the limit, or of a file that is small: a window of 10,000 strangers takes 2 MB, and three times
 # that of the -wal, as the index of addresses is written all over.
-_ROOM, _ROOM_BYTES, _MOST_ROOM = 0.2, 8 << 20, 0.4
+_ROOM, _ROOM_BYTES, _MOST_ROOM = 0.2, 8 << 20, 0.35
 _WAL = 1 / 16
 _ROW_BYTES = 50
 _ROWS = 1 / 16  # the part of the limit that a window's rows may take as they are
@@ -39,10 +39,11 @@ class SizeLimit:
         conn: sqlite3.Connection,
         max_bytes: int,
         orphans: Orphans,
+        levels: Sequence[Level],
         folding: Folding,
         thinned: Thinned,
     ) -> None:
-        self._conn, self._orphans = conn, orphans
+        self._conn, self._orphans, self._levels = conn, orphans, levels
         self._folding, self._thinned = folding, thinned
         self._max_bytes = max_bytes
         room = min(max(max_bytes * _ROOM, _ROOM_BYTES), max_bytes * _MOST_ROOM)
@@ -97,7 +98,7 @@ class SizeLimit:
             yield from prune.give_back(self._conn, self._file_bytes // PAGE_BYTES)
 
     def _shrink(self, now_ns: int) -> Iterator[None]:
-        *finer, coarsest = LEVELS
+        *finer, coarsest = self._levels
         for level in finer:
             yield from self._down(level, floor(now_ns, prune.width_ns(level)))
         for i, level in enumerate(finer):
@@ -115,7 +116,7 @@ class SizeLimit:
 
     def _fold_open(self, i: int) -> Iterator[None]:
         """Fold all there is of a level and of those below it, the buckets that are open too."""
-        levels = LEVELS[: i + 2]
+        levels = self._levels[: i + 2]
         newest = [prune.newest_ns(self._conn, level) for level in levels]
         newest_ns = max((at_ns for at_ns in newest if at_ns is not None), default=None)
         if newest_ns is not None:

@@ -62,6 +62,7 @@ class Writer:
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
+        self._levels = rollup.levels_within(max_bytes)
         self._file = _file_identity(self._path)
         self._recording = RecordingRow(
             conn,
@@ -74,12 +75,14 @@ class Writer:
         )
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
-        self._flows = FlowTable(conn, self._identities)
+        self._flows = FlowTable(conn, self._identities, self._levels)
         self._orphans = Orphans(conn, self._identities.forget)
         self.thinned = 0  # how many gaps say that rows were folded before their time
         self._limit: SizeLimit | None = None
         if max_bytes is not None:
-            self._limit = SizeLimit(conn, max_bytes, self._orphans, self._flows.folding, self._thin)
+            self._limit = SizeLimit(
+                conn, max_bytes, self._orphans, self._levels, self._flows.folding, self._thin
+            )
         self._reserve = Reserve(self._path, max_bytes)
         self._kept_before = True  # there may be connections that the last recording kept
 
@@ -190,14 +193,14 @@ class Writer:
         lock for well under 100 ms. The caller may write a window between any two, and may stop and
         start again.
         """
-        limit = self._limit
+        limit = self._limit if self._recording.id is not None else None
         with explained(self._path):
             if limit is not None and limit.is_held:
                 return
             self._fill_reserve()
             steps = chain(
                 self._give_back_connections(),
-                rollup.fold(self._conn, now_ns, folding=self._flows.folding),
+                rollup.fold(self._conn, now_ns, self._levels, self._flows.folding),
                 self._flows.late.recap(),
                 prune.by_age(self._conn, now_ns, retain, self._orphans),
                 prune.spare(self._conn) if limit is None else limit.steps(now_ns),
@@ -221,7 +224,7 @@ class Writer:
         In a file at rest every view adds up to the same then; the next recording opens them again.
         """
         with explained(self._path):
-            for step in rollup.fold(self._conn, FOREVER_NS):
+            for step in rollup.fold(self._conn, FOREVER_NS, self._levels):
                 self._fill_reserve()
                 yield step
 
