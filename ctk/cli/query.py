@@ -105,7 +105,7 @@ def query(
             remark(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
             )
-        elif not written and output.format == "table":
+        elif not written and output.for_people:
             remark("no flows fit")
         print_caveats(flows.caveats)
 

@@ -17,7 +17,7 @@ from ctk.cli.options import (
     remark,
 )
 from ctk.model import Filters
-from ctk.render import tables as render
+from ctk.render import ranking as render
 from ctk.render.tables import Output
 
 
@@ -55,9 +55,9 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
     check_keys(keys, "--by")
     with ctk.open(db) as recording:
         ranked = recording.top(
-            filters, by=keys, sort=sort, limit=limit, seen=output.format != "table"
+            filters, by=keys, sort=sort, limit=limit, seen=output.format not in ("table", "name")
         )
     render.top(ranked, output, sys.stdout.buffer)
-    if not ranked.groups and output.format == "table":
+    if not ranked.groups and output.for_people:
         remark("no flows fit")
     print_caveats(ranked.caveats)
