@@ -359,7 +359,19 @@ class LiveConnections(NamedTuple):
     edge_id: int
     has_ports: bool  # whether its protocol has ports
     keys: bytes  # one a connection: CTA_ID << 16 | source port
-    counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
+    # Five a connection: packets and bytes out, packets and bytes in, when it last moved any.
+    counters: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleConnections:
+    """Live connections that have moved nothing for long, as of a time."""
+
+    at_ns: int
+    # By edge: source port, when it began, when it last moved anything, and the bytes so far.
+    by_edge: Mapping[int, Sequence[tuple[int, int, int, int]]]
+    more: int  # idle ones that are left out, for there are too many
+    unmeasured: int  # of which nothing tells: the kernel does not count what they move
 
 
 class KnownUnknown(NamedTuple):
