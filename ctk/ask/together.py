@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import reduce
 from heapq import merge
 from itertools import chain, islice, repeat
 from typing import Any, Unpack
@@ -21,9 +22,10 @@ from ctk.ask.flows import Flows
 from ctk.ask.gaps import StoredGap
 from ctk.ask.keywords import Asked, Moment
 from ctk.ask.pages import Position
+from ctk.ask.presets import Side
 from ctk.ask.recording import Gaps, Recording, keys_of
 from ctk.ask.series import Series, SeriesRow
-from ctk.ask.sums import COUNTS, SORTS, Counts, Value
+from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -79,16 +81,19 @@ class Recordings(Recording):
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
+        side: Side = "both",
         **asked: Unpack[Asked],
     ) -> Top:
         """Sum up the flows of all files that fit by keys, the largest first."""
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
         # The first file refuses what is asked wrongly, the limit too.
-        self._parts[0].top(replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit)
+        self._parts[0].top(
+            replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit, side=side
+        )
         tops = [
-            part.top(each, by=keys, sort=sort, limit=None, seen=seen)
+            part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side)
             for part, each in self._shares(chosen)
         ]
         groups: dict[tuple[Value, ...], Counts] = {}
@@ -105,7 +110,9 @@ class Recordings(Recording):
             sort=sort,
             rows=tuple(rows[:limit]),
             totals=totals,
+            others=reduce(_sum, (row.counts for row in rows[len(rows[:limit]) :]), NOTHING),
             groups=len(groups),
+            span=_widest([top.span for top in tops if top.span is not None]),
             caveats=self._together(top.caveats for top in tops),
         )
 
@@ -270,6 +277,12 @@ def _sum(one: Counts, other: Counts) -> Counts:
         b if a is None else a if b is None else _ADDED.get(name, int.__add__)(a, b)
         for name, a, b in zip(COUNTS, one, other, strict=True)
     )
+
+
+def _widest(spans: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    if not spans:
+        return None
+    return min(since_ns for since_ns, _ in spans), max(until_ns for _, until_ns in spans)
 
 
 def _largest_first(sort: str) -> Callable[[tuple[tuple[Value, ...], Counts]], Any]:
