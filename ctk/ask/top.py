@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.presets import SIDES, Side, expanded
 from ctk.ask.spans import clip, cover, held
@@ -99,13 +99,17 @@ def top(
         )
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
         recorded = _recorded(conn, filters, reach)
-        caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
+        caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         if reach is not None and reach != span:
             caveats.append(Widened(*reach))
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
+        elif not groups:
+            from ctk.ask.nothing import why_nothing
+
+            caveats[:0] = why_nothing(conn, filters)
         tables = {piece.table for piece in pieces}
         widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
         if seen and widest_ns > 1:

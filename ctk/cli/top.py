@@ -14,12 +14,12 @@ from ctk.cli.options import (
     dbs_argument,
     filter_options,
     output_options,
-    parse_count,
     print_caveats,
     remark,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
+from ctk.numbers import parse_count
 from ctk.render import ranking as render
 from ctk.render.tables import Output
 from ctk.timespan import format_age
@@ -114,9 +114,7 @@ def top(
 
 
 def _say(ranked: list[Top], output: Output, rate: bool) -> None:
-    """Say what the rows do not: that there are none, what was cut, and what a rate is of."""
-    if not ranked[0].groups and output.for_people:
-        remark("no flows fit")
+    """Say what the rows do not: what was cut, and what a rate is of."""
     for each in ranked:
         if each.groups > len(each.rows) and not output.has_foot:
             remark(f"only the first {len(each.rows):,} of {each.groups:,}: --limit 0 has all")
