@@ -1,7 +1,7 @@
 """Who moved most: sums over any span, exact, from the coarsest tables that hold it."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
@@ -23,6 +23,9 @@ from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
 
+# What is None where nothing was measured.
+_MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
+
 
 @dataclass(frozen=True, slots=True)
 class TopRow:
@@ -40,6 +43,7 @@ class Top:
     sort: str
     rows: tuple[TopRow, ...]
     totals: Counts
+    others: Counts  # of the groups that `limit` cut; its times are not known
     groups: int  # in all; `rows` are the first of them
     caveats: tuple[Caveat, ...]
 
@@ -78,9 +82,11 @@ def top(
         summed = sum_up(conn, pieces, filters, by, seen=seen)
         found = conn.execute(_sql(summed.sql, summed.keys, sort), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
-        sums = Counts._make(first[len(by) :])
+        measured = dict(zip(_MEASURED, first, strict=False))
+        at = len(_MEASURED) + len(by)
+        sums = Counts._make(first[at:])
         rows = tuple(
-            TopRow(tuple(row[: len(by)]), Counts._make(row[len(by) :])) for _, _, *row in found
+            TopRow(tuple(row[len(_MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
         )
         caveats = list(caveats_of(conn, filters))
         if flows_only:
@@ -98,15 +104,25 @@ def top(
         widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
         if seen and widest_ns > 1:
             caveats.append(SeenTo(widest_ns))
-    measured = sums.bytes is not None
     return Top(
         by=tuple(by),
-        sort=sort or ("bytes" if measured else "connections"),
+        sort=sort or ("bytes" if measured["bytes"] else "connections"),
         rows=rows,
         totals=sums if groups else NOTHING,
+        others=_others(sums, rows, measured) if groups > len(rows) else NOTHING,
         groups=groups,
         caveats=tuple(caveats),
     )
+
+
+def _others(sums: Counts, rows: Sequence[TopRow], measured: Mapping[str, int]) -> Counts:
+    """Take the rows from the sums; `measured` says in how many groups a count is not None."""
+    left: list[int | None] = []
+    for i, (name, whole) in enumerate(zip(COUNTS, sums, strict=True)):
+        parts = [part for row in rows if (part := row.counts[i]) is not None]
+        unknown = name in SEEN or measured.get(name) == len(parts)
+        left.append(None if unknown or whole is None else whole - sum(parts))
+    return Counts._make(left)
 
 
 def _most(limit: int | None) -> int:
@@ -123,12 +139,15 @@ def _sql(summed: str, keys: Sequence[str], sort: str | None) -> str:
     order = "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
     if sort is not None:
         order = SORTS[sort]
+    counted = ", ".join(f"COUNT({key})" for key in _MEASURED)
     return f"""
         {summed}
-        SELECT COUNT(*), MAX(folded), {", ".join("NULL" for _ in keys)}, {added()} FROM named
+        SELECT COUNT(*), MAX(folded), {counted},
+            {", ".join("NULL" for _ in keys)}, {added()} FROM named
         UNION ALL
         SELECT * FROM (
-            SELECT 0, folded, {named}, {", ".join(COUNTS)} FROM named
+            SELECT 0, folded, {", ".join("0" for _ in _MEASURED)}, {named}, {", ".join(COUNTS)}
+            FROM named
             ORDER BY {order} DESC, {named} LIMIT ?
         )
     """

@@ -27,6 +27,7 @@ from ctk.numbers import parse_count, parse_size
 from ctk.render import eventlog
 from ctk.render import tables as render
 from ctk.render.cursor import Cursor
+from ctk.render.encode import encoder, header
 from ctk.render.rotate import RotatingFile, cannot_write
 from ctk.render.tables import Output
 from ctk.store.columns import FLOW_KEYS, FlowRecord
@@ -88,17 +89,17 @@ def export(
             with _opened(output) as out:
                 render.rows(FLOW_KEYS, flows, Output(format="json"), out)
         else:
-            encode = eventlog.log_line if form == "log" else render.encoder(form, FLOW_KEYS)
-            header = b"" if form == "log" else render.header(form, FLOW_KEYS)
+            encode = eventlog.log_line if form == "log" else encoder(form, FLOW_KEYS)
+            head = b"" if form == "log" else header(form, FLOW_KEYS)
             if output is None:
-                _to_stdout(flows, encode, header, went)
+                _to_stdout(flows, encode, head, went)
             else:
                 with RotatingFile(
                     output,
                     max_bytes=max_size,
                     keep=keep,
                     compress=compress,
-                    header=header,
+                    header=head,
                     start_bytes=went.output_bytes,
                     on_size=went.keep,
                 ) as file:

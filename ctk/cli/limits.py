@@ -2,7 +2,8 @@
 
 import click
 
-from ctk.cli.options import parse_count, remark
+from ctk.cli.options import remark
+from ctk.numbers import parse_count
 from ctk.render.tables import Output
 
 _SHOWN = 20

@@ -14,10 +14,10 @@ from ctk.cli.options import (
     dbs_argument,
     filter_options,
     output_options,
-    parse_count,
     print_caveats,
 )
 from ctk.model import Filters
+from ctk.numbers import parse_count
 from ctk.render import overtime as render
 from ctk.render.tables import Output
 

@@ -16,7 +16,7 @@ from ctk.cli.options import (
 )
 from ctk.model import Filters
 from ctk.numbers import parse_count
-from ctk.render import tables as render
+from ctk.render import ranking as render
 from ctk.render.tables import Output
 
 
@@ -54,7 +54,7 @@ def top(db: Dbs, by: str, sort: str | None, limit: int, filters: Filters, output
     check_keys(keys, "--by")
     with ctk.open(db) as recording:
         ranked = recording.top(
-            filters, by=keys, sort=sort, limit=limit, seen=output.format != "table"
+            filters, by=keys, sort=sort, limit=limit, seen=output.format not in ("table", "name")
         )
     render.top(ranked, output, sys.stdout.buffer)
     print_caveats(ranked.caveats)
