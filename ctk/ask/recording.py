@@ -204,7 +204,7 @@ class Recording:
         one may be left out: it is as long as the other, right before or after it. `by` is by
         default client, server, dst_port and proto; `limit` is of rows of each state.
         """
-        from ctk.ask.diff import BY, diff, two_spans
+        from ctk.ask.diff import BY, SPANS_HINT, diff, two_spans
 
         self._check()
         keys = BY if by is None else keys_of(by)
@@ -214,7 +214,7 @@ class Recording:
             spans = two_spans(conn, before, after, other is not None, self._span, later._span)
             one, two = (replace(span, terms=chosen.terms) for span in spans)
             if (chosen.since_ns, chosen.until_ns) != (None, None):
-                raise UsageError("since and until are of one span", hint="before=, after=")
+                raise UsageError("since and until are of one span", hint=SPANS_HINT)
             return diff((conn, one), (later_conn, two), keys, sort, limit)
 
     def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":

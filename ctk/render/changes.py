@@ -1,6 +1,6 @@
 """What changed, and who is new, as tables and for programs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.ask.sums import Counts, Value
@@ -29,9 +29,10 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
             rate: Kind = "bytes_rate" if kind == "bytes" else "rate"
             compared = (*_COMPARED, (found.sort, found.sort.upper(), kind, rate))
         per_s = "/S" if found.by_rate else ""
+        named = [key for key in found.by if not (key == "proto" and "dst_port" in found.by)]
         heads = [
             Head("change", "text"),
-            *(Head(key, "name") for key in found.by),
+            *(Head(key, "name", title="PORT" if key == "dst_port" else "") for key in named),
             *(
                 Head(name, "text", 0 if name == found.sort else 1, title=_title(title, kind, per_s))
                 for name, title, kind, _ in compared
@@ -40,7 +41,7 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
         lines = (
             (
                 change.state,
-                *change.keys,
+                *_named(found.by, named, change.keys),
                 *(_moved(found, change, name, kind, rate) for name, _, kind, rate in compared),
             )
             for change in found.rows
@@ -50,6 +51,21 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
         names = ["change", *found.by, *(f"{side}_{name}" for side, name in _SIDES)]
         names += [f"{name}_per_s_change" for name, *_ in _COMPARED]
         answer([Head(name) for name in names], map(_values(found), found.rows), output, out)
+
+
+def _named(by: Sequence[str], shown: Sequence[str], keys: Sequence[Value]) -> Iterator[Value]:
+    """Give the keys that are shown; a port says its protocol, where that is a key too."""
+    values = dict(zip(by, keys, strict=True))
+    for key in shown:
+        if key == "dst_port" and "proto" in values:
+            yield port_of(values["dst_port"], values["proto"])
+        else:
+            yield values[key]
+
+
+def port_of(port: Value, proto: Value) -> str:
+    """Write a port as people do: 443/tcp, or the protocol alone."""
+    return str(proto) if port is None else f"{port}/{proto}"
 
 
 _SIDES = [(side, name) for name, *_ in _COMPARED for side in ("before", "after")]
@@ -123,8 +139,8 @@ def new(found: Sequence["NewPeer"], output: Output, out: BinaryIO) -> None:
 
 def _new_line(row: "NewPeer") -> tuple[Value, ...]:
     peer, counts = row.peer, row.counts
-    port = peer.proto if peer.dst_port is None else f"{peer.dst_port}/{peer.proto}"
     moved = counts.connections, counts.failed, counts.bytes
+    port = port_of(peer.dst_port, peer.proto)
     return (row.first_ns, peer.client, peer.server, port, *moved)
 
 

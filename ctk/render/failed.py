@@ -32,7 +32,10 @@ _KEYS = (
 def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
     """Write what failed; a note says where of a service's backends not all do."""
     if output.for_people or output.format == "name":
-        answer(_HEADS, map(_line, found.rows), output, out)
+        lines = [_line(row) for row in found.rows]
+        noted = any(line[-1] for line in lines) or output.format != "table" or output.columns
+        heads = _HEADS if noted else _HEADS[:-1]
+        answer(heads, (line[: len(heads)] for line in lines), output, out)
     else:
         answer([Head(key) for key in _KEYS], map(_values, found.rows), output, out)
 
