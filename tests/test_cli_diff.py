@@ -87,7 +87,7 @@ def test_the_limit_is_of_each_kind_of_change(invoke: Invoke, shop: Path) -> None
         ),
         (
             ("--before", "1h..", "--since", "2h"),
-            "since and until are of one span\nTry: before=, after=\n",
+            "since and until are of one span\nTry: --before 2h..1h --after 1h..\n",
         ),
         (
             ("--before", "2023-01-01..2023-01-02"),

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 _HEADS = (
     Head("client", "name"),
-    Head("service", "name", 1),
+    Head("service", "name", 2),
     Head("backend", "name"),
     Head("port", "text"),
-    Head("connections", "count", 1, title="CONNS"),
+    Head("connections", "count", 3, title="CONNS"),
     Head("refused", "failures"),
-    Head("unreplied", "failures"),
-    Head("percent", "share", 2, title="%"),
+    Head("unreplied", "failures", title="NO REPLY"),
+    Head("percent", "share", 4, title="%"),
     Head("first_failed", "time", 1, title="SINCE"),
-    Head("last_failed", "time", 3, title="LAST"),
+    Head("last_failed", "time", 5, title="LAST"),
     Head("note", "gap"),
 )
 _KEYS = (

@@ -16,11 +16,11 @@ Shares = tuple[float | None, float | None]  # of connections and of bytes, each 
 
 _BALANCE = (
     Head("service", "name"),
-    Head("port", "text", 1),
+    Head("port", "text", 2),
     Head("backend", "name"),
     Head("connections", "count", title="CONNS"),
     Head("connections_to_even", "number", title="TO EVEN"),
-    Head("failed", "failures", 1),
+    Head("failed", "failures", 3),
     Head("bytes", "bytes", 1),
     Head("bytes_to_even", "number", 1, title="TO EVEN"),
 )
