@@ -8,9 +8,9 @@ read at once, by several threads each its own, and none of them changes what ano
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -26,12 +26,11 @@ from ctk.timespan import parse_age
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
     from ctk.ask.balance import Balance
-    from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
     from ctk.ask.diff import AskedSpan, Diff
     from ctk.ask.failures import Failures
     from ctk.ask.flows import Flows
-    from ctk.ask.gaps import StoredGap
+    from ctk.ask.gaps import Gaps
     from ctk.ask.graph import Graph
     from ctk.ask.idle import Idle
     from ctk.ask.new import New
@@ -42,20 +41,6 @@ if TYPE_CHECKING:
     from ctk.ask.top import Top
 
 _NOT_BUILT = ("clickhouse:", "chdb:")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gaps:
-    """The gaps that touch a span, oldest first."""
-
-    rows: "tuple[StoredGap, ...]"
-    caveats: "tuple[Caveat, ...]"
-
-    def __iter__(self) -> "Iterator[StoredGap]":
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 class Recording:
@@ -314,8 +299,9 @@ class Recording:
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
-            now_ns=time.time_ns(),
+            reference=self.reference,
             span=span,
+            caveats=self._of_files(),
             explain=explain,
         )
         connect = self.sql_connection()
@@ -331,10 +317,10 @@ class Recording:
         with self._connect() as conn:
             return schema_of(conn)
 
-    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
+    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> "Gaps":
         """Give the gaps that touch a span, oldest first."""
         from ctk.ask.caveats import caveats_of
-        from ctk.ask.gaps import gaps_of
+        from ctk.ask.gaps import Gaps, gaps_of
 
         self._check()
         span = self._filters(None, {"since": since, "until": until})
@@ -385,6 +371,9 @@ class Recording:
         self._check()
         with self._connect() as conn:
             return reference_of(conn, time.time_ns())
+
+    def _of_files(self) -> "tuple[Caveat, ...]":
+        return ()
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self.source.reader()

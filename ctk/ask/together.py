@@ -26,11 +26,11 @@ from ctk.ask.caveats import (
 )
 from ctk.ask.connection import Connect
 from ctk.ask.flows import Flows
-from ctk.ask.gaps import StoredGap
+from ctk.ask.gaps import Gaps, StoredGap
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import Position
-from ctk.ask.recording import Gaps, Recording, keys_of
+from ctk.ask.recording import Recording, keys_of
 from ctk.ask.series import Series
 from ctk.ask.sums import COUNTS, SORTS, Counts, Value, plus
 from ctk.ask.top import Top, TopRow
@@ -210,9 +210,10 @@ class Recordings(Recording):
             caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
             for caveat, names in files.items()
         ]
-        if sums and self._seen_by > 1:
-            together.append(SeenByEach(self._seen_by))
-        return tuple(together)
+        return (*together, *self._of_files()) if sums else tuple(together)
+
+    def _of_files(self) -> tuple[Caveat, ...]:
+        return (SeenByEach(self._seen_by),) if self._seen_by > 1 else ()
 
 
 class _FlowsTogether(Flows):
