@@ -26,6 +26,7 @@ from ctk.timespan import parse_age
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
     from ctk.ask.balance import Balance
+    from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
     from ctk.ask.diff import AskedSpan, Diff
     from ctk.ask.failures import Failures
@@ -185,9 +186,8 @@ class Recording:
         """
         Say what changed from one span to another, or from this file to the `other`.
 
-        A span is "2h..1h", with either end left out, or a pair of times. Of two spans of one file
-        one may be left out: it is as long as the other, right before or after it. `by` is by
-        default client, server, dst_port and proto; `limit` is of rows of each state.
+        A span is "2h..1h", with either end left out, or a pair of times. Of one file's two one may
+        be left out: it is as long as the other, beside it. `limit` is of rows of each state.
         """
         from ctk.ask.diff import BY, SPANS_HINT, diff, two_spans
 
@@ -228,11 +228,7 @@ class Recording:
         min_idle: str | int = "5m",
         **asked: Unpack[Asked],
     ) -> "Idle":
-        """
-        List the live connections that have moved nothing for `min_idle`, the longest idle first.
-
-        It is what a recorder last saw: it looks every five minutes, and at its end.
-        """
+        """List the live connections that move nothing, as a recorder last saw: `ctk.ask.idle`."""
         from ctk.ask.idle import idle
         from ctk.timespan import parse_age
 
