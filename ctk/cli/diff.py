@@ -38,7 +38,8 @@ _SPAN = "SINCE..UNTIL"
 @click.option(
     "--sort",
     type=click.Choice(DIFF_SORTS),
-    help="The largest change first of.  [default: bytes, or connections if none were counted]",
+    metavar="COUNT",
+    help="The largest change first of connections, failed, ...  [default: bytes, if measured]",
 )
 @limit_option
 @filter_options

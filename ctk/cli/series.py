@@ -36,7 +36,8 @@ _SHOWN = 10
 @click.option(
     "--sort",
     type=click.Choice(SERIES_COUNTS),
-    help="What is drawn, and ranks.  [default: bytes, or connections if none were counted]",
+    metavar="COUNT",
+    help="What is drawn, and ranks: connections, failed, ...  [default: bytes, if measured]",
 )
 @click.option("--sparkline", is_flag=True, help="Draw a line of blocks for each group.")
 @click.option(
