@@ -8,9 +8,8 @@ read at once, by several threads each its own, and none of them changes what ano
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from ctk.ask.connection import Connect
 from ctk.ask.keywords import Asked, filters_of
 from ctk.ask.moments import Moment, Reference, reference_of
+from ctk.ask.questions import Questions
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.source import source
@@ -25,17 +25,14 @@ from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
-    from ctk.ask.balance import Balance
     from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
-    from ctk.ask.diff import AskedSpan, Diff
-    from ctk.ask.failures import Failures
     from ctk.ask.flows import Flows
+    from ctk.ask.follow import Follow
     from ctk.ask.gaps import Gaps
     from ctk.ask.graph import Graph
-    from ctk.ask.idle import Idle
-    from ctk.ask.new import New
     from ctk.ask.pages import Position
+    from ctk.ask.presets import Side
     from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
@@ -44,7 +41,7 @@ if TYPE_CHECKING:
 _NOT_BUILT = ("clickhouse:", "chdb:")
 
 
-class Recording:
+class Recording(Questions):
     """
     What one file holds, read-only. The filters of a question are keyword arguments: see `Asked`.
 
@@ -97,6 +94,39 @@ class Recording:
         self._check()
         return Flows(self._connect, self._filters(filters, asked, "after"), after)
 
+    def follow(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: "Position | None" = None,
+        wait: Callable[[float], bool] | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Follow":
+        """
+        Give the flows that fit, then those that are written from now on, as they come.
+
+        With `last`, only so many of those before. It has no end, but where `wait`, which is called
+        with seconds to wait, returns True.
+        """
+        from ctk.ask.follow import Follow
+        from ctk.store.source import File
+
+        self._check()
+        if not isinstance(self.source, File):
+            raise UsageError(
+                f"{self.path} was written by an older ctk: nothing is added to it",
+                hint="ask without following",
+            )
+        chosen = self._filters(filters, asked, "after", "wait")
+        return Follow(
+            lambda filters, after: self.flows(filters, after=after),
+            self._state,
+            chosen,
+            after,
+            wait,
+        )
+
     def top(
         self,
         filters: Filters | None = None,
@@ -106,13 +136,16 @@ class Recording:
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
+        side: "Side" = "both",
         **asked: Unpack[Asked],
     ) -> "Top":
         """
         Sum up the flows that fit by keys, the largest first.
 
         `by` names keys of a flow that are neither times nor counts, or `source` and `destination`:
-        the two sides by the finest name that is known. `sort` is a count (bytes, packets,
+        the two sides by the finest name that is known; or pod, workload, namespace, external_ip,
+        endpoint_node or endpoint_zone of the `side` that is asked for, "from", "to" or "both"; or
+        a preset of keys (`ctk.ask.presets`), such as "services". `sort` is a count (bytes, packets,
         connections, events, failed, bytes_out, bytes_in, refused, unreplied), or first_seen or
         last_seen, the latest first; by default it is bytes, and connections where no bytes were
         measured. With `seen`, rows tell when they were first and last seen.
@@ -121,11 +154,11 @@ class Recording:
 
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
-            return top(conn, chosen, keys, sort, limit, seen=seen)
+            return top(conn, chosen, keys, sort, limit, seen=seen, side=side)
 
     def series(
         self,
@@ -153,90 +186,6 @@ class Recording:
         step_ns = None if step is None else parse_step(step)
         with self._connect() as conn:
             return series(conn, chosen, keys, step_ns, sort, limit)
-
-    def failures(
-        self,
-        filters: Filters | None = None,
-        /,
-        *,
-        limit: int | None = None,
-        **asked: Unpack[Asked],
-    ) -> "Failures":
-        """Say what failed, by client workload, service, backend and port: most failures first."""
-        from ctk.ask.failures import failures
-
-        self._check()
-        chosen = self._filters(filters, asked, "limit")
-        with self._connect() as conn:
-            return failures(conn, chosen, limit)
-
-    def diff(
-        self,
-        filters: Filters | None = None,
-        /,
-        *,
-        before: "AskedSpan | None" = None,
-        after: "AskedSpan | None" = None,
-        other: "Recording | None" = None,
-        by: str | Iterable[str] | None = None,
-        sort: str | None = None,
-        limit: int | None = None,
-        **asked: Unpack[Asked],
-    ) -> "Diff":
-        """
-        Say what changed from one span to another, or from this file to the `other`.
-
-        A span is "2h..1h", with either end left out, or a pair of times. Of one file's two one may
-        be left out: it is as long as the other, beside it. `limit` is of rows of each state.
-        """
-        from ctk.ask.diff import BY, SPANS_HINT, diff, two_spans
-
-        self._check()
-        keys = BY if by is None else keys_of(by)
-        chosen = self._filters(filters, asked, "before", "after", "other", "by", "sort", "limit")
-        later = other or self
-        with self._connect() as conn, later._connect() as later_conn:
-            spans = two_spans(conn, before, after, other is not None, self._span, later._span)
-            one, two = (replace(span, terms=chosen.terms) for span in spans)
-            if (chosen.since_ns, chosen.until_ns) != (None, None):
-                raise UsageError("since and until are of one span", hint=SPANS_HINT)
-            return diff((conn, one), (later_conn, two), keys, sort, limit)
-
-    def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":
-        """List who talked to whom for the first time in a span: see `ctk.ask.new`."""
-        from ctk.ask.new import new
-
-        self._check()
-        chosen = self._filters(filters, asked)
-        with self._connect() as conn:
-            return new(conn, chosen)
-
-    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
-        """Say how evenly the connections and bytes of services go to their backends."""
-        from ctk.ask.balance import balance
-
-        self._check()
-        chosen = self._filters(filters, asked)
-        with self._connect() as conn:
-            return balance(conn, chosen)
-
-    def idle(
-        self,
-        filters: Filters | None = None,
-        /,
-        *,
-        min_idle: str | int = "5m",
-        **asked: Unpack[Asked],
-    ) -> "Idle":
-        """List the live connections that move nothing, as a recorder last saw: `ctk.ask.idle`."""
-        from ctk.ask.idle import idle
-        from ctk.timespan import parse_age
-
-        self._check()
-        chosen = self._filters(filters, asked, "min_idle")
-        least_ns = parse_age(min_idle) if isinstance(min_idle, str) else min_idle
-        with self._connect() as conn:
-            return idle(conn, chosen, least_ns)
 
     def graph(
         self,
@@ -362,6 +311,18 @@ class Recording:
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
 
+    def _state(self) -> object:
+        """Give what is another when something was written since."""
+        beside = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        found = []
+        for path in beside:
+            try:
+                at = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((at.st_ino, at.st_size, at.st_mtime_ns))
+        return found
+
     def reference(self) -> Reference:
         """Give what ages and clocks count from: now while the file is written, else its end."""
         self._check()
@@ -384,17 +345,15 @@ class Recording:
             raise TypeError("give Filters, or keyword arguments, not both")
         return filters
 
-    def _span(self, since: Moment | None, until: Moment | None) -> Filters:
-        return self._filters(None, {"since": since, "until": until})
-
     def _check(self) -> None:
         if not self._open:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
 
 
 def keys_of(by: str | Iterable[str]) -> Sequence[str]:
+    from ctk.ask.presets import expanded
     from ctk.ask.sums import check_keys
 
     keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
     check_keys(keys, "by=")
-    return keys
+    return expanded(keys)

@@ -8,11 +8,13 @@ together here: flows by time, sums by their keys. SQL is asked of views that uni
 import os
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import reduce
 from heapq import merge
 from itertools import chain, islice, repeat
+from operator import attrgetter
 from typing import Any, Unpack
 
 from ctk.ask.caveats import (
@@ -25,18 +27,21 @@ from ctk.ask.caveats import (
     SeenByEach,
 )
 from ctk.ask.connection import Connect
-from ctk.ask.flows import Flows
+from ctk.ask.edges import MOST_EDGES, EdgeValues
+from ctk.ask.flows import Flows, Page, T
+from ctk.ask.follow import Follow
 from ctk.ask.gaps import Gaps, StoredGap
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
-from ctk.ask.pages import Position
+from ctk.ask.pages import PAGE_ROWS, Position, Row
+from ctk.ask.presets import Side
 from ctk.ask.recording import Recording, keys_of
 from ctk.ask.series import Series
-from ctk.ask.sums import COUNTS, SORTS, Counts, Value, plus
+from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.store.columns import FlowRecord
+from ctk.store.columns import EDGE_KEYS, ROW_KEYS, FlowRecord
 from ctk.timespan import FOREVER_NS
 
 
@@ -88,16 +93,19 @@ class Recordings(Recording):
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
+        side: Side = "both",
         **asked: Unpack[Asked],
     ) -> Top:
         """Sum up the flows of all files that fit by keys, the largest first."""
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
         # The first file refuses what is asked wrongly, the limit too.
-        self._parts[0].top(replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit)
+        self._parts[0].top(
+            replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit, side=side
+        )
         tops = [
-            part.top(each, by=keys, sort=sort, limit=None, seen=seen)
+            part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side)
             for part, each in self._shares(chosen)
         ]
         groups: dict[tuple[Value, ...], Counts] = {}
@@ -114,7 +122,9 @@ class Recordings(Recording):
             sort=sort,
             rows=tuple(rows[:limit]),
             totals=totals,
+            others=reduce(plus, (row.counts for row in rows[len(rows[:limit]) :]), NOTHING),
             groups=len(groups),
+            span=_widest([top.span for top in tops if top.span is not None]),
             caveats=self._together(top.caveats for top in tops),
         )
 
@@ -143,6 +153,18 @@ class Recordings(Recording):
         found = [part.series(share, by=keys, step=step_ns, sort=sort) for part, share in shares]
         caveats = self._together(series.caveats for series in found)
         return together(found, sort, limit, caveats)
+
+    def follow(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: Position | None = None,
+        wait: Callable[[float], bool] | None = None,
+        **asked: Unpack[Asked],
+    ) -> Follow:
+        """Refuse: where a reader stopped is of one file."""
+        raise UsageError("what is followed is one file", hint="give one file")
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps of all files that touch a span, oldest first."""
@@ -256,6 +278,22 @@ class _FlowsTogether(Flows):
             for part, flows in zip(self._parts, self._each, strict=True)
         )
 
+    def pages(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+        """Give the flows as rows; each file numbers its edges, so here they are numbered anew."""
+        numbers: dict[tuple[Any, ...], int] = {}
+        edges: dict[int, T] = {}
+        while some := list(islice(self, PAGE_ROWS)):
+            if len(numbers) > MOST_EDGES:
+                numbers, edges = {}, {}
+            rows: list[Row] = []
+            for record in some:
+                values = _of_edge(record)
+                number = numbers.setdefault(values, len(numbers))
+                if number not in edges:
+                    edges[number] = of_edge(values)
+                rows.append((None, 0, number, *_of_row(record)))
+            yield rows, edges
+
     def _read(self) -> Generator[FlowRecord, None, None]:
         each = (zip(flows, repeat(at)) for at, flows in enumerate(self._each))
         found: Iterable[tuple[FlowRecord, int]] = merge(*each, key=_start)
@@ -275,8 +313,18 @@ class _FlowsTogether(Flows):
                 flows.close()
 
 
+_of_edge = attrgetter(*EDGE_KEYS)
+_of_row = attrgetter(*ROW_KEYS)
+
+
 def _start(found: tuple[FlowRecord, int]) -> int:
     return found[0].started_ns
+
+
+def _widest(spans: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    if not spans:
+        return None
+    return min(since_ns for since_ns, _ in spans), max(until_ns for _, until_ns in spans)
 
 
 def _largest_first(sort: str) -> Callable[[tuple[tuple[Value, ...], Counts]], Any]:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "balance": "Say how evenly a service's backends are used.",
     "idle": "List live connections that move nothing.",
     "export": "Write the flows in DB out, for other programs.",
+    "cursor": "List or forget how far exports with --cursor are.",
     "report": "Make one HTML file of DB, to attach and to look at.",
     "serve": "Show DB as a page, while it is being written or afterwards.",
     "info": "Say what DB holds.",

@@ -1,12 +1,14 @@
 """What `top` found: groups, what part of the whole each moved, and the whole."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.ask.sums import COUNTS, SEEN, SORTS, Counts, Value
+from ctk.errors import UsageError
 from ctk.render.cells import UNKNOWN, Head
 from ctk.render.tables import Output, answer
-from ctk.timespan import format_time
+from ctk.timespan import SECOND, format_time
 
 if TYPE_CHECKING:
     from ctk.ask.top import Top
@@ -37,12 +39,56 @@ _HEADS = (
 )
 
 
-def top(ranked: "Top", output: Output, out: BinaryIO) -> None:
-    """Write groups; a table ends with what the limit cut, and with the whole."""
+# What a rate is made of, a second of the span that was answered.
+_RATED = ("connections", "failed", "packets", "bytes")
+
+
+def top(ranked: "Top", output: Output, out: BinaryIO, *, rate: bool = False) -> None:
+    """
+    Write groups; a table ends with what the limit cut, and with the whole.
+
+    With `rate`, a table has what happened in a second in place of the counts, and programs have
+    both.
+    """
     if output.for_people or output.format == "name":
-        _for_people(ranked, output, out)
+        _for_people(ranked, output, out, rate)
         return
-    heads = [Head(key) for key in (*ranked.by, *_KEYS)]
+    columns, found = _for_programs(ranked, rate)
+    answer([Head(column) for column in columns], found, output, out)
+
+
+def tops(ranked: Sequence["Top"], output: Output, out: BinaryIO, *, rate: bool = False) -> None:
+    """
+    Write several lists, an empty line between them.
+
+    JSON has an object with a list for each of the keys that were asked for, and lines of JSON say
+    by which keys they are.
+    """
+    if output.format in ("csv", "tsv"):
+        raise UsageError(
+            f"-o {output.format} has one list", hint="--by once, or -o json, or -o jsonl"
+        )
+    for i, each in enumerate(ranked):
+        by = ",".join(each.by)
+        if output.format == "json":
+            out.write(f"{',' if i else '{'}\n{json.dumps(by)}: ".encode())
+        elif i and output.for_people:
+            out.write(b"\n")
+        if output.format == "jsonl":
+            columns, found = _for_programs(each, rate)
+            heads = [Head("by"), *map(Head, columns)]
+            answer(heads, ((by, *row) for row in found), output, out)
+        else:
+            top(each, output, out, rate=rate)
+    if output.format == "json":
+        out.write(b"}\n")
+
+
+def _for_programs(
+    ranked: "Top", rate: bool
+) -> tuple[Sequence[str], Iterator[tuple[Value | float, ...]]]:
+    rated = _RATED if rate else ()
+    columns = (*ranked.by, *_KEYS, *(f"{count}_per_s" for count in rated))
     found = (
         (
             *row.keys,
@@ -51,17 +97,29 @@ def top(ranked: "Top", output: Output, out: BinaryIO) -> None:
             *row.counts[_OLDER:_TIMES],
             *(None if at_ns is None else format_time(at_ns) for at_ns in row.counts[_TIMES:]),
             *row.counts[_TIMES:],
+            *(_per_s(row.counts, count, ranked) for count in rated),
         )
         for row in ranked.rows
         for share in (_percent(row.counts, ranked),)
     )
-    answer(heads, found, output, out)
+    return columns, found
 
 
-def _for_people(ranked: "Top", output: Output, out: BinaryIO) -> None:
+def _for_people(ranked: "Top", output: Output, out: BinaryIO, rate: bool) -> None:
     counts = [
         head._replace(rank=0, wide=False) if head.key == ranked.sort else head for head in _HEADS
     ]
+    if rate:
+        counts = [
+            head._replace(
+                key=f"{head.key}_per_s",
+                kind="bytes_rate" if head.kind == "bytes" else "rate",
+                title=f"{head.name}/S",
+                wide=False,
+            )
+            for head in counts
+            if head.key in _RATED
+        ]
     heads = [
         *(Head(key, "name") for key in ranked.by),
         *counts,
@@ -71,7 +129,11 @@ def _for_people(ranked: "Top", output: Output, out: BinaryIO) -> None:
         heads.pop()
 
     def line(keys: Sequence[Value], counted: Counts) -> tuple[Value | float, ...]:
-        cells = [*keys, *(counted[COUNTS.index(SORTS[head.key])] for head in counts)]
+        cells: list[Value | float] = [*keys]
+        for head in counts:
+            count = head.key.removesuffix("_per_s")
+            each = counted[COUNTS.index(SORTS[count])]
+            cells.append(_per_s(counted, count, ranked) if rate else each)
         # Of the times of others nothing is known.
         for i, (head, cell) in enumerate(zip(heads, cells, strict=False)):
             if head.kind == "time" and cell is None:
@@ -92,3 +154,11 @@ def _percent(counts: Counts, ranked: "Top") -> float | None:
     at = COUNTS.index(SORTS[ranked.sort])
     part, whole = counts[at], ranked.totals[at]
     return None if COUNTS[at] in SEEN or part is None or not whole else 100 * part / whole
+
+
+def _per_s(counts: Counts, count: str, ranked: "Top") -> float | None:
+    """Give a count a second; None where it, or how long the span is, is not known."""
+    value = counts[COUNTS.index(count)]
+    if value is None or ranked.span is None or ranked.span[0] >= ranked.span[1]:
+        return None
+    return value / ((ranked.span[1] - ranked.span[0]) / SECOND)

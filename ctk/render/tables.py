@@ -33,6 +33,11 @@ class Output:
     def for_people(self) -> bool:
         return self.format in ("table", "wide", "vertical", "markdown")
 
+    @property
+    def has_foot(self) -> bool:
+        """Say whether an answer may end with rows that are none of it, such as its total."""
+        return self.titled and self.format in ("table", "wide", "markdown")
+
     def paged(self, out: BinaryIO) -> AbstractContextManager[Sink]:
         """Give what to write a whole answer to: a pager, where it is longer than the screen."""
         return paged(out, self.screen.pager, self.screen.height)
@@ -178,7 +183,7 @@ def _write(
     with output.paged(out) as sink:
         if output.format == "vertical":
             return layout.blocks(heads, found, output.screen, sink)
-        foot = foot if output.titled else ()
+        foot = foot if output.has_foot else ()
         if output.format == "markdown":
             return layout.markdown(heads, chain(found, foot), output.screen, sink) - len(foot)
         screen = output.screen if output.format == "table" else output.screen.unbounded()
