@@ -84,7 +84,7 @@ def diff(
     render.diff(found, output, sys.stdout.buffer)
     if output.for_people:
         remark(_summary(found))
-    remark_cut(len(found.rows), sum(found.states.values()), "that are told apart")
+    remark_cut(len(found.rows), sum(found.states.values()))
     print_caveats(found.caveats)
 
 
