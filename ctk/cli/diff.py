@@ -62,8 +62,8 @@ def diff(
     or unknown where a gap may have hidden it. --limit is of each of these.
 
     \b
-    ctk diff node.db --before 2h..1h --after 1h..
-    ctk diff monday.db tuesday.db --by client,server --sort failed
+    ctk diff node.db --before 1m..30s --after 30s..
+    ctk diff node.db demo.db --by client,server --sort failed
     """
     paths = (db,) if isinstance(db, Path) else db
     if len(paths) > 2:

@@ -122,7 +122,7 @@ def _retention(text: str) -> tuple[str, int]:
     "max_bytes",
     type=parse_size,
     metavar="SIZE",
-    help="Prune the oldest rows to stay under it.",
+    help="Keep DB and its -wal within it: the oldest and finest rows go first.",
 )
 @click.option(
     "--retain",
