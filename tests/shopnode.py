@@ -4,6 +4,7 @@ Two days of a made-up shop, for docs/questions.md: a file in which there is some
 One node, written as a recorder writes it, a window each five minutes. On the second day at 09:10
 one of the two backends of pay/api begins to refuse, at 08:40 the shop begins to call an address
 that it never called before, and three connections to the database have stood still since 07:30.
+Every two hours each client of the database leaves a connection open.
 """
 
 import sys
@@ -107,9 +108,11 @@ def _rows(at_ns: int) -> Iterator[FlowRow]:
     hour = at_ns // HOUR % 24
     busy = 4 if 7 <= hour < 20 else 1
 
-    def row(one: Edge, count: int, out: int, back: int, refused: int = 0) -> FlowRow:
+    def row(
+        one: Edge, count: int, out: int, back: int, refused: int = 0, left_open: int = 0
+    ) -> FlowRow:
         moved = (count * out, count * 6, count * back, count * 8)
-        counts = (count, count, count, count, 0, refused)
+        counts = (count, count, count, count - left_open, 0, refused)
         return FlowRow(one, at_ns, at_ns + 4 * MINUTE, None, *counts, *moved)  # type: ignore[arg-type]
 
     for one, share in zip(_TO_WEB, (7, 3), strict=True):
@@ -117,7 +120,7 @@ def _rows(at_ns: int) -> Iterator[FlowRow]:
     for one in _TO_CART:
         yield row(one, 3 * busy, 700, 5_000)
     for one in _TO_DB:
-        yield row(one, busy, 2_000, 60_000)
+        yield row(one, busy, 2_000, 60_000, left_open=at_ns % (2 * HOUR) == 0)
     fails = at_ns >= DAY_2 + 9 * HOUR + 10 * MINUTE
     yield row(_TO_API[0], 2 * busy, 1_500, 900)
     yield row(
