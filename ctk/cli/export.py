@@ -22,6 +22,7 @@ from ctk.cli.options import (
     dbs_argument,
     filter_options,
     print_caveats,
+    print_new_caveats,
     refuse_one_file_twice,
     remark,
 )
@@ -166,9 +167,7 @@ def _follow(
         written.write(flows, encoder, sink, interrupted.is_set)
         written.keep(sink)
         after_each()
-        new = [caveat for caveat in flows.caveats if caveat.text not in told]
-        told.update(caveat.text for caveat in new)
-        print_caveats(new)
+        print_new_caveats(flows.caveats, told)
         if interrupted.is_set():
             return
 
