@@ -18,7 +18,7 @@ import listeners
 import record
 
 import ctk
-from ctk.cli.options import parse_size
+from ctk.numbers import parse_size
 
 RATE, SECONDS, MAX_SIZE = 5_000, 600, "20MiB"
 LOOK_S = 0.01
@@ -55,9 +55,9 @@ def measure(bench: record.Bench, options: argparse.Namespace) -> bool:
     run = started.stop(count, options.rate)
     with ctk.open(file) as recording:
         top = recording.top(by=["dst_port"], sort="connections")
-        connections = top.total.connections
+        connections = top.totals.connections
         caveats = [caveat.text for caveat in top.caveats]
-    allowed = parse_size_of(options.max_size)
+    allowed = parse_size(options.max_size)
     print(
         f"{count:,} connections in {options.seconds} s: the file and its -wal took"
         f" {biggest / MIB:.1f} MiB at most in {looks:,} looks, {biggest / allowed:.0%} of what is"
