@@ -13,14 +13,8 @@ import ctk
 from ctk.ask.flows import Flows
 from ctk.ask.keywords import flags_of
 from ctk.ask.pages import BEFORE_ALL, Position
-from ctk.cli.options import (
-    FilterCommand,
-    db_argument,
-    filter_options,
-    print_caveats,
-    refuse_one_file_twice,
-    remark,
-)
+from ctk.cli.filters import FilterCommand, filter_options
+from ctk.cli.options import db_argument, print_caveats, refuse_one_file_twice, remark
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_count, parse_size
@@ -70,7 +64,8 @@ def export(
     kept in a file beside FILE, or beside DB: DB itself is never written.
 
     \b
-    ctk export node.db --format log --output flows.log --max-size 64MiB --cursor siem
+    ctk export node.db --format log --cursor siem \\
+      --output flows.log --max-size 64MiB
     """
     if form == "json" and (cursor or max_size):
         raise UsageError("json is one array: it cannot be gone on with", hint="--format jsonl")

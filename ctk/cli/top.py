@@ -6,14 +6,8 @@ import click
 
 import ctk
 from ctk.ask.sums import SORTS, check_keys
-from ctk.cli.options import (
-    Dbs,
-    FilterCommand,
-    dbs_argument,
-    filter_options,
-    output_options,
-    print_caveats,
-)
+from ctk.cli.filters import FilterCommand, filter_options
+from ctk.cli.options import Dbs, complete_keys, dbs_argument, output_options, print_caveats
 from ctk.model import Filters
 from ctk.numbers import parse_count
 from ctk.render import tables as render
@@ -27,6 +21,7 @@ from ctk.render.tables import Output
     default="source,destination",
     show_default=True,
     metavar="KEYS",
+    shell_complete=complete_keys,
     help="What to rank, comma-separated: src_workload, service, dst_port, node, ...",
 )
 @click.option(

@@ -1,0 +1,30 @@
+"""`ctk help`: the help of a command, on the screen or as a manual page."""
+
+import click
+
+
+@click.command(short_help="Show the help of a command, or its manual page.")
+@click.argument(
+    "command",
+    required=False,
+    shell_complete=lambda ctx, _, word: [
+        name for name in ctx.find_root().command.list_commands(ctx) if name.startswith(word)
+    ],
+)
+@click.option("--man", is_flag=True, help="As a manual page: ctk help top --man | man -l -")
+@click.pass_context
+def help(ctx: click.Context, command: str | None, man: bool) -> None:
+    """Show what --help shows: of COMMAND, or of ctk itself."""
+    about = ctx.find_root()
+    if command is not None:
+        group = about.command
+        assert isinstance(group, click.Group)
+        name, found, _ = group.resolve_command(about, [command])
+        assert found is not None
+        about = click.Context(found, about, info_name=name)
+    if man:
+        from ctk.cli.manual import page
+
+        click.echo(page(about), nl=False)
+    else:
+        click.echo(about.get_help())
