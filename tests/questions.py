@@ -19,10 +19,9 @@ from sqlite_utils import Database
 
 from ctk.ask.flows import Flows
 from ctk.ask.pages import PAGE_ROWS
-from ctk.ask.sums import KEYS as ALL_KEYS
 from ctk.ask.sums import NOTHING
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
-from ctk.store.columns import FlowRecord
+from ctk.store.columns import IDENTITY_KEYS, FlowRecord
 from ctk.store.rollup import LEVELS
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -372,7 +371,7 @@ def sum_up(
 
 
 KEYS = st.lists(
-    st.sampled_from([key for key in ALL_KEYS if key not in ("source", "destination", "src_port")]),
+    st.sampled_from([key for key in IDENTITY_KEYS if key != "src_port"]),
     min_size=1,
     max_size=3,
     unique=True,

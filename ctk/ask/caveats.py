@@ -128,6 +128,61 @@ class SeenTo:
 
 
 @dataclass(frozen=True, slots=True)
+class BeganLater:
+    """Recording began within the span that was asked for, so much that is old is seen first."""
+
+    at_ns: int
+
+    @property
+    def text(self) -> str:
+        began = _short(self.at_ns // SECOND * SECOND)
+        return f"recording began {began}: what was there before was first seen then"
+
+
+@dataclass(frozen=True, slots=True)
+class StrangersForgotten:
+    """There was no room to remember when all external addresses were first seen."""
+
+    @property
+    def text(self) -> str:
+        return "there were more external addresses than are remembered: some may not be new"
+
+
+@dataclass(frozen=True, slots=True)
+class IdleUnmeasured:
+    """Of these live connections nothing tells whether they are idle."""
+
+    connections: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{self.connections:,} connections may be idle, too: the kernel does not count what"
+            " they move (net.netfilter.nf_conntrack_acct)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IdleLeftOut:
+    """There were more idle connections than are kept in the file."""
+
+    connections: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.connections:,} more were idle: the file keeps the oldest"
+
+
+@dataclass(frozen=True, slots=True)
+class NoIdleLook:
+    """No recorder has looked for idle connections: it does after five minutes, and at its end."""
+
+    @property
+    def text(self) -> str:
+        return "no recorder has looked for idle connections yet: it does every 5m, and at its end"
+
+
+@dataclass(frozen=True, slots=True)
 class TextTimes:
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
@@ -176,6 +231,11 @@ Caveat = (
     | Folded
     | NothingFits
     | SeenTo
+    | BeganLater
+    | StrangersForgotten
+    | IdleUnmeasured
+    | IdleLeftOut
+    | NoIdleLook
     | TextTimes
     | OfFiles
     | SeenByEach

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -25,11 +25,16 @@ from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
+    from ctk.ask.balance import Balance
     from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
+    from ctk.ask.diff import AskedSpan, Diff
+    from ctk.ask.failures import Failures
     from ctk.ask.flows import Flows
     from ctk.ask.gaps import StoredGap
     from ctk.ask.graph import Graph
+    from ctk.ask.idle import Idle
+    from ctk.ask.new import New
     from ctk.ask.pages import Position
     from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
@@ -142,23 +147,115 @@ class Recording:
         /,
         *,
         by: str | Iterable[str] = (),
-        step: str | int = "1m",
+        step: str | int | None = "1m",
+        sort: str | None = None,
+        limit: int | None = None,
         **asked: Unpack[Asked],
     ) -> "Series":
         """
-        Sum up the flows that fit by steps of time, and by keys as `top` does.
+        Sum up the flows that fit by steps of time, and by keys as `top` does; steps have no holes.
 
         `step` is an age ("5m", "1d") or nanoseconds, in whole minutes; steps begin at multiples
-        of it since 1970, UTC. The sums over all steps are those of `top`.
+        of it since 1970, UTC. None chooses one. The sums over all steps are those of `top`. `limit`
+        leaves the groups with the largest `sort`.
         """
         from ctk.ask.series import parse_step, series
 
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "step")
-        step_ns = parse_step(step)
+        chosen = self._filters(filters, asked, "by", "step", "sort", "limit")
+        step_ns = None if step is None else parse_step(step)
         with self._connect() as conn:
-            return series(conn, chosen, keys, step_ns)
+            return series(conn, chosen, keys, step_ns, sort, limit)
+
+    def failures(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Failures":
+        """Say what failed, by client workload, service, backend and port: most failures first."""
+        from ctk.ask.failures import failures
+
+        self._check()
+        chosen = self._filters(filters, asked, "limit")
+        with self._connect() as conn:
+            return failures(conn, chosen, limit)
+
+    def diff(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        before: "AskedSpan | None" = None,
+        after: "AskedSpan | None" = None,
+        other: "Recording | None" = None,
+        by: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Diff":
+        """
+        Say what changed from one span to another, or from this file to the `other`.
+
+        A span is "2h..1h", with either end left out, or a pair of times. Of two spans of one file
+        one may be left out: it is as long as the other, right before or after it. `by` is by
+        default client, server, dst_port and proto; `limit` is of rows of each state.
+        """
+        from ctk.ask.diff import BY, diff, two_spans
+
+        self._check()
+        keys = BY if by is None else keys_of(by)
+        chosen = self._filters(filters, asked, "before", "after", "other", "by", "sort", "limit")
+        later = other or self
+        with self._connect() as conn, later._connect() as later_conn:
+            spans = two_spans(conn, before, after, other is not None, self._span, later._span)
+            one, two = (replace(span, terms=chosen.terms) for span in spans)
+            if (chosen.since_ns, chosen.until_ns) != (None, None):
+                raise UsageError("since and until are of one span", hint="before=, after=")
+            return diff((conn, one), (later_conn, two), keys, sort, limit)
+
+    def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":
+        """List who talked to whom for the first time in a span: see `ctk.ask.new`."""
+        from ctk.ask.new import new
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        with self._connect() as conn:
+            return new(conn, chosen)
+
+    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
+        """Say how evenly the connections and bytes of services go to their backends."""
+        from ctk.ask.balance import balance
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        with self._connect() as conn:
+            return balance(conn, chosen)
+
+    def idle(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        min_idle: str | int = "5m",
+        **asked: Unpack[Asked],
+    ) -> "Idle":
+        """
+        List the live connections that have moved nothing for `min_idle`, the longest idle first.
+
+        It is what a recorder last saw: it looks every five minutes, and at its end.
+        """
+        from ctk.ask.idle import idle
+        from ctk.timespan import parse_age
+
+        self._check()
+        chosen = self._filters(filters, asked, "min_idle")
+        least_ns = parse_age(min_idle) if isinstance(min_idle, str) else min_idle
+        with self._connect() as conn:
+            return idle(conn, chosen, least_ns)
 
     def graph(
         self,
@@ -217,8 +314,9 @@ class Recording:
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
-            now_ns=time.time_ns(),
+            reference=self.reference,
             span=span,
+            caveats=self._of_files(),
             explain=explain,
         )
         connect = self.sql_connection()
@@ -297,6 +395,9 @@ class Recording:
         with self._connect() as conn:
             return reference_of(conn, time.time_ns())
 
+    def _of_files(self) -> "tuple[Caveat, ...]":
+        return ()
+
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self.source.reader()
 
@@ -309,6 +410,9 @@ class Recording:
         if asked:
             raise TypeError("give Filters, or keyword arguments, not both")
         return filters
+
+    def _span(self, since: Moment | None, until: Moment | None) -> Filters:
+        return self._filters(None, {"since": since, "until": until})
 
     def _check(self) -> None:
         if not self._open:
