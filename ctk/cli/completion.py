@@ -15,7 +15,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     \b
     source <(ctk completion bash)    # in ~/.bashrc
     source <(ctk completion zsh)     # in ~/.zshrc
-    ctk completion fish | source     # in ~/.config/fish/config.fish
+    ctk completion fish              # into ~/.config/fish/completions/ctk.fish
     """
     from click.shell_completion import get_completion_class
 
