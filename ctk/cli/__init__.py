@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Copy": {
         "export": "Write the flows in DB out, for other programs.",
+        "cursor": "List or forget how far exports with --cursor are.",
         "snapshot": "Copy DB safely while it is being written.",
     },
     "Help": {

@@ -2,24 +2,28 @@
 
 import click
 
+from ctk.errors import UsageError
+
 
 @click.command(short_help="Show the help of a command, or its manual page.")
 @click.argument(
     "command",
-    required=False,
+    nargs=-1,
     shell_complete=lambda ctx, _, word: [
         name for name in ctx.find_root().command.list_commands(ctx) if name.startswith(word)
     ],
 )
 @click.option("--man", is_flag=True, help="As a manual page: ctk help top --man | man -l -")
 @click.pass_context
-def help(ctx: click.Context, command: str | None, man: bool) -> None:
+def help(ctx: click.Context, command: tuple[str, ...], man: bool) -> None:
     """Show what --help shows: of COMMAND, or of ctk itself."""
     about = ctx.find_root()
-    if command is not None:
+    for word in command:
         group = about.command
-        assert isinstance(group, click.Group)
-        name, found, _ = group.resolve_command(about, [command])
+        if not isinstance(group, click.Group):
+            hint = f"ctk help {about.info_name}"
+            raise UsageError(f"{about.command_path} has no commands", hint=hint)
+        name, found, _ = group.resolve_command(about, [word])
         assert found is not None
         about = click.Context(found, about, info_name=name)
     if man:

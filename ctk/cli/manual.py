@@ -25,7 +25,7 @@ def page(ctx: click.Context) -> str:
         *_body(inspect.cleandoc(command.help or "").split("\n\n")),
     ]
     if isinstance(command, click.Group):
-        lines += _commands(command)
+        lines += _commands(command, ctx)
     for title, records in _sections(ctx).items():
         lines.append(f".SH {_word(title.upper())}")
         for flags, said in records:
@@ -48,14 +48,15 @@ def _body(paragraphs: list[str]) -> Iterator[str]:
             yield _text(" ".join(text.split()))
 
 
-def _commands(group: click.Group) -> Iterator[str]:
-    sections = getattr(group, "groups", {})
-    for title, commands in sections.items():
+def _commands(group: click.Group, ctx: click.Context) -> Iterator[str]:
+    found = {name: group.get_command(ctx, name) for name in group.list_commands(ctx)}
+    groups = getattr(group, "groups", None) or {
+        "Commands": {name: each.get_short_help_str(1_000) for name, each in found.items() if each}
+    }
+    for title, commands in groups.items():
         yield f".SH {_word(title.upper())}"
         for name, said in commands.items():
-            yield ".TP"
-            yield rf"\fBctk\-{_text(name)}\fR(1)"
-            yield _text(said)
+            yield from (".TP", rf"\fB{_text(f'{ctx.command_path} {name}')}\fR", _text(said))
 
 
 def _sections(ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
