@@ -131,8 +131,9 @@ NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db
         (["query", "x.db", "--xyzzy"], "Error: No such option '--xyzzy'\nTry: ctk query --help\n"),
         (
             ["query", "x.db", "-o", "xml"],
-            "Error: Invalid value for '-o' / '--format': 'xml' is not one of 'table', 'json', "
-            "'jsonl', 'csv', 'tsv'\nTry: ctk query --help\n",
+            "Error: Invalid value for '-o' / '--format': 'xml' is not one of 'table', 'wide', "
+            "'vertical', 'markdown', 'name', 'json', 'jsonl', 'csv', 'tsv'\n"
+            "Try: ctk query --help\n",
         ),
         (
             ["query", "x.db", "-o", "josn"],

@@ -145,7 +145,7 @@ class RecordCommand(SectionedCommand):
     "max_bytes",
     type=parse_size,
     metavar="SIZE",
-    help="Prune the oldest rows to stay under it.",
+    help="Keep DB and its -wal within it: the oldest and finest rows go first.",
 )
 @click.option(
     "--retain",
