@@ -23,6 +23,12 @@ GROUPS: dict[str, dict[str, str]] = {
     "Ask": {
         "query": "List the flows in DB, or ask it in SQL.",
         "top": "Rank who moved most in DB.",
+        "failures": "Say what failed, from whom, since when.",
+        "diff": "Say what changed between two spans, or two files.",
+        "new": "List who talked to whom for the first time.",
+        "series": "Sum DB up over time: steps without holes.",
+        "balance": "Say how evenly a service's backends are used.",
+        "idle": "List live connections that move nothing.",
         "schema": "Say what may be asked in SQL: views and columns.",
         "info": "Say what DB holds.",
     },
