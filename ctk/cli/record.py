@@ -8,14 +8,14 @@ import click
 from ctk.cli.options import (
     cluster_options,
     db_argument,
-    parse_size,
     refuse_one_file_twice,
     refuse_two_clusters,
 )
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr
 from ctk.errors import UsageError
-from ctk.model import EVENT_NAMES, EventName, parse_port, parse_protocol
+from ctk.model import EVENT_NAMES, EventName, parse_protocol
+from ctk.numbers import parse_port, parse_size
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
 
