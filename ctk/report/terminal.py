@@ -4,6 +4,7 @@ import curses
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from signal import SIGINT, SIGTERM, default_int_handler, signal
 from typing import TYPE_CHECKING
 
@@ -74,10 +75,8 @@ def watch(recording: "Recording", look: Look, every_s: float) -> None:
     """Show the table until `q`, SIGINT or SIGTERM; the terminal is left as it was."""
     signal(SIGTERM, default_int_handler)
     signal(SIGINT, default_int_handler)
-    try:
+    with suppress(KeyboardInterrupt):
         curses.wrapper(_run, Asking(recording), look, every_s)
-    except KeyboardInterrupt:
-        pass
 
 
 def _run(window: "curses.window", asking: Asking, look: Look, every_s: float) -> None:
@@ -134,17 +133,17 @@ def _styles() -> dict[Style, int]:
     }
 
 
-def stream(recording: "Recording", look: Look, every_s: float, show: Callable[[Seen], None]) -> None:
+def stream(
+    recording: "Recording", look: Look, every_s: float, show: Callable[[Seen], None]
+) -> None:
     """Without a terminal: show an answer every so often, until SIGINT or SIGTERM."""
     signal(SIGTERM, default_int_handler)
     asking = Asking(recording)
-    try:
+    with suppress(KeyboardInterrupt):
         while True:
             show(asking.ask(look))
             sys.stdout.flush()
             time.sleep(every_s)
-    except KeyboardInterrupt:
-        pass
 
 
 def parse_interval(every_ns: int) -> float:

@@ -9,6 +9,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -22,7 +23,7 @@ def frames_of(trace: Path) -> list[float]:
     """The times between two frames that were drawn, in ms."""
     events = json.loads(trace.read_text())["traceEvents"]
     drawn = sorted(each["ts"] for each in events if each["name"] == "DrawFrame")
-    return [(after - before) / 1000 for before, after in zip(drawn, drawn[1:], strict=False)]
+    return [(after - before) / 1000 for before, after in pairwise(drawn)]
 
 
 def measured(path: Path) -> dict[str, object]:
@@ -66,7 +67,9 @@ def measured(path: Path) -> dict[str, object]:
         "links": links,
         "frames": len(frames),
         "median ms": round(statistics.median(frames), 1) if frames else None,
-        "worst of 20 ms": round(statistics.quantiles(frames, n=20)[-1], 1) if len(frames) > 1 else None,
+        "worst of 20 ms": round(statistics.quantiles(frames, n=20)[-1], 1)
+        if len(frames) > 1
+        else None,
         "script errors": len(failed),
     }
 
