@@ -398,3 +398,22 @@ def m007_clusters(db: Database) -> None:
     conn.execute("DROP INDEX edge_src")
     conn.execute("CREATE INDEX edge_dialled ON edge(dialled_id, src_id, dst_port)")
     make_views(conn)
+
+
+@migrations()
+def m011_times_of_pods(db: Database) -> None:
+    """What a recording decides by whose an address was: the next one decides by the same."""
+    conn = db.conn
+    for name in (
+        "told_ns",  # when the row's state was told
+        "started_ns",  # what follows is the API's, in whole seconds
+        "networked_ns",
+        "running_ns",
+        "ended_ns",
+        "grace_s",
+        "sure_until_ns",  # of an end that nobody saw
+    ):
+        conn.execute(f"ALTER TABLE pod ADD COLUMN {name} INTEGER")
+    # Up to when pods were known; NULL where nobody told.
+    conn.execute("ALTER TABLE recording ADD COLUMN told_ns INTEGER")
+    conn.execute("UPDATE recording SET told_ns = committed_ns")

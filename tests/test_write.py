@@ -27,6 +27,7 @@ from ctk.model import (
     LiveConnections,
     ObjectClosed,
     ObjectRecord,
+    PodsTold,
     Previous,
     ServiceFound,
 )
@@ -240,7 +241,8 @@ def test_identities_keep_their_rows_over_a_restart(path: Path) -> None:
 
 def test_what_is_not_seen_again_after_a_restart_ended_with_the_last_commit(path: Path) -> None:
     with connect.writer(path) as conn:
-        _window(_writer(conn), _row(TO_DB), changes=[_pod("uid-web"), _pod("uid-db-0")])
+        pods = [_pod("uid-web"), _pod("uid-db-0")]
+        _window(_writer(conn), _row(TO_DB), changes=[*pods, PodsTold(T + S)])
     with connect.writer(path) as conn:
         writer = _writer(conn, T + 60 * S)
         _window(writer, changes=[_pod("uid-web", T + 60 * S)])
@@ -397,11 +399,12 @@ def test_what_the_file_knew_is_read_before_the_first_window(path: Path) -> None:
     with connect.writer(path) as conn:
         changes = [first, relabelled, gone, old, node, _web_service()]
         ended = [ObjectClosed("pod", "uid-old", T - 5 * S), ObjectClosed("pod", "uid-gone", T + S)]
-        _window(_writer(conn), changes=[*changes, *ended], committed_ns=T + 9 * S)
+        changes += [*ended, PodsTold(T + 9 * S)]
+        _window(_writer(conn), changes=changes, committed_ns=T + 10 * S)
     with connect.writer(path) as conn:
         writer = _writer(conn, T + 60 * S)
         known = list(writer.known_objects(since_ns=T))
-        assert [(_fields(record), to_ns) for record, to_ns in known] == [
+        assert [(_fields(each.record), each.valid_to_ns) for each in known] == [
             (_fields(first), T + S),
             (_fields(gone), T + S),
             (_fields(relabelled), None),
@@ -438,7 +441,7 @@ def test_an_end_that_nobody_saw_is_said_to_be_inferred(path: Path) -> None:
             Closed(WEB, T + S, inferred=True),
             Closed(DB, T + S),
         ]
-        _window(writer, changes=ends)
+        _window(writer, changes=[*ends, PodsTold(T + S)])
         assert _all(conn, "SELECT name, valid_to_ns, end_inferred FROM pods") == [
             ("1", T + S, 0),
             ("2", T + S, 1),

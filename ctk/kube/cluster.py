@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from ctk.kube import recall
-from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
+from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record, times_of
 from ctk.kube.objects import (
-    Deleted,
     EndpointSlice,
     KubeObject,
     Listed,
@@ -31,6 +30,7 @@ from ctk.model import (
     HistoryChange,
     KnownObject,
     ObjectClosed,
+    PodTimes,
 )
 from ctk.timespan import SECOND
 
@@ -74,9 +74,14 @@ class Cluster:
     def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
         """Take in what the file knew up to then; nothing is told of it but the ends it lacks."""
         for change in recall.changes(known):
-            self.put(change.object, change.at_ns)
-            if isinstance(change, Deleted):
-                self.drop(resource_of(change.object), change.object.uid, change.at_ns)
+            each = change.object
+            if not change.ends:
+                self.put(each, change.at_ns)
+                continue
+            if change.sure_until_ns is not None:
+                for address in each.addresses:
+                    self._owners.doubt(address, each.uid, change.sure_until_ns)
+            self.drop(resource_of(each), each.uid, change.at_ns, inferred=change.inferred)
         self._owners.recall_until(told_until_ns)
         self._recalled = {*self._pods, *self._nodes}
         # The file has their history; it forgot only when its endpoints end.
@@ -235,9 +240,12 @@ class Cluster:
                 self.zones.pop(gone.name, None)
         if gone is not None:
             self._recalled.discard(uid)
+            known_ns = [self._owners.sure_until_ns(address, uid) for address in gone.addresses]
             for address in gone.addresses:
                 self._owners.take(address, uid, to_ns, sure_until_ns=at_ns, inferred=inferred)
-            self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred))
+            sure_until_ns = min(known_ns, default=at_ns)
+            told = sure_until_ns if inferred and sure_until_ns < at_ns else None
+            self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred, told))
 
     def put_all(self, listed: Listed) -> None:
         """Take in all there is of a resource: what is missing is gone."""
@@ -265,11 +273,15 @@ class Cluster:
         """Write an object's history, where something of it changed that history keeps."""
         recalled = new.uid in self._recalled
         if old is None:
-            self._history.append(record_of(new, new.started_ns))
+            self._history.append(record_of(new, new.started_ns, at_ns))
         elif not same_record(old, new):
             kind = KIND_OF[resource_of(new)]
             self._history.append(ObjectClosed(kind, new.uid, at_ns, inferred=recalled))
-            self._history.append(record_of(new, at_ns))
-        elif recalled:
-            # It goes on as the file knew it.
-            self._history.append(record_of(new, old.started_ns))
+            self._history.append(record_of(new, at_ns, at_ns))
+        elif recalled or _times(old) != _times(new):
+            # It goes on as it stood.
+            self._history.append(record_of(new, old.started_ns, at_ns))
+
+
+def _times(owner: Owner) -> PodTimes | None:
+    return times_of(owner, 0) if isinstance(owner, Pod) else None

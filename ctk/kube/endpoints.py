@@ -43,6 +43,7 @@ from ctk.model import (
     Kind,
     KnownObject,
     KnownUnknown,
+    PodsTold,
     Via,
 )
 from ctk.timespan import FOREVER_NS
@@ -128,6 +129,12 @@ class Endpoints:
         self._history.clear()
         return history
 
+    def told(self, at_ns: int) -> list[PodsTold]:
+        """Say up to when pods are known, at `at_ns`; nothing where nobody told of them."""
+        if "pods" not in self._listed:
+            return []
+        return [PodsTold(min(at_ns, self._owners.lost_ns))]
+
     @property
     def untold(self) -> int:
         """How many changes `drain` would return."""
@@ -156,12 +163,18 @@ class Endpoints:
 
     def recall_unknown(self, unknown: Iterable[KnownUnknown]) -> None:
         """
-        Take in what earlier recordings could not name, oldest first.
+        Take in what earlier recordings could not name for sure, oldest first.
 
         A pod that is told only now may have been behind it: then it is completed, as what this
-        recording asks about is.
+        recording asks about is. After `recall`, which tells what of a pod's was sure.
         """
-        self._provisional.recall(unknown)
+        owners = self._owners
+        self._provisional.recall(
+            each
+            for each in unknown
+            if each.endpoint.kind != "pod"
+            or (owners.had(each.endpoint) and not owners.began(each.endpoint))
+        )
 
     def set_local_addresses(self, addresses: frozenset[str]) -> None:
         """
@@ -261,6 +274,10 @@ class Endpoints:
         def settled(given: Provisional) -> bool:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
+            if given.recalled and not self._owners.says_more(
+                address, owned, endpoint.valid_from_ns
+            ):
+                return False
             sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
             if owned is not None and not sure:
                 passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)

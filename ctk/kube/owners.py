@@ -43,6 +43,7 @@ class Ownership:
     gone_ns: int = FOREVER_NS  # its object was gone then, at the latest
     inferred: bool = False  # nobody saw it end
     recalled: bool = False  # known from the file only
+    is_news: bool = True  # the file did not know of it when the recording began
 
 
 class Claim(NamedTuple):
@@ -78,6 +79,7 @@ class Owners:
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
+        self.recalled_until_ns = -FOREVER_NS  # up to when the file knew
         # Since when each kind is watched without a break.
         self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
 
@@ -87,6 +89,31 @@ class Owners:
             if owned.from_ns <= when_ns < owned.to_ns:
                 return owned
         return None
+
+    def says_more(self, address: str, owned: Ownership | None, when_ns: int) -> bool:
+        """
+        Whether an answer for then may be another than that of the recording that was asked.
+
+        What the file knew then it decided by; only an owner that it had not heard of is new.
+        """
+        if when_ns >= self.recalled_until_ns:
+            return True
+        if owned is not None:
+            return owned.is_news
+        return any(each.is_news for each in self._spans.get(address, ()))
+
+    def began(self, endpoint: Endpoint) -> bool:
+        """Whether that is where one of the owner's spans began, of those that are kept."""
+        return any(
+            each.endpoint.uid == endpoint.uid
+            and each.endpoint.valid_from_ns == endpoint.valid_from_ns
+            for each in self._spans.get(endpoint.address, ())
+        )
+
+    def had(self, endpoint: Endpoint) -> bool:
+        """Whether the address is known to have been that owner's at some time."""
+        spans = self._spans.get(endpoint.address, ())
+        return any(each.endpoint.uid == endpoint.uid for each in spans)
 
     def is_owned(self, address: str) -> bool:
         """Whether an address is somebody's now."""
@@ -173,6 +200,11 @@ class Owners:
         owned.recalled, owned.gone_ns = False, gone_ns
         self._wait(owned, to_ns, sure_until_ns)
 
+    def sure_until_ns(self, address: str, uid: str) -> int:
+        """Up to when an address is that owner's for sure; FOREVER_NS where it is not its own."""
+        owned = self._open(address, uid)
+        return FOREVER_NS if owned is None else self._sure_until_ns(owned)
+
     def rename(self, endpoint: Endpoint) -> None:
         """The owner of an address has other labels, say, from now on: another endpoint."""
         owned = self._open(endpoint.address, endpoint.uid)
@@ -180,6 +212,7 @@ class Owners:
             sure_until_ns = owned.sure_until_ns
             self._close(owned, endpoint.valid_from_ns)
             renamed = Ownership(_since(endpoint, owned.to_ns), owned.to_ns, owned.claim)
+            renamed.is_news = owned.is_news
             renamed.sure_until_ns = sure_until_ns
             self._insert(renamed)
 
@@ -191,8 +224,10 @@ class Owners:
 
     def recall_until(self, told_until_ns: int) -> None:
         """All that is known is what the file knew, up to then."""
+        self.recalled_until_ns = told_until_ns
         for spans in self._spans.values():
             for owned in spans:
+                owned.is_news = False
                 if owned.to_ns == FOREVER_NS:
                     owned.sure_until_ns = told_until_ns
                 owned.recalled = owned.sure_until_ns < owned.to_ns
@@ -207,7 +242,8 @@ class Owners:
         owned = self._open(address, uid)
         if owned is None:
             return
-        owned.recalled, owned.sure_until_ns, owned.claim = False, FOREVER_NS, claim
+        owned.recalled, owned.sure_until_ns = False, FOREVER_NS
+        owned.claim = claim._replace(told_ns=min(claim.told_ns, owned.claim.told_ns))
         others = [each for each in self._rivals(owned.endpoint) if each is not owned]
         # The file knows when it was told of the address, and the server since when it was used.
         used_ns = max(claim.gained_ns + SECOND, claim.running_ns or 0)

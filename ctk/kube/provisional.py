@@ -36,6 +36,7 @@ class Provisional:
     endpoint: Endpoint
     until_ns: int  # from then on another is given
     asked_ns: int
+    recalled: bool = False  # an earlier recording gave it
 
 
 class ProvisionalEndpoints:
@@ -105,7 +106,7 @@ class ProvisionalEndpoints:
         """Take in those of earlier recordings: they may be completed, and are given no more."""
         for endpoint, asked_ns in unknown:
             given = self._of.setdefault(endpoint.address, [])
-            given.append(Provisional(endpoint, asked_ns, asked_ns))
+            given.append(Provisional(endpoint, asked_ns, asked_ns, recalled=True))
         while len(self._of) > _MOST:
             self._of.popitem(last=False)
 

@@ -26,7 +26,7 @@ from ctk.model import (
 from ctk.store import bulk, history
 from ctk.store.bloom import BloomFilter
 from ctk.store.columns import EDGE_OWN, EDGE_SIDES, ENDPOINT_IDENTITY, EdgeRow, edge_path
-from ctk.store.history import compact, pack
+from ctk.store.history import OPEN_THEN, compact, pack
 
 _NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
 CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again
@@ -244,8 +244,7 @@ class Identities:
                     self._ended[endpoint] = _End(valid_to_ns, inferred)
                     self.conn.execute(
                         f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
-                        f" WHERE {_SAME_ENDPOINT}"
-                        " AND (valid_to_ns IS NULL OR end_inferred AND valid_to_ns = ?)",
+                        f" WHERE {_SAME_ENDPOINT} AND (valid_to_ns IS NULL OR {OPEN_THEN})",
                         (valid_to_ns, inferred, *_identity(endpoint), self.closed_ns),
                     )
                 case ObjectRecord():
@@ -302,7 +301,7 @@ class Identities:
             return None
         match = self.conn.execute(
             f"SELECT id, valid_to_ns FROM endpoint WHERE {_SAME_ENDPOINT}"
-            " AND (valid_to_ns IS NULL OR valid_to_ns = ?) AND valid_from_ns = IFNULL(?,"
+            f" AND (valid_to_ns IS NULL OR {OPEN_THEN}) AND valid_from_ns = IFNULL(?,"
             " valid_from_ns) ORDER BY valid_from_ns DESC LIMIT 1",
             (*identity, self.closed_ns, endpoint.valid_from_ns if _is_apart(endpoint) else None),
         ).fetchone()

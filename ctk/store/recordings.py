@@ -85,6 +85,10 @@ class RecordingRow:
         """Say which cluster the recording is of."""
         self._conn.execute("UPDATE recording SET cluster_uid = ? WHERE id = ?", (uid, self.id))
 
+    def told(self, at_ns: int) -> None:
+        """Say up to when pods are known; a watch that turns out to be down since takes it back."""
+        self._conn.execute("UPDATE recording SET told_ns = ? WHERE id = ?", (at_ns, self.id))
+
     def insert_gaps(self, gaps: Iterable[Gap]) -> None:
         """Add gaps; the one of a full disk may be in the file already."""
         for gap in gaps:
@@ -111,7 +115,9 @@ class RecordingRow:
 def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
     """The last recording of `node`, None where there is none."""
     row = conn.execute(
-        "SELECT started_ns, committed_ns, ended_ns, boot_id, EXISTS (SELECT 1 FROM gap"
+        "SELECT started_ns, committed_ns, ended_ns, boot_id, (SELECT MAX(told_ns)"
+        " FROM recording AS each WHERE each.recorder_id = recording.recorder_id),"
+        " EXISTS (SELECT 1 FROM gap"
         " WHERE recording_id = recording.id AND kind = 'disk full'"
         " AND gap.ended_ns >= recording.ended_ns) AND NOT EXISTS (SELECT 1 FROM connection)"
         " FROM recording"

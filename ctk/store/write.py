@@ -33,6 +33,7 @@ from ctk.model import (
     KnownUnknown,
     LiveConnections,
     LoneEvent,
+    PodsTold,
     Previous,
     counts_of,
 )
@@ -92,8 +93,10 @@ class Writer:
             started_ns=started_ns,
             boot_id=boot_id,
         )
-        (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
-        self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
+        (told_ns, self._last_ns) = conn.execute(
+            "SELECT MAX(told_ns), MAX(committed_ns) FROM recording"
+        ).fetchone()
+        self._identities = Identities(conn, self._recording.recorder_id, told_ns, edges_held)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
         self._orphans = Orphans(conn, self._identities.forget)
         self._reserve = Reserve(self._path)
@@ -137,6 +140,8 @@ class Writer:
                 for change in changes:
                     if isinstance(change, ClusterFound):
                         recording.found_cluster(change.uid)
+                    elif isinstance(change, PodsTold):
+                        recording.told(change.at_ns)
                 recording.insert_gaps(gaps)
                 recording.advance(committed_ns, counters)
         except BaseException:
@@ -189,7 +194,7 @@ class Writer:
     def unknown_endpoints(self, since_ns: int) -> list[KnownUnknown]:
         """Return the newest endpoints that were unknown when they began, from then on."""
         with explained(self._path):
-            return earlier.unknown_endpoints(self._conn, since_ns, self._identities.closed_ns)
+            return earlier.provisional(self._conn, since_ns, self._last_ns)
 
     def maintain(
         self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
