@@ -289,9 +289,14 @@ class ObjectClosed(NamedTuple):
 
 
 class PodsTold(NamedTuple):
-    """Whatever there was to know of pods is known up to `at_ns`."""
+    """
+    Whatever there was to know of pods is known up to `at_ns`.
+
+    `version` is the API server's: a watch tells what came after it.
+    """
 
     at_ns: int
+    version: str | None = None
 
 
 class KnownObject(NamedTuple):

@@ -416,4 +416,6 @@ def m011_times_of_pods(db: Database) -> None:
         conn.execute(f"ALTER TABLE pod ADD COLUMN {name} INTEGER")
     # Up to when pods were known; NULL where nobody told.
     conn.execute("ALTER TABLE recording ADD COLUMN told_ns INTEGER")
+    # Of the API server, as of then: a watch goes on from it.
+    conn.execute("ALTER TABLE recording ADD COLUMN pods_version TEXT")
     conn.execute("UPDATE recording SET told_ns = committed_ns")

@@ -72,7 +72,7 @@ class Watching:
             for change in self.pending:
                 if isinstance(change, Applied | Deleted):
                     matches = getattr(change.object, "name", "") == name
-                elif isinstance(change, ClusterFound):
+                elif isinstance(change, Bookmarked | ClusterFound | Missed):
                     matches = False
                 else:
                     matches = change.resource == resource

@@ -11,6 +11,8 @@ from typing import Literal
 from ctk.kube import recall
 from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record, times_of
 from ctk.kube.objects import (
+    Applied,
+    Deleted,
     EndpointSlice,
     KubeObject,
     Listed,
@@ -32,7 +34,7 @@ from ctk.model import (
     ObjectClosed,
     PodTimes,
 )
-from ctk.timespan import SECOND
+from ctk.timespan import FOREVER_NS, SECOND
 
 KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
     "pods": "pod",
@@ -61,6 +63,7 @@ class Cluster:
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}
         self._listing = False  # what is told now may have been so for long
+        self._missed_since_ns: int | None = None  # what is told now happened then or later
         self._recalled: set[str] = set()  # the uids that only the file knows, so far
         # When pods without an address yet were first seen as started, by uid.
         self._came_ns: dict[str, int] = {}
@@ -125,7 +128,7 @@ class Cluster:
         if new.terminating and not (old and old.terminating):
             # Its address may be another's before its object is deleted.
             for address in new.owned:
-                self._owners.doubt(address, new.uid, at_ns)
+                self._owners.doubt(address, new.uid, self._no_later(at_ns))
         if new.final and (new.ended_ns is not None if old is None else not old.final):
             # It may have got an address and ended between two looks.
             for address in new.addresses:
@@ -240,12 +243,36 @@ class Cluster:
                 self.zones.pop(gone.name, None)
         if gone is not None:
             self._recalled.discard(uid)
+            if self._missed_since_ns is not None:
+                for address in gone.addresses:
+                    self._owners.doubt(address, uid, self._missed_since_ns)
             known_ns = [self._owners.sure_until_ns(address, uid) for address in gone.addresses]
             for address in gone.addresses:
                 self._owners.take(address, uid, to_ns, sure_until_ns=at_ns, inferred=inferred)
             sure_until_ns = min(known_ns, default=at_ns)
             told = sure_until_ns if inferred and sure_until_ns < at_ns else None
             self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred, told))
+
+    def put_last(self, each: KubeObject, at_ns: int) -> None:
+        """An object is gone, and this was its last state: it may say when it ended."""
+        resource = resource_of(each)
+        if each.uid in self.known(resource):
+            self.put(each, at_ns)
+            self.drop(resource, each.uid, at_ns, inferred=self._missed_since_ns is not None)
+
+    def put_missed(self, changes: Iterable[Applied | Deleted], at_ns: int) -> None:
+        """Take in what happened while nobody watched, in order, though not when."""
+        lost_ns, until_ns = self._owners.lost_ns, self._owners.recalled_until_ns
+        self._missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
+        self._listing = True
+        for change in changes:
+            put = self.put if isinstance(change, Applied) else self.put_last
+            put(change.object, at_ns)
+        self._listing, self._missed_since_ns = False, None
+
+    def _no_later(self, at_ns: int) -> int:
+        """When something happened that is told now, at the earliest."""
+        return at_ns if self._missed_since_ns is None else self._missed_since_ns
 
     def put_all(self, listed: Listed) -> None:
         """Take in all there is of a resource: what is missing is gone."""

@@ -21,13 +21,15 @@ from ctk.kube.cluster import KIND_OF, Cluster
 from ctk.kube.identity import same
 from ctk.kube.objects import (
     Applied,
+    Bookmarked,
     Change,
     Deleted,
     Listed,
     Lost,
+    Missed,
+    Pod,
     Recovered,
     Resource,
-    resource_of,
 )
 from ctk.kube.owners import Owners
 from ctk.kube.provisional import Provisional, ProvisionalEndpoints
@@ -73,6 +75,7 @@ class Endpoints:
         self._staleness = Staleness()
         self._listed: set[Resource] = set()
         self._settled_ns = started_ns
+        self._pods_version: str | None = None  # where a watch of pods would go on
 
     # What is asked of it.
 
@@ -133,7 +136,7 @@ class Endpoints:
         """Say up to when pods are known, at `at_ns`; nothing where nobody told of them."""
         if "pods" not in self._listed:
             return []
-        return [PodsTold(min(at_ns, self._owners.lost_ns))]
+        return [PodsTold(min(at_ns, self._owners.lost_ns), self._pods_version)]
 
     @property
     def untold(self) -> int:
@@ -196,13 +199,18 @@ class Endpoints:
         match change:
             case Applied(each):
                 self._cluster.put(each, at_ns)
+                self._know_pods(change)
             case Deleted(each):
-                resource = resource_of(each)
-                if each.uid in self._cluster.known(resource):
-                    self._cluster.put(each, at_ns)  # its last state may say when it ended
-                    self._cluster.drop(resource, each.uid, at_ns)
+                self._cluster.put_last(each, at_ns)
+                self._know_pods(change)
+            case Missed(changes):
+                self._cluster.put_missed(changes, at_ns)
+            case Bookmarked(_, version):
+                self._pods_version = version
             case Listed():
                 self._cluster.put_all(change)
+                if change.resource == "pods":
+                    self._pods_version = change.version
                 self._watch(change.resource, at_ns)
             case Lost(resource):
                 self._staleness.lose(change)
@@ -232,6 +240,10 @@ class Endpoints:
         """Forget owners that ended before then: no connection that old is asked about."""
         self._owners.expire(before_ns)
         self._service_ports.expire(before_ns)
+
+    def _know_pods(self, change: Applied | Deleted) -> None:
+        if isinstance(change.object, Pod):
+            self._pods_version = change.version
 
     def _watch(self, resource: Resource, at_ns: int) -> None:
         """A resource is known, all of it, and watched from then on."""

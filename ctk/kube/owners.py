@@ -220,6 +220,8 @@ class Owners:
         """From then on it is not sure that the address is still that owner's."""
         owned = self._open(address, uid)
         if owned is not None:
+            # Whose it is was sure in the second in which it got it.
+            since_ns = max(since_ns, owned.claim.gained_ns + SECOND)
             owned.sure_until_ns = min(owned.sure_until_ns, since_ns)
 
     def recall_until(self, told_until_ns: int) -> None:
@@ -332,6 +334,8 @@ class Owners:
         """A span ends then, unless another turns out to have the address before."""
         owned.to_ns, owned.sure_until_ns = to_ns, sure_until_ns
         self._in_grace[owned] = None
+        # The latest end that is possible is told at once, for whoever reads the file after a kill.
+        self._history.append(Closed(owned.endpoint, to_ns, inferred=True))
         self._due_ns = min(self._due_ns, to_ns + _TOLD_LATE_NS)
 
     def _open(self, address: str, uid: str | None) -> Ownership | None:

@@ -277,9 +277,7 @@ class Recorder:
         try:
             self._committer.add(self._aggregator.close(), self._now_ns)
             self._collect_gaps(self._now_ns)
-            self._committer.save(
-                self._now_ns, self._learned(self._now_ns), self._aggregator.events
-            )
+            self._committer.save(self._now_ns, self._learned(self._now_ns), self._aggregator.events)
         except Exception:
             # What ended the recording is raised by who calls this; it may have broken this, too.
             log.exception("the last window is not in the file")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import NamedTuple
 
-from ctk.model import EventCounts, Gap, Previous
+from ctk.model import EventCounts, Gap, PodsTold, Previous
 from ctk.store import bulk
 
 _GAP = bulk.plain("gap", ("recording_id", *Gap._fields))
@@ -85,9 +85,11 @@ class RecordingRow:
         """Say which cluster the recording is of."""
         self._conn.execute("UPDATE recording SET cluster_uid = ? WHERE id = ?", (uid, self.id))
 
-    def told(self, at_ns: int) -> None:
+    def told(self, told: PodsTold) -> None:
         """Say up to when pods are known; a watch that turns out to be down since takes it back."""
-        self._conn.execute("UPDATE recording SET told_ns = ? WHERE id = ?", (at_ns, self.id))
+        self._conn.execute(
+            "UPDATE recording SET told_ns = ?, pods_version = ? WHERE id = ?", (*told, self.id)
+        )
 
     def insert_gaps(self, gaps: Iterable[Gap]) -> None:
         """Add gaps; the one of a full disk may be in the file already."""
@@ -125,6 +127,16 @@ def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
         (node,),
     ).fetchone()
     return Previous._make((*row[:-1], bool(row[-1]))) if row else None
+
+
+def pods_version(conn: sqlite3.Connection, node: str) -> str | None:
+    """The version up to which a recording of `node` knew pods, of the last that did."""
+    row = conn.execute(
+        "SELECT pods_version FROM recording WHERE told_ns IS NOT NULL"
+        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
+        (node,),
+    ).fetchone()
+    return row[0] if row else None
 
 
 def _recorder_id(conn: sqlite3.Connection, node: str, cluster: str | None) -> int:

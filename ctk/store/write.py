@@ -141,7 +141,7 @@ class Writer:
                     if isinstance(change, ClusterFound):
                         recording.found_cluster(change.uid)
                     elif isinstance(change, PodsTold):
-                        recording.told(change.at_ns)
+                        recording.told(change)
                 recording.insert_gaps(gaps)
                 recording.advance(committed_ns, counters)
         except BaseException:
@@ -171,10 +171,12 @@ class Writer:
 
     def earlier_edge_id(self, flow: FlowTuple, at_ns: int) -> int | None:
         """Return the id of this node's edge of these tuples whose endpoints were there then."""
-        if self.previous is None:
+        previous = self.previous
+        if previous is None:
             return None
         with explained(self._path):
-            found = earlier.edge_id(self._conn, self._identities.recorder_id, flow, at_ns)
+            recorder_id, last_ns = self._identities.recorder_id, previous.started_ns
+            found = earlier.edge_id(self._conn, recorder_id, flow, at_ns, last_ns)
         return None if found is None or self._identities.is_forgotten(found) else found
 
     def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
