@@ -703,7 +703,7 @@ def test_a_deleted_pods_grace_ends_where_another_has_the_address() -> None:
     endpoints.apply(Applied(pod("next", start=52), T0 + 54 * S))
     history = endpoints.drain()
     closed = [each.valid_to_ns - T0 for each in history if isinstance(each, Closed)]
-    assert closed == [52 * S + S // 2]
+    assert closed == [80 * S, 52 * S + S // 2]  # the latest that is possible, then what is known
     told = {each.unknown: each.known.name for each in history if isinstance(each, Completed)}
     assert [told.get(each, each.name) for each in answers] == ["forced", "next"]
 

@@ -19,7 +19,17 @@ from apiserver import CLUSTER_UID, ApiServer, Fault, Request
 from ctk.errors import KubeError, UsageError
 from ctk.kube.api import Patience
 from ctk.kube.endpoints import Endpoints
-from ctk.kube.objects import RESOURCES, Applied, Change, Deleted, Listed, Lost, Recovered
+from ctk.kube.objects import (
+    RESOURCES,
+    Applied,
+    Bookmarked,
+    Change,
+    Deleted,
+    Listed,
+    Lost,
+    Missed,
+    Recovered,
+)
 from ctk.kube.watch import Watch
 from ctk.model import ClusterFound
 

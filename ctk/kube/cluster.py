@@ -59,11 +59,10 @@ class Cluster:
         settle: Callable[[str], None],
     ) -> None:
         self._history, self._owners, self._provisional = history, owners, provisional
-        self._service_ports, self._settle = service_ports, settle
+        self._service_ports, self._tell = service_ports, settle
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}
         self._listing = False  # what is told now may have been so for long
-        self._missed_since_ns: int | None = None  # what is told now happened then or later
         self._recalled: set[str] = set()  # the uids that only the file knows, so far
         # When pods without an address yet were first seen as started, by uid.
         self._came_ns: dict[str, int] = {}
@@ -243,9 +242,9 @@ class Cluster:
                 self.zones.pop(gone.name, None)
         if gone is not None:
             self._recalled.discard(uid)
-            if self._missed_since_ns is not None:
+            if self._owners.missed_since_ns is not None:
                 for address in gone.addresses:
-                    self._owners.doubt(address, uid, self._missed_since_ns)
+                    self._owners.doubt(address, uid, self._owners.missed_since_ns)
             known_ns = [self._owners.sure_until_ns(address, uid) for address in gone.addresses]
             for address in gone.addresses:
                 self._owners.take(address, uid, to_ns, sure_until_ns=at_ns, inferred=inferred)
@@ -258,21 +257,29 @@ class Cluster:
         resource = resource_of(each)
         if each.uid in self.known(resource):
             self.put(each, at_ns)
-            self.drop(resource, each.uid, at_ns, inferred=self._missed_since_ns is not None)
+            self.drop(resource, each.uid, at_ns, inferred=self._owners.missed_since_ns is not None)
 
     def put_missed(self, changes: Iterable[Applied | Deleted], at_ns: int) -> None:
-        """Take in what happened while nobody watched, in order, though not when."""
+        """
+        Take in what happened while nobody watched, in order, though not when.
+
+        Nothing is settled by it: the list follows.
+        """
         lost_ns, until_ns = self._owners.lost_ns, self._owners.recalled_until_ns
-        self._missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
+        self._owners.missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
         self._listing = True
         for change in changes:
             put = self.put if isinstance(change, Applied) else self.put_last
             put(change.object, at_ns)
-        self._listing, self._missed_since_ns = False, None
+        self._listing, self._owners.missed_since_ns = False, None
+
+    def _settle(self, address: str) -> None:
+        if self._owners.missed_since_ns is None:  # otherwise more is known of it when all is told
+            self._tell(address)
 
     def _no_later(self, at_ns: int) -> int:
         """When something happened that is told now, at the earliest."""
-        return at_ns if self._missed_since_ns is None else self._missed_since_ns
+        return at_ns if self._owners.missed_since_ns is None else self._owners.missed_since_ns
 
     def put_all(self, listed: Listed) -> None:
         """Take in all there is of a resource: what is missing is gone."""

@@ -80,6 +80,7 @@ class Owners:
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
         self.recalled_until_ns = -FOREVER_NS  # up to when the file knew
+        self.missed_since_ns: int | None = None  # what is told now happened then or later
         # Since when each kind is watched without a break.
         self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
 
@@ -193,10 +194,10 @@ class Owners:
             self._close(owned, to_ns)
             return
         if inferred:
-            # Whoever got the address before is in the list that lacks this one.
-            known_until_ns = self._sure_until_ns(owned)
-            earliest_ns = sure_until_ns - _POSTED_LATE_NS
-            sure_until_ns = max(min(sure_until_ns, known_until_ns), earliest_ns)
+            sure_until_ns = min(sure_until_ns, self._sure_until_ns(owned))
+            if self.missed_since_ns is None:
+                # Whoever got the address before is in the list that lacks this one.
+                sure_until_ns = max(sure_until_ns, gone_ns - _POSTED_LATE_NS)
         owned.recalled, owned.gone_ns = False, gone_ns
         self._wait(owned, to_ns, sure_until_ns)
 
