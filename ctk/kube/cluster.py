@@ -268,13 +268,14 @@ class Cluster:
         lost_ns, until_ns = self._owners.lost_ns, self._owners.recalled_until_ns
         self._owners.missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
         self._listing = True
-        for change in changes:
+        # Each a ns later: so the next recording takes them in in this order, too.
+        for told_ns, change in enumerate(changes, at_ns):
             put = self.put if isinstance(change, Applied) else self.put_last
-            put(change.object, at_ns)
+            put(change.object, told_ns)
         self._listing, self._owners.missed_since_ns = False, None
 
     def _settle(self, address: str) -> None:
-        if self._owners.missed_since_ns is None:  # otherwise more is known of it when all is told
+        if not self._listing:  # otherwise more is known of it when all is told
             self._tell(address)
 
     def _no_later(self, at_ns: int) -> int:

@@ -16,6 +16,7 @@ writes it.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ctk.kube.cluster import KIND_OF, Cluster
 from ctk.kube.identity import same
@@ -299,6 +300,9 @@ class Endpoints:
                 return False
             if owned is not None and given.asked_ns < owned.to_ns:
                 known = owned.endpoint
+                if not sure:
+                    # The next recording may hear of another: this is not a span of its own.
+                    known = replace(known, valid_from_ns=endpoint.valid_from_ns)
             elif endpoint.kind == "pod":
                 # It was not that pod all the time, and rows that point to it don't tell when.
                 known = Endpoint(

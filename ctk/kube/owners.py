@@ -150,13 +150,23 @@ class Owners:
         self, endpoint: Endpoint, claim: Claim, ended_ns: int, sure_until_ns: int
     ) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
-        from_ns, to_ns = max(endpoint.valid_from_ns, claim.gained_ns), ended_ns
-        for rival in self._rivals(endpoint):
-            if rival.claim.gained_ns >= claim.gained_ns:
-                to_ns = min(to_ns, rival.claim.gained_ns)
-                if rival.claim.gained_ns == claim.gained_ns:
-                    # Both got the address in one second: that is nobody's.
-                    rival.from_ns = max(rival.from_ns, claim.gained_ns + SECOND)
+        rivals, to_ns = self._rivals(endpoint), ended_ns
+        from_ns = max(endpoint.valid_from_ns, claim.gained_ns)
+        if rivals:
+            from_ns = max(from_ns, claim.running_ns or 0)
+        for rival in rivals:
+            gained_ns = rival.claim.gained_ns
+            second_ns = gained_ns + SECOND
+            if gained_ns == claim.gained_ns and rival.to_ns <= second_ns < ended_ns:
+                # The rival had it first, and only in the second in which both got it: nobody's.
+                rival.from_ns = second_ns
+                from_ns = max(from_ns, second_ns)
+            elif gained_ns >= claim.gained_ns:
+                if gained_ns < ended_ns:
+                    # It passed on in that second: nobody's, unless the rival used it later only.
+                    rival.from_ns = max(rival.from_ns, second_ns)
+                    used_late = (rival.claim.running_ns or 0) >= second_ns
+                    to_ns = min(to_ns, second_ns if used_late else gained_ns)
             elif rival.to_ns == FOREVER_NS and rival.claim.told_ns >= ended_ns:
                 # It started first, and got the address when this one had ended.
                 rival.from_ns = max(rival.from_ns, ended_ns)
