@@ -268,7 +268,7 @@ class ObjectRecord:
     workload_kind: str | None = None  # pods
     phase: str | None = None  # pods
     host_network: bool = False  # pods
-    times: PodTimes | None = None  # pods; None in a file of before m011
+    times: PodTimes | None = None  # pods; None in a file of before m012
     type: str | None = None  # services: ClusterIP, NodePort, LoadBalancer, ExternalName, headless
     ports: tuple[str, ...] = ()  # services: "name:port/proto" or "port/proto"
 
@@ -393,7 +393,19 @@ class LiveConnections(NamedTuple):
     edge_id: int
     has_ports: bool  # whether its protocol has ports
     keys: bytes  # one a connection: CTA_ID << 16 | source port
-    counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
+    # Five a connection: packets and bytes out, packets and bytes in, when it last moved any.
+    counters: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleConnections:
+    """Live connections that have moved nothing for long, as of a time."""
+
+    at_ns: int
+    # By edge: source port, when it began, when it last moved anything, and the bytes so far.
+    by_edge: Mapping[int, Sequence[tuple[int, int, int, int]]]
+    more: int  # idle ones that are left out, for there are too many
+    unmeasured: int  # of which nothing tells: the kernel does not count what they move
 
 
 class KnownUnknown(NamedTuple):

@@ -20,6 +20,7 @@ from ctk.model import EventCounts
 from ctk.store import connect
 from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
+from ctk.timespan import SECOND
 
 Invoke = Callable[..., Result]
 
@@ -225,6 +226,183 @@ def test_sql_is_answered_under_its_own_names(invoke: Invoke, shop: Path) -> None
 def test_a_number_is_bound_as_a_number(invoke: Invoke, shop: Path) -> None:
     sql = "SELECT COUNT(*) AS n FROM flows WHERE bytes_out + bytes_in > :least"
     assert invoke("query", shop, sql, "-p", "least", "5000", "-o", "tsv").stdout == "3\n"
+
+
+SINCE = "SELECT COUNT(*) AS n FROM flows WHERE started_ns >= "
+
+
+def test_a_time_in_nanoseconds_is_bound_as_a_number(invoke: Invoke, shop: Path) -> None:
+    result = invoke("query", shop, f"{SINCE} :t", "-p", "t", AT + 55 * SECOND, "-o", "tsv")
+    assert (result.exit_code, result.stdout) == (0, "1\n")
+    result = invoke("query", shop, "SELECT :n", "-p", "n", 2**63)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: {2**63} is more than SQLite counts\nTry: write it into the SQL\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("since", "found"),
+    [
+        ("ns('2024-11-25T18:48:00')", 3),
+        ("ns('2024-11-25 19:48+01:00')", 3),
+        ("ns('2024-11-26')", 0),
+        ("ns(1732560492852716307)", 2),
+        ("ns(NULL)", 0),
+        ("ago('1h')", 0),
+        ("ago('900y')", None),
+        ("ago('100y')", 7),
+        ("ago(NULL)", 0),
+    ],
+)
+def test_times_in_sql_are_written_as_the_flags_take_them(
+    invoke: Invoke, shop: Path, since: str, found: int | None
+) -> None:
+    result = invoke("query", shop, SINCE + since, "-o", "tsv")
+    if found is None:
+        assert result.stderr.startswith("Error: '900y' is longer than time goes back\nTry: ")
+    else:
+        assert (result.exit_code, result.stdout, result.stderr) == (0, f"{found}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("sql", "stderr"),
+    [
+        (
+            f"{SINCE} ago('soon')",
+            "Error: 'soon' is not an age\nTry: write it as 90s, 15m, 2h or 7d\n",
+        ),
+        (
+            f"{SINCE} ns('soon')",
+            "Error: 'soon' is neither an age nor a time\n"
+            "Try: write it as 90s, 15m, 2h or 7d, or as 2024-11-25T18:47:22Z\n",
+        ),
+        (
+            f"{SINCE} ns(1.5)",
+            "Error: ns(1.5) is no time\nTry: ns('2024-11-25T18:47:22Z')\n",
+        ),
+    ],
+)
+def test_a_time_in_sql_that_is_none_is_asked_wrongly(
+    invoke: Invoke, shop: Path, sql: str, stderr: str
+) -> None:
+    result = invoke("query", shop, sql)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", stderr)
+
+
+@pytest.mark.parametrize(
+    ("span", "found", "gaps"),
+    [
+        ("", 7, ""),
+        ("--since 2024-11-25T18:48:00Z", 3, ""),
+        ("--until 2024-11-25T18:47:36Z", 2, "1 gap in this window: recorder down for 3s\n"),
+        ("--since 2024-11-25T18:47:30Z --until 2024-11-25T18:48:10Z", 4, GAPS),
+    ],
+)
+def test_sql_gets_the_span_of_the_flags(
+    invoke: Invoke, shop: Path, span: str, found: int, gaps: str
+) -> None:
+    sql = f"{SINCE} :since_ns AND started_ns < :until_ns"
+    result = invoke("query", shop, sql, *span.split(), "-o", "tsv")
+    assert (result.stdout, result.stderr) == (f"{found}\n", gaps)
+
+
+@pytest.mark.parametrize(
+    ("words", "stderr"),
+    [
+        ("--since 1h", "Error: the SQL has no :since_ns\nTry: where started_ns >= :since_ns\n"),
+        ("--until 1h", "Error: the SQL has no :until_ns\nTry: where started_ns < :until_ns\n"),
+        ("-p ip 10.0.0.1", "Error: the SQL has no :ip\nTry: where src = :ip\n"),
+    ],
+)
+def test_what_the_sql_does_not_take_is_not_ignored(
+    invoke: Invoke, shop: Path, words: str, stderr: str
+) -> None:
+    result = invoke("query", shop, "SELECT 1", *words.split())
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", stderr)
+
+
+TEXTS = "SELECT COUNT(*) FROM flows WHERE started_at"
+
+
+@pytest.mark.parametrize(
+    ("sql", "stderr"),
+    [
+        (
+            f"{TEXTS} > datetime('now', '-1 hour')",
+            "started_at has a T where datetime() has a blank: compare started_ns with ago('1h')\n",
+        ),
+        (
+            f"{TEXTS} > ago('1h')",
+            "started_at is text, larger than the number of ago(): compare started_ns with"
+            " ago('1h')\n",
+        ),
+        (f"{TEXTS} > '2024-11-25T18:48'", ""),
+        ("SELECT COUNT(*) FROM flows WHERE datetime(started_at) > datetime('now', '-1 hour')", ""),
+        ("SELECT started_at, datetime(started_ns / 1000000000, 'unixepoch') FROM flows", ""),
+    ],
+)
+def test_text_that_does_not_compare_with_a_time_is_said(
+    invoke: Invoke, shop: Path, sql: str, stderr: str
+) -> None:
+    result = invoke("query", shop, sql, "-o", "tsv")
+    assert (result.exit_code, result.stderr) == (0, stderr)
+
+
+def test_sql_is_read_from_standard_input_and_from_a_file(
+    shop: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    sql = "SELECT COUNT(*) -- of all\nFROM flows;\n-- the end\n"
+    file = tmp_path / "question.sql"
+    file.write_text(sql)
+    assert invoke("query", shop, f"@{file}", "-o", "tsv").stdout == "7\n"
+    command = [sys.executable, "-m", "ctk", "query", shop, "-", "-o", "tsv"]
+    done = subprocess.run(command, input=sql, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("7\n", "")
+    result = invoke("query", shop, f"@{tmp_path}/none.sql")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: {tmp_path}/none.sql cannot be read: No such file or directory\n"
+        "Try: @FILE is a file of SQL\n",
+    )
+    file.write_bytes(b"SELECT '\xff'")
+    assert invoke("query", shop, f"@{file}").exit_code == 2
+
+
+def test_explain_says_how_sql_would_be_answered(invoke: Invoke, shop: Path) -> None:
+    sql = f"{SINCE} :since_ns AND src_name = :name"
+    result = invoke("query", shop, sql, "--explain")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == "SEARCH f USING PRIMARY KEY (started_ns>?)"
+    steps = invoke("query", shop, sql, "--explain", "-o", "jsonl").stdout.splitlines()
+    assert list(json.loads(steps[0])) == ["id", "parent", "notused", "detail"]
+    nested = "SELECT * FROM (SELECT src, COUNT(*) FROM flows GROUP BY 1 LIMIT 1)"
+    assert "\n  SCAN f\n" in invoke("query", shop, nested, "--explain").stdout
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        (
+            "SELECT group_concat(zeroblob(1000000)) FROM flows a, flows b, flows c",
+            "a value in the SQL is longer than 64 MiB",
+        ),
+        (
+            "SELECT group_concat(zeroblob(1000000)) FROM flows a, flows b",
+            "the SQL took more memory than it may",
+        ),
+    ],
+)
+def test_sql_that_takes_too_much_memory_is_stopped(shop: Path, sql: str, message: str) -> None:
+    # In a process of its own: the limit is of the process.
+    command = [sys.executable, "-m", "ctk", "query", shop, sql, "--memory"]
+    command.append("16MiB" if "memory" in message else "1GiB")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[0]) == (
+        2,
+        "",
+        f"Error: {message}",
+    )
 
 
 def test_bytes_are_shown_as_hex(invoke: Invoke, shop: Path) -> None:

@@ -586,7 +586,7 @@ def test_the_first_list_tells_since_when_a_pod_that_the_file_heard_of_late_has_i
 ):
     """The file knows when it was told; between, the pod before seemed to have it."""
     told_late = known(pod("new", start=90), start=95)
-    # As a file of before m011 has it.
+    # As a file of before m012 has it.
     told_late = told_late._replace(record=replace(told_late.record, times=None))
     endpoints = recalled(known(pod("old")), told_late)
     used = {"networked_ns": T0 + 92 * S, "running_ns": T0 + 93 * S}

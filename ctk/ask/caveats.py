@@ -92,7 +92,68 @@ class Folded:
         return "some external addresses, each with little, are counted together as 'other'"
 
 
-Caveat = NothingRecorded | HasGaps | Pruned | PrunedMeanwhile | Widened | Coarse | Folded
+@dataclass(frozen=True, slots=True)
+class SeenTo:
+    """Rollups answered, so first and last seen are the edges of buckets, at most this wide."""
+
+    width_ns: int
+
+    @property
+    def text(self) -> str:
+        return f"first and last seen are exact to {format_age(self.width_ns)}: rollups answered"
+
+
+@dataclass(frozen=True, slots=True)
+class TextTimes:
+    """SQL names a time that is text, and a function whose times do not compare with it."""
+
+    column: str
+    function: str
+
+    @property
+    def text(self) -> str:
+        numbers = f"compare {self.column.removesuffix('_at')}_ns with ago('1h')"
+        if self.function == "datetime":
+            return f"{self.column} has a T where datetime() has a blank: {numbers}"
+        return f"{self.column} is text, larger than the number of {self.function}(): {numbers}"
+
+
+@dataclass(frozen=True, slots=True)
+class OfFiles:
+    """Of several files that were asked, it is true of the answers of these."""
+
+    files: tuple[str, ...]
+    caveat: "Caveat"
+
+    @property
+    def text(self) -> str:
+        return f"{', '.join(self.files)}: {self.caveat.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenByEach:
+    """The files are of several nodes, and one connection may be in the file of each."""
+
+    nodes: int
+
+    @property
+    def text(self) -> str:
+        return f"of {self.nodes:,} nodes: a connection that two of them saw counts twice"
+
+
+Caveat = (
+    NothingRecorded
+    | HasGaps
+    | Pruned
+    | PrunedMeanwhile
+    | Widened
+    | Coarse
+    | Folded
+    | SeenTo
+    | TextTimes
+    | OfFiles
+    | SeenByEach
+)
 
 
 def caveats_of_span(

@@ -1,19 +1,30 @@
-"""A question in SQL: one statement, read-only, with a time limit."""
+"""A question in SQL: one statement, read-only, with limits of time and memory."""
 
 import math
+import re
 import sqlite3
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from threading import Lock, Timer
+from typing import TYPE_CHECKING
 
 from ctk.ask.connection import Connect
-from ctk.errors import StoreError, UsageError
+from ctk.ask.functions import FUNCTIONS, add_functions
+from ctk.errors import CtkError, StoreError, UsageError
+from ctk.timespan import FOREVER_NS
+
+if TYPE_CHECKING:
+    from ctk.ask.caveats import Caveat
 
 # Virtual machine steps between looks at the clock: some 10 ms.
 _STEPS = 100_000
 # Rows that are read ahead. An answer of fewer holds nothing of the file once it is there.
 _BATCH = 1_000
+_BATCH_BYTES = 16 * 1024 * 1024  # of text in them, lest a thousand long texts fill the memory
+_LONGEST_BYTES = 64 * 1024 * 1024  # of one value: group_concat() of a whole file is a mistake
 
 _ALLOWED = {
     sqlite3.SQLITE_SELECT,
@@ -36,12 +47,57 @@ _PRAGMAS = {
     "table_xinfo",
     "user_version",
 }
-_VIEWS = (
-    "flows, flows_1m, flows_1h, flows_1d, pods, services, endpoints, nodes, gaps and recordings"
-)
 _READ_ONLY_HINT = "a question only reads: SELECT, WITH or EXPLAIN"
 
+_TEXTS = ("started_at", "ended_at", "committed_at", "valid_from", "valid_to")
+_READ_AS_TIME = re.compile(rf"\bdatetime\s*\(\s*(?:\w+\.)?(?:{'|'.join(_TEXTS)})\b", re.IGNORECASE)
+
 SqlValue = str | int | float | bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlTerms:
+    """
+    What a question in SQL is asked under.
+
+    `memory_bytes` is a limit of the whole process, which can only be made smaller afterwards.
+    """
+
+    limit_s: float = 30.0
+    memory_bytes: int | None = None
+    now_ns: int  # what ago() counts from
+    since_ns: int | None = None
+    until_ns: int | None = None
+    explain: bool = False  # say how it would be answered
+
+
+class _Bound(dict[str, SqlValue]):
+    """The values that a statement takes by name, and which of them it took."""
+
+    def __init__(self, given: Mapping[str, SqlValue], terms: SqlTerms) -> None:
+        super().__init__(
+            {
+                "since_ns": -FOREVER_NS if terms.since_ns is None else terms.since_ns,
+                "until_ns": FOREVER_NS if terms.until_ns is None else terms.until_ns,
+                **given,
+            }
+        )
+        self._explain = terms.explain
+        self._unused = set(given)
+        self._unused |= {
+            name for name in ("since_ns", "until_ns") if getattr(terms, name) is not None
+        }
+
+    def __getitem__(self, name: str) -> SqlValue:
+        self._unused.discard(name)
+        return self.get(name) if self._explain else super().__getitem__(name)
+
+    def check(self) -> None:
+        """Refuse what was given and not taken: it would seem to matter, and does not."""
+        for name in sorted(self._unused):
+            side = {"since_ns": ">=", "until_ns": "<"}.get(name)
+            hint = f"where started_ns {side} :{name}" if side else f"where src = :{name}"
+            raise UsageError(f"the SQL has no :{name}", hint=hint)
 
 
 class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
@@ -53,30 +109,39 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
     the next row is then an error.
     """
 
-    caveats: tuple[()] = ()  # what the rows lack is not known: SQL may ask for anything
-
     def __init__(
-        self, connect: Connect, sql: str, params: Mapping[str, SqlValue], limit_s: float
+        self, connect: Connect, sql: str, params: Mapping[str, SqlValue], terms: SqlTerms
     ) -> None:
-        """Run a statement that cannot write, attach or load, for at most `limit_s` seconds."""
-        self._limit_s = limit_s
-        self._deadline_s = time.monotonic() + limit_s
+        """Run a statement that cannot write, attach or load, within the limits of `terms`."""
+        self._connect = connect
+        self._sql = sql
+        self._terms = terms
+        self._deadline_s = time.monotonic() + terms.limit_s
         self._refused: list[str] = []
+        self._failed: list[CtkError] = []  # what functions of ours said
+        self._called: set[str] = set()
+        self._columns: set[str] = set()  # that the statement itself names
         self._lock = Lock()  # of what follows, against the timer's thread
         self._opened = ExitStack()
         self._timer: Timer | None = None
         self._open = True
         try:
             conn = self._opened.enter_context(connect())
+            conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_BYTES)
+            if terms.memory_bytes is not None:
+                conn.execute(f"PRAGMA hard_heap_limit = {terms.memory_bytes}")
+            add_functions(conn, terms.now_ns, self._failed.append)
             conn.set_authorizer(self._authorize)
             conn.set_progress_handler(self._is_late, _STEPS)
             self._cursor = conn.cursor()
             # Closed first: SQLite keeps a connection open for a statement that is half read.
             self._opened.callback(self._cursor.close)
+            bound = _Bound(params, terms)
             try:
-                self._cursor.execute(sql, params)
-            except (sqlite3.Error, sqlite3.Warning) as error:
+                self._cursor.execute(_explain(sql) if terms.explain else sql, bound)
+            except (sqlite3.Error, sqlite3.Warning, MemoryError) as error:
                 raise self._explained(error) from error
+            bound.check()
             if self._cursor.description is None:
                 raise UsageError("the SQL has no answer", hint=_READ_ONLY_HINT)
             self.columns = _apart(column[0] for column in self._cursor.description)
@@ -91,6 +156,28 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
 
     def __next__(self) -> tuple[SqlValue, ...]:
         return next(self._rows)
+
+    @property
+    def caveats(self) -> "tuple[Caveat, ...]":
+        """
+        What is known to be wrong with the answer.
+
+        That is what was lost in the span that was given, and times that compare wrongly; of what
+        else the rows lack nothing is known, since SQL may ask for anything.
+        """
+        from ctk.ask.caveats import TextTimes, caveats_of_span
+
+        found: list[Caveat] = []
+        since_ns, until_ns = self._terms.since_ns, self._terms.until_ns
+        if (since_ns, until_ns) != (None, None):
+            with self._connect() as conn:
+                found += caveats_of_span(conn, since_ns, until_ns)
+        texts = [name for name in _TEXTS if name in self._columns]
+        if texts and not any(name.endswith("_ns") for name in self._columns):
+            if "datetime" in self._called and not _READ_AS_TIME.search(self._sql):
+                found.append(TextTimes(texts[0], "datetime"))
+            found += [TextTimes(texts[0], name) for name in FUNCTIONS if name in self._called]
+        return tuple(found)
 
     def records(self) -> Iterator[dict[str, SqlValue]]:
         """Yield each row as a dict, for a data frame."""
@@ -117,11 +204,19 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
             if self._is_late():
                 raise self._too_long("the answer to the SQL was not read to its end in")
             return []
+        batch = []
+        left_bytes = _BATCH_BYTES
         try:
-            batch = self._cursor.fetchmany(_BATCH)
-        except sqlite3.Error as error:
+            for row in islice(self._cursor, _BATCH):
+                batch.append(row)
+                for value in row:
+                    if isinstance(value, str | bytes):
+                        left_bytes -= len(value)
+                if left_bytes < 0:
+                    break
+        except (sqlite3.Error, MemoryError) as error:
             raise self._explained(error) from error
-        if len(batch) < _BATCH:
+        if len(batch) < _BATCH and left_bytes >= 0:
             self._end()
             self._deadline_s = math.inf  # all of it was read in time
         elif self._timer is None:
@@ -143,7 +238,18 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline_s
 
-    def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    def _authorize(
+        self,
+        action: int,
+        first: str | None,
+        second: str | None,
+        _database: str | None,
+        view: str | None,
+    ) -> int:
+        if view is None and action == sqlite3.SQLITE_FUNCTION:
+            self._called.add(second or "")
+        if view is None and action == sqlite3.SQLITE_READ:
+            self._columns.add(second or "")
         if action in _ALLOWED and second != "load_extension":
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS:
@@ -152,24 +258,58 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
         return sqlite3.SQLITE_DENY
 
     def _too_long(self, what: str) -> UsageError:
-        return UsageError(f"{what} {self._limit_s:g} s", hint="ask for less, or give --timeout 5m")
+        return UsageError(
+            f"{what} {self._terms.limit_s:g} s", hint="ask for less, or give --timeout 5m"
+        )
 
     def _explained(self, error: Exception) -> BaseException:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             if not self._is_late():
                 return KeyboardInterrupt()  # it came while SQLite asked whether to go on
             return self._too_long("the SQL took longer than")
+        if self._failed:
+            return self._failed[0]
         if self._refused or "readonly" in str(error):
             return UsageError("the SQL may only read", hint=_READ_ONLY_HINT)
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY):
-            return StoreError(f"the file could not be read: {error}")
-        hint = f"the views are {_VIEWS}"
-        if "binding" in str(error) or "did not supply" in str(error):
-            hint = "give each :name in the SQL its value with -p name value"
-        if "one statement" in str(error):
-            hint = "ask them one after another"
-        return UsageError(f"bad SQL: {error}", hint=hint)
+        return _in_words(error)
+
+
+def _in_words(error: Exception) -> CtkError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if isinstance(error, MemoryError):
+        return UsageError(
+            "the SQL took more memory than it may", hint="ask for less, or give --memory 1GiB"
+        )
+    if code == sqlite3.SQLITE_TOOBIG:
+        longest = f"{_LONGEST_BYTES // 1024 // 1024} MiB"
+        return UsageError(f"a value in the SQL is longer than {longest}", hint="ask for less")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY):
+        return StoreError(f"the file could not be read: {error}")
+    hint = _names(str(error))
+    if "binding" in str(error) or "did not supply" in str(error):
+        hint = "give each :name in the SQL its value with -p name value"
+    if "one statement" in str(error):
+        hint = "ask them one after another"
+    return UsageError(f"bad SQL: {error}", hint=hint)
+
+
+def _names(message: str) -> str:
+    """Give what there is to ask, or what is spelled nearly like what there is not."""
+    from difflib import get_close_matches
+
+    from ctk.store.meanings import COLUMNS, VIEWS
+
+    if match := re.search(r"no such column: (?:\w+\.)?(\w+)", message):
+        columns = dict.fromkeys(column for view in COLUMNS.values() for column in view)
+        near = " ".join(get_close_matches(match[1], columns, 1))
+        return f"{near}, say; `ctk schema` lists the columns" if near else "`ctk schema` lists them"
+    *views, last = VIEWS
+    return f"the views are {', '.join(views)} and {last}"
+
+
+def _explain(sql: str) -> str:
+    asked = re.match(r"\s*EXPLAIN\b", sql, re.IGNORECASE)
+    return sql if asked else f"EXPLAIN QUERY PLAN {sql}"
 
 
 def _apart(names: Iterable[str]) -> tuple[str, ...]:

@@ -9,12 +9,14 @@ import click
 
 import ctk
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
     filter_options,
     output_options,
+    parse_size,
     print_caveats,
     remark,
+    sql_arguments,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -24,8 +26,7 @@ from ctk.timespan import SECOND, parse_age
 
 
 @click.command(cls=FilterCommand, short_help="List the flows in DB, or ask it in SQL.")
-@db_argument
-@click.argument("sql", required=False)
+@sql_arguments
 @click.option("-p", "--param", nargs=2, multiple=True, metavar="NAME VALUE", help="Value of :NAME.")
 @click.option(
     "--timeout",
@@ -35,39 +36,74 @@ from ctk.timespan import SECOND, parse_age
     show_default=True,
     help="How long SQL may take.",
 )
+@click.option(
+    "--memory",
+    type=parse_size,
+    metavar="SIZE",
+    default="256MiB",
+    show_default=True,
+    help="How much memory SQL may take.",
+)
+@click.option(
+    "--attach",
+    nargs=2,
+    multiple=True,
+    metavar="NAME FILE",
+    help="Another SQLite file for SQL, by NAME.",
+)
+@click.option("--explain", is_flag=True, help="Say how SQLite would answer the SQL.")
 @filter_options
 @output_options
 def query(
-    db: Path,
+    db: Dbs,
     sql: str | None,
     param: tuple[tuple[str, str], ...],
     timeout: int,
+    memory: int,
+    attach: tuple[tuple[str, str], ...],
+    explain: bool,
     filters: Filters,
     output: Output,
 ) -> None:
     """
     List the flows in DB, oldest first.
 
-    Or ask DB in SQL: its views are flows, flows_1m, flows_1h and flows_1d with the keys of
-    -o jsonl, and pods, services, endpoints, nodes, gaps and recordings.
+    Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. `ctk schema` tells of
+    its views and their columns. Times compare as numbers: started_ns >= ago('1h'),
+    started_ns >= ns('2024-11-25'), started_ns >= :since_ns and started_ns < :until_ns with
+    --since and --until.
 
     \b
     ctk query node.db --since 15m --to-service shop/web --failed
-    ctk query node.db "select dst, sum(bytes_out) from flows group by 1"
+    ctk query node.db "select dst, sum(bytes_out) from flows
+      where started_ns > ago('1h') group by 1"
     """
-    if param and sql is None:
-        raise UsageError(
-            "-p is for SQL", hint='"select * from flows where src = :ip" -p ip 10.0.0.1'
-        )
+    if sql is None:
+        for flag, given in (("-p", param), ("--attach", attach), ("--explain", explain)):
+            if given:
+                hint = '"select * from flows where src = :ip" -p ip 10.0.0.1'
+                raise UsageError(f"{flag} is for SQL", hint=hint)
+    elif filters != Filters(since_ns=filters.since_ns, until_ns=filters.until_ns):
+        raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
     with ctk.open(db) as recording:
         if sql is not None:
-            if filters != Filters():
-                raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
-            params = {name: _value(text) for name, text in param}
-            answer = recording.sql(sql, params, limit_s=timeout / SECOND)
+            answer = recording.sql(
+                _statement(sql),
+                {name: _value(text) for name, text in param},
+                since=filters.since_ns,
+                until=filters.until_ns,
+                limit_s=timeout / SECOND,
+                memory_bytes=memory,
+                explain=explain,
+                attach=_by_name(attach),
+            )
+            if explain and output.format == "table":
+                render.plan(answer, sys.stdout.buffer)
+                return
             written = render.rows(answer.columns, answer, output, sys.stdout.buffer)
             if written == output.most and next(answer, None) is not None:
                 remark(f"only the first {written:,} rows are shown: -o csv writes all")
+            print_caveats(answer.caveats)
             return
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
@@ -82,8 +118,39 @@ def query(
         print_caveats(flows.caveats)
 
 
+def _by_name(attach: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    files = dict(attach)
+    if len(files) < len(attach):
+        raise UsageError(
+            "two files are attached by one name", hint="--attach a a.db --attach b b.db"
+        )
+    return files
+
+
+def _statement(word: str) -> str:
+    """Give the SQL itself: from standard input for -, and from FILE for @FILE."""
+    if word == "-":
+        raw = sys.stdin.buffer.read()
+    elif word.startswith("@"):
+        try:
+            raw = Path(word[1:]).read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{word[1:] or 'the file behind @'} cannot be read: {error.strerror}",
+                hint="@FILE is a file of SQL",
+            ) from error
+    else:
+        return word
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the SQL in {word} is not UTF-8", hint="save it as UTF-8") from error
+
+
 def _value(text: str) -> str | int | float:
     """Read a number as one: to SQL the text '5' is larger than any number."""
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
+    if re.fullmatch(r"-?(0|[1-9][0-9]*)", text):
+        if not -(2**63) <= int(text) < 2**63:
+            raise UsageError(f"{text} is more than SQLite counts", hint="write it into the SQL")
         return int(text)
     return float(text) if re.fullmatch(r"-?[0-9]+\.[0-9]+", text) else text

@@ -1,16 +1,15 @@
 """`ctk top`: who moved most."""
 
 import sys
-from pathlib import Path
 
 import click
 
 import ctk
-from ctk.ask.sums import check_keys
-from ctk.ask.top import SORTS
+from ctk.ask.sums import SORTS, check_keys
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
+    dbs_argument,
     filter_options,
     output_options,
     parse_count,
@@ -23,7 +22,7 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
-@db_argument
+@dbs_argument
 @click.option(
     "--by",
     default="source,destination",
@@ -33,7 +32,7 @@ from ctk.render.tables import Output
 )
 @click.option(
     "--sort",
-    type=click.Choice(SORTS),
+    type=click.Choice(tuple(SORTS)),
     help="The largest first of.  [default: bytes, or connections if none were counted]",
 )
 @click.option(
@@ -41,7 +40,7 @@ from ctk.render.tables import Output
 )
 @filter_options
 @output_options
-def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
+def top(db: Dbs, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
     """
     Rank who moved most in DB.
 
@@ -55,7 +54,9 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
     keys = [key.strip() for key in by.split(",")]
     check_keys(keys, "--by")
     with ctk.open(db) as recording:
-        ranked = recording.top(filters, by=keys, sort=sort, limit=limit)
+        ranked = recording.top(
+            filters, by=keys, sort=sort, limit=limit, seen=output.format != "table"
+        )
     render.top(ranked, output, sys.stdout.buffer)
     if not ranked.groups and output.format == "table":
         remark("no flows fit")

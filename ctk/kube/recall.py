@@ -26,7 +26,7 @@ def changes(known: Iterable[KnownObject]) -> Iterator[Recalled]:
     told: list[Recalled] = []
     for of_one in states.values():
         of_one.sort(key=lambda state: state.record.valid_from_ns)
-        # Of a file of before m011, a pod's start is that of its first known state.
+        # Of a file of before m012, a pod's start is that of its first known state.
         started_ns = of_one[0].record.valid_from_ns
         for state in of_one:
             times = state.record.times

@@ -22,7 +22,7 @@ def snapshot(db: Path, out: Path, progress: Callable[[int, int], None]) -> None:
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} is there already", hint="name another file, or remove it")
-    with connect.reader(db) as source:
+    with connect.reader(db, older=True) as source:
         try:
             made, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
         except FileNotFoundError:
