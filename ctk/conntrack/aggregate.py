@@ -12,7 +12,15 @@ from itertools import groupby
 from typing import Final, Literal, NamedTuple
 
 from ctk.conntrack.baseline import Baseline
-from ctk.conntrack.connections import OLDER, UNCOUNTED, UNMEASURED, UNWANTED, Connections
+from ctk.conntrack.connections import (
+    OLDER,
+    UNCOUNTED,
+    UNDATED,
+    UNDATED_UNCOUNTED,
+    UNMEASURED,
+    UNWANTED,
+    Connections,
+)
 from ctk.conntrack.decode import (
     DESTROY,
     IPS_SEEN_REPLY,
@@ -175,6 +183,9 @@ class Aggregator:
             if group is not None and state and self._is_another(key, group, start_ns):
                 group = None
             counted = 0
+            if group is not None and state & UNDATED and start_ns is not None:
+                group, counted = self._date(shown[1], key, group, start_ns)
+                live[key], state = group, states.get(key, 0)
             before = connections.counters(key)
             if group is None:
                 over = tcp_state in _OVER
@@ -195,6 +206,18 @@ class Aggregator:
                 connections.count(key, counters, at_ns)
             if totals.apart is not None:
                 totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
+
+    def _date(self, flow: Flow | None, key: int, group: Group, start_ns: int) -> tuple[Group, int]:
+        """Return the group of an undated connection that tells its begin, and 1 where it counts."""
+        connections, sight = self.connections, self.baseline.first_sight(start_ns, over=False)
+        counted = sight.counted and connections.states[key] & UNDATED_UNCOUNTED
+        connections.clear_state(key, UNDATED | UNDATED_UNCOUNTED)
+        if sight.whole:
+            connections.clear_state(key, OLDER | UNCOUNTED | UNMEASURED)
+        if group.edge_id is not None:  # rows of it are in the file
+            group = Group(flow, start_ns)
+        group.began_ns, group.is_older = start_ns, not sight.whole
+        return group, int(bool(counted))
 
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""
@@ -281,6 +304,10 @@ class Aggregator:
             elif status is not None:
                 totals.unreplied += 1
                 counts |= COUNTS_UNREPLIED
+        start_ns = rest[4]
+        states = self.connections.states
+        if states and states.get(key, 0) & UNDATED and start_ns and totals.group.edge_id is None:
+            totals.connections += self._date(None, key, totals.group, start_ns)[1]
         state, before = self.connections.end(key)
         counters = _counters(*rest[:4])
         moved = None
@@ -302,7 +329,13 @@ class Aggregator:
         what, _, _, _, _, _, at_ns, _, tcp_state, *rest = event
         *numbers, start_ns, _ = rest
         over = what == DESTROY or tcp_state in _OVER
-        return self._find(flow, key, at_ns, start_ns, _counters(*numbers), over=over)
+        counters = _counters(*numbers)
+        group, counted = self._find(flow, key, at_ns, start_ns, counters, over=over)
+        if what != DESTROY and start_ns is None:
+            self.connections.set_state(key, UNDATED if counted else UNDATED | UNDATED_UNCOUNTED)
+            # Another may have begun at another time.
+            group = Group(flow, group.began_ns, is_older=group.is_older)
+        return group, counted
 
     def _find(
         self,
