@@ -241,10 +241,12 @@ class PodTimes(NamedTuple):
     """
     What was told of when a pod had its address: the next recording decides by it as this one did.
 
-    All but `told_ns`, when this state was told, are the API's, in whole seconds.
+    `told_ns` is when this state was told, and `watched_ns` since when all pods were known then,
+    None where a list told of it. The others are the API's, in whole seconds.
     """
 
     told_ns: int
+    watched_ns: int | None
     started_ns: int
     networked_ns: int | None = None
     running_ns: int | None = None

@@ -469,6 +469,7 @@ def m012_times_of_pods(db: Database) -> None:
     conn = db.conn
     for name in (
         "told_ns",  # when the row's state was told
+        "watched_ns",  # since when all pods were known then
         "started_ns",  # what follows is the API's, in whole seconds
         "networked_ns",
         "running_ns",

@@ -161,7 +161,7 @@ class File:
                         old if new is None else new
                         for old, new in zip(mine[-1].record.times, each.times, strict=True)
                     ]
-                    times[0] = mine[-1].record.times.told_ns
+                    times[:2] = mine[-1].record.times[:2]
                     record = replace(mine[-1].record, times=PodTimes._make(times))
                     mine[-1].record, mine[-1].to_ns, mine[-1].inferred = record, None, False
                 else:
@@ -365,8 +365,8 @@ def test_an_answer_is_the_pod_that_had_the_address_or_none(
         elif not heard:
             for resource in ("services", "nodes", "endpointslices"):
                 recorder.apply(Listed(resource, (), now_ns))  # type: ignore[arg-type]
-            if keeps and happened and (file.told_ns is not None or lost_ns is not None):
-                recorder.apply(Missed(tuple(happened), now_ns))
+            if keeps and (file.told_ns is not None or lost_ns is not None):
+                recorder.apply(Missed(tuple(happened), now_ns, whole=True))
             happened.clear()
             recorder.apply(Listed("pods", tuple(there.values()), now_ns))
             if lost_ns is not None:

@@ -78,12 +78,14 @@ class Cluster:
         for change in recall.changes(known):
             each = change.object
             if not change.ends:
+                self._owners.pods_watched_ns = change.watched_ns
                 self.put(each, change.at_ns)
                 continue
             if change.sure_until_ns is not None:
                 for address in each.addresses:
                     self._owners.doubt(address, each.uid, change.sure_until_ns)
             self.drop(resource_of(each), each.uid, change.at_ns, inferred=change.inferred)
+        self._owners.pods_watched_ns = None
         self._owners.recall_until(told_until_ns)
         self._recalled = {*self._pods, *self._nodes}
         # The file has their history; it forgot only when its endpoints end.
@@ -259,14 +261,16 @@ class Cluster:
             self.put(each, at_ns)
             self.drop(resource, each.uid, at_ns, inferred=self._owners.missed_since_ns is not None)
 
-    def put_missed(self, changes: Iterable[Applied | Deleted], at_ns: int) -> None:
+    def put_missed(self, changes: Iterable[Applied | Deleted], at_ns: int, *, whole: bool) -> None:
         """
         Take in what happened while nobody watched, in order, though not when.
 
         Nothing is settled by it: the list follows.
         """
         lost_ns, until_ns = self._owners.lost_ns, self._owners.recalled_until_ns
-        self._owners.missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
+        since_ns = self._owners.missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
+        if whole:
+            self._owners.watch("pod", since_ns)
         self._listing = True
         # Each a ns later: so the next recording takes them in in this order, too.
         for told_ns, change in enumerate(changes, at_ns):
@@ -307,16 +311,17 @@ class Cluster:
     def _record(self, old: Owner | None, new: Owner, at_ns: int) -> None:
         """Write an object's history, where something of it changed that history keeps."""
         recalled = new.uid in self._recalled
+        watched_ns = self._owners.pods_watched_ns
         if old is None:
-            self._history.append(record_of(new, new.started_ns, at_ns))
+            self._history.append(record_of(new, new.started_ns, at_ns, watched_ns))
         elif not same_record(old, new):
             kind = KIND_OF[resource_of(new)]
             self._history.append(ObjectClosed(kind, new.uid, at_ns, inferred=recalled))
-            self._history.append(record_of(new, at_ns, at_ns))
+            self._history.append(record_of(new, at_ns, at_ns, watched_ns))
         elif recalled or _times(old) != _times(new):
             # It goes on as it stood.
-            self._history.append(record_of(new, old.started_ns, at_ns))
+            self._history.append(record_of(new, old.started_ns, at_ns, watched_ns))
 
 
 def _times(owner: Owner) -> PodTimes | None:
-    return times_of(owner, 0) if isinstance(owner, Pod) else None
+    return times_of(owner, 0, None) if isinstance(owner, Pod) else None

@@ -33,7 +33,7 @@ from ctk.kube.objects import (
     Resource,
 )
 from ctk.kube.owners import Owners
-from ctk.kube.provisional import Provisional, ProvisionalEndpoints
+from ctk.kube.provisional import Provisional, ProvisionalEndpoints, next_second_ns
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
@@ -172,13 +172,20 @@ class Endpoints:
         A pod that is told only now may have been behind it: then it is completed, as what this
         recording asks about is. After `recall`, which tells what of a pod's was sure.
         """
-        owners = self._owners
-        self._provisional.recall(
-            each
-            for each in unknown
-            if each.endpoint.kind != "pod"
-            or (owners.had(each.endpoint) and not owners.began(each.endpoint))
-        )
+        owners, told_ns = self._owners, self._owners.recalled_until_ns
+        given: list[KnownUnknown] = []
+        for each in unknown:
+            endpoint = each.endpoint
+            if endpoint.kind == "pod":
+                if owners.began(endpoint) or not owners.had(endpoint):
+                    continue
+                if endpoint.valid_from_ns < told_ns:
+                    # While pods are watched it is asked about anew in each second.
+                    asked_ns = min(each.asked_ns, next_second_ns(endpoint.valid_from_ns) - 1)
+                    given.append(each._replace(asked_ns=asked_ns))
+                    continue
+            given.append(each)
+        self._provisional.recall(given)
 
     def set_local_addresses(self, addresses: frozenset[str]) -> None:
         """
@@ -204,8 +211,8 @@ class Endpoints:
             case Deleted(each):
                 self._cluster.put_last(each, at_ns)
                 self._know_pods(change)
-            case Missed(changes):
-                self._cluster.put_missed(changes, at_ns)
+            case Missed(changes, _, whole):
+                self._cluster.put_missed(changes, at_ns, whole=whole)
             case Bookmarked(_, version):
                 self._pods_version = version
             case Listed():
@@ -249,7 +256,7 @@ class Endpoints:
     def _watch(self, resource: Resource, at_ns: int) -> None:
         """A resource is known, all of it, and watched from then on."""
         if resource in KIND_OF:
-            self._owners.watched_from_ns[KIND_OF[resource]] = at_ns
+            self._owners.watch(KIND_OF[resource], at_ns)
             self._settle_all()
         if resource == "pods":
             self._provisional.awaiting_pods = False

@@ -193,6 +193,7 @@ class Follower:
             **self._selector,
         }
         missed: list[Applied | Deleted] = []
+        whole = False
         try:
             with self._get(query, self._patience.silence) as response:
                 for event in self._lines(response):
@@ -201,12 +202,11 @@ class Follower:
                         if _is_past(change.version, to_version):
                             break
                         missed.append(change)
+            whole = True
         except (BrokenError, RefusedError) as error:
-            # What was heard is true all the same; the list says what is left.
             log.debug("%s: not all that was missed is known: %s", self.resource, error)
         self._version = to_version
-        if missed:
-            self._queue.put(Missed(tuple(missed), time.time_ns()))
+        self._queue.put(Missed(tuple(missed), time.time_ns(), whole))
 
     def _ask_for_cluster(self) -> None:
         """Put the cluster's identity on the queue; where it can't be told now, ask again later."""

@@ -54,14 +54,22 @@ def _said(each: Endpoint) -> tuple[object, ...]:
     return (*owner, each.workload, each.workload_kind, each.node, each.labels)
 
 
-def times_of(pod: Pod, told_ns: int) -> PodTimes:
+def times_of(pod: Pod, told_ns: int, watched_ns: int | None) -> PodTimes:
     """When a pod had its address, as far as it says."""
     return PodTimes(
-        told_ns, pod.started_ns, pod.networked_ns, pod.running_ns, pod.ended_ns, pod.grace_s
+        told_ns,
+        watched_ns,
+        pod.started_ns,
+        pod.networked_ns,
+        pod.running_ns,
+        pod.ended_ns,
+        pod.grace_s,
     )
 
 
-def record_of(owner: Owner, from_ns: int, told_ns: int) -> ObjectRecord:
+def record_of(
+    owner: Owner, from_ns: int, told_ns: int, watched_ns: int | None = None
+) -> ObjectRecord:
     """The row of history for an owner as it stands."""
     match owner:
         case Pod():
@@ -78,7 +86,7 @@ def record_of(owner: Owner, from_ns: int, told_ns: int) -> ObjectRecord:
                 workload_kind=owner.workload_kind,
                 phase=owner.phase,
                 host_network=owner.host_network,
-                times=times_of(owner, told_ns),
+                times=times_of(owner, told_ns, watched_ns),
             )
         case Service():
             return ObjectRecord(

@@ -141,10 +141,15 @@ class Deleted(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """What happened to pods while nobody watched, in order; the list that follows is as of then."""
+    """
+    What happened to pods while nobody watched, in order; a list of all that is left follows.
+
+    `whole`: nothing else did.
+    """
 
     changes: tuple[Applied | Deleted, ...]
     at_ns: int
+    whole: bool
 
 
 class Bookmarked(NamedTuple):

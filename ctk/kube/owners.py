@@ -143,7 +143,10 @@ class Owners:
                 # Nothing used it before its first container ran: what is older may be another's.
                 used_ns = claim.running_ns or claim.gained_ns
                 from_ns = max(from_ns, used_ns, self._displace(rival, claim))
-        slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
+        from_ns = max(from_ns, self._seen_from_ns(endpoint, claim))
+        slack_from_ns = (
+            from_ns if rivals else self._slack_from_ns(endpoint, max(from_ns, claim.gained_ns))
+        )
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
     def give_past(
@@ -151,7 +154,7 @@ class Owners:
     ) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
         rivals, to_ns = self._rivals(endpoint), ended_ns
-        from_ns = max(endpoint.valid_from_ns, claim.gained_ns)
+        from_ns = max(endpoint.valid_from_ns, claim.gained_ns, self._seen_from_ns(endpoint, claim))
         if rivals:
             from_ns = max(from_ns, claim.running_ns or 0)
         for rival in rivals:
@@ -172,8 +175,8 @@ class Owners:
                 rival.from_ns = max(rival.from_ns, ended_ns)
             else:
                 from_ns = max(from_ns, self._displace(rival, claim))
-        if from_ns >= to_ns:
-            return
+        # Where others leave nothing of it, it is still one who had the address before the next.
+        from_ns = min(from_ns, to_ns)
         owned = Ownership(_since(endpoint, from_ns), from_ns, claim, to_ns)
         self._insert(owned)
         if sure_until_ns >= to_ns:
@@ -226,6 +229,20 @@ class Owners:
             renamed.is_news = owned.is_news
             renamed.sure_until_ns = sure_until_ns
             self._insert(renamed)
+
+    @property
+    def pods_watched_ns(self) -> int | None:
+        """Since when all pods are told; None where they are not."""
+        from_ns = self.watched_from_ns["pod"]
+        return None if from_ns == FOREVER_NS else from_ns
+
+    @pods_watched_ns.setter
+    def pods_watched_ns(self, from_ns: int | None) -> None:
+        self.watched_from_ns["pod"] = FOREVER_NS if from_ns is None else from_ns
+
+    def watch(self, kind: Kind, from_ns: int) -> None:
+        """All owners of a kind are told from then on."""
+        self.watched_from_ns[kind] = min(self.watched_from_ns[kind], from_ns)
 
     def doubt(self, address: str, uid: str, since_ns: int) -> None:
         """From then on it is not sure that the address is still that owner's."""
@@ -289,6 +306,17 @@ class Owners:
                 self._spans[address] = kept
             else:
                 self._spans.pop(address, None)
+
+    def _seen_from_ns(self, endpoint: Endpoint, claim: Claim) -> int:
+        """
+        From when on nobody else can have had an address that a pod gained.
+
+        Where pods were not watched, another that nobody told of may have had it in that second.
+        """
+        gained_ns = claim.gained_ns
+        if self._always or endpoint.kind != "pod" or gained_ns >= self.watched_from_ns["pod"]:
+            return -FOREVER_NS
+        return gained_ns + SECOND if claim.came_ns is None else claim.came_ns
 
     def _slack_from_ns(self, endpoint: Endpoint, from_ns: int) -> int:
         """From when on an address is an endpoint's that gained it then, from no other owner."""

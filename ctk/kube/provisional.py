@@ -121,7 +121,7 @@ class ProvisionalEndpoints:
             self._of.get(endpoint.address, ()) if endpoint.kind in ("unknown", "pod") else ()
         ):
             if each.endpoint is endpoint and each.until_ns != FOREVER_NS:
-                return min(each.until_ns, _next_second_ns(each.asked_ns))
+                return min(each.until_ns, next_second_ns(each.asked_ns))
         return FOREVER_NS
 
     def settle(self, address: str, settled: Callable[[Provisional], bool]) -> None:
@@ -217,13 +217,13 @@ class ProvisionalEndpoints:
         awaited = is_new and from_ns < self._awaited_until_ns
         if not self.pods_lost and (endpoint.kind == "pod" or awaited):
             # Another pod may have the address soon, and have had it since any second.
-            return _next_second_ns(from_ns)
+            return next_second_ns(from_ns)
         if endpoint.kind == "pod" or (self.synced and not self.stale):
             return from_ns + _GOOD_NS
         if self.awaiting_pods:
             # The owner that the list tells may have started in any second of the last ones.
             recent = from_ns >= self._started_ns - _GOOD_NS
-            return _next_second_ns(from_ns) if recent else from_ns + _GOOD_NS
+            return next_second_ns(from_ns) if recent else from_ns + _GOOD_NS
         return from_ns + _GOOD_STALE_NS
 
     def _holds(self, given: Provisional, when_ns: int) -> bool:
@@ -244,7 +244,8 @@ class ProvisionalEndpoints:
         )
 
 
-def _next_second_ns(when_ns: int) -> int:
+def next_second_ns(when_ns: int) -> int:
+    """When the second of a time is over."""
     return (when_ns // SECOND + 1) * SECOND
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from ctk.kube.objects import GRACE_S, Node, Pod
 from ctk.model import KnownObject, ObjectRecord, PodTimes
+from ctk.timespan import FOREVER_NS
 
 
 class Recalled(NamedTuple):
@@ -12,6 +13,7 @@ class Recalled(NamedTuple):
 
     object: Pod | Node
     at_ns: int
+    watched_ns: int | None = None  # since when all pods were known, as of then
     ends: bool = False
     inferred: bool = False
     sure_until_ns: int | None = None
@@ -31,11 +33,13 @@ def changes(known: Iterable[KnownObject]) -> Iterator[Recalled]:
         for state in of_one:
             times = state.record.times
             at_ns = state.record.valid_from_ns if times is None else times.told_ns
-            told.append(Recalled(_object(state.record, started_ns), at_ns))
+            # A file of before m012 does not tell who was watched: all were.
+            watched_ns = -FOREVER_NS if times is None else times.watched_ns
+            told.append(Recalled(_object(state.record, started_ns), at_ns, watched_ns))
         last = of_one[-1]
         if last.valid_to_ns is not None:
-            how = (last.inferred, last.sure_until_ns)
-            told.append(Recalled(told[-1].object, last.valid_to_ns, True, *how))
+            end = told[-1]._replace(at_ns=last.valid_to_ns, ends=True, inferred=last.inferred)
+            told.append(end._replace(sure_until_ns=last.sure_until_ns))
     yield from sorted(told, key=_order)
 
 
@@ -59,7 +63,7 @@ def _object(record: ObjectRecord, started_ns: int) -> Pod | Node:
             pod_cidrs=(),
             started_ns=started_ns,
         )
-    times = record.times or PodTimes(record.valid_from_ns, started_ns)
+    times = record.times or PodTimes(record.valid_from_ns, None, started_ns)
     return Pod(
         uid=record.uid,
         namespace=record.namespace or "",

@@ -73,11 +73,11 @@ def _reopen(
     )
     if change.times is not None:
         # Its address is known since the state was told first, and so is what came after.
-        later = _TIMES[1:]
+        later = _TIMES[2:]
         conn.execute(
             f"UPDATE pod SET {', '.join(f'{name} = IFNULL(?, {name})' for name in later)}"
             " WHERE id = ?",
-            (*change.times[1:], row_id),
+            (*change.times[2:], row_id),
         )
     conn.executemany(
         "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0"
