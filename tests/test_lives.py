@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ctk.kube.endpoints import Endpoints
-from ctk.kube.objects import Applied, Deleted, Listed, Lost, Missed, Pod, Recovered
+from ctk.kube.objects import Applied, Deleted, Listed, Lost, Missed, Node, Pod, Recovered
 from ctk.model import (
     Completed,
     Endpoint,
@@ -85,6 +85,11 @@ class Life:
         yield self.unwired + 40, None
 
 
+NODE = Node(
+    uid="n1", name="n1", labels={}, addresses=(), pod_cidrs=("10.244.0.0/24",), started_ns=T0
+)
+
+
 def second(tick: int) -> int:
     """The API's times have whole seconds."""
     return T0 + tick * TICK // S * S
@@ -153,7 +158,7 @@ class File:
                     if state.record.uid == each.uid and state.open_at(self.told_ns or 0):
                         state.to_ns, state.inferred = each.valid_to_ns, each.inferred
                         state.sure_until_ns = each.sure_until_ns
-            elif isinstance(each, ObjectRecord):
+            elif isinstance(each, ObjectRecord) and each.kind == "pod":
                 mine = [state for state in self.states if state.record.uid == each.uid]
                 goes_on = mine and mine[-1].open_at(self.told_ns or 0)
                 if goes_on and content(mine[-1].record) == content(each):
@@ -243,6 +248,7 @@ class Recorder:
 
     def ask(self, dial: Dial) -> None:
         answer = self.endpoints.at(dial.life.address, T0 + dial.at * TICK)
+        self._file.write(self.endpoints.drain(), ())
         dial.row = self._file.row(answer)
         self.dials.append(dial)
 
@@ -363,8 +369,8 @@ def test_an_answer_is_the_pod_that_had_the_address_or_none(
                 heard, lost_ns = False, now_ns
                 recorder.apply(Lost("pods", now_ns, "away"))
         elif not heard:
-            for resource in ("services", "nodes", "endpointslices"):
-                recorder.apply(Listed(resource, (), now_ns))  # type: ignore[arg-type]
+            recorder.apply(Listed("nodes", (NODE,), now_ns))
+            recorder.apply(Listed("services", (), now_ns))
             if keeps and (file.told_ns is not None or lost_ns is not None):
                 recorder.apply(Missed(tuple(happened), now_ns, whole=True))
             happened.clear()

@@ -198,7 +198,7 @@ class Cluster:
                 continue
             if recalled:
                 claim = self._claim(new, new.started_ns, at_ns)
-                self._owners.confirm(address, new.uid, new.started_ns, claim)
+                self._owners.confirm(address, new.uid, claim)
             if not same(endpoint_of(old, address, 0), told := endpoint_of(new, address, at_ns)):
                 self._owners.rename(told)
         if has:

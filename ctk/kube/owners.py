@@ -267,8 +267,8 @@ class Owners:
         for owned in self._in_grace:
             owned.recalled = False
 
-    def confirm(self, address: str, uid: str, started_ns: int, claim: Claim) -> None:
-        """The owner that the file knew still has the address; and told when it started."""
+    def confirm(self, address: str, uid: str, claim: Claim) -> None:
+        """The owner that the file knew still has the address; and told since when."""
         owned = self._open(address, uid)
         if owned is None:
             return
@@ -282,9 +282,9 @@ class Owners:
                 rival.to_ns = owned.from_ns = used_ns
         if self._always and not others:
             owned.from_ns = -FOREVER_NS
-        elif all(each.to_ns <= started_ns for each in others):
+        elif all(each.to_ns <= claim.gained_ns for each in others):
             # The file may have thrown away how it stood at first.
-            owned.from_ns = min(owned.from_ns, started_ns)
+            owned.from_ns = min(owned.from_ns, claim.gained_ns)
 
     def settle(self, now_ns: int) -> list[str]:
         """End spans whose grace is over, and that no other can come and shorten; gives those."""
@@ -313,10 +313,11 @@ class Owners:
 
         Where pods were not watched, another that nobody told of may have had it in that second.
         """
-        gained_ns = claim.gained_ns
-        if self._always or endpoint.kind != "pod" or gained_ns >= self.watched_from_ns["pod"]:
+        if self._always or endpoint.kind != "pod":
             return -FOREVER_NS
-        return gained_ns + SECOND if claim.came_ns is None else claim.came_ns
+        # A list that tells of it tells of all that there are, too.
+        watched_ns = min(self.watched_from_ns["pod"], claim.told_ns)
+        return min(watched_ns, claim.gained_ns + SECOND)
 
     def _slack_from_ns(self, endpoint: Endpoint, from_ns: int) -> int:
         """From when on an address is an endpoint's that gained it then, from no other owner."""
