@@ -22,7 +22,8 @@ from ctk.kube.objects import (
     Service,
     resource_of,
 )
-from ctk.kube.owners import Claim, Owners
+from ctk.kube.owners import Owners
+from ctk.kube.ownership import Claim
 from ctk.kube.provisional import ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts, Target
 from ctk.model import (
@@ -297,6 +298,15 @@ class Cluster:
         for uid in self.known(resource).keys() - {each.uid for each in listed.objects}:
             if listed.only_node in (None, getattr(self.known(resource)[uid], "node", None)):
                 self.drop(resource, uid, at_ns, inferred=True)
+
+    def awaits_address(self, node: str | None, when_ns: int) -> bool:
+        """Whether a pod of a node may have had an address then that is not told yet."""
+        return any(
+            pod.node == node
+            and pod.started_ns <= when_ns
+            and not (pod.addresses or pod.final or pod.host_network)
+            for pod in self._pods.values()
+        )
 
     def known(self, resource: Resource) -> Mapping[str, KubeObject]:
         """What there is of a resource, by uid."""

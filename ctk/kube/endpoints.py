@@ -77,6 +77,7 @@ class Endpoints:
         self._listed: set[Resource] = set()
         self._settled_ns = started_ns
         self._pods_version: str | None = None  # where a watch of pods would go on
+        self._undecided_ns = FOREVER_NS  # since when the next recording is to decide anew
 
     # What is asked of it.
 
@@ -137,7 +138,8 @@ class Endpoints:
         """Say up to when pods are known, at `at_ns`; nothing where nobody told of them."""
         if "pods" not in self._listed:
             return []
-        return [PodsTold(min(at_ns, self._owners.lost_ns), self._pods_version)]
+        until_ns = min(at_ns, self._owners.lost_ns, self._undecided_ns)
+        return [PodsTold(until_ns, self._pods_version)]
 
     @property
     def untold(self) -> int:
@@ -310,11 +312,13 @@ class Endpoints:
                 if not sure:
                     # The next recording may hear of another: this is not a span of its own.
                     known = replace(known, valid_from_ns=endpoint.valid_from_ns)
+                    if self._cluster.awaits_address(known.node, given.asked_ns):
+                        # One that this recording did not hear of any more may have had it.
+                        known = _unknown(endpoint)
+                        self._undecided_ns = min(self._undecided_ns, known.valid_from_ns)
             elif endpoint.kind == "pod":
                 # It was not that pod all the time, and rows that point to it don't tell when.
-                known = Endpoint(
-                    address=address, kind="unknown", valid_from_ns=endpoint.valid_from_ns
-                )
+                known = _unknown(endpoint)
             else:
                 return True
             if not same(endpoint, known):
@@ -323,3 +327,7 @@ class Endpoints:
             return True
 
         self._provisional.settle(address, settled)
+
+
+def _unknown(endpoint: Endpoint) -> Endpoint:
+    return Endpoint(address=endpoint.address, kind="unknown", valid_from_ns=endpoint.valid_from_ns)

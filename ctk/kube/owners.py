@@ -6,10 +6,10 @@ Pods pass addresses on, so each address has a row of spans; of one kind, none of
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from ctk.kube.identity import same
+from ctk.kube.ownership import Claim, Ownership
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
 from ctk.timespan import FOREVER_NS, SECOND
 
@@ -24,39 +24,6 @@ _KILLED_LATE_NS = 2 * SECOND
 _TOLD_LATE_NS = 60 * SECOND
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.
 _RANK: Mapping[Kind, int] = {"node": 0, "pod": 1, "service": 2}
-
-
-@dataclass(slots=True, eq=False)
-class Ownership:
-    """
-    The span in which an address was an endpoint's.
-
-    From `sure_until_ns` on the address may have passed to another that is not known yet: since
-    its object is deleted, say, though its processes may go on until `to_ns`.
-    """
-
-    endpoint: Endpoint
-    from_ns: int
-    claim: "Claim"
-    to_ns: int = FOREVER_NS
-    sure_until_ns: int = FOREVER_NS
-    gone_ns: int = FOREVER_NS  # its object was gone then, at the latest
-    inferred: bool = False  # nobody saw it end
-    recalled: bool = False  # known from the file only
-    is_news: bool = True  # the file did not know of it when the recording began
-
-
-class Claim(NamedTuple):
-    """
-    What is told of how an endpoint got an address. The API's times have whole seconds.
-
-    `came_ns` is when a pod was first seen in the second of its start, without an address yet.
-    """
-
-    told_ns: int
-    gained_ns: int  # the second from which on the address is no other's
-    running_ns: int | None = None  # the second from which on a pod may have used it
-    came_ns: int | None = None
 
 
 class Owners:
