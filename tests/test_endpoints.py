@@ -267,7 +267,7 @@ def test_an_address_is_nobodys_before_and_after_its_pod() -> None:
     endpoints = cluster(node(), pod("old", start=-100))
     endpoints.apply(Deleted(pod("old", start=-100), T0 + 10 * S))
     endpoints.apply(Applied(pod("new", start=50), T0 + 52 * S))
-    asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -100, 39, 40, 49, 50, 1000)]
+    asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -99, 39, 40, 49, 50, 1000)]
     assert asked == [
         "unknown",
         "pod old",
@@ -338,7 +338,7 @@ def test_a_deleted_pods_time_is_not_shortened_by_a_pod_that_started_earlier() ->
 
 def test_of_two_listed_with_one_address_the_later_has_it() -> None:
     endpoints = cluster(pod("later", start=50), pod("earlier", start=0), at=100)
-    assert [who(endpoints, "10.244.0.9", at) for at in (49, 50)] == ["pod earlier", "pod later"]
+    assert [who(endpoints, "10.244.0.9", at) for at in (49, 51)] == ["pod earlier", "pod later"]
 
 
 def test_a_listed_pod_that_is_over_owns_nothing_but_its_past() -> None:
@@ -435,7 +435,7 @@ def known(
 ) -> KnownObject:
     """A row of the file's history; None: it stood so when the file's knowledge ended."""
     from_ns = one.started_ns if start is None else T0 + start * S
-    record = record_of(replace(one, **changed), from_ns, from_ns)
+    record = record_of(replace(one, **changed), from_ns, from_ns, -FOREVER_NS)
     return KnownObject(record, None if to is None else T0 + to * S)
 
 
@@ -507,7 +507,7 @@ def test_a_pod_that_died_while_the_recorder_was_away_keeps_its_last_connections(
     assert asked == ["pod server", "pod server", "unknown", "pod client"]
     fresh = Endpoints("n1", [], T0 + 105 * S, kube=True)
     listed(fresh, [newcomer], 110)
-    assert [who(fresh, "10.244.0.9", at) for at in (105, 106, 107)] == [
+    assert [who(fresh, "10.244.0.9", at) for at in (106, 107, 108)] == [
         "unknown",
         "unknown",
         "pod client",
@@ -542,7 +542,7 @@ def test_slack_is_for_other_nodes_clocks_and_for_times_that_were_watched() -> No
     endpoints.apply(Recovered("pods", T0 + 50 * S, T0 + 70 * S, "away"))
     later = pod("fourth", "10.244.1.8", start=72, node="n2")
     endpoints.apply(Applied(later, T0 + 73 * S))
-    asked = [who(endpoints, "10.244.1.7", at) for at in (59.5, 60)]
+    asked = [who(endpoints, "10.244.1.7", at) for at in (60.5, 61)]
     asked += [who(endpoints, "10.244.1.8", at) for at in (69.5, 70)]
     assert asked == ["unknown", "pod third", "unknown", "pod fourth"]
 
