@@ -182,11 +182,10 @@ class Recorder:
         if batch.lengths:
             self._aggregator.add_dump(self._decoder.read(batch))
             return
-        self._connections.end_dump()
+        self._aggregator.end_dump()
         self._in_dump = False
         self._count_resets(batch.at_ns)
         self._dumped_ns = batch.at_ns
-        self._aggregator.baseline = Baseline.after_first_dump()
 
     def _look_at_interfaces(self) -> None:
         """Take in this host's addresses: a CNI makes interfaces after the recorder has started."""
