@@ -13,7 +13,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
-from ctk.errors import UsageError
+from ctk.errors import UsageError, nearest
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
@@ -25,6 +25,7 @@ GapKind = Literal[
     "disk full",  # rows that could not be written; `lost` says how many events they held
     "malformed",  # datagrams that could not be decoded; `lost` says how many
     "counters reset",  # another tool zeroed the kernel's counters: bytes are short by what it read
+    "thinned",  # rows that --max-size folded early: only sums in coarser steps are left of them
     "file locked",  # rows that could not be written; `lost` says how many events they held
 ]
 
@@ -45,7 +46,13 @@ Field = Literal[
     "ip",
     "port",
     "protocol",
+    "zone",
+    "cross_namespace",
     "failed",
+    "refused",
+    "unreplied",
+    "min_bytes",
+    "min_connections",
 ]
 Side = Literal["any", "from", "to"]
 
@@ -75,7 +82,8 @@ def parse_protocol(text: str) -> int:
     if number is None or number > 255:
         raise UsageError(
             f"{text!r} is not a protocol",
-            hint=f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
+            hint=nearest(text, PROTOCOL_NUMBERS)
+            or f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
         )
     return number
 
@@ -83,13 +91,6 @@ def parse_protocol(text: str) -> int:
 def protocol_name(number: int) -> str:
     """Give the name that a flow has for a protocol: its number as text where it has none."""
     return PROTOCOLS.get(number, str(number))
-
-
-def parse_port(text: str) -> int:
-    """Turn "443" into a number from 0 to 65535."""
-    if not (text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) <= 65535):
-        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
-    return int(text)
 
 
 # A node's label that names its topology zone (Kubernetes: well-known labels).
@@ -210,6 +211,8 @@ class Filters:
     first: int | None = None
     last: int | None = None
     terms: tuple[Term, ...] = ()
+    # The end of the file where ages and clocks count from that; None where they count from now.
+    counted_from_ns: int | None = None
 
 
 class Gap(NamedTuple):

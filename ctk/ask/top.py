@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.spans import clip, cover, held
 from ctk.ask.sums import (
@@ -82,7 +82,7 @@ def top(
         rows = tuple(
             TopRow(tuple(row[: len(by)]), Counts._make(row[len(by) :])) for _, _, *row in found
         )
-        caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
+        caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
@@ -90,6 +90,10 @@ def top(
             caveats.append(Widened(*reach))
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
+        elif not groups:
+            from ctk.ask.nothing import why_nothing
+
+            caveats[:0] = why_nothing(conn, filters)
         tables = {piece.table for piece in pieces}
         widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
         if seen and widest_ns > 1:

@@ -8,14 +8,14 @@ import click
 from ctk.cli.options import (
     cluster_options,
     db_argument,
-    parse_size,
     refuse_one_file_twice,
     refuse_two_clusters,
 )
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr
 from ctk.errors import UsageError
-from ctk.model import EVENT_NAMES, EventName, parse_port, parse_protocol
+from ctk.model import EVENT_NAMES, EventName, parse_protocol
+from ctk.numbers import parse_port, parse_size
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
 
@@ -122,7 +122,7 @@ def _retention(text: str) -> tuple[str, int]:
     "max_bytes",
     type=parse_size,
     metavar="SIZE",
-    help="Prune the oldest rows to stay under it.",
+    help="Keep DB and its -wal within it: the oldest and finest rows go first.",
 )
 @click.option(
     "--retain",
@@ -191,6 +191,11 @@ def _retention(text: str) -> tuple[str, int]:
     help="How many rolled files to keep.",
 )
 @click.option("--log-compress", is_flag=True, help="Compress rolled files.")
+@click.option(
+    "--log-accounting",
+    is_flag=True,
+    help="Log and print also what no event tells: bytes of connections that go on.",
+)
 def record(**given: Any) -> None:
     """
     Record what this node's connections do into DB.

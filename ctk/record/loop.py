@@ -90,6 +90,7 @@ class Recorder:
             started_ns=started_ns,
             boot_id=host.boot_id() if plan.live else None,
             edges_held=self._edges_held,
+            max_bytes=plan.max_bytes,
         )
         self._decoder = Decoder()
         self._connections = Connections(plan.wanted)
@@ -160,6 +161,7 @@ class Recorder:
             self._take_dumped(batch)
         else:
             self._take_events(batch)
+        self._committer.go_on()
 
     def _take_events(self, batch: Datagrams) -> None:
         self._now_ns = at_ns = batch.at_ns

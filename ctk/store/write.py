@@ -12,16 +12,13 @@ was, and may be given again.
 """
 
 import sqlite3
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain, islice
-from operator import itemgetter
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
 from ctk.model import (
-    LONE_COUNTS,
     ClusterFound,
     Edge,
     EventCounts,
@@ -36,31 +33,16 @@ from ctk.model import (
     LoneEvent,
     PodsTold,
     Previous,
-    counts_of,
 )
-from ctk.store import bulk, earlier, history, live, prune, rollup
-from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
+from ctk.store import earlier, history, live, prune, rollup
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
+from ctk.store.flows import FlowTable, merged
 from ctk.store.identities import Identities
+from ctk.store.limit import SizeLimit
 from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.timespan import FOREVER_NS
-
-_FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
-_FLOW = bulk.plain("flow", (*_FLOW_COLUMNS, *COUNT_KEYS))
-# Five bound values instead of fifteen take half the time. What is not measured stays NULL.
-_LONE_EVENT = bulk.insert(
-    f"INSERT INTO flow({', '.join((*_FLOW_COLUMNS, *LONE_COUNTS))})"
-    " SELECT column1, column2, column3, 0, column4,"
-    f" {', '.join(f'(column5 >> {at}) & 1' for at in range(len(LONE_COUNTS)))} FROM (VALUES ",
-    5,
-    ")",
-)
-_NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
-
-_started_of_row = itemgetter(1)
-_started_of_event = itemgetter(0)
 
 
 class Writer:
@@ -77,9 +59,11 @@ class Writer:
         started_ns: int,
         boot_id: str | None,
         edges_held: Callable[[], Set[int]] = frozenset,
+        max_bytes: int | None = None,
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
+        self._levels = rollup.levels_within(max_bytes)
         self._file = _file_identity(self._path)
         self._recording = RecordingRow(
             conn,
@@ -94,11 +78,16 @@ class Writer:
             "SELECT MAX(told_ns), MAX(committed_ns) FROM recording"
         ).fetchone()
         self._identities = Identities(conn, self._recording.recorder_id, told_ns, edges_held)
-        (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+        self._flows = FlowTable(conn, self._identities, self._levels)
         self._orphans = Orphans(conn, self._identities.forget)
-        self._reserve = Reserve(self._path)
+        self.thinned = 0  # how many gaps say that rows were folded before their time
+        self._limit: SizeLimit | None = None
+        if max_bytes is not None:
+            self._limit = SizeLimit(
+                conn, max_bytes, self._orphans, self._levels, self._flows.folding, self._thin
+            )
+        self._reserve = Reserve(self._path, max_bytes)
         self._kept_before = True  # there may be connections that the last recording kept
-        self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
     def window(
         self,
@@ -123,16 +112,21 @@ class Writer:
                 f"{self._path} was deleted or replaced while it was written",
                 hint="start the recorder again; it makes a new file",
             )
-        newest_ns = self._newest_ns
+        newest_ns = self._flows.newest_ns
         recording = self._recording
         began = recording.id is None
         try:
+            if self._limit is not None:
+                with explained(self._path):
+                    self._limit.before_window()
             self._fill_reserve()
             self._identities.trim()
             with self._transaction():
                 if began:
                     self._begin()
-                self._insert_flows(rows, events)
+                if self._limit is not None:
+                    rows, events = self._thinned_window(rows, events, self._limit.most_rows)
+                self._flows.insert(rows, events)
                 self._identities.change(changes)
                 for change in changes:
                     if isinstance(change, ClusterFound):
@@ -143,12 +137,15 @@ class Writer:
                 recording.advance(committed_ns, counters)
         except BaseException:
             self._identities.rolled_back()
-            self._newest_ns = newest_ns
+            self._flows.newest_ns = newest_ns
             if began:
                 recording.id, self._identities.began = None, False
             raise
         self._identities.committed()
+        self._identities.begin_forgetting()
         recording.full = None
+        if self._limit is not None:
+            self._limit.after_window()
 
     @property
     def previous(self) -> Previous | None:
@@ -195,29 +192,31 @@ class Writer:
         with explained(self._path):
             return earlier.provisional(self._conn, since_ns, self._last_ns)
 
-    def maintain(
-        self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
-    ) -> Iterator[None]:
+    def maintain(self, now_ns: int, retain: Mapping[str, int]) -> Iterator[None]:
         """
         Fold what is whole and throw away what is too old or too much, in small transactions.
 
-        Each step holds the lock for well under 100 ms. The caller may stop between any two, write
-        a window, and start again.
+        Every row that starts before `now_ns` is in the file, or comes late. Each step holds the
+        lock for well under 100 ms. The caller may write a window between any two, and may stop and
+        start again.
         """
-        self._identities.begin_forgetting()
+        limit = self._limit if self._recording.id is not None else None
         with explained(self._path):
+            if limit is not None and limit.is_held:
+                return
             self._fill_reserve()
             steps = chain(
                 self._give_back_connections(),
-                rollup.fold(self._conn, now_ns),
+                rollup.fold(self._conn, now_ns, self._levels, self._flows.folding),
+                self._flows.late.recap(),
                 prune.by_age(self._conn, now_ns, retain, self._orphans),
-                prune.by_size(self._conn, max_bytes, self._orphans)
-                if max_bytes is not None
-                else (),
+                prune.spare(self._conn) if limit is None else limit.steps(now_ns),
             )
             for step in steps:
                 self._fill_reserve()
                 yield step
+                if limit is not None and limit.is_held:
+                    return
 
     def _give_back_connections(self) -> Iterator[None]:
         """Throw away what the last recording kept of live connections, once this one goes on."""
@@ -232,7 +231,7 @@ class Writer:
         In a file at rest every view adds up to the same then; the next recording opens them again.
         """
         with explained(self._path):
-            for step in rollup.fold(self._conn, FOREVER_NS):
+            for step in rollup.fold(self._conn, FOREVER_NS, self._levels):
                 self._fill_reserve()
                 yield step
 
@@ -306,6 +305,25 @@ class Writer:
         recording.full = full
         return True
 
+    def _thinned_window(
+        self,
+        rows: Iterable[FlowRow],
+        events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        most_rows: int,
+    ) -> tuple[Iterable[FlowRow], Iterable[tuple[int, Sequence[LoneEvent]]]]:
+        """Give a window as it is, or its sums by edge where it has more rows than `most_rows`."""
+        rows, events = list(rows), list(events)
+        count = len(rows) + sum(len(under) for _, under in events)
+        if count <= most_rows:
+            return rows, events
+        sums = merged(rows, events)
+        if len(sums) < count:
+            self._thin(min(row.started_ns for row in sums), max(row.ended_ns for row in sums))
+        return sums, ()
+
+    def _thin(self, started_ns: int, ended_ns: int) -> None:
+        self.thinned += self._recording.thin(started_ns, ended_ns)
+
     def _fill_reserve(self) -> None:
         if not self._reserve.fill_up():
             raise DiskFullError(f"no room left to write {self._path}", hint=ROOM_HINT)
@@ -322,76 +340,6 @@ class Writer:
         rollup.reopen(self._conn, self._recording.started_ns)
         if self._identities.closed_ns is not None:
             self._identities.close_open(self._identities.closed_ns)
-
-    def _insert_flows(
-        self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
-    ) -> None:
-        """
-        Insert by time: appending fills pages, where inserting anywhere leaves them half full.
-
-        What starts before something that is settled in the file already is late. There are few.
-        """
-        ordered = sorted(rows, key=_started_of_row)
-        lone: list[tuple[int, int, int, int | None, int]] = []
-        for edge_id, under in events:
-            # Any number tells rows of one time apart; counting through is the cheapest.
-            lone += [
-                (started_ns, n, edge_id, src_port, counts)
-                for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
-            ]
-        lone.sort(key=_started_of_event)
-        self._identities.flush(self._first_seen(ordered, lone))
-
-        by_level = rollup.watermarks(self._conn)
-        settled_ns = max(self._newest_ns + 1, rollup.settled_ns(by_level))
-        late = bisect_left(ordered, settled_ns, key=_started_of_row)
-        late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
-        for row in ordered[:late]:
-            self._insert_late(by_level, row)
-        for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
-            counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
-            row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
-            self._insert_late(by_level, row)
-
-        first_n = len(lone)
-        del lone[:late_lone]
-        bulk.run(self._conn, _LONE_EVENT, lone)
-        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], first_n)))
-        newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
-        self._newest_ns = max([self._newest_ns, *newest])
-
-    def _first_seen(
-        self, rows: Sequence[FlowRow], lone: Sequence[tuple[int, int, int, int | None, int]]
-    ) -> Mapping[int, int]:
-        """Give when the edges of these rows, oldest first, begin; nothing where none is new."""
-        if not self._identities.has_new_edges:
-            return {}
-        first_ns = {edge_id: started_ns for started_ns, _, edge_id, _, _ in reversed(lone)}
-        for row in rows:
-            if row.started_ns < first_ns.get(row.edge_id, FOREVER_NS):
-                first_ns[row.edge_id] = row.started_ns
-        return first_ns
-
-    def _insert_late(self, by_level: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
-        """Insert a row where time has been before, and fold it at once."""
-        started_ns, counts = row.started_ns, row.counts
-        if rollup.add_late(self._conn, by_level, started_ns, row.edge_id, counts):
-            (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
-            lasted_ns = row.ended_ns - started_ns
-            values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *counts)
-            self._conn.execute(_FLOW.one, values)
-            self._conn.execute(
-                "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
-            )
-
-
-def _numbered(rows: Sequence[FlowRow], first_n: int) -> Iterator[tuple[object, ...]]:
-    """What _FLOW binds, told apart where they start at the same time."""
-    n, last_ns = first_n, -FOREVER_NS
-    for edge_id, started_ns, ended_ns, *rest in rows:
-        n = n + 1 if started_ns == last_ns else first_n
-        last_ns = started_ns
-        yield (started_ns, n, edge_id, ended_ns - started_ns, *rest)
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:
