@@ -23,26 +23,25 @@ class Encoder(Protocol):
     """
     Makes lines of flows, with their ends, one of each row of a page.
 
-    A line is empty where the form leaves that flow out. `header` comes before the first line, and
-    `footer` behind the last.
+    A line is empty where the form leaves that flow out. `header` comes before the first line.
     """
 
     @property
     def header(self) -> bytes: ...
-
-    @property
-    def footer(self) -> bytes: ...
 
     def of_edge(self, values: EdgeValues) -> Any:
         """Give what `lines` is to be told of an edge."""
 
     def lines(self, rows: Sequence[Row], edges: Mapping[int, Any]) -> list[bytes]: ...
 
+    def end(self) -> bytes:
+        """Give what comes behind the last line, once."""
+
 
 class Records:
     """Makes each line of a whole record; where that is empty, it has no end either."""
 
-    header = footer = b""
+    header = b""
 
     def __init__(self, line: Callable[[FlowRecord], bytes]) -> None:
         self._line = line
@@ -53,6 +52,9 @@ class Records:
     def lines(self, rows: Sequence[Row], edges: Mapping[int, EdgeValues]) -> list[bytes]:
         made = (self._line(record_of(row, edges[row[2]])) for row in rows)
         return [line and line + b"\n" for line in made]
+
+    def end(self) -> bytes:
+        return b""
 
 
 # JSON never has it. In CSV, a name may: its flows are encoded one by one.
@@ -74,9 +76,8 @@ class Templates:
         self._is_first = form == "json"
         self.header = b"" if self._is_json else self._encode(self._keys) + b"\n"
 
-    @property
-    def footer(self) -> bytes:
-        """What ends an array, one without flows too."""
+    def end(self) -> bytes:
+        """End an array, one without flows too."""
         if not self._before:
             return b""
         return b"[]\n" if self._is_first else b"]\n"
