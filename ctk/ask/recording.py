@@ -249,7 +249,7 @@ class Recording(Questions):
             caveats=self._of_files(),
             explain=explain,
         )
-        connect = self.sql_connection()
+        connect = self.sql_connection(text)
         if attach:
             connect = attaching(connect, attach)
         return SqlAnswer(connect, text, {**(params or {}), **named}, terms)
@@ -299,7 +299,7 @@ class Recording(Questions):
         with self._connect() as conn:
             return set(conn.execute("SELECT cluster_uid, node, started_ns FROM recordings"))
 
-    def sql_connection(self) -> Connect:
+    def sql_connection(self, text: str) -> Connect:
         """Give what opens a connection for SQL."""
         return self._connect
 

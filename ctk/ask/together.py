@@ -183,12 +183,12 @@ class Recordings(Recording):
         found = [part.reference() for part in self._parts]
         return max(found, key=lambda each: (not each.is_end, each.at_ns))
 
-    def sql_connection(self) -> Connect:
-        """Give what opens a connection whose views are those of all files."""
+    def sql_connection(self, text: str) -> Connect:
+        """Give what opens a connection whose views are those of all files, for this SQL."""
         from ctk.ask.attached import uniting
 
         first, *others = (part.source for part in self._parts)
-        return uniting(first.reader, others)
+        return uniting(first.reader, others, text)
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         raise UsageError("that is asked of one file at a time", hint=f"of {self.path}, say")
