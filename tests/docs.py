@@ -4,9 +4,10 @@ Holds the documentation to what the commands in it print.
 A fenced block of `console` has commands behind `$ ` and, below each, what it printed. All of a page
 are run, in order, in an empty folder that has the fixtures and, as demo.db and node.db, the node
 that README.md records, with a second one as other.db; `--write` puts their output in place of what
-stands there. A block of `pycon` is examples of Python as an interpreter shows them; those of one
-page are run one after another, behind its commands. What a block of `sh` asks of ctk needs a
-cluster or root: its flags are those that there are. The examples in the help are run like those of a page.
+stands there. A block of
+`pycon` is examples of Python as an interpreter shows them; those of one page are run one after
+another, behind its commands. What a block of `sh` asks of ctk needs a cluster or root: its flags
+are those that there are. The examples in the help are run like those of a page.
 """
 
 import doctest

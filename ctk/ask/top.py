@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.presets import SIDES, Side, expanded
-from ctk.ask.spans import clip, cover, held
+from ctk.ask.spans import Held, clip, cover, held
 from ctk.ask.sums import (
     COUNTS,
     NOTHING,
@@ -23,6 +23,9 @@ from ctk.ask.sums import (
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
+
+# So many rows are read for exact times rather than buckets of them: that takes some 50 ms.
+_READ_FOR_TIMES = 50_000
 
 # What is None where nothing was measured.
 _MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
@@ -86,6 +89,9 @@ def top(
     with one_moment(conn):
         levels = held(conn)[: 1 if flows_only else None]
         span = clip(conn, levels, filters.since_ns, filters.until_ns)
+        if seen and span is not None:
+            levels = _finest(conn, levels, span)
+            span = clip(conn, levels, filters.since_ns, filters.until_ns)
         pieces = [] if span is None else cover(levels, *span)
         summed = sum_up(conn, pieces, filters, by, seen=seen, side=side)
         found = conn.execute(_sql(summed.sql, summed.keys, sort), (*summed.values, _most(limit)))
@@ -124,6 +130,18 @@ def top(
         span=recorded,
         caveats=tuple(caveats),
     )
+
+
+def _finest(conn: sqlite3.Connection, levels: Sequence[Held], span: tuple[int, int]) -> list[Held]:
+    """Leave out the levels whose buckets are not needed: times are as exact as the finest left."""
+    for i, level in enumerate(levels):
+        counted = f"SELECT 1 FROM {level.table} WHERE started_ns >= ? AND started_ns < ? LIMIT ?"
+        (rows,) = conn.execute(
+            f"SELECT COUNT(*) FROM ({counted})", (*span, _READ_FOR_TIMES + 1)
+        ).fetchone()
+        if level.pruned_ns <= span[0] and rows <= _READ_FOR_TIMES:
+            return list(levels[: i + 1])
+    return list(levels)
 
 
 def _recorded(

@@ -18,10 +18,10 @@ def snapshot(db: Path, out: Path) -> None:
     Copy DB to OUT, as of one moment, while a recorder goes on writing it.
 
     OUT is one file, whole or not there, and must not be there yet; - is standard output, so that
-    the copy can go to another host.
+    it can go on through a pipe.
 
     \b
-    ctk snapshot node.db - | ssh laptop 'cat > node.db'
+    ctk snapshot node.db - | gzip > node.db.gz
     """
     from ctk.store.snapshot import snapshot as copy
 
