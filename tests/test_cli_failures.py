@@ -75,7 +75,7 @@ def test_a_backend_that_alone_fails_is_noted(invoke: Invoke, tmp_path: Path) -> 
 def test_what_the_limit_cuts_is_said(invoke: Invoke, shop: Path) -> None:
     cut = invoke("failures", shop, "--limit", "1")
     assert [line.split()[0] for line in cut.stdout.splitlines()] == ["CLIENT", "shop/db"]
-    assert cut.stderr == f"1 of 2 that failed: --limit 0 shows all\n{GAPS}"
+    assert cut.stderr == f"only the first 1 of 2: --limit 0 has all\n{GAPS}"
     assert invoke("failures", shop, "--limit", "0").stdout == FAILED
 
 

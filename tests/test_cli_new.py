@@ -46,4 +46,4 @@ def test_nobody_new_is_said(invoke: Invoke, shop: Path) -> None:
 def test_the_limit_cuts_and_says_so(invoke: Invoke, shop: Path) -> None:
     result = invoke("new", shop, "--limit", "2", "-o", "csv")
     assert result.stdout.count("\n") == 3
-    assert result.stderr == f"2 of 6 that are new: --limit 0 shows all\n{BEGAN}{GAPS}"
+    assert result.stderr == f"only the first 2 of 6: --limit 0 has all\n{BEGAN}{GAPS}"

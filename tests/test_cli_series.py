@@ -63,7 +63,7 @@ def test_programs_get_null_for_what_is_not_known(invoke: Invoke, shop: Path) -> 
 def test_groups_that_are_left_out_are_said(invoke: Invoke, shop: Path) -> None:
     result = invoke("series", shop, "--by", "src", "--limit", "2", "--step", "1h")
     assert result.stdout.count("\n") == 3
-    assert result.stderr == f"2 of 4 groups: --limit 0 shows all\n{GAPS}"
+    assert result.stderr == f"only the first 2 of 4: --limit 0 has all\n{GAPS}"
 
 
 @pytest.mark.parametrize("step", ["90s", "0"])

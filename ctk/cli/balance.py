@@ -41,5 +41,5 @@ def balance(db: Path, limit: int | None, filters: Filters, output: Output) -> No
     render.balance(services, output, sys.stdout.buffer)
     if not services and output.for_people:
         remark("no service was dialled")
-    remark_cut(len(services), len(found.services), "services")
+    remark_cut(len(services), len(found.services))
     print_caveats(found.caveats)

@@ -61,8 +61,8 @@ def diff(
     or unknown where a gap may have hidden it. --limit is of each of these.
 
     \b
-    ctk diff node.db --before 2h..1h --after 1h..
-    ctk diff monday.db tuesday.db --by client,server --sort failed
+    ctk diff node.db --before 1m..30s --after 30s..
+    ctk diff node.db demo.db --by client,server --sort failed
     """
     paths = (db,) if isinstance(db, Path) else db
     if len(paths) > 2:
@@ -83,7 +83,7 @@ def diff(
     render.diff(found, output, sys.stdout.buffer)
     if output.for_people:
         remark(_summary(found))
-    remark_cut(len(found.rows), sum(found.states.values()), "that are told apart")
+    remark_cut(len(found.rows), sum(found.states.values()))
     print_caveats(found.caveats)
 
 

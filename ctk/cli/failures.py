@@ -41,5 +41,5 @@ def failures(db: Path, limit: int | None, filters: Filters, output: Output) -> N
     render.failures(found, output, sys.stdout.buffer)
     if not found.rows and output.for_people:
         remark("nothing failed")
-    remark_cut(len(found.rows), found.found, "that failed")
+    remark_cut(len(found.rows), found.found)
     print_caveats(found.caveats)

@@ -54,5 +54,5 @@ def idle(db: Path, min_idle: int, limit: int | None, filters: Filters, output: O
         count = f"{len(found.rows):,} idle" if found.rows else "none idle"
         as_of = format_time(found.as_of_ns // SECOND * SECOND).replace(".000000000", "")
         remark(f"{count} as of {as_of}")
-    remark_cut(len(rows), len(found.rows), "that are idle")
+    remark_cut(len(rows), len(found.rows))
     print_caveats(found.caveats)

@@ -23,7 +23,7 @@ def most_rows(limit: int | None, output: Output) -> int | None:
     return limit or None
 
 
-def remark_cut(shown: int, found: int, what: str) -> None:
+def remark_cut(shown: int, found: int) -> None:
     """Say how many there are where not all are shown."""
     if shown < found:
-        remark(f"{shown:,} of {found:,} {what}: --limit 0 shows all")
+        remark(f"only the first {shown:,} of {found:,}: --limit 0 has all")

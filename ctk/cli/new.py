@@ -42,5 +42,5 @@ def new(db: Path, limit: int | None, filters: Filters, output: Output) -> None:
     render.new(rows, output, sys.stdout.buffer)
     if not found.rows and output.for_people:
         remark("nobody is new")
-    remark_cut(len(rows), len(found.rows), "that are new")
+    remark_cut(len(rows), len(found.rows))
     print_caveats(found.caveats)

@@ -75,5 +75,5 @@ def series(
         found = recording.series(filters, by=keys, step=step, sort=sort, limit=limit or None)
     write = render.sparklines if sparkline else render.series
     write(found, output, sys.stdout.buffer)
-    remark_cut(min(found.groups, limit or found.groups), found.groups, "groups")
+    remark_cut(min(found.groups, limit or found.groups), found.groups)
     print_caveats(found.caveats)
