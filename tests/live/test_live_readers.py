@@ -26,11 +26,11 @@ QUESTIONS = (
 
 
 def flood(play: PlayedNode, stop: threading.Event) -> int:
-    """Make new connections at that pace, and return how many."""
+    """Make new connections at that pace, for so long, and return how many."""
     made, began_s = 0, time.monotonic()
     with udp(play.pods[CLIENT], PODS[CLIENT][0], 0) as sock:
-        while not stop.is_set():
-            due = int((time.monotonic() - began_s) * A_SECOND)
+        while (passed_s := time.monotonic() - began_s) < SECONDS and not stop.is_set():
+            due = int(passed_s * A_SECOND)
             for n in range(made, due):
                 sock.sendto(b"x", (PODS[CLIENT_1][0], 1024 + n % 60_000))
             made = max(made, due)
