@@ -11,7 +11,13 @@ from ctk.ask.diff import BY, DIFF_SORTS, Diff
 from ctk.ask.sums import check_keys
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
-from ctk.cli.options import Dbs, dbs_argument, output_options, print_caveats, remark
+from ctk.cli.options import (
+    Dbs,
+    dbs_argument,
+    output_options,
+    print_caveats,
+    remark,
+)
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.render import changes as render

@@ -132,8 +132,8 @@ def export(
                     return interrupted.is_set()
 
                 written.write(flows, encoder, sink, stops)
-            if not interrupted.is_set() and encoder.footer:
-                sink.write_lines((encoder.footer,))
+            if not interrupted.is_set() and (end := encoder.end()):
+                sink.write_lines((end,))
             written.keep(sink)
             if interrupted.is_set():
                 raise click.Abort

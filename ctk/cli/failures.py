@@ -8,7 +8,12 @@ import click
 import ctk
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
-from ctk.cli.options import db_argument, output_options, print_caveats, remark
+from ctk.cli.options import (
+    db_argument,
+    output_options,
+    print_caveats,
+    remark,
+)
 from ctk.model import Filters
 from ctk.render import failed as render
 from ctk.render.tables import Output

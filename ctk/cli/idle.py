@@ -9,7 +9,12 @@ import ctk
 from ctk.ask.idle import LEAST_NS
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
-from ctk.cli.options import db_argument, output_options, print_caveats, remark
+from ctk.cli.options import (
+    db_argument,
+    output_options,
+    print_caveats,
+    remark,
+)
 from ctk.model import Filters
 from ctk.render import shares as render
 from ctk.render.tables import Output

@@ -9,7 +9,12 @@ from ctk.ask.series import SERIES_COUNTS, parse_step
 from ctk.ask.sums import check_keys
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import remark_cut
-from ctk.cli.options import Dbs, dbs_argument, output_options, print_caveats
+from ctk.cli.options import (
+    Dbs,
+    dbs_argument,
+    output_options,
+    print_caveats,
+)
 from ctk.model import Filters
 from ctk.numbers import parse_count
 from ctk.render import overtime as render
