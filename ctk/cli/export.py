@@ -15,12 +15,11 @@ import ctk
 from ctk.ask.keywords import flags_of
 from ctk.ask.recording import Recording
 from ctk.cli.bar import Bar
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
     Dbs,
-    FilterCommand,
     dbs_argument,
-    filter_options,
     print_caveats,
     print_new_caveats,
     refuse_one_file_twice,
@@ -106,7 +105,8 @@ def export(
     Without, FILE is replaced when all is written.
 
     \b
-    ctk export node.db --format log --output flows.log --max-size 64MiB --cursor siem
+    ctk export node.db --format log --cursor siem \\
+      --output flows.log --max-size 64MiB
     """
     output = None if str(output) == "-" else output
     dbs = (db,) if isinstance(db, Path) else db

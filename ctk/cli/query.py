@@ -10,11 +10,10 @@ import click
 
 import ctk
 from ctk.ask.recording import Recording
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
     Dbs,
-    FilterCommand,
-    filter_options,
     output_options,
     print_caveats,
     print_new_caveats,
