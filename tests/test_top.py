@@ -1,6 +1,7 @@
 """Rankings over any span, against sums of the flows one by one."""
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ import ctk
 from ctk.ask.caveats import Folded, SeenTo, Widened
 from ctk.ask.presets import EITHER_KEYS, SIDES, Side
 from ctk.ask.sums import COUNTS, NOTHING, SEEN, SORTS
-from ctk.ask.top import top
+from ctk.ask.top import Top, top
 from ctk.model import Filters, FlowRow, Term
 from ctk.store import prune, rollup
 from ctk.store.columns import FlowRecord
@@ -34,6 +35,17 @@ from ctk.store.rollup import LEVELS
 from ctk.timespan import DAY
 
 TIMES = COUNTS.index(SEEN[0])
+
+
+def _seen_within(ranked: Top, groups: dict[tuple[Any, ...], list[Any]]) -> None:
+    """Hold the times of groups against the true ones: buckets begin before and end after them."""
+    [width_ns] = [c.width_ns for c in ranked.caveats if isinstance(c, SeenTo)] or [1]
+    for row in ranked.rows:
+        first_ns, last_ns = row.counts[TIMES:]
+        assert 0 <= groups[row.keys][TIMES] - (first_ns or 0) < width_ns
+        # A row may go on after the bucket in which it began.
+        late_ns = (last_ns or 0) - groups[row.keys][TIMES + 1]
+        assert late_ns <= (width_ns if width_ns > 1 else 0)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,13 +69,7 @@ def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     assert {row.keys: list(row.counts[:TIMES]) for row in ranked.rows} == {
         key: sums[:TIMES] for key, sums in groups.items()
     }
-    [width_ns] = [c.width_ns for c in ranked.caveats if isinstance(c, SeenTo)] or [1]
-    for row in ranked.rows:  # a bucket begins before what it holds, and ends after it
-        first_ns, last_ns = row.counts[TIMES:]
-        assert 0 <= groups[row.keys][TIMES] - (first_ns or 0) < width_ns
-        assert (
-            0 <= (last_ns or 0) - groups[row.keys][TIMES + 1] <= (width_ns if width_ns > 1 else 0)
-        )
+    _seen_within(ranked, groups)
     assert ranked.groups == len(ranked.rows) == len(groups)
     at = COUNTS.index(SORTS[ranked.sort])
     order = [-1 if row.counts[at] is None else row.counts[at] for row in ranked.rows]
@@ -98,13 +104,17 @@ def test_where_finer_rows_are_pruned_a_span_reaches_to_the_buckets_that_are_left
     retain = {level.name: age if i < pruned else 10 * DAY for i, level in enumerate(LEVELS)}
     finish(prune.by_age(conn, START + 3 * DAY, retain, Orphans(conn, lambda table, ids: None)))
     filters = Filters(since_ns=since_ns, until_ns=until_ns)
-    ranked = top(conn, filters, ("proto",))
+    ranked = top(conn, filters, ("proto",), seen=True)
     for caveat in ranked.caveats:
         if isinstance(caveat, Widened):
             assert since_ns is None or caveat.since_ns <= max(since_ns, START)
             filters = Filters(since_ns=caveat.since_ns, until_ns=caveat.until_ns)
-    expected = sum_up([record for record in everything if fits(record, filters)], ("proto",))
-    assert {row.keys: list(row.counts) for row in ranked.rows} == expected
+    fitting = [record for record in everything if fits(record, filters)]
+    expected = sum_up(fitting, ("proto",), seen=True)
+    assert {row.keys: list(row.counts[:TIMES]) for row in ranked.rows} == {
+        key: sums[:TIMES] for key, sums in expected.items()
+    }
+    _seen_within(ranked, expected)
     conn.close()
 
 
