@@ -8,15 +8,8 @@ from pathlib import Path
 import click
 
 import ctk
-from ctk.cli.options import (
-    Dbs,
-    FilterCommand,
-    filter_options,
-    output_options,
-    print_caveats,
-    remark,
-    sql_arguments,
-)
+from ctk.cli.filters import FilterCommand, filter_options
+from ctk.cli.options import Dbs, output_options, print_caveats, remark, sql_arguments
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_size
