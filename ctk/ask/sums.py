@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ctk.ask.connection import choose_edges
-from ctk.ask.presets import EITHER_KEYS, PRESETS, Ends, Side, opened
+from ctk.ask.presets import EITHER_KEYS, PRESETS, Ends, Side, answered, opened
 from ctk.ask.selectors import (
     Condition,
     both,
@@ -124,7 +124,8 @@ class Summed(NamedTuple):
     The common tables `named` and `whole` of a SELECT, and what is bound in them.
 
     `named` has a row for each group: its keys in the columns `keys`, COUNTS, and `folded` where
-    it holds rows that stand for many external addresses. `whole` has one row: COUNTS of all flows.
+    it holds rows that stand for many addresses which its keys would tell apart. `whole` has one
+    row: COUNTS of all flows.
     """
 
     sql: str
@@ -191,7 +192,7 @@ def sum_up(
     sql = f"""
         WITH moved AS ({moved.sql}),
         behind AS (
-            SELECT {columns}, MAX(edge.id < 0) AS folded, {added(read)}
+            SELECT {columns}, MAX({_lost(keys)}) AS folded, {added(read)}
             FROM moved CROSS JOIN edge ON edge.id = moved.edge_id GROUP BY {columns}
         ),
         ends AS {"MATERIALIZED" if len(arms) > 1 else ""} ({" UNION ALL ".join(arms)}),
@@ -208,6 +209,23 @@ def sum_up(
         )
     """
     return Summed(sql, moved.values, tuple(named))
+
+
+# What an edge that stands for many does not tell of a side of its: the address, and what is only
+# known of one address.
+_LOST = {
+    "edge.src_id < 0": r"\bsrc\.(address|packed)\b|\bedge\.nat_src\b",
+    "edge.dialled_id < 0": r"\bdialled\.(address|packed)\b|\bedge\.dst_port\b",
+    "edge.backend_id < 0": r"\bbackend\.(address|packed)\b|\bedge\.nat_dst_port\b",
+}
+
+
+def _lost(keys: Sequence[str]) -> str:
+    """Give the SQL that an edge stands for many where a key would tell these apart."""
+    told = " ".join(
+        opened(key) + answered(key) if key in EITHER_KEYS else KEYS[key] for key in keys
+    )
+    return " OR ".join(f"({sql})" for sql, of in _LOST.items() if re.search(of, told)) or "0"
 
 
 def _arm(
