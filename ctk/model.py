@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
-from socket import AF_INET, AF_INET6, inet_ntop
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
+from ctk.distinct import Distinct
 from ctk.errors import UsageError
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
@@ -131,6 +132,16 @@ class Endpoint:
     uid: str | None = None
 
 
+# Stand for many addresses that nobody in the cluster has: past a cap they are not told apart, and
+# the rows of their flows are folded into one. Such a side is b"" in the edge's tuples.
+OTHER: Mapping[Kind, Endpoint] = MappingProxyType(
+    {
+        kind: Endpoint(address="other", kind=kind, valid_from_ns=0)
+        for kind in ("external", "unknown")
+    }
+)
+
+
 class Edge(NamedTuple):
     """
     What all rows of one flow have in common: who dialled what and who answered.
@@ -144,6 +155,7 @@ class Edge(NamedTuple):
     backend: Endpoint  # who answered: the reply tuple's source; `dialled` itself without NAT
     service: str | None  # "namespace/name"
     service_via: Via | None
+    failed: bool | None = None  # of what is folded, those rows in which a connection failed
 
     @property
     def nat_src(self) -> str | None:
@@ -162,6 +174,14 @@ class Edge(NamedTuple):
 def address_text(packed: bytes) -> str:
     """Return 4 or 16 bytes in network order as inet_ntop writes them."""
     return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
+
+
+def packed(address: str) -> bytes:
+    """Return 4 or 16 bytes, network order: a CIDR is a range of them. What is no address is b""."""
+    try:
+        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+    except OSError:
+        return b""
 
 
 class FlowRow(NamedTuple):
@@ -190,6 +210,15 @@ class FlowRow(NamedTuple):
 
 
 _counts = itemgetter(slice(FlowRow._fields.index("connections"), None))
+
+
+class FoldedCount(NamedTuple):
+    """How many addresses a row stands for, whose edge stands for many; None of a side that is one."""
+
+    edge_id: int
+    started_ns: int
+    src: Distinct | None
+    dst: Distinct | None
 
 
 class Term(NamedTuple):
@@ -354,12 +383,21 @@ class LiveConnections(NamedTuple):
     of this host can use them.
     """
 
-    flow: bytes  # 8 of them, a hash of the flow's tuples
+    flow: bytes  # 8 of them, a hash of the flow's tuples; where folded, 8 a connection
     began_ns: int
     edge_id: int
     has_ports: bool  # whether its protocol has ports
     keys: bytes  # one a connection: CTA_ID << 16 | source port
     counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
+    folded: "Sides | None" = None  # which of the edge's sides stand for many, where some do
+
+
+class Sides(NamedTuple):
+    """Which sides of an edge stand for many."""
+
+    src: bool
+    dialled: bool
+    backend: bool
 
 
 class KnownUnknown(NamedTuple):

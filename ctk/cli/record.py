@@ -14,6 +14,7 @@ from ctk.cli.options import (
 )
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr
+from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
 from ctk.model import EVENT_NAMES, EventName, parse_port, parse_protocol
 from ctk.record.options import Options, Scope
@@ -37,6 +38,14 @@ def _retention(text: str) -> tuple[str, int]:
             f"{text!r} is not a retention", hint="write it as flows=24h, 1m=7d, 1h=90d or 1d=730d"
         )
     return ("flow" if level == "flows" else level), parse_age(age)
+
+
+def _peers(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not (text.isdecimal() and text.isascii() and len(text) <= 9):
+        raise UsageError(f"{text!r} is not a number of peers", hint="write it as 10000, or all")
+    return int(text)
 
 
 @click.command()
@@ -123,6 +132,14 @@ def _retention(text: str) -> tuple[str, int]:
     type=parse_size,
     metavar="SIZE",
     help="Prune the oldest rows to stay under it.",
+)
+@click.option(
+    "--peers",
+    type=_peers,
+    default=str(MOST_PEERS),
+    show_default=True,
+    metavar="N|all",
+    help="External and unknown peers that a window keeps, the biggest; others are summed up.",
 )
 @click.option(
     "--retain",

@@ -21,7 +21,17 @@ from ctk.conntrack.decode import (
     TCP_CONNTRACK_TIME_WAIT,
     EventTuple,
 )
-from ctk.conntrack.groups import Apart, Counters, Flow, Group, Totals, moved_since
+from ctk.conntrack.folding import Folding
+from ctk.conntrack.groups import (
+    Apart,
+    Counters,
+    Flow,
+    FoldedGroup,
+    Group,
+    Other,
+    Totals,
+    moved_since,
+)
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -33,7 +43,11 @@ from ctk.model import (
 from ctk.timespan import SECOND
 
 Aggregation = Literal["ports", "connections", "none"]
-_AT: Final = 6  # the place of at_ns in an event (a test holds it against decode.Event)
+# Places in an event; a test holds them against decode.Event.
+_PORT: Final = 2
+_AT: Final = 6
+_STATUS: Final = 7
+_TCP_STATE: Final = 8
 _OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
@@ -78,6 +92,11 @@ class Aggregator:
         self._found: dict[tuple[int, int, bool], Group] = {}
         self._open_totals: list[Totals] = []
         self._events_at_open = 0
+        strangers = connections.strangers
+        self._folding = None if strangers is None else Folding(strangers)
+        self._most_rows = MOST_ROWS
+        if strangers is not None:
+            self._most_rows = max(MOST_ROWS, 2 * strangers.most + MOST_ROWS // 5)
 
     # Windows.
 
@@ -119,10 +138,14 @@ class Aggregator:
     def _open(self, at_ns: int) -> None:
         self._start_ns = at_ns - at_ns % self._width_ns
         self._end_ns = self._start_ns + self._width_ns
+        if self._folding is not None:
+            self._folding.begin_window()
 
     def close(self) -> list[Window]:
         """End the open window whatever the time; nothing where it is empty."""
         open_totals, self._open_totals = self._open_totals, []
+        if self._folding is not None:
+            self._folding.close(open_totals)
         for totals in open_totals:
             totals.group.totals = None
         self._events_at_open = self.events
@@ -135,6 +158,8 @@ class Aggregator:
             flow.group = None
         self._grouping.clear()
         self._found.clear()
+        if self._folding is not None:
+            self._folding.regroup()
 
     def whole_ns(self, at_ns: int) -> int:
         """Return up to when everything was handed over, at `at_ns`."""
@@ -149,7 +174,7 @@ class Aggregator:
     def _is_large(self) -> bool:
         if self._apart:
             return self.events - self._events_at_open >= MOST_EVENTS
-        return len(self._open_totals) >= MOST_ROWS
+        return len(self._open_totals) >= self._most_rows
 
     # Dumps.
 
@@ -185,16 +210,35 @@ class Aggregator:
                 connections.clear_state(key, UNMEASURED)
                 before = counters
                 connections.count(key, counters)
-            if not counted and counters == before:
-                continue
-            totals = self._totals(group, at_ns, port)
-            totals.connections += counted
-            moved = None
-            if counters is not None and counters != before:
-                moved = self._moved(totals, before, counters)
-                connections.count(key, counters)
-            if totals.apart is not None:
-                totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
+            if counted or counters != before:
+                self._count_listed(group, key, entry, counted, before)
+
+    def _count_listed(
+        self,
+        group: Group,
+        key: int,
+        entry: EventTuple,
+        counted: int,
+        before: Counters | None,
+    ) -> None:
+        """Count a connection that a dump listed, and what it moved since the last look."""
+        _, orig, port, reply, zone, _, at_ns, *_ = entry
+        connections = self.connections
+        counters, moved = _counters(*entry[9:13]), None
+        if counters is not None and counters != before:
+            moved = self._moved(before, counters)
+            connections.count(key, counters)
+        if group.folded:
+            group = connections.live[key] = self._counted_under(group, orig, reply, zone, moved)
+        totals = self._totals(group, at_ns, port)
+        totals.ended_ns = at_ns
+        totals.connections += counted
+        if moved is not None:
+            totals.add(moved)
+        if totals.apart is not None:
+            totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
+        if totals.addresses is not None:
+            totals.addresses.add(connections.ends(orig, reply, zone))
 
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""
@@ -212,13 +256,13 @@ class Aggregator:
         connections = self.connections
         connections.forget_idle_flows()
         flows, live, ended = connections.flows, connections.live, connections.ended
-        open_totals, by_port, apart = self._open_totals, self._by_port, self._apart
+        by_port = self._by_port
         for event in events:
             what, orig, port, reply, zone, ct_id, at_ns = event[:7]
             try:
                 flow = flows[orig, reply, zone]
             except KeyError:
-                flow = connections.flow(orig, reply, zone)
+                flow = connections.flow(orig, reply, zone, ct_id << 16 | port)
             if flow is None:
                 continue
             key = flow.base | ct_id << 16 | port
@@ -241,16 +285,17 @@ class Aggregator:
                 group, counted = self._find_by_event(flow, key, event)
                 if what != DESTROY:
                     live[key] = group
+            if group.folded:
+                self._count_folded(group, flow, key, event, counted)
+                continue
             totals = group.totals
             if totals is None:
-                totals = group.totals = Totals(group, at_ns, port, Apart() if apart else None)
-                open_totals.append(totals)
+                totals = self._totals(group, at_ns, port)
             elif totals.port != port:
                 totals.port = None
             totals.connections += counted
             if what == DESTROY:
-                totals.destroy_events += 1
-                self._end(totals, key, event, counted)
+                self._end(totals, event, counted, self._moved_last(key, event))
                 continue
             totals.ended_ns = at_ns
             if what == NEW:
@@ -263,40 +308,83 @@ class Aggregator:
                     totals.apart.lone.append((at_ns, port, counted | COUNTS_UPDATE))
 
     def _begin(self, flow: Flow, at_ns: int) -> Group:
-        group = Group(flow, at_ns)
-        if not self._by_port:
-            if flow.group is None:
-                self._grouping.append(flow)
-            flow.group = group
+        if isinstance(flow, Other):
+            assert self._folding is not None
+            group: Group = self._folding.group(flow, at_ns)
+        elif self._by_port:
+            return Group(flow, at_ns)
+        else:
+            group = Group(flow, at_ns)
+        if flow.group is None:
+            self._grouping.append(flow)
+        flow.group = group
         return group
 
-    def _end(self, totals: Totals, key: int, event: EventTuple, counts: int) -> None:
+    def _end(self, totals: Totals, event: EventTuple, counts: int, moved: Counters | None) -> None:
         """Count how a connection ended, and what moved since it was last looked at."""
-        _, _, port, _, _, _, at_ns, status, tcp_state, *rest = event
-        if status is None or not status & IPS_SEEN_REPLY:
-            # A refused connection ends at once in state CLOSE: reset before it was established.
-            if tcp_state == TCP_CONNTRACK_CLOSE:
-                totals.refused += 1
-                counts |= COUNTS_REFUSED
-            elif status is not None:
-                totals.unreplied += 1
-                counts |= COUNTS_UNREPLIED
-        state, before = self.connections.end(key)
-        counters = _counters(*rest[:4])
-        moved = None
-        if counters is not None and not state & UNMEASURED:
-            moved = self._moved(totals, before, counters)
+        totals.destroy_events += 1
+        refused, unreplied = _failure(event)
+        if refused:
+            totals.refused += 1
+            counts |= COUNTS_REFUSED
+        elif unreplied:
+            totals.unreplied += 1
+            counts |= COUNTS_UNREPLIED
+        if moved is not None:
+            totals.add(moved)
         if totals.apart is not None:
-            totals.apart.add((at_ns, port, counts | COUNTS_DESTROY), moved)
+            totals.apart.add((event[_AT], event[_PORT], counts | COUNTS_DESTROY), moved)
 
-    def _moved(self, totals: Totals, before: Counters | None, now: Counters) -> Counters:
+    def _moved_last(self, key: int, event: EventTuple) -> Counters | None:
+        """Drop what is kept of a connection that ended; return what moved since the last look."""
+        state, before = self.connections.end(key)
+        counters = _counters(*event[9:13])
+        if counters is None or state & UNMEASURED:
+            return None
+        return self._moved(before, counters)
+
+    def _moved(self, before: Counters | None, now: Counters) -> Counters:
         moved = moved_since(before, now)
         if moved is None:
             # Another tool zeroed them: what they show moved since, and what moved before is lost.
             self.counters_reset += 1
             moved = now
-        totals.add(moved)
         return moved
+
+    # What is folded.
+
+    def _count_folded(
+        self, group: Group, flow: Flow, key: int, event: EventTuple, counted: int
+    ) -> None:
+        """Count an event of a connection that stands under what its flow was folded into."""
+        what, orig, port, reply, zone, _, at_ns, *_ = event
+        if what == DESTROY:
+            moved = self._moved_last(key, event)
+            group = self._counted_under(group, orig, reply, zone, moved)
+            if isinstance(group, FoldedGroup) and any(_failure(event)):
+                group = group.failures
+            totals = self._totals(group, at_ns, port)
+            self._end(totals, event, counted, moved)
+        else:
+            group = self.connections.live[key] = group.into or group
+            totals = self._totals(group, at_ns, port)
+            totals.ended_ns = at_ns
+            totals.new_events += what == NEW
+            totals.update_events += what != NEW
+        totals.connections += counted
+        if totals.addresses is not None:
+            totals.addresses.add(flow.ends)
+
+    def _counted_under(
+        self, group: Group, orig: bytes, reply: bytes, zone: int, moved: Counters | None
+    ) -> Group:
+        """Say where a folded connection counts that moved so much: it may stand out now."""
+        connections = self.connections
+        strangers, folded = connections.strangers, group.into or group
+        if moved is None or strangers is None or not strangers.stands_out(moved):
+            return folded
+        flow = connections.enter((orig, reply, zone), strangers.other_of(orig, reply, zone))
+        return folded if flow is None else Group(flow, group.began_ns)
 
     def _find_by_event(self, flow: Flow, key: int, event: EventTuple) -> tuple[Group, int]:
         what, _, _, _, _, _, at_ns, _, tcp_state, *rest = event
@@ -326,6 +414,9 @@ class Aggregator:
                 connections.set_state(key, UNMEASURED)
             if start_ns is None:
                 connections.set_state(key, OLDER if counted else OLDER | UNCOUNTED)
+        if isinstance(flow, Other):
+            assert self._folding is not None
+            return self._folding.group(flow, began_ns), int(counted)
         alike = (key >> 48, began_ns // SECOND, whole)
         group = None if self._by_port else self._found.get(alike)
         if group is None:
@@ -334,13 +425,26 @@ class Aggregator:
 
     def _totals(self, group: Group, at_ns: int, port: int) -> Totals:
         totals = group.totals
-        if totals is None:
-            totals = group.totals = Totals(group, at_ns, port, Apart() if self._apart else None)
-            self._open_totals.append(totals)
-        elif totals.port != port:
-            totals.port = None
-        totals.ended_ns = at_ns
+        if totals is not None:
+            if totals.port != port:
+                totals.port = None
+            return totals
+        if group.other is not None and self._folding is not None:
+            self._folding.enter(self._open_totals)
+        apart = Apart() if self._apart and not group.folded else None
+        totals = group.totals = Totals(group, at_ns, port, apart)
+        self._open_totals.append(totals)
         return totals
+
+
+def _failure(event: EventTuple) -> tuple[bool, bool]:
+    """Say whether a connection that ended was refused, and whether it got no reply."""
+    status, tcp_state = event[_STATUS], event[_TCP_STATE]
+    if status is not None and status & IPS_SEEN_REPLY:
+        return False, False
+    # A refused connection ends at once in state CLOSE: reset before it was established.
+    refused = tcp_state == TCP_CONNTRACK_CLOSE
+    return refused, not refused and status is not None
 
 
 def _counters(

@@ -19,6 +19,7 @@ from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
+from ctk.conntrack.strangers import Strangers
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import Datagrams, LiveConnections
@@ -91,15 +92,15 @@ class Recorder:
             edges_held=self._edges_held,
         )
         self._decoder = Decoder()
-        self._connections = Connections(plan.wanted)
+        self._local_addresses = stream.local_addresses
+        self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
+        self._connections = Connections(plan.wanted, self._strangers())
         self._aggregator = Aggregator(
             self._connections,
             self._take_up(),
             window_ns=plan.window_ns,
             aggregation=plan.aggregation,
         )
-        self._local_addresses = stream.local_addresses
-        self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
         self._recall()
         writer = self._writer
         self._attribution = Attribution(
@@ -124,6 +125,12 @@ class Recorder:
         kept = self._writer.load_connections()
         self._connections.restore(kept, by_port=self._plan.aggregation == "connections")
         return Baseline.after_clean_stop(started_ns, previous)
+
+    def _strangers(self) -> Strangers | None:
+        peers, kind_of = self._plan.peers, self._endpoints.stranger_kind
+        if peers is None:
+            return None
+        return Strangers(kind_of, most=peers, may_be_named=self._plan.cluster)
 
     def _recall(self) -> None:
         """Tell who owned addresses when the file was last written: they may own them still."""

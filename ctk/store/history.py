@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Literal
 
 from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord
@@ -123,14 +122,6 @@ def close_open(conn: sqlite3.Connection, at_ns: int) -> None:
             " WHERE valid_to_ns IS NULL",
             (at_ns,),
         )
-
-
-def pack(address: str) -> bytes:
-    """4 or 16 bytes, network order: a CIDR is a range of them. What is no address packs empty."""
-    try:
-        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
-    except OSError:
-        return b""
 
 
 def compact(value: Mapping[str, str] | Iterable[str]) -> str:
