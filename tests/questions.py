@@ -20,6 +20,7 @@ from sqlite_utils import Database
 from ctk.ask.flows import Flows
 from ctk.ask.pages import PAGE_ROWS
 from ctk.ask.sums import KEYS as ALL_KEYS
+from ctk.ask.sums import NOTHING
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
 from ctk.store.columns import FlowRecord
 from ctk.store.rollup import LEVELS
@@ -268,18 +269,27 @@ MOMENT = st.one_of(st.none(), st.integers(-HOUR, 3 * DAY + HOUR).map(lambda ns: 
 FOLDED = st.one_of(st.none(), st.integers(0, 4 * DAY))
 
 
-def sum_up(records: list[FlowRecord], keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[Any]]:
-    """Sum records up by keys: connections, events, failed, packets and bytes."""
+def sum_up(
+    records: list[FlowRecord], keys: tuple[str, ...], *, seen: bool = False
+) -> dict[tuple[Any, ...], list[Any]]:
+    """Sum records up by keys: the counts of `COUNTS`, and with `seen` its times."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for record in records:
         named = record._asdict()
-        sums = groups.setdefault(tuple(named[key] for key in keys), [0, 0, 0, None, None])
+        sums = groups.setdefault(tuple(named[key] for key in keys), list(NOTHING))
         sums[0] += record.connections
         sums[1] += record.new_events + record.update_events + record.destroy_events
         sums[2] += record.unreplied + record.refused
+        sums[7] += record.refused
+        sums[8] += record.unreplied
+        if seen:
+            sums[9] = min(record.started_ns, sums[9] or record.started_ns)
+            sums[10] = max(record.ended_ns, sums[10] or record.ended_ns)
         for i, ways in (
             (3, (record.packets_out, record.packets_in)),
             (4, (record.bytes_out, record.bytes_in)),
+            (5, (record.bytes_out,)),
+            (6, (record.bytes_in,)),
         ):
             for moved in ways:
                 if moved is not None:

@@ -391,9 +391,13 @@ def test_a_file_without_a_recording_says_so_in_every_answer(tmp_path: Path) -> N
 
 def test_records_are_what_a_data_frame_takes(recording: ctk.Recording) -> None:
     counts = {"connections": 4, "events": 15, "failed": 0, "packets": 71, "bytes": 65600}
+    counts |= {"bytes_out": 1600, "bytes_in": 64000, "refused": 0, "unreplied": 0}
     asked = {"service": "shop/db"}
     top = recording.top(by="src_workload", **asked)  # type: ignore[arg-type]
     assert top.records() == [{"src_workload": "web"} | counts]
+    [seen] = recording.top(by="src_workload", seen=True, **asked).records()  # type: ignore[arg-type]
+    times = {"first_seen_ns": AT - AT % MINUTE, "last_seen_ns": 1_732_560_504_852_716_307}
+    assert seen == {"src_workload": "web"} | counts | times
     series = recording.series(by="src_workload", step="1h", **asked)  # type: ignore[arg-type]
     at = {"started_at": "2024-11-25T18:00:00.000000000Z", "started_ns": AT - AT % HOUR}
     assert series.records() == [at | {"src_workload": "web"} | counts]

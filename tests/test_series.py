@@ -25,7 +25,7 @@ from questions import (
 
 from ctk.ask.caveats import Coarse, Widened
 from ctk.ask.series import Series, SeriesRow, parse_step, series
-from ctk.ask.sums import Counts
+from ctk.ask.sums import NOTHING, Counts
 from ctk.ask.top import top
 from ctk.errors import UsageError
 from ctk.model import Filters, FlowRow, Term
@@ -42,7 +42,7 @@ STEPS = st.sampled_from([1, 5, 30, 60, 90, 120, 7 * 60, 24 * 60, 3 * 24 * 60]).m
 
 def _summed(answer: Series) -> dict[tuple[Any, ...], list[int | None]]:
     """Sum the steps of each group; what was measured in none of them stays None."""
-    sums: dict[tuple[Any, ...], list[int | None]] = defaultdict(lambda: [0, 0, 0, None, None])
+    sums: dict[tuple[Any, ...], list[int | None]] = defaultdict(lambda: list(NOTHING))
     for row in answer.rows:
         so_far = sums[row.keys]
         for i, count in enumerate(row.counts):
@@ -137,7 +137,7 @@ def test_where_no_bucket_fits_into_a_step_counts_stand_at_the_start_of_theirs() 
         conn.execute(f"DELETE FROM {table} WHERE started_ns < ?", (START + 2 * HOUR,))
         conn.execute("UPDATE level SET pruned_ns = ? WHERE name = ?", (START + 2 * HOUR, name))
     answer = series(conn, Filters(), (), 30 * MINUTE)
-    counts = {1: Counts(1, 3, 2, 2, 2), 2: Counts(2, 6, 4, 4, 4), 3: Counts(3, 9, 6, 6, 6)}
+    counts = {n: Counts(n, 3 * n, 2 * n, 2 * n, 2 * n, n, n, n, n, None, None) for n in (1, 2, 3)}
     assert answer.rows == (
         SeriesRow(START, (), counts[3]),
         SeriesRow(START + HOUR, (), counts[3]),

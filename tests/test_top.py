@@ -21,14 +21,16 @@ from questions import (
     write,
 )
 
-from ctk.ask.caveats import Folded, Widened
-from ctk.ask.sums import COUNTS
-from ctk.ask.top import SORTS, top
+from ctk.ask.caveats import Folded, SeenTo, Widened
+from ctk.ask.sums import COUNTS, SEEN, SORTS
+from ctk.ask.top import top
 from ctk.model import Filters, FlowRow, Term
 from ctk.store import prune, rollup
 from ctk.store.orphans import Orphans
 from ctk.store.rollup import LEVELS
 from ctk.timespan import DAY
+
+TIMES = COUNTS.index(SEEN[0])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,11 +49,20 @@ def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     if folded is not None:
         finish(rollup.fold(conn, START + folded))
     filters = Filters(since_ns=since_ns, until_ns=until_ns, terms=terms)
-    groups = sum_up(list(flows(conn, filters)), keys)
-    ranked = top(conn, filters, keys, sort, limit=1000)
-    assert {row.keys: list(row.counts) for row in ranked.rows} == groups
+    groups = sum_up(list(flows(conn, filters)), keys, seen=True)
+    ranked = top(conn, filters, keys, sort, limit=1000, seen=True)
+    assert {row.keys: list(row.counts[:TIMES]) for row in ranked.rows} == {
+        key: sums[:TIMES] for key, sums in groups.items()
+    }
+    [width_ns] = [c.width_ns for c in ranked.caveats if isinstance(c, SeenTo)] or [1]
+    for row in ranked.rows:  # a bucket begins before what it holds, and ends after it
+        first_ns, last_ns = row.counts[TIMES:]
+        assert 0 <= groups[row.keys][TIMES] - (first_ns or 0) < width_ns
+        assert (
+            0 <= (last_ns or 0) - groups[row.keys][TIMES + 1] <= (width_ns if width_ns > 1 else 0)
+        )
     assert ranked.groups == len(ranked.rows) == len(groups)
-    at = COUNTS.index(ranked.sort)
+    at = COUNTS.index(SORTS[ranked.sort])
     order = [-1 if row.counts[at] is None else row.counts[at] for row in ranked.rows]
     assert order == sorted(order, reverse=True)
     assert not [caveat for caveat in ranked.caveats if isinstance(caveat, Widened)]

@@ -93,6 +93,17 @@ class Folded:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenTo:
+    """Rollups answered, so first and last seen are the edges of buckets, at most this wide."""
+
+    width_ns: int
+
+    @property
+    def text(self) -> str:
+        return f"first and last seen are exact to {format_age(self.width_ns)}: rollups answered"
+
+
+@dataclass(frozen=True, slots=True)
 class TextTimes:
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
@@ -108,7 +119,15 @@ class TextTimes:
 
 
 Caveat = (
-    NothingRecorded | HasGaps | Pruned | PrunedMeanwhile | Widened | Coarse | Folded | TextTimes
+    NothingRecorded
+    | HasGaps
+    | Pruned
+    | PrunedMeanwhile
+    | Widened
+    | Coarse
+    | Folded
+    | SeenTo
+    | TextTimes
 )
 
 

@@ -109,25 +109,27 @@ class Recording:
         by: str | Iterable[str] = ("source", "destination"),
         sort: str | None = None,
         limit: int | None = 20,
+        seen: bool = False,
         **asked: Unpack[Asked],
     ) -> "Top":
         """
         Sum up the flows that fit by keys, the largest first.
 
         `by` names keys of a flow that are neither times nor counts, or `source` and `destination`:
-        the two sides by the finest name that is known. `sort` is one of bytes, packets,
-        connections, events and failed; by default it is bytes, and connections where no bytes
-        were measured.
+        the two sides by the finest name that is known. `sort` is a count (bytes, packets,
+        connections, events, failed, bytes_out, bytes_in, refused, unreplied), or first_seen or
+        last_seen, the latest first; by default it is bytes, and connections where no bytes were
+        measured. With `seen`, rows tell when they were first and last seen.
         """
         from ctk.ask.top import top
 
         self._check()
         keys = _keys(by)
-        chosen = _filters(filters, asked, "by", "sort", "limit")
+        chosen = _filters(filters, asked, "by", "sort", "limit", "seen")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
-            return top(conn, chosen, keys, sort, limit)
+            return top(conn, chosen, keys, sort, limit, seen=seen)
 
     def series(
         self,

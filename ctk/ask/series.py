@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of_span, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.spans import Held, Piece, clip, cover, held
-from ctk.ask.sums import COUNTS, Counts, Value, hides, needs_flows, sum_up
+from ctk.ask.sums import COUNTS, SEEN, Counts, Value, hides, needs_flows, sum_up
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import MINUTE, format_time, parse_age
@@ -38,13 +38,13 @@ class Series:
 
     def records(self) -> list[dict[str, Value]]:
         """Give each row as a dict of its time, keys and counts, for a data frame."""
-        names = ("started_at", "started_ns", *self.by, *COUNTS)
+        names = ("started_at", "started_ns", *self.by, *COUNTS[: -len(SEEN)])
         return [
             dict(
                 zip(
                     names,
                     (format_time(row.started_ns), row.started_ns, *row.keys, *row.counts),
-                    strict=True,
+                    strict=False,
                 )
             )
             for row in self.rows

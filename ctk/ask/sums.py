@@ -7,7 +7,7 @@ name: sorting text is what costs.
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ctk.ask.connection import choose_edges
@@ -22,6 +22,7 @@ from ctk.ask.spans import Piece
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.columns import IDENTITY_KEYS, flow_sql, joins_of
+from ctk.store.rollup import LEVELS
 
 # What flows are summed up by: a flow's keys that are neither times nor counts, and the two sides
 # by the finest name that is known.
@@ -33,15 +34,26 @@ KEYS: dict[str, str] = {
     **{key: sql for key, sql in flow_sql(src_port="edge.src_port").items() if key in IDENTITY_KEYS},
 }
 
-# What was not measured is left out of a sum; a sum of nothing else is NULL.
-_SUMMED = {
+# What a table of flows is read for.
+_READ = {
     "connections": "connections",
     "events": "new_events + update_events + destroy_events",
-    "failed": "unreplied + refused",
+    "unreplied": "unreplied",
+    "refused": "refused",
+    # What was not measured is left out of a sum; a sum of nothing else is NULL.
     "packets": "COALESCE(packets_out + packets_in, packets_out, packets_in)",
+    "bytes_out": "bytes_out",
+    "bytes_in": "bytes_in",
+}
+# The times are read where they are asked for: they cost as much again as three of the sums.
+_READ_SEEN = {"first_seen_ns": "started_ns", "last_seen_ns": "{ended_ns}"}
+_ENDED_NS = {level.table: f"started_ns + {level.width_ns or 'lasted_ns'}" for level in LEVELS}
+_ADDED = {"first_seen_ns": "MIN", "last_seen_ns": "MAX"}  # and SUM the others
+# What follows from the sums.
+_FOLLOWING = {
+    "failed": "unreplied + refused",
     "bytes": "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in)",
 }
-SUMS = ", ".join(f"SUM({key}) AS {key}" for key in _SUMMED)
 
 Value = str | int | None
 
@@ -51,7 +63,9 @@ class Counts(NamedTuple):
     What flows add up to.
 
     `events` are the kernel's messages, `failed` connections were refused or got no reply; packets
-    and bytes are of both directions, None where none of them was measured.
+    and bytes are of both directions, None where none of them was measured. The flows began and
+    ended between `first_seen_ns` and `last_seen_ns`: those of the rows that answered, so of whole
+    buckets where a rollup did.
     """
 
     connections: int
@@ -59,9 +73,31 @@ class Counts(NamedTuple):
     failed: int
     packets: int | None
     bytes: int | None
+    bytes_out: int | None
+    bytes_in: int | None
+    refused: int
+    unreplied: int
+    first_seen_ns: int | None  # None where it was not asked for
+    last_seen_ns: int | None
 
 
 COUNTS = Counts._fields
+SEEN = tuple(_READ_SEEN)
+NOTHING = Counts(0, 0, 0, None, None, None, None, 0, 0, None, None)
+
+
+# What groups are ranked by, and the count that it is. Times rank the latest first.
+SORTS: dict[str, str] = {
+    **{count: count for count in ("bytes", "packets", "connections", "events", "failed")},
+    **{count: count for count in ("bytes_out", "bytes_in", "refused", "unreplied")},
+    "first_seen": "first_seen_ns",
+    "last_seen": "last_seen_ns",
+}
+
+
+def added(counts: Iterable[str] = COUNTS) -> str:
+    """Give the SQL that adds rows with these counts up."""
+    return ", ".join(f"{_ADDED.get(count, 'SUM')}({count}) AS {count}" for count in counts)
 
 
 class Summed(NamedTuple):
@@ -102,9 +138,16 @@ def sum_up(
     filters: Filters,
     keys: Sequence[str],
     step_ns: int | None = None,
+    *,
+    seen: bool = False,
 ) -> Summed:
-    """Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`."""
-    moved = _moved(conn, pieces, filters, "src_port" in keys, step_ns)
+    """
+    Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`.
+
+    The times of COUNTS are NULL unless they are asked for.
+    """
+    read = _READ | (_READ_SEEN if seen else {})
+    moved = _moved(conn, pieces, filters, read, "src_port" in keys, step_ns)
     named = {f"k{i}": KEYS[key] for i, key in enumerate(keys)}
     if step_ns is not None:
         named = {"bucket_ns": "edge.bucket_ns"} | named
@@ -112,15 +155,22 @@ def sum_up(
     joins = joins_of(expressions)
     columns = ", ".join(sorted({*re.findall(r"\bedge\.(\w+)", f"{expressions} {joins}")}))
     each = ", ".join(f"{expression} AS {name}" for name, expression in named.items())
+    counts = ", ".join(
+        f"{_FOLLOWING.get(count, count if count in read else 'NULL')} AS {count}"
+        for count in COUNTS
+    )
     sql = f"""
         WITH moved AS ({moved.sql}),
         behind AS (
-            SELECT {columns}, MAX(edge.id < 0) AS folded, {SUMS}
+            SELECT {columns}, MAX(edge.id < 0) AS folded, {added(read)}
             FROM moved CROSS JOIN edge ON edge.id = moved.edge_id GROUP BY {columns}
         ),
-        named AS MATERIALIZED (
-            SELECT {each}, MAX(folded) AS folded, {SUMS}
+        grouped AS (
+            SELECT {each}, MAX(folded) AS folded, {added(read)}
             FROM behind AS edge {joins} GROUP BY {", ".join(named)}
+        ),
+        named AS MATERIALIZED (
+            SELECT {", ".join(named)}, folded, {counts} FROM grouped
         )
     """
     return Summed(sql, moved.values, tuple(named))
@@ -130,6 +180,7 @@ def _moved(
     conn: sqlite3.Connection,
     pieces: Sequence[Piece],
     filters: Filters,
+    read: dict[str, str],
     by_port: bool,
     step_ns: int | None,
 ) -> Condition:
@@ -152,14 +203,19 @@ def _moved(
         columns["src_port"] = "src_port" if pieces else "NULL"
     if step_ns is not None:
         columns["bucket_ns"] = f"started_ns - started_ns % {step_ns}"
-    read = ", ".join(f"{sql} AS {name}" for name, sql in (columns | _SUMMED).items())
+    group = ", ".join(columns)
+    each = ", ".join(f"{sql} AS {name}" for name, sql in (columns | read).items())
+    tables = [piece.table for piece in pieces] or ["flow_1d"]
     selects = [
-        f"SELECT {read} FROM {piece.table} WHERE {both(conditions)} {end}" for piece in pieces
-    ] or [f"SELECT {read} FROM flow_1d WHERE 0"]
+        f"SELECT {each.replace('{ended_ns}', _ENDED_NS[table])} FROM {table}"
+        f" WHERE {both(conditions) if pieces else '0'} {end}"
+        for table in tables
+    ]
     values = [(piece.since_ns, piece.until_ns, *bound) for piece in pieces]
     rows = selects[0] if len(selects) == 1 else " UNION ALL ".join(selects)
-    group = ", ".join(columns)
-    return Condition(f"SELECT {group}, {SUMS} FROM ({rows}) GROUP BY {group}", sum(values, ()))
+    return Condition(
+        f"SELECT {group}, {added(read)} FROM ({rows}) GROUP BY {group}", sum(values, ())
+    )
 
 
 def hides(conn: sqlite3.Connection, pieces: Sequence[Piece], filters: Filters) -> bool:

@@ -4,15 +4,24 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of_span, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.spans import clip, cover, held
-from ctk.ask.sums import COUNTS, SUMS, Counts, Value, hides, needs_flows, sum_up
+from ctk.ask.sums import (
+    COUNTS,
+    NOTHING,
+    SEEN,
+    SORTS,
+    Counts,
+    Value,
+    added,
+    hides,
+    needs_flows,
+    sum_up,
+)
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
-
-SORTS = ("bytes", "packets", "connections", "events", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +45,9 @@ class Top:
 
     def records(self) -> list[dict[str, Value]]:
         """Give each row as a dict of its keys and counts, for a data frame."""
-        names = (*self.by, *COUNTS)
-        return [dict(zip(names, (*row.keys, *row.counts), strict=True)) for row in self.rows]
+        counts = COUNTS if self.totals.first_seen_ns is not None else COUNTS[: -len(SEEN)]
+        names = (*self.by, *counts)
+        return [dict(zip(names, (*row.keys, *row.counts), strict=False)) for row in self.rows]
 
 
 def top(
@@ -46,9 +56,13 @@ def top(
     by: Sequence[str],
     sort: str | None = None,
     limit: int | None = 20,
+    *,
+    seen: bool = False,
 ) -> Top:
     """
     Sum up the flows that fit by what their keys are, the largest first.
+
+    When they were first and last seen is told where `seen`, or the sort, asks for it.
 
     The default sort is bytes, and connections where no bytes were measured. Flows are read one
     by one where a rollup cannot tell: for failed, from_port, first, last and src_port.
@@ -56,11 +70,12 @@ def top(
     if sort is not None and sort not in SORTS:
         raise UsageError(f"{sort!r} is not a count to sort by", hint=f"one of {', '.join(SORTS)}")
     flows_only = needs_flows(filters, by)
+    seen = seen or (sort is not None and SORTS[sort] in SEEN)
     with one_moment(conn):
         levels = held(conn)[: 1 if flows_only else None]
         span = clip(conn, levels, filters.since_ns, filters.until_ns)
         pieces = [] if span is None else cover(levels, *span)
-        summed = sum_up(conn, pieces, filters, by)
+        summed = sum_up(conn, pieces, filters, by, seen=seen)
         found = conn.execute(_sql(summed.sql, summed.keys, sort), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
         sums = Counts._make(first[len(by) :])
@@ -75,12 +90,16 @@ def top(
             caveats.append(Widened(*reach))
         if folded or hides(conn, pieces, filters):
             caveats.append(Folded())
+        tables = {piece.table for piece in pieces}
+        widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
+        if seen and widest_ns > 1:
+            caveats.append(SeenTo(widest_ns))
     measured = sums.bytes is not None
     return Top(
         by=tuple(by),
         sort=sort or ("bytes" if measured else "connections"),
         rows=rows,
-        totals=sums if groups else Counts(0, 0, 0, None, None),
+        totals=sums if groups else NOTHING,
         groups=groups,
         caveats=tuple(caveats),
     )
@@ -97,10 +116,12 @@ def _most(limit: int | None) -> int:
 def _sql(summed: str, keys: Sequence[str], sort: str | None) -> str:
     """Give the SELECT of a row for the total, then the groups; how many of them is bound."""
     named = ", ".join(keys)
-    order = sort or "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
+    order = "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
+    if sort is not None:
+        order = SORTS[sort]
     return f"""
         {summed}
-        SELECT COUNT(*), MAX(folded), {", ".join("NULL" for _ in keys)}, {SUMS} FROM named
+        SELECT COUNT(*), MAX(folded), {", ".join("NULL" for _ in keys)}, {added()} FROM named
         UNION ALL
         SELECT * FROM (
             SELECT 0, folded, {named}, {", ".join(COUNTS)} FROM named

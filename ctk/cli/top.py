@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 
 import ctk
-from ctk.ask.sums import check_keys
-from ctk.ask.top import SORTS
+from ctk.ask.sums import SORTS, check_keys
 from ctk.cli.options import (
     FilterCommand,
     db_argument,
@@ -33,7 +32,7 @@ from ctk.render.tables import Output
 )
 @click.option(
     "--sort",
-    type=click.Choice(SORTS),
+    type=click.Choice(tuple(SORTS)),
     help="The largest first of.  [default: bytes, or connections if none were counted]",
 )
 @click.option(
@@ -55,7 +54,9 @@ def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, outpu
     keys = [key.strip() for key in by.split(",")]
     check_keys(keys, "--by")
     with ctk.open(db) as recording:
-        ranked = recording.top(filters, by=keys, sort=sort, limit=limit)
+        ranked = recording.top(
+            filters, by=keys, sort=sort, limit=limit, seen=output.format != "table"
+        )
     render.top(ranked, output, sys.stdout.buffer)
     if not ranked.groups and output.format == "table":
         remark("no flows fit")

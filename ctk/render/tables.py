@@ -8,10 +8,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from ctk.ask.gaps import StoredGap
-from ctk.ask.sums import COUNTS, Counts, Value
+from ctk.ask.sums import COUNTS, SEEN, SORTS, Counts, Value
 from ctk.model import Finding
 from ctk.store.columns import FLOW_KEYS, JSON_KEYS, FlowRecord
-from ctk.timespan import format_age
+from ctk.timespan import format_age, format_time
 
 if TYPE_CHECKING:
     from ctk.ask.describe import Description
@@ -73,14 +73,24 @@ def plan(steps: Iterable[Sequence[Any]], out: BinaryIO) -> None:
 
 def top(ranked: "Top", output: Output, out: BinaryIO) -> None:
     """Write groups and what part of the whole each moved; a table ends with the whole."""
-    at = COUNTS.index(ranked.sort)
-    shares = [_percent(row.counts[at], ranked.totals[at]) for row in ranked.rows]
+    at = COUNTS.index(SORTS[ranked.sort])
+    shares = [
+        None if COUNTS[at] in SEEN else _percent(row.counts[at], ranked.totals[at])
+        for row in ranked.rows
+    ]
     if output.format != "table":
         found = (
-            (*row.keys, *row.counts, None if share is None else round(share, 2))
+            (
+                *row.keys,
+                *row.counts[:_OLDER],
+                None if share is None else round(share, 2),
+                *row.counts[_OLDER:_TIMES],
+                *(None if at_ns is None else format_time(at_ns) for at_ns in row.counts[_TIMES:]),
+                *row.counts[_TIMES:],
+            )
             for row, share in zip(ranked.rows, shares, strict=True)
         )
-        rows((*ranked.by, *COUNTS, "percent"), found, output, out)
+        rows((*ranked.by, *_TOP_KEYS), found, output, out)
         return
     if not ranked.groups:
         return
@@ -96,6 +106,18 @@ def top(ranked: "Top", output: Output, out: BinaryIO) -> None:
     whole = _percent(ranked.totals[at], ranked.totals[at])
     cells.append(_top_cells(names, ranked.totals, whole, counts))
     _table([*heads, ("%", True)], cells, None, out)
+
+
+# Newer counts follow the older keys, whose order programs may rely on.
+_OLDER = COUNTS.index("bytes") + 1
+_TIMES = COUNTS.index(SEEN[0])
+_TOP_KEYS = (
+    *COUNTS[:_OLDER],
+    "percent",
+    *COUNTS[_OLDER:_TIMES],
+    *(count.removesuffix("_ns") for count in SEEN),
+    *SEEN,
+)
 
 
 def _percent(part: int | None, whole: int | None) -> float | None:
