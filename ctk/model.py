@@ -13,7 +13,6 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
-from ctk.distinct import Distinct
 from ctk.errors import UsageError
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
@@ -212,15 +211,6 @@ class FlowRow(NamedTuple):
 _counts = itemgetter(slice(FlowRow._fields.index("connections"), None))
 
 
-class FoldedCount(NamedTuple):
-    """How many addresses a row stands for, whose edge stands for many; None of a side that is one."""
-
-    edge_id: int
-    started_ns: int
-    src: Distinct | None
-    dst: Distinct | None
-
-
 class Term(NamedTuple):
     """One filter flag, with every value it was given: any of them fits, or, negated, none does."""
 
@@ -373,31 +363,6 @@ class EventCounts(NamedTuple):
     events: int = 0
     lost: int = 0
     malformed: int = 0
-
-
-class LiveConnections(NamedTuple):
-    """
-    Connections of one flow that go on after a clean stop, and what of each is counted already.
-
-    Packed, eight bytes a number in this host's order: there may be millions, and only this boot
-    of this host can use them.
-    """
-
-    flow: bytes  # 8 of them, a hash of the flow's tuples; where folded, 8 a connection
-    began_ns: int
-    edge_id: int
-    has_ports: bool  # whether its protocol has ports
-    keys: bytes  # one a connection: CTA_ID << 16 | source port
-    counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
-    folded: "Sides | None" = None  # which of the edge's sides stand for many, where some do
-
-
-class Sides(NamedTuple):
-    """Which sides of an edge stand for many."""
-
-    src: bool
-    dialled: bool
-    backend: bool
 
 
 class KnownUnknown(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 from edges import edge, packed, with_ids
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError
+from ctk.kept import LiveConnections
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -24,7 +25,6 @@ from ctk.model import (
     EventCounts,
     FlowRow,
     Gap,
-    LiveConnections,
     ObjectClosed,
     ObjectRecord,
     Previous,

@@ -169,7 +169,8 @@ class Aggregator:
         """Yield the groups of the open window and of live connections; some come several times."""
         for totals in self._open_totals:
             yield totals.group
-        yield from self.connections.live.values()
+        for group in self.connections.live.values():
+            yield group.into or group
 
     def _is_large(self) -> bool:
         if self._apart:

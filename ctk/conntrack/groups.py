@@ -14,7 +14,8 @@ from operator import sub
 from typing import NamedTuple
 
 from ctk.distinct import Distinct
-from ctk.model import FlowTuple, Kind, LoneEvent, Sides
+from ctk.kept import Sides
+from ctk.model import FlowTuple, Kind, LoneEvent
 
 FlowKey = tuple[bytes, bytes, int]  # orig, reply and zone, as decode gives them
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from ctk.conntrack.groups import Counters, Ends, Other, StrangerKinds, base_of
 from ctk.conntrack.tuples import Layout, TupleReader
-from ctk.model import FlowTuple, Kind, Sides
+from ctk.kept import Sides
+from ctk.model import FlowTuple, Kind
 
 MOST_PEERS = 10_000  # flows of strangers that a window keeps, unless --peers says otherwise
 # Past so many in a window, what is folded is no longer told apart by its port: a port scan.

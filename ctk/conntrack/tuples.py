@@ -31,7 +31,8 @@ from ctk.conntrack.attributes import (
     header,
     walk,
 )
-from ctk.model import PROTOCOLS, FlowTuple, Sides
+from ctk.kept import Sides
+from ctk.model import PROTOCOLS, FlowTuple
 
 # There is one for each family and protocol, and ICMP type; past it parse_tuples reads.
 _MOST_LAYOUTS = 64

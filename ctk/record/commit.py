@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.groups import Group
 from ctk.errors import DiskFullError, FileBusyError, StoreError
-from ctk.model import GapKind, HistoryChange, LiveConnections
+from ctk.kept import LiveConnections
+from ctk.model import GapKind, HistoryChange
 from ctk.record.attribution import Attribution
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Plan
@@ -91,7 +92,7 @@ class Committer:
             self._writer.window(
                 [row for some in rows for row in some.rows],
                 events=[each for some in rows for each in some.events.items()],
-                folded=[each for some in rows for each in some.folded()],
+                addresses=[each for some in rows for each in some.folded()],
                 gaps=self._ledger.to_write(at_ns),
                 changes=self._changes,
                 committed_ns=at_ns,

@@ -20,9 +20,10 @@ from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.strangers import Strangers
+from ctk.kept import LiveConnections
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
-from ctk.model import Datagrams, LiveConnections
+from ctk.model import Datagrams
 from ctk.record import host
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
@@ -272,7 +273,7 @@ class Recorder:
         if not self._plan.live:
             return
         for group in self._connections.live.values():
-            self._attribution.edge_id(group)
+            self._attribution.edge_id(group.into or group)
         yield from self._connections.export()
 
     def save(self) -> None:

@@ -8,8 +8,10 @@ import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.groups import Addresses, Counters, Group, Totals
-from ctk.model import Edge, Endpoint, FlowRow, FoldedCount, LoneEvent, counts_of
+from ctk.distinct import Distinct
+from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
 from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord, edge_path
+from ctk.store.folded import FoldedCount
 from ctk.timespan import format_time
 
 _IP_VERSIONS = {4: 4, 16: 6}  # by an address's bytes; an edge of others only has none
@@ -177,8 +179,8 @@ def as_record(
         "src_labels": _as_json(src),
         "dst_node_zone": zone_of(backend.node),
         "dst_labels": _as_json(backend),
-        "src_addresses": len(addresses.src) if addresses and addresses.src else None,
-        "dst_addresses": len(addresses.dst) if addresses and addresses.dst else None,
+        "src_addresses": _count(addresses.src) if addresses else None,
+        "dst_addresses": _count(addresses.dst) if addresses else None,
     }
     return FlowRecord._make(map(values.__getitem__, FLOW_KEYS))
 
@@ -203,6 +205,10 @@ def _places() -> Iterator[tuple[str, str]]:
 
 _TAKEN, _FOUND_AT = zip(*_places(), strict=True)
 _take = attrgetter(*_FOUND_AT)
+
+
+def _count(addresses: Distinct | None) -> int | None:
+    return None if addresses is None else len(addresses)
 
 
 def _as_json(endpoint: Endpoint) -> str | None:

@@ -27,6 +27,7 @@ SCHEMA: tuple[str, ...] = (
     "m005_views",
     "m006_late_flows",
     "m007_clusters",
+    "m008_folded",
 )
 
 PAGE_BYTES = 4096

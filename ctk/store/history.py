@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord
+from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord, packed
 
 _OBJECT_COLUMNS = {
     "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
@@ -64,7 +64,7 @@ def _reopen(
     conn.executemany(
         "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0"
         " WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
-        [(pack(address), change.uid, closed_ns) for address in change.addresses],
+        [(packed(address), change.uid, closed_ns) for address in change.addresses],
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ctk.model import (
     NO_LABELS,
+    OTHER,
     Closed,
     Completed,
     Edge,
@@ -22,12 +23,15 @@ from ctk.model import (
     ObjectClosed,
     ObjectRecord,
     ServiceFound,
+    packed,
 )
-from ctk.store import bulk, history
+from ctk.store import bulk, folded, history
 from ctk.store.bloom import BloomFilter
 from ctk.store.columns import EDGE_OWN, EDGE_SIDES, ENDPOINT_IDENTITY, EdgeRow, edge_path
-from ctk.store.history import compact, pack
+from ctk.store.history import compact
 
+_OTHERS = {OTHER[kind]: row_id for kind, row_id in folded.ENDPOINT_IDS.items()}
+_OTHER_ENDPOINTS = {row_id: endpoint for endpoint, row_id in _OTHERS.items()}
 _NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
 CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again
 
@@ -93,6 +97,7 @@ class Identities:
         self._ended: dict[Endpoint, _End] = {}
         self._next_endpoint = _next_id(conn, "endpoint")
         self._next_edge = _next_id(conn, "edge")
+        self._next_other: int | None = None  # of edges that stand for many; rollups make some, too
         # What the file may have, though its id is not remembered.
         self._addresses = BloomFilter(
             found for (found,) in conn.execute("SELECT packed FROM endpoint")
@@ -122,18 +127,26 @@ class Identities:
         backend_id = dialled_id if backend is dialled else self.endpoint_id(backend)
         row = (src_id, dialled_id, backend_id, self.recorder_id, *own_columns(edge))
         talk = (src_id, dialled_id, edge.flow.dst_port)
-        if talk in self._talks:
+        is_other = min(src_id, dialled_id, backend_id) < 0
+        if is_other or talk in self._talks:
             match = self.conn.execute(_SAME_EDGE, row).fetchone()
             if match and match[0] not in self._forgotten_edges:
                 found = int(match[0])
         if found is None:
-            found = self._next_edge
-            self._next_edge += 1
+            found = self._next_other_id() if is_other else self._next_edge
+            self._next_edge += not is_other
             self._edge_rows.append((found, *row))
             self._talks.add(talk)
         self.edges[edge] = found
         self._new_edges.append(edge)
         return found
+
+    def _next_other_id(self) -> int:
+        if self._next_other is None:
+            (lowest,) = self.conn.execute("SELECT MIN(id) FROM edge").fetchone()
+            self._next_other = min(lowest or 0, 0)
+        self._next_other -= 1
+        return self._next_other
 
     def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
         """Make edges again from their rows, to which they go on to belong, ended or not."""
@@ -143,14 +156,18 @@ class Identities:
             side for row in rows.values() for side in (row.src_id, row.dialled_id, row.backend_id)
         }
         asked = self.conn.execute(_ENDPOINTS_BY_ID, (json.dumps(list(sides)),))
-        endpoints = {found: endpoint_of(columns) for found, *columns in asked}
+        endpoints = {
+            found: _OTHER_ENDPOINTS.get(found) or endpoint_of(columns) for found, *columns in asked
+        }
         edges = {
             found: _edge(
                 row, endpoints[row.src_id], endpoints[row.dialled_id], endpoints[row.backend_id]
             )
             for found, row in rows.items()
         }
-        self._endpoints.update((endpoint, found) for found, endpoint in endpoints.items())
+        self._endpoints.update(
+            (endpoint, found) for found, endpoint in endpoints.items() if found > 0
+        )
         self.edges.update((edge, found) for found, edge in edges.items())
         return edges
 
@@ -190,6 +207,8 @@ class Identities:
         self.conn.executemany(_REOPEN, self._reopened)
         bulk.run(self.conn, _ENDPOINT, self._endpoint_rows)
         bulk.run(self.conn, _NAMELESS, self._nameless_rows)
+        if self._next_other is not None:
+            folded.make_endpoints(self.conn)
         bulk.run(self.conn, _EDGE, self._edge_rows)
         self._reopened.clear()
         self._endpoint_rows.clear()
@@ -198,6 +217,7 @@ class Identities:
 
     def committed(self) -> None:
         """The window is committed."""
+        self._next_other = None
         self._new_endpoints.clear()
         self._new_edges.clear()
 
@@ -226,6 +246,7 @@ class Identities:
         self._new_edges.clear()
         self._next_endpoint = _next_id(self.conn, "endpoint")
         self._next_edge = _next_id(self.conn, "edge")
+        self._next_other = None
 
     def change(self, changes: Iterable[HistoryChange]) -> None:
         """
@@ -280,6 +301,8 @@ class Identities:
         history.close_open(self.conn, at_ns)
 
     def _find_or_add(self, endpoint: Endpoint) -> int:
+        if endpoint in _OTHERS:
+            return _OTHERS[endpoint]
         identity = _identity(endpoint)
         found = self._search_endpoint(endpoint, identity)
         if found is None:
@@ -287,9 +310,9 @@ class Identities:
             self._next_endpoint += 1
             self._addresses.add(identity[0])
             begin, end = endpoint.valid_from_ns, self._ended.get(endpoint)
-            packed, kind, *names = identity
+            address, kind, *names = identity
             if end is None and names == _NO_NAMES:
-                self._nameless_rows.append((found, endpoint.address, packed, kind, begin))
+                self._nameless_rows.append((found, endpoint.address, address, kind, begin))
             else:
                 row = (found, endpoint.address, *identity, begin, *(end or _OPEN))
                 self._endpoint_rows.append(row)
@@ -347,7 +370,7 @@ def _is_apart(endpoint: Endpoint) -> bool:
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:
     """Give the address as `endpoint.packed` holds it, and then ENDPOINT_IDENTITY."""
     labels = compact(endpoint.labels) if endpoint.labels else None
-    return (pack(endpoint.address), *_all_but_labels(endpoint), labels)
+    return (packed(endpoint.address), *_all_but_labels(endpoint), labels)
 
 
 def _edge(row: EdgeRow, src: Endpoint, dialled: Endpoint, backend: Endpoint) -> Edge:
@@ -358,13 +381,13 @@ def _edge(row: EdgeRow, src: Endpoint, dialled: Endpoint, backend: Endpoint) -> 
     }
     flow = FlowTuple(
         **tuples,
-        src=pack(src.address),
-        dst=pack(dialled.address),
-        reply_src=pack(backend.address),
+        src=packed(src.address),
+        dst=packed(dialled.address),
+        reply_src=packed(backend.address),
         reply_src_port=port,
-        reply_dst=pack(row.nat_src or src.address),
+        reply_dst=packed(row.nat_src or src.address),
     )
-    return Edge(flow, src, dialled, backend, row.service, row.service_via)
+    return Edge(flow, src, dialled, backend, row.service, row.service_via, row.failed)
 
 
 def endpoint_of(columns: Sequence[Any]) -> Endpoint:

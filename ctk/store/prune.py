@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ctk.store import folded
 from ctk.store.connect import WAL_BYTES, limit_wal, path_of
 from ctk.store.orphans import Orphans
 from ctk.store.rollup import (
@@ -152,6 +153,7 @@ def _before(
         ).fetchone()
         with transaction(conn):
             move_watermark(conn, level, "pruned_ns", until_ns)
+            folded.forget(conn, level.name, -FOREVER_NS, until_ns)
             conn.execute(
                 f"DELETE FROM {level.table} WHERE (started_ns, {second}) < (?, ?)",
                 last or (until_ns, -FOREVER_NS),

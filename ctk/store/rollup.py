@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
-from ctk.store import bulk
+from ctk.store import bulk, folded
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS, EdgeRow
+from ctk.store.folded import FoldedCount
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE
 
 
@@ -34,9 +35,6 @@ LEVELS: tuple[Level, ...] = (
     Level("1h", "flow_1h", HOUR, 90 * DAY, 2_000),
     Level("1d", "flow_1d", DAY, 730 * DAY, 1_000),
 )
-
-# The endpoints and edges that stand for many have ids below zero, out of the writer's way.
-OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
 
 _COPIED_AT_ONCE = 100_000  # rows in one transaction: 50 ms
 _COLUMNS = ", ".join(COUNT_KEYS)
@@ -95,6 +93,17 @@ def add_late(
     return started_ns >= (by_level["flow"].pruned_ns or 0)
 
 
+def count_late(
+    conn: sqlite3.Connection, by_level: Mapping[str, Watermarks], count: FoldedCount
+) -> None:
+    """Count the addresses of a late row in every finished bucket that holds its time."""
+    for level in LEVELS[1:]:
+        folded_ns, pruned_ns = by_level[level.name]
+        start_ns = floor(count.started_ns, level.width_ns)
+        if folded_ns is not None and (pruned_ns or 0) <= start_ns < folded_ns:
+            folded.add(conn, level.name, [count._replace(started_ns=start_ns)])
+
+
 def fold(
     conn: sqlite3.Connection, until_ns: int, levels: Sequence[Level] = LEVELS
 ) -> Iterator[None]:
@@ -104,6 +113,7 @@ def fold(
     Rows that start before `until_ns` must be in the file, or come as late ones. Watermarks move
     with rows only, so a clock that jumped ahead for a moment leaves none in the future.
     """
+    folded.make_aggregate(conn)
     conn.execute(
         f"CREATE TEMP TABLE IF NOT EXISTS bucket (edge_id INTEGER PRIMARY KEY, {_COLUMNS})"
     )
@@ -136,6 +146,7 @@ def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
         is_last = by_level[level.name].folded_ns == start_ns + level.width_ns
         if is_last and (by_level[finer.name].pruned_ns or -FOREVER_NS) <= start_ns:
             conn.execute(f"DELETE FROM {level.table} WHERE started_ns >= ?", (start_ns,))
+            folded.forget(conn, level.name, start_ns, FOREVER_NS)
             move_watermark(conn, level, "folded_ns", start_ns)
 
 
@@ -147,12 +158,19 @@ def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns:
         f" WHERE started_ns >= ? AND started_ns < ? ON CONFLICT DO UPDATE SET {_ADDED}",
         (start_ns, start_ns + level.width_ns),
     )
-    _fold_tail(conn, level.peers)
+    counts = folded.of_bucket(conn, finer.name, start_ns, start_ns + level.width_ns)
+    _fold_tail(conn, level.peers, counts)
     last_id, more = -FOREVER_NS, True
     while more:
         with transaction(conn):
             if last_id == -FOREVER_NS:  # what a crash left of it
                 conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
+                folded.forget(conn, level.name, start_ns, start_ns + 1)
+                folded.add(
+                    conn,
+                    level.name,
+                    [count._replace(started_ns=start_ns) for count in counts.values()],
+                )
             more = _copy_bucket(conn, level, start_ns, last_id) == _COPIED_AT_ONCE
             if not more:
                 move_watermark(conn, level, "folded_ns", start_ns + level.width_ns)
@@ -171,13 +189,13 @@ def _copy_bucket(conn: sqlite3.Connection, level: Level, start_ns: int, after_id
     return copied.rowcount
 
 
-def _fold_tail(conn: sqlite3.Connection, peers: int) -> None:
+def _fold_tail(conn: sqlite3.Connection, peers: int, counts: dict[int, FoldedCount]) -> None:
     """
     Of the bucket's edges with an external or unknown side, fold those past the biggest `peers`.
 
-    Their sums stay, by what they still tell apart: the side that is known stays; of one that is
-    not, its address and its port go. So there are no more of these than there are pods and
-    services that were talked to.
+    Their sums stay, by what they still tell apart, as what a window folds does: the side that is
+    known, and the port that was dialled. Those with failures stand apart. How many addresses they
+    had is added to `counts`.
     """
     (edges,) = conn.execute("SELECT COUNT(*) FROM temp.bucket").fetchone()
     if edges <= peers:
@@ -197,14 +215,18 @@ def _fold_tail(conn: sqlite3.Connection, peers: int) -> None:
         conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
         conn.executemany(
             _add("temp.bucket", "edge_id"),
-            [(ids[EdgeRow._make(other[:_KEYS])], *other[_KEYS:]) for other in others],
+            [(ids[EdgeRow._make(other[:_KEYS])], *other[_KEYS:-2]) for other in others],
         )
+        for other in others:
+            edge_id = ids[EdgeRow._make(other[:_KEYS])]
+            count = FoldedCount(edge_id, 0, *map(folded.read, other[-2:]))
+            counts[edge_id] = folded.plus(counts.get(edge_id), count)
 
 
 _KEYS = len(EdgeRow._fields)
 _SIDES = ("src", "dialled", "backend")
-_KINDS_FOLDED = ", ".join(f"'{kind}'" for kind in OTHER_ENDPOINTS)
-_WHENS = " ".join(f"WHEN '{kind}' THEN {found}" for kind, found in OTHER_ENDPOINTS.items())
+_KINDS_FOLDED = ", ".join(f"'{kind}'" for kind in folded.ENDPOINT_IDS)
+_WHENS = " ".join(f"WHEN '{kind}' THEN {found}" for kind, found in folded.ENDPOINT_IDS.items())
 # The three sides as they are to be: the edge's own, or one that stands for many.
 _CREATE_TAIL = (
     "CREATE TEMP TABLE IF NOT EXISTS tail (edge_id INTEGER PRIMARY KEY, src_id, dialled_id,"
@@ -230,18 +252,24 @@ _SPARE_BIGGEST = """
 _OTHER_KEY = {
     **{column: f"edge.{column}" for column in EdgeRow._fields},
     **{f"{side}_id": f"tail.{side}_id" for side in _SIDES},
-    "dst_port": "CASE WHEN tail.dialled_id > 0 THEN edge.dst_port END",
     "nat_src": "CASE WHEN tail.src_id > 0 THEN edge.nat_src END",
     "nat_dst_port": "CASE WHEN tail.backend_id > 0 THEN edge.nat_dst_port END",
+    "failed": "CASE WHEN bucket.unreplied + bucket.refused > 0 THEN 1 END",
 }
+_SRC = "CASE WHEN tail.src_id < 0 THEN src.packed END"
+_DST = (
+    "CASE WHEN tail.dialled_id < 0 THEN dialled.packed"
+    " WHEN tail.backend_id < 0 THEN backend.packed END"
+)
 # SQLite holds what it sorts for a GROUP BY in memory: all of 250,000 edges took 17 MB.
 _TAIL_AT_ONCE = 20_000
 _TAIL_NOW = "SELECT edge_id FROM temp.tail ORDER BY edge_id LIMIT ?"
 _SUM_TAIL = f"""
-    SELECT {", ".join(_OTHER_KEY.values())}, {_SUMS}
+    SELECT {", ".join(_OTHER_KEY.values())}, {_SUMS}, distinct_count({_SRC}), distinct_count({_DST})
     FROM (SELECT * FROM temp.tail ORDER BY edge_id LIMIT ?) AS tail
     JOIN temp.bucket AS bucket ON bucket.edge_id = tail.edge_id
     JOIN edge ON edge.id = tail.edge_id
+    {" ".join(f"JOIN endpoint AS {side} ON {side}.id = edge.{side}_id" for side in _SIDES)}
     GROUP BY {", ".join(map(str, range(1, _KEYS + 1)))}
 """
 
@@ -251,11 +279,7 @@ def _other_edge(conn: sqlite3.Connection, key: EdgeRow) -> int:
     found = conn.execute(f"SELECT id FROM edge WHERE +id < 0 AND {same}", key).fetchone()
     if found is not None:
         return int(found[0])
-    conn.executemany(
-        "INSERT OR IGNORE INTO endpoint(id, address, packed, kind, valid_from_ns)"
-        " VALUES (?, 'other', x'', ?, 0)",
-        [(found, kind) for kind, found in OTHER_ENDPOINTS.items()],
-    )
+    folded.make_endpoints(conn)
     (other_id,) = conn.execute("SELECT MIN(COALESCE(MIN(id), 0), 0) - 1 FROM edge").fetchone()
     conn.execute(bulk.plain("edge", ("id", *EdgeRow._fields)).one, (other_id, *key))
     return int(other_id)

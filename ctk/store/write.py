@@ -20,6 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
+from ctk.kept import LiveConnections, Sides
 from ctk.model import (
     LONE_COUNTS,
     ClusterFound,
@@ -31,14 +32,14 @@ from ctk.model import (
     HistoryChange,
     KnownObject,
     KnownUnknown,
-    LiveConnections,
     LoneEvent,
     Previous,
     counts_of,
 )
-from ctk.store import bulk, earlier, history, prune, rollup
+from ctk.store import bulk, earlier, folded, history, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
+from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
 from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
@@ -105,6 +106,7 @@ class Writer:
         rows: Iterable[FlowRow],
         *,
         events: Iterable[tuple[int, Sequence[LoneEvent]]] = (),
+        addresses: Sequence[FoldedCount] = (),
         gaps: Iterable[Gap] = (),
         changes: Sequence[HistoryChange] = (),
         committed_ns: int,
@@ -116,7 +118,8 @@ class Writer:
         `events` is the cheap way in for rows of a single event without counters
         (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
         disk is a DiskFullError, another's lock a FileBusyError: nothing of the window is kept then,
-        here or in the file, and it may be given again.
+        here or in the file, and it may be given again. `addresses` is how many the rows stand
+        for whose edges stand for many.
         """
         if _file_identity(self._path) != self._file:
             raise StoreError(
@@ -132,7 +135,7 @@ class Writer:
             with self._transaction():
                 if began:
                     self._begin()
-                self._insert_flows(rows, events)
+                self._insert_flows(rows, events, addresses)
                 self._identities.change(changes)
                 for change in changes:
                     if isinstance(change, ClusterFound):
@@ -265,12 +268,14 @@ class Writer:
         if previous.boot_id != boot_id:
             return
         rows = self._conn.execute(
-            "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
+            "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters, src_id < 0,"
+            " dialled_id < 0, backend_id < 0"
             " FROM connection JOIN edge ON edge.id = edge_id WHERE edge.recorder_id = ?",
             (self._recording.recorder_id,),
         )
-        for flow, began_ns, edge_id, has_ports, keys, counters in rows:
-            yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
+        for flow, began_ns, edge_id, has_ports, keys, counters, *sides in rows:
+            of_many = Sides(*map(bool, sides)) if edge_id < 0 else None
+            yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters, of_many)
 
     def in_reserve(
         self, gap: Gap, committed_ns: int, counters: EventCounts, ended_ns: int | None = None
@@ -322,7 +327,10 @@ class Writer:
             self._identities.close_open(self._identities.closed_ns)
 
     def _insert_flows(
-        self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
+        self,
+        rows: Iterable[FlowRow],
+        events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        addresses: Sequence[FoldedCount],
     ) -> None:
         """
         Insert by time: appending fills pages, where inserting anywhere leaves them half full.
@@ -346,6 +354,10 @@ class Writer:
         late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
         for row in ordered[:late]:
             self._insert_late(by_level, row)
+        for count in addresses:
+            folded.add(self._conn, "flow", [count])
+            if count.started_ns < settled_ns:
+                rollup.count_late(self._conn, by_level, count)
         for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
             counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
             row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
