@@ -11,6 +11,7 @@ Importing it costs next to nothing: SQLite and the rest are imported where they 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from ctk.ask.recording import Recording
@@ -29,15 +30,23 @@ _HOMES = {
 }
 
 
-def open(target: "str | PathLike[str]") -> "Recording":
+def open(target: "str | PathLike[str] | Sequence[str | PathLike[str]]") -> "Recording":
     """
-    Open a file that `ctk record` made, to ask it: a context manager that only reads.
+    Open a file that `ctk record` made, or several, to ask: a context manager that only reads.
 
     A UsageError where there is no such file, or it is not a ctk file.
     """
-    from ctk.ask.recording import Recording
+    from os import PathLike
 
-    return Recording(target)
+    if isinstance(target, str | PathLike):
+        from ctk.ask.recording import Recording
+
+        return Recording(target)
+    if len(target) == 1:
+        return open(target[0])
+    from ctk.ask.together import Recordings
+
+    return Recordings(target)
 
 
 def __dir__() -> list[str]:

@@ -24,5 +24,6 @@ class LiveConnections(NamedTuple):
     edge_id: int
     has_ports: bool  # whether its protocol has ports
     keys: bytes  # one a connection: CTA_ID << 16 | source port
-    counters: bytes | None  # four a connection: packets and bytes out, packets and bytes in
+    # Five a connection: packets and bytes out, packets and bytes in, when it last moved any.
+    counters: bytes | None
     folded: Sides | None = None  # which of the edge's sides stand for many, where some do

@@ -365,6 +365,17 @@ class EventCounts(NamedTuple):
     malformed: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleConnections:
+    """Live connections that have moved nothing for long, as of a time."""
+
+    at_ns: int
+    # By edge: source port, when it began, when it last moved anything, and the bytes so far.
+    by_edge: Mapping[int, Sequence[tuple[int, int, int, int]]]
+    more: int  # idle ones that are left out, for there are too many
+    unmeasured: int  # of which nothing tells: the kernel does not count what they move
+
+
 class KnownUnknown(NamedTuple):
     """An unknown endpoint of an earlier recording, given for times up to `asked_ns`."""
 

@@ -9,6 +9,8 @@ plural names, the columns of design section 5, and text for people. Times are ns
 epoch, UTC. bytes and packets are NULL where nothing measured them.
 """
 
+from sys import byteorder
+
 from ctk.migrations.tables import migrations
 from sqlite_utils import Database
 
@@ -209,3 +211,64 @@ def m008_folded(db: Database) -> None:
         """
     )
     make_views(conn)
+
+
+@migrations()
+def m010_peers_and_idle(db: Database) -> None:
+    """When who talked to whom was first seen, and which live connections are idle."""
+    conn = db.conn
+    # Of the first row that an edge had, however long that row stays; NULL where nothing is known.
+    conn.execute("ALTER TABLE edge ADD COLUMN first_ns INTEGER")
+    conn.execute("CREATE TEMP TABLE first_row (edge_id INTEGER PRIMARY KEY, at_ns INTEGER)")
+    for level in ("1d", "1h", "1m", "flow"):
+        table = level if level == "flow" else f"flow_{level}"
+        # A bucket says no more than its own start. A finer row says more, where none is gone.
+        conn.execute(
+            f"""
+            INSERT INTO first_row
+            SELECT edge_id, MIN(started_ns) FROM {table} WHERE edge_id > 0 GROUP BY edge_id
+            ON CONFLICT DO UPDATE SET at_ns = excluded.at_ns WHERE excluded.at_ns < at_ns
+                OR at_ns >= (SELECT IFNULL(pruned_ns, at_ns) FROM level WHERE name = '{level}')
+            """
+        )
+    conn.execute(
+        "UPDATE edge SET first_ns = (SELECT at_ns FROM first_row WHERE edge_id = edge.id)"
+        " WHERE id > 0"
+    )
+    conn.execute("DROP TABLE first_row")
+    conn.execute(
+        """
+        CREATE TABLE peer (
+            id INTEGER PRIMARY KEY, -- a hash of the names: see ctk/store/peers.py
+            first_ns INTEGER NOT NULL -- of an edge that is gone
+        )
+        """
+    )
+    conn.execute(
+        """
+        CREATE TABLE idle (
+            edge_id INTEGER PRIMARY KEY REFERENCES edge(id),
+            connections BLOB NOT NULL -- 26 bytes each: see ctk/store/live.py
+        )
+        """
+    )
+    conn.execute("ALTER TABLE recording ADD COLUMN idle_ns INTEGER")  # when `idle` was written
+    conn.execute("ALTER TABLE recording ADD COLUMN idle_more INTEGER")
+    conn.execute("ALTER TABLE recording ADD COLUMN idle_unmeasured INTEGER")
+    # What is kept of a live connection also says when it last moved anything: here, when it was
+    # last looked at.
+    found = conn.execute(
+        "SELECT connection.rowid, counters, (SELECT MAX(committed_ns) FROM recording WHERE"
+        " recording.recorder_id = edge.recorder_id) FROM connection JOIN edge ON edge.id = edge_id"
+        " WHERE counters IS NOT NULL"
+    ).fetchall()
+    for rowid, counters, at_ns in found:
+        moved = at_ns.to_bytes(8, byteorder)
+        each = [counters[at : at + 32] + moved for at in range(0, len(counters), 32)]
+        conn.execute("UPDATE connection SET counters = ? WHERE rowid = ?", (b"".join(each), rowid))
+
+
+@migrations()
+def m011_meanings(db: Database) -> None:
+    """What each view and column means, as comments in the views."""
+    make_views(db.conn)

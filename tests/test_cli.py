@@ -101,7 +101,7 @@ def test_no_command_shows_the_help_and_exits_2(invoke: Invoke) -> None:
     [
         (["qury"], "Error: No such command 'qury'\nTry: ctk query\n"),
         (["frobnicate"], "Error: No such command 'frobnicate'\nTry: ctk --help\n"),
-        (["top"], "Error: Missing argument 'DB'\nTry: ctk top --help\n"),
+        (["top"], "Error: Missing argument 'DB...'\nTry: ctk top --help\n"),
         (
             ["query", "x.db", "--podd", "w"],
             "Error: No such option '--podd'\nTry: --pod or --to-pod or --port\n",

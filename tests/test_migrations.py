@@ -2,6 +2,7 @@
 
 import gzip
 import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -113,7 +114,14 @@ def test_a_file_of_an_older_schema_keeps_all_it_has(old: Path, by: str) -> None:
             ("n1", "eu-1a", 0),
             ("n2", None, 0),
         ]
-        assert conn.execute("SELECT COUNT(*) FROM connection").fetchone() == (1,)
+        # An edge begins with its first row; what lived moved last when it was last looked at.
+        assert conn.execute("SELECT id, first_ns FROM edge ORDER BY id").fetchall() == (
+            conn.execute("SELECT edge_id, MIN(started_ns) FROM flow GROUP BY edge_id").fetchall()
+        )
+        (committed_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
+        [(keys, counters)] = conn.execute("SELECT keys, counters FROM connection")
+        assert len(keys) == 8
+        assert struct.unpack("=4Qq", counters)[-1] == committed_ns
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert conn.execute("PRAGMA foreign_key_check").fetchall() == []
 
@@ -142,4 +150,45 @@ def test_time_is_a_range_of_the_primary_key_in_every_view(question: str, plan: s
     steps = [row[3] for row in db.conn.execute(f"EXPLAIN QUERY PLAN SELECT {question}")]
     assert steps[0].startswith(plan)
     assert not [step for step in steps[1:] if "SCAN" in step or "ORDER BY" in step]
+    db.close()
+
+
+def test_an_edge_begins_as_exactly_as_the_rows_that_are_left_tell() -> None:
+    """m010: a row of a finer level says more than its bucket, unless one before it was pruned."""
+    db = Database(memory=True)
+    migrations.apply(db, stop_before="m010_peers_and_idle")
+    day, hour = 86_400 * 10**9, 3600 * 10**9
+    conn = db.conn
+    conn.execute("INSERT INTO recorder(id, node) VALUES (1, 'n1')")
+    conn.execute("INSERT INTO endpoint VALUES (1, 'a', x'01', 'node', " + "NULL, " * 7 + "0, 0, 0)")
+    for edge_id in range(1, 6):
+        conn.execute(
+            "INSERT INTO edge(id, recorder_id, proto, zone, src_id, dialled_id, backend_id)"
+            " VALUES (?, 1, 'tcp', 0, 1, 1, 1)",
+            (edge_id,),
+        )
+    rows = {
+        "flow": [(day + 5 * hour + 7, 1), (day + 5 * hour + 9, 2), (3 * day + 4, 4)],
+        "flow_1h": [(4 * hour, 3), (day + 5 * hour, 1), (day + 3 * hour, 2), (3 * day, 4)],
+        "flow_1d": [(0, 3), (day, 1), (day, 2)],
+    }
+    for table, some in rows.items():
+        n = ", n, lasted_ns" if table == "flow" else ""
+        for started_ns, edge_id in some:
+            conn.execute(
+                f"INSERT INTO {table}(started_ns, edge_id{n}, connections, new_events,"
+                " update_events, destroy_events, unreplied, refused)"
+                f" VALUES (?, ?{', 0, 0' if n else ''}, 1, 0, 0, 0, 0, 0)",
+                (started_ns, edge_id),
+            )
+    conn.execute("UPDATE level SET pruned_ns = ? WHERE name = 'flow'", (day + 5 * hour,))
+    conn.execute("UPDATE level SET pruned_ns = ? WHERE name = '1m'", (4 * day,))
+    migrations.apply(db)
+    assert conn.execute("SELECT id, first_ns FROM edge ORDER BY id").fetchall() == [
+        (1, day + 5 * hour + 7),  # its first flow is left
+        (2, day + 3 * hour),  # its first hour is left
+        (3, 4 * hour),
+        (4, 3 * day + 4),
+        (5, None),  # nothing is known
+    ]
     db.close()

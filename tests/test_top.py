@@ -21,6 +21,7 @@ from questions import (
     write,
 )
 
+import ctk
 from ctk.ask.caveats import Folded, SeenTo, Widened
 from ctk.ask.sums import COUNTS, SEEN, SORTS
 from ctk.ask.top import top
@@ -144,3 +145,9 @@ def test_a_ranking_joins_no_table_that_its_keys_do_not_need() -> None:
         assert {row.keys for row in top(conn, Filters(), keys).rows} == rows
         assert sum(sql.count("LEFT JOIN") for sql in asked if "moved" in sql) == joined
     conn.close()
+
+
+def test_the_first_flows_of_a_span_without_any_add_up_to_nothing(shop):
+    with ctk.open(shop) as recording:
+        top = recording.top(since="2099-01-01", first=5)
+    assert (top.rows, top.totals.connections) == ((), 0)

@@ -118,6 +118,29 @@ class TextTimes:
         return f"{self.column} is text, larger than the number of {self.function}(): {numbers}"
 
 
+@dataclass(frozen=True, slots=True)
+class OfFiles:
+    """Of several files that were asked, it is true of the answers of these."""
+
+    files: tuple[str, ...]
+    caveat: "Caveat"
+
+    @property
+    def text(self) -> str:
+        return f"{', '.join(self.files)}: {self.caveat.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenByEach:
+    """The files are of several nodes, and one connection may be in the file of each."""
+
+    nodes: int
+
+    @property
+    def text(self) -> str:
+        return f"of {self.nodes:,} nodes: a connection that two of them saw counts twice"
+
+
 Caveat = (
     NothingRecorded
     | HasGaps
@@ -128,6 +151,8 @@ Caveat = (
     | Folded
     | SeenTo
     | TextTimes
+    | OfFiles
+    | SeenByEach
 )
 
 

@@ -34,7 +34,7 @@ def one_moment(conn: sqlite3.Connection) -> Iterator[None]:
 
 def choose_edges(conn: sqlite3.Connection, name: str, condition: Condition) -> int:
     """Fill the temporary table `name` with the ids of the edges that fit; give their number."""
-    with _temporary_writes(conn):
+    with temporary_writes(conn):
         conn.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (id INTEGER PRIMARY KEY)")
         conn.execute(f"DELETE FROM temp.{name}")
         sql = f"INSERT INTO temp.{name} SELECT id FROM edge WHERE {condition.sql}"
@@ -43,13 +43,13 @@ def choose_edges(conn: sqlite3.Connection, name: str, condition: Condition) -> i
 
 def add_folded_edges(conn: sqlite3.Connection, name: str, condition: Condition) -> None:
     """Add to the temporary table `name` the edges that many were folded into meanwhile."""
-    with _temporary_writes(conn):
+    with temporary_writes(conn):
         sql = f"INSERT OR IGNORE INTO temp.{name} SELECT id FROM edge WHERE id < 0 AND "
         conn.execute(sql + condition.sql, condition.values)
 
 
 @contextmanager
-def _temporary_writes(conn: sqlite3.Connection) -> Iterator[None]:
+def temporary_writes(conn: sqlite3.Connection) -> Iterator[None]:
     # query_only forbids writing temporary tables too; the file itself is opened read-only.
     conn.execute("PRAGMA query_only = OFF")
     try:

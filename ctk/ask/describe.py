@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
-from ctk.ask.spans import Held, extent, held
+from ctk.ask.spans import Held, exact_extent, held
 from ctk.timespan import format_time
 
 
@@ -70,6 +70,7 @@ class Description:
     until: str | None
     bytes: int
     nodes: tuple[str, ...]
+    clusters: tuple[str, ...]
     recordings: tuple[DescribedRecording, ...]
     gaps: tuple[GapsOfKind, ...]
     gaps_in_words: str | None
@@ -87,7 +88,7 @@ def describe(conn: sqlite3.Connection) -> Description:
     """
     with one_moment(conn):
         levels = held(conn)
-        span = _span(conn, levels)
+        span = exact_extent(conn, levels)
         tables = _tables(conn)
         return Description(
             since=format_time(span[0]) if span else None,
@@ -95,6 +96,13 @@ def describe(conn: sqlite3.Connection) -> Description:
             bytes=_pragma(conn, "page_count") * _pragma(conn, "page_size"),
             nodes=tuple(
                 node for (node,) in conn.execute("SELECT DISTINCT node FROM recorder ORDER BY node")
+            ),
+            clusters=tuple(
+                name
+                for (name,) in conn.execute(
+                    "SELECT DISTINCT cluster FROM recorder"
+                    " WHERE cluster IS NOT NULL ORDER BY cluster"
+                )
             ),
             recordings=tuple(
                 DescribedRecording(*row)
@@ -121,17 +129,6 @@ def describe(conn: sqlite3.Connection) -> Description:
             tables=tables,
             caveats=tuple(nothing_recorded(conn)),
         )
-
-
-def _span(conn: sqlite3.Connection, levels: Sequence[Held]) -> tuple[int, int] | None:
-    """Give from when to when there are rows, as exactly as those that are left tell."""
-    whole = extent(conn, levels)
-    if whole is None:
-        return None
-    finest = next((level for level in levels if level.pruned_ns < whole[0]), levels[-1])
-    first = extent(conn, [finest])
-    last = extent(conn, levels[:1])
-    return (first or whole)[0], (last or whole)[1]
 
 
 def _level(

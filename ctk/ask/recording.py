@@ -6,10 +6,11 @@ read at once, by several threads each its own, and none of them changes what ano
 """
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -18,7 +19,8 @@ from ctk.ask.connection import Connect
 from ctk.ask.keywords import Asked, Moment, filters_of
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.store import connect
+from ctk.store.source import source
+from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
     from ctk.ask.gaps import StoredGap
+    from ctk.ask.graph import Graph
     from ctk.ask.pages import Position
+    from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
     from ctk.ask.top import Top
@@ -65,7 +69,7 @@ class Recording:
             )
         self.path = Path(target)
         self._open = True
-        self._connect = _connect_to(self.path)
+        self.source = source(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +103,7 @@ class Recording:
         from ctk.ask.flows import Flows
 
         self._check()
-        return Flows(self._connect, _filters(filters, asked, "after"), after)
+        return Flows(self._connect, self._filters(filters, asked, "after"), after)
 
     def top(
         self,
@@ -124,8 +128,8 @@ class Recording:
         from ctk.ask.top import top
 
         self._check()
-        keys = _keys(by)
-        chosen = _filters(filters, asked, "by", "sort", "limit", "seen")
+        keys = keys_of(by)
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
@@ -149,11 +153,34 @@ class Recording:
         from ctk.ask.series import parse_step, series
 
         self._check()
-        keys = _keys(by)
-        chosen = _filters(filters, asked, "by", "step")
+        keys = keys_of(by)
+        chosen = self._filters(filters, asked, "by", "step")
         step_ns = parse_step(step)
         with self._connect() as conn:
             return series(conn, chosen, keys, step_ns)
+
+    def graph(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        series_of: int = 50,
+        step: str | int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Graph":
+        """
+        Sum up the flows that fit by who stands at both ends, what fails first.
+
+        `series_of` edges have sums by steps of time of their own; `step` is an age or nanoseconds,
+        by default what cuts the span into some hundred.
+        """
+        from ctk.ask.graph import graph
+
+        self._check()
+        chosen = self._filters(filters, asked, "series_of", "step")
+        step_ns = parse_age(step) if isinstance(step, str) else step
+        with self._connect() as conn:
+            return graph(conn, chosen, series_of=series_of, step_ns=step_ns)
 
     def sql(
         self,
@@ -166,6 +193,7 @@ class Recording:
         limit_s: float = 30.0,
         memory_bytes: int | None = None,
         explain: bool = False,
+        attach: "Mapping[str, str | os.PathLike[str]] | None" = None,
         **named: "SqlValue",
     ) -> "SqlAnswer":
         """
@@ -175,11 +203,13 @@ class Recording:
         and `:until_ns` to `since` and `until`, or to the ends of time. `ago('1h')` and
         `ns('2024-11-25T18:47Z')` are nanoseconds, like started_ns. `memory_bytes` limits SQLite
         in this whole process, and cannot be raised again. With `explain`, give the plan instead.
+        The tables of files to `attach` are there by their name: `teams.owner`.
         """
+        from ctk.ask.attached import attaching
         from ctk.ask.sql import SqlAnswer, SqlTerms
 
         self._check()
-        span = _filters(None, {"since": since, "until": until})
+        span = self._filters(None, {"since": since, "until": until})
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
@@ -188,7 +218,18 @@ class Recording:
             until_ns=span.until_ns,
             explain=explain,
         )
-        return SqlAnswer(self._connect, text, {**(params or {}), **named}, terms)
+        connect = self.sql_connection()
+        if attach:
+            connect = attaching(connect, attach)
+        return SqlAnswer(connect, text, {**(params or {}), **named}, terms)
+
+    def schema(self) -> "tuple[ViewColumn, ...]":
+        """Say what may be asked in SQL: the views of the file, their columns, what each means."""
+        from ctk.ask.schema import schema_of
+
+        self._check()
+        with self._connect() as conn:
+            return schema_of(conn)
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
@@ -196,7 +237,7 @@ class Recording:
         from ctk.ask.gaps import gaps_of
 
         self._check()
-        span = _filters(None, {"since": since, "until": until})
+        span = self._filters(None, {"since": since, "until": until})
         with self._connect() as conn:
             found = gaps_of(conn, span.since_ns, span.until_ns)
             return Gaps(rows=found, caveats=tuple(nothing_recorded(conn)))
@@ -209,6 +250,28 @@ class Recording:
         with self._connect() as conn:
             return describe(conn)
 
+    def committed(self) -> tuple[int, int]:
+        """Give up to when the newest recording is written, and the width of its windows, in ns."""
+        from orjson import loads
+
+        self._check()
+        with self._connect() as conn:
+            sql = "SELECT committed_ns, settings FROM recording ORDER BY committed_ns DESC LIMIT 1"
+            found = conn.execute(sql).fetchone()
+        if found is None:
+            return 0, 0
+        return int(found[0]), int(loads(found[1]).get("window_ns", 0))
+
+    def runs(self) -> set[tuple[object, ...]]:
+        """Give what tells each recording in the file from all others: cluster, node and start."""
+        self._check()
+        with self._connect() as conn:
+            return set(conn.execute("SELECT cluster_uid, node, started_ns FROM recordings"))
+
+    def sql_connection(self) -> Connect:
+        """Give what opens a connection for SQL."""
+        return self._connect
+
     def identity(self) -> str:
         """Give what tells this file, and every copy of it, from others; "" for an empty one."""
         self._check()
@@ -217,31 +280,24 @@ class Recording:
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
 
+    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self.source.reader()
+
+    def _filters(
+        self, filters: Filters | None, asked: Mapping[str, object], *others: str
+    ) -> Filters:
+        if filters is None:
+            return filters_of(asked, now_ns=time.time_ns(), others=others)
+        if asked:
+            raise TypeError("give Filters, or keyword arguments, not both")
+        return filters
+
     def _check(self) -> None:
         if not self._open:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
 
 
-def _connect_to(path: Path) -> Connect:
-    try:
-        with connect.reader(path):
-            return partial(connect.reader, path)
-    except connect.OlderSchemaError:
-        pass
-    from ctk.store.older import Older
-
-    return Older(path).reader
-
-
-def _filters(filters: Filters | None, asked: Mapping[str, object], *others: str) -> Filters:
-    if filters is None:
-        return filters_of(asked, now_ns=time.time_ns(), others=others)
-    if asked:
-        raise TypeError("give Filters, or keyword arguments, not both")
-    return filters
-
-
-def _keys(by: str | Iterable[str]) -> Sequence[str]:
+def keys_of(by: str | Iterable[str]) -> Sequence[str]:
     from ctk.ask.sums import check_keys
 
     keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)

@@ -69,6 +69,17 @@ def extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] |
     return (min(starts), ends[0]) if starts else None
 
 
+def exact_extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] | None:
+    """Give from when to when there are rows, as exactly as those that are left tell."""
+    whole = extent(conn, found)
+    if whole is None:
+        return None
+    finest = next((level for level in found if level.pruned_ns < whole[0]), found[-1])
+    first = extent(conn, [finest])
+    last = extent(conn, found[:1])
+    return (first or whole)[0], (last or whole)[1]
+
+
 def clip(
     conn: sqlite3.Connection, found: Sequence[Held], since_ns: int | None, until_ns: int | None
 ) -> tuple[int, int] | None:

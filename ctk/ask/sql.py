@@ -47,9 +47,6 @@ _PRAGMAS = {
     "table_xinfo",
     "user_version",
 }
-_VIEWS = (
-    "flows, flows_1m, flows_1h, flows_1d, pods, services, endpoints, nodes, gaps and recordings"
-)
 _READ_ONLY_HINT = "a question only reads: SELECT, WITH or EXPLAIN"
 
 _TEXTS = ("started_at", "ended_at", "committed_at", "valid_from", "valid_to")
@@ -288,12 +285,26 @@ def _in_words(error: Exception) -> CtkError:
         return UsageError(f"a value in the SQL is longer than {longest}", hint="ask for less")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY):
         return StoreError(f"the file could not be read: {error}")
-    hint = f"the views are {_VIEWS}"
+    hint = _names(str(error))
     if "binding" in str(error) or "did not supply" in str(error):
         hint = "give each :name in the SQL its value with -p name value"
     if "one statement" in str(error):
         hint = "ask them one after another"
     return UsageError(f"bad SQL: {error}", hint=hint)
+
+
+def _names(message: str) -> str:
+    """Give what there is to ask, or what is spelled nearly like what there is not."""
+    from difflib import get_close_matches
+
+    from ctk.store.meanings import COLUMNS, VIEWS
+
+    if match := re.search(r"no such column: (?:\w+\.)?(\w+)", message):
+        columns = dict.fromkeys(column for view in COLUMNS.values() for column in view)
+        near = " ".join(get_close_matches(match[1], columns, 1))
+        return f"{near}, say; `ctk schema` lists the columns" if near else "`ctk schema` lists them"
+    *views, last = VIEWS
+    return f"the views are {', '.join(views)} and {last}"
 
 
 def _explain(sql: str) -> str:

@@ -208,7 +208,7 @@ def _moved(
     tables = [piece.table for piece in pieces] or ["flow_1d"]
     selects = [
         f"SELECT {each.replace('{ended_ns}', _ENDED_NS[table])} FROM {table}"
-        f" WHERE {both(conditions) if pieces else '0'} {end}"
+        f" WHERE {f'{both(conditions)} {end}' if pieces else '0'}"
         for table in tables
     ]
     values = [(piece.since_ns, piece.until_ns, *bound) for piece in pieces]

@@ -20,7 +20,10 @@ COMMANDS: dict[str, str] = {
     "query": "List the flows in DB, or ask it in SQL.",
     "top": "Rank who moved most in DB.",
     "export": "Write the flows in DB out, for other programs.",
+    "report": "Make one HTML file of DB, to attach and to look at.",
+    "serve": "Show DB as a page, while it is being written or afterwards.",
     "info": "Say what DB holds.",
+    "schema": "Say what may be asked in SQL: views and columns.",
     "doctor": "Find what keeps ctk from recording here, and what it would not see.",
     "snapshot": "Copy DB safely while it is being written.",
 }

@@ -51,6 +51,39 @@ TERMINAL_ROWS = 1_000
 db_argument = click.argument("db", type=click.Path(path_type=Path, readable=False))
 
 
+# What may be asked of several files; it is called with `db`, one path or as many as were given.
+dbs_argument = click.argument(
+    "db",
+    nargs=-1,
+    required=True,
+    metavar="DB...",
+    type=click.Path(path_type=Path, readable=False),
+    callback=lambda _ctx, _param, paths: paths[0] if len(paths) == 1 else paths,
+)
+Dbs = Path | tuple[Path, ...]
+
+
+def sql_arguments(command: F) -> F:
+    """Give a command files and, behind them, SQL; it is called with `db`, as above, and `sql`."""
+
+    @functools.wraps(command)
+    def split(words: tuple[str, ...], **given: Any) -> Any:
+        *before, last = words
+        sql = last if before and is_sql(last) else None
+        paths = tuple(map(Path, before if sql is not None else words))
+        return command(db=paths[0] if len(paths) == 1 else paths, sql=sql, **given)
+
+    words = click.argument("words", nargs=-1, required=True, metavar="DB... [SQL]")
+    return words(split)  # type: ignore[return-value]
+
+
+def is_sql(word: str) -> bool:
+    """Say whether a word is SQL, or where to read it, and not the path of a file."""
+    if word in ("", "-") or word.startswith("@"):
+        return True
+    return bool(re.search(r"[\s(;]", word)) and not Path(word).exists()
+
+
 def cluster_options(command: F) -> F:
     """Give a command `--kubeconfig` and `--context`."""
     for option in (

@@ -9,13 +9,14 @@ import click
 
 import ctk
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
     filter_options,
     output_options,
     parse_size,
     print_caveats,
     remark,
+    sql_arguments,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -25,8 +26,7 @@ from ctk.timespan import SECOND, parse_age
 
 
 @click.command(cls=FilterCommand, short_help="List the flows in DB, or ask it in SQL.")
-@db_argument
-@click.argument("sql", required=False)
+@sql_arguments
 @click.option("-p", "--param", nargs=2, multiple=True, metavar="NAME VALUE", help="Value of :NAME.")
 @click.option(
     "--timeout",
@@ -44,15 +44,23 @@ from ctk.timespan import SECOND, parse_age
     show_default=True,
     help="How much memory SQL may take.",
 )
+@click.option(
+    "--attach",
+    nargs=2,
+    multiple=True,
+    metavar="NAME FILE",
+    help="Another SQLite file for SQL, by NAME.",
+)
 @click.option("--explain", is_flag=True, help="Say how SQLite would answer the SQL.")
 @filter_options
 @output_options
 def query(
-    db: Path,
+    db: Dbs,
     sql: str | None,
     param: tuple[tuple[str, str], ...],
     timeout: int,
     memory: int,
+    attach: tuple[tuple[str, str], ...],
     explain: bool,
     filters: Filters,
     output: Output,
@@ -60,9 +68,8 @@ def query(
     """
     List the flows in DB, oldest first.
 
-    Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. Its views are flows,
-    flows_1m, flows_1h and flows_1d with the keys of -o jsonl, and pods, services, endpoints,
-    nodes, gaps and recordings. Times compare as numbers: started_ns >= ago('1h'),
+    Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. `ctk schema` tells of
+    its views and their columns. Times compare as numbers: started_ns >= ago('1h'),
     started_ns >= ns('2024-11-25'), started_ns >= :since_ns and started_ns < :until_ns with
     --since and --until.
 
@@ -72,7 +79,7 @@ def query(
       where started_ns > ago('1h') group by 1"
     """
     if sql is None:
-        for flag, given in (("-p", param), ("--explain", explain)):
+        for flag, given in (("-p", param), ("--attach", attach), ("--explain", explain)):
             if given:
                 hint = '"select * from flows where src = :ip" -p ip 10.0.0.1'
                 raise UsageError(f"{flag} is for SQL", hint=hint)
@@ -88,6 +95,7 @@ def query(
                 limit_s=timeout / SECOND,
                 memory_bytes=memory,
                 explain=explain,
+                attach=_by_name(attach),
             )
             if explain and output.format == "table":
                 render.plan(answer, sys.stdout.buffer)
@@ -108,6 +116,15 @@ def query(
         elif not written and output.format == "table":
             remark("no flows fit")
         print_caveats(flows.caveats)
+
+
+def _by_name(attach: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    files = dict(attach)
+    if len(files) < len(attach):
+        raise UsageError(
+            "two files are attached by one name", hint="--attach a a.db --attach b b.db"
+        )
+    return files
 
 
 def _statement(word: str) -> str:

@@ -1,15 +1,15 @@
 """`ctk top`: who moved most."""
 
 import sys
-from pathlib import Path
 
 import click
 
 import ctk
 from ctk.ask.sums import SORTS, check_keys
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
+    dbs_argument,
     filter_options,
     output_options,
     parse_count,
@@ -22,7 +22,7 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
-@db_argument
+@dbs_argument
 @click.option(
     "--by",
     default="source,destination",
@@ -40,7 +40,7 @@ from ctk.render.tables import Output
 )
 @filter_options
 @output_options
-def top(db: Path, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
+def top(db: Dbs, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
     """
     Rank who moved most in DB.
 

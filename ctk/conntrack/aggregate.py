@@ -194,8 +194,8 @@ class Aggregator:
             counters = _counters(packets_out, bytes_out, packets_in, bytes_in)
             state = states.get(key, 0) if states else 0
             if state & UNWANTED:
-                if counters is not None:
-                    connections.count(key, counters)
+                if counters is not None and counters != connections.counters(key):
+                    connections.count(key, counters, at_ns)
                 continue
             group = live.get(key)
             if group is not None and state and self._is_another(key, group, start_ns):
@@ -210,7 +210,7 @@ class Aggregator:
             elif counters is not None and state & UNMEASURED:
                 connections.clear_state(key, UNMEASURED)
                 before = counters
-                connections.count(key, counters)
+                connections.count(key, counters, at_ns)
             if counted or counters != before:
                 self._count_listed(group, key, entry, counted, before)
 
@@ -228,7 +228,7 @@ class Aggregator:
         counters, moved = _counters(*entry[9:13]), None
         if counters is not None and counters != before:
             moved = self._moved(before, counters)
-            connections.count(key, counters)
+            connections.count(key, counters, at_ns)
         if group.folded:
             group = connections.live[key] = self._counted_under(group, orig, reply, zone, moved)
         totals = self._totals(group, at_ns, port)
@@ -410,7 +410,7 @@ class Aggregator:
         if not whole:
             # What it moved so far was before this recording, or was counted by the one before.
             if counters is not None:
-                connections.count(key, counters)
+                connections.count(key, counters, at_ns)
             else:
                 connections.set_state(key, UNMEASURED)
             if start_ns is None:

@@ -60,7 +60,8 @@ _UNTIL_NEXT_DUMP = OLDER | UNCOUNTED
 MOST_FLOWS = 15_000  # remembered, twice: it is a cache of what takes 3 us and 500 bytes each
 _EXPORTED_AT_ONCE = 20_000
 _OF_FLOW = (1 << 48) - 1  # the bits of a key that are the connection's own
-_COUNTERS = struct.Struct("=4Q")
+# What is counted, and when it last grew: the time takes no memory beyond the four counters.
+_COUNTERS = struct.Struct("=4Qq")
 
 
 class Connections:
@@ -146,11 +147,19 @@ class Connections:
     def counters(self, key: int) -> Counters | None:
         """What of a live connection is in the windows so far; None where it was not measured."""
         packed = self._counters.get(key)
-        return None if packed is None else Counters(*_COUNTERS.unpack(packed))
+        return None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
 
-    def count(self, key: int, counters: Counters) -> None:
+    def moved(self, key: int) -> tuple[Counters, int] | None:
+        """What of a live connection was counted, and when it was last seen to move anything."""
+        packed = self._counters.get(key)
+        if packed is None:
+            return None
+        *counters, moved_ns = _COUNTERS.unpack(packed)
+        return Counters(*counters), moved_ns
+
+    def count(self, key: int, counters: Counters, at_ns: int) -> None:
         """From here on what a connection moved is what it has beyond `counters`."""
-        self._counters[key] = _COUNTERS.pack(*counters)
+        self._counters[key] = _COUNTERS.pack(*counters, at_ns)
 
     # Events. The hot loop in `aggregate` does the plain cases itself.
 
@@ -172,7 +181,7 @@ class Connections:
         """Drop what is kept of a connection that ended: its state, and what was counted of it."""
         packed = self._counters.pop(key, None) if self._counters else None
         state = self.states.pop(key, 0) if self.states else 0
-        return state, None if packed is None else Counters(*_COUNTERS.unpack(packed))
+        return state, None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
 
     def set_state(self, key: int, state: int) -> None:
         self.states[key] = self.states.get(key, 0) | state

@@ -28,6 +28,7 @@ from ctk.record import host
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
 from ctk.record.gaps import GapLedger
+from ctk.record.idle import IdleWatch
 from ctk.record.plan import Listening, Plan, Status, Stream
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
@@ -109,6 +110,7 @@ class Recorder:
         )
         self._ledger = GapLedger(host.clock_offset_ns())
         self._committer = Committer(writer, self._attribution, self._ledger, plan, started_ns)
+        self._idle = IdleWatch(self._connections, writer, started_ns)
         self._dumped_ns = started_ns  # when counters were last looked at
         self._told_ns = 0
         self._in_dump = False
@@ -217,6 +219,7 @@ class Recorder:
             self._commit(committed_ns)
         if len(self._connections.live) > _MOST_LIVE:
             self._stream.dump_soon()
+        self._idle.tick(at_ns)
         self._tell_status()
 
     # The file.
@@ -264,7 +267,8 @@ class Recorder:
         for window in self._aggregator.close():
             self._write(window, self._now_ns)
         self._endpoints.finish(self._now_ns)
-        self._commit(self._now_ns)
+        if self._commit(self._now_ns):
+            self._idle.finish(self._now_ns)
         self._committer.close(self._now_ns, until_s, self._kept)
         self._tell_status()
 

@@ -6,15 +6,15 @@ names of the migrations that made it. A reader compares them with SCHEMA, so it 
 migration library and never changes a file.
 """
 
-import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError, UsageError
+from ctk.store.lock import is_written, locked
 
 APPLICATION_ID = 0x63746B31  # "ctk1"
 
@@ -28,6 +28,8 @@ SCHEMA: tuple[str, ...] = (
     "m006_late_flows",
     "m007_clusters",
     "m008_folded",
+    "m010_peers_and_idle",
+    "m011_meanings",
 )
 
 PAGE_BYTES = 4096
@@ -58,7 +60,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
     Refuses a second writer, and whatever is not a ctk file, before a byte is changed.
     """
     path = path.resolve()
-    with explained(path), _locked(path):
+    with explained(path), locked(path):
         if path.is_dir():
             raise UsageError(f"{path} is a directory", hint="name a file in it")
         made = _make_private(path)
@@ -121,6 +123,8 @@ def reader(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
 def tune_reader(conn: sqlite3.Connection) -> None:
     """Make a connection one that cannot write, and reads fast."""
     conn.execute("PRAGMA query_only = ON")
+    # The views of a file that was made to harm call no function that could.
+    conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute(f"PRAGMA cache_size = -{_READER_KIB}")
     # Counting ten million rows took 0.9 s with pages copied, 0.01 s where they lie.
     conn.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
@@ -191,62 +195,6 @@ def _full(path: Path) -> bool:
     return room.f_bavail * room.f_frsize < _FULL_BYTES
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """
-    Hold PATH.lock, or say who does.
-
-    The kernel lets go of the lock when its holder dies, so a lock file that was left behind is
-    no obstacle. It is beside the file because closing any descriptor of the file itself would
-    drop SQLite's own locks.
-    """
-    lock = path.with_name(path.name + ".lock")
-    while True:
-        try:
-            held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            raise UsageError(f"there is no directory {path.parent}") from None
-        except OSError as error:
-            raise StoreError(
-                f"{path} cannot be written: {error.strerror}", hint="check who may write there"
-            ) from error
-        try:
-            _take(held)
-        except BlockingIOError:
-            pid = os.pread(held, 32, 0).decode("ascii", "replace").strip()
-            os.close(held)
-            raise StoreError(
-                f"{path} is being recorded to" + (f" by process {pid}" if pid else ""),
-                hint="stop that recorder, or record to another file",
-            ) from None
-        try:
-            current = lock.stat().st_ino == os.fstat(held).st_ino
-        except FileNotFoundError:
-            current = False
-        if current:
-            break
-        os.close(held)  # its last holder removed it between our open and our lock
-    try:
-        os.ftruncate(held, 0)
-        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
-    except OSError:
-        pass  # a full disk: the lock holds without the number
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(held)
-
-
-def _take(lock: int) -> None:
-    """Lock at once, or after a reader that looks whether somebody has the lock: microseconds."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(_PLAIN_WAIT_S)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 def _make_private(path: Path) -> bool:
     """Make an empty file of mode 0600; False where there is one. SQLite's -wal takes its mode."""
     try:
@@ -261,48 +209,76 @@ def _make_private(path: Path) -> bool:
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:
-    """
-    Read-only, and without making what WAL needs beside the file, where nobody writes it.
-
-    Without a -wal nothing can be missed: the file is whole. With one, SQLite is told not to lock,
-    and keeps the index of the -wal in its own memory. Both are the second way, too, where the
-    folder cannot be written to, or its disk is full.
-    """
-    wal, shm = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    ways = [("mode=ro", False)]
-    if wal.exists() and wal.stat().st_size > 0:
-        ways.append(("mode=ro&vfs=unix-none", True))
-        if not shm.exists() and not _is_written(path):
-            ways.reverse()
-    else:
-        ways.append(("mode=ro&immutable=1", False))
-        if not _is_written(path) and _says_wal(path):
-            ways.reverse()
     problem: sqlite3.Error | None = None
-    for options, exclusive in ways:
-        conn = sqlite3.connect(
-            f"{path.as_uri()}?{options}", uri=True, isolation_level=None, check_same_thread=False
-        )
+    for uri, exclusive in _ways_to_read(path):
+        conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         try:
-            if exclusive:
-                conn.execute("PRAGMA locking_mode = EXCLUSIVE")
-            conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError as error:
+            _look_into(conn, "main", exclusive)
+        except sqlite3.Error as error:
             conn.close()
-            if error.sqlite_errorcode & 0xFF not in (
-                sqlite3.SQLITE_CANTOPEN,
-                sqlite3.SQLITE_READONLY,
-                sqlite3.SQLITE_IOERR,  # a -shm has no room on a disk that is full
-            ):
-                raise
-            problem = problem or error
-        except sqlite3.Error:
-            conn.close()
-            raise
+            problem = _another_way(error, problem)
         else:
             return conn
     assert problem is not None
     raise problem
+
+
+def attach(conn: sqlite3.Connection, name: str, path: Path) -> None:
+    """Let a connection of a reader read a second SQLite file, under that name."""
+    if not path.exists():
+        raise UsageError(f"there is no file {path}", hint="name a SQLite file")
+    with explained(path):
+        problem: sqlite3.Error | None = None
+        for uri, exclusive in _ways_to_read(path.resolve()):
+            try:
+                conn.execute(f'ATTACH ? AS "{name}"', (uri,))
+                _look_into(conn, name, exclusive)
+            except sqlite3.Error as error:
+                problem = _another_way(error, problem)
+                if any(name == each for _, each, _ in conn.execute("PRAGMA database_list")):
+                    conn.execute(f'DETACH "{name}"')
+            else:
+                return
+        assert problem is not None
+        raise problem
+
+
+def _ways_to_read(path: Path) -> Sequence[tuple[str, bool]]:
+    """
+    Read-only, and without making what WAL needs beside the file, where nobody writes it.
+
+    Without a -wal nothing can be missed: the file is whole. With one, SQLite is told not to lock
+    (the True), and keeps the index of the -wal in its own memory. Both are the second way, too,
+    where the folder cannot be written to, or its disk is full.
+    """
+    wal, shm = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    ways = [(f"{path.as_uri()}?mode=ro", False)]
+    if wal.exists() and wal.stat().st_size > 0:
+        ways.append((f"{path.as_uri()}?mode=ro&vfs=unix-none", True))
+        if not shm.exists() and not is_written(path):
+            ways.reverse()
+    else:
+        ways.append((f"{path.as_uri()}?mode=ro&immutable=1", False))
+        if not is_written(path) and _says_wal(path):
+            ways.reverse()
+    return ways
+
+
+def _look_into(conn: sqlite3.Connection, schema: str, exclusive: bool) -> None:
+    if exclusive:
+        conn.execute(f'PRAGMA "{schema}".locking_mode = EXCLUSIVE')
+    conn.execute(f'SELECT count(*) FROM "{schema}".sqlite_master').fetchone()
+
+
+def _another_way(error: sqlite3.Error, before: sqlite3.Error | None) -> sqlite3.Error:
+    """Give what to tell of the first way where there may be another; else raise."""
+    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,  # a -shm has no room on a disk that is full
+    ):
+        return before or error
+    raise error
 
 
 def _says_wal(path: Path) -> bool:
@@ -313,24 +289,6 @@ def _says_wal(path: Path) -> bool:
     """
     with path.open("rb") as file:
         return file.read(20)[18:] == b"\2\2"
-
-
-def _is_written(path: Path) -> bool:
-    """Whether a recorder holds PATH.lock."""
-    try:
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(lock)
 
 
 def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool = False) -> bool:

@@ -7,7 +7,7 @@ that is already in the file, from before a restart, keeps its row.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ _VALID = ("valid_from_ns", "valid_to_ns", "end_inferred")
 _ENDPOINT = bulk.plain("endpoint", ("id", "address", "packed", *ENDPOINT_IDENTITY, *_VALID))
 # Most endpoints are external and have no names: five bound values cost half of fourteen.
 _NAMELESS = bulk.plain("endpoint", ("id", "address", "packed", "kind", "valid_from_ns"))
-_EDGE = bulk.plain("edge", ("id", *EdgeRow._fields))
+_EDGE = bulk.plain("edge", ("id", *EdgeRow._fields, "first_ns"))
 ENDPOINT_FIELDS = ("address", *ENDPOINT_IDENTITY, "valid_from_ns")
 _ENDPOINTS_BY_ID = (
     f"SELECT id, {', '.join(ENDPOINT_FIELDS)} FROM endpoint"
@@ -202,14 +202,20 @@ class Identities:
                 endpoint: found for endpoint, found in self._endpoints.items() if found not in ids
             }
 
-    def flush(self) -> None:
-        """Write the rows that were given ids."""
+    @property
+    def has_new_edges(self) -> bool:
+        """Whether edges were given ids, and have no rows yet."""
+        return bool(self._edge_rows)
+
+    def flush(self, first_ns: Mapping[Any, int] | None = None) -> None:
+        """Write the rows that were given ids; `first_ns` is when edges were first seen."""
         self.conn.executemany(_REOPEN, self._reopened)
         bulk.run(self.conn, _ENDPOINT, self._endpoint_rows)
         bulk.run(self.conn, _NAMELESS, self._nameless_rows)
         if self._next_other is not None:
             folded.make_endpoints(self.conn)
-        bulk.run(self.conn, _EDGE, self._edge_rows)
+        seen = first_ns or {}
+        bulk.run(self.conn, _EDGE, [(*row, seen.get(row[0])) for row in self._edge_rows])
         self._reopened.clear()
         self._endpoint_rows.clear()
         self._nameless_rows.clear()

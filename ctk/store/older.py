@@ -51,6 +51,10 @@ class Older:
         finally:
             conn.close()
 
+    def attach(self, conn: sqlite3.Connection, name: str) -> None:
+        """Let another connection read the copy, under that name."""
+        conn.execute(f'ATTACH ? AS "{name}"', (self._uri,))
+
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._uri, uri=True, isolation_level=None, check_same_thread=False)
 

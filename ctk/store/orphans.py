@@ -10,6 +10,7 @@ level has it too, is still found there.
 import sqlite3
 from collections.abc import Callable, Iterator
 
+from ctk.store import peers
 from ctk.store.rollup import LEVELS, Level, transaction, watermarks
 from ctk.timespan import FOREVER_NS
 
@@ -21,7 +22,8 @@ _DELETED = 5_000  # rows looked at in a slice, and deleted where nothing points 
 Forget = Callable[[str, set[int]], None]
 
 _SIDES = ("src_id", "dialled_id", "backend_id")
-_POINTING_TO_EDGES = ("connection", *(level.table for level in LEVELS))
+_OF_LIVE = ("connection", "idle")
+_POINTING_TO_EDGES = (*_OF_LIVE, *(level.table for level in LEVELS))
 
 
 class Orphans:
@@ -56,7 +58,8 @@ class Orphans:
     def _slices(self) -> Iterator[None]:
         conn = self._conn
         self._watch()
-        conn.execute("INSERT OR IGNORE INTO edge_in_use SELECT edge_id FROM connection")
+        for table in _OF_LIVE:
+            conn.execute(f"INSERT OR IGNORE INTO edge_in_use SELECT edge_id FROM {table}")
         yield
         for level in LEVELS:
             yield from self._scan(level)
@@ -131,7 +134,9 @@ class Orphans:
             unused = {row_id for (row_id,) in found if table == "edge" or row_id > 0}
             if unused:
                 self._forget(table, unused)
+                seen = list(peers.first_seen(conn, unused)) if table == "edge" else []
                 with transaction(conn):
+                    peers.remember(conn, seen)
                     conn.executemany(
                         f"DELETE FROM {table} WHERE id = ?",
                         [(row_id,) for row_id in sorted(unused)],

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Mapping
 
 from ctk.store.columns import EDGE_JOIN, JOINS, flow_sql, rfc3339
+from ctk.store.meanings import comments
 from ctk.store.rollup import LEVELS, Level
 
 _VALID = (
@@ -21,7 +22,7 @@ def make_views(conn: sqlite3.Connection) -> None:
     """Drop the views of a file, whatever they are, and make those of this version."""
     drop_views(conn)
     for name, select in views().items():
-        conn.execute(f"CREATE VIEW {name} AS {select}")
+        conn.execute(f"CREATE VIEW {name} AS\n{comments(name)}{select}")
 
 
 def drop_views(conn: sqlite3.Connection) -> None:

@@ -20,7 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
-from ctk.kept import LiveConnections, Sides
+from ctk.kept import LiveConnections
 from ctk.model import (
     LONE_COUNTS,
     ClusterFound,
@@ -30,13 +30,14 @@ from ctk.model import (
     FlowTuple,
     Gap,
     HistoryChange,
+    IdleConnections,
     KnownObject,
     KnownUnknown,
     LoneEvent,
     Previous,
     counts_of,
 )
-from ctk.store import bulk, earlier, folded, history, prune, rollup
+from ctk.store import bulk, earlier, folded, history, live, prune, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
 from ctk.store.folded import FoldedCount
@@ -57,10 +58,6 @@ _LONE_EVENT = bulk.insert(
     ")",
 )
 _NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
-_KEPT_AT_ONCE = 5_000
-_KEEP_CONNECTIONS = (
-    "INSERT INTO connection(flow, began_ns, edge_id, keys, counters) VALUES (?,?,?,?,?)"
-)
 
 _started_of_row = itemgetter(1)
 _started_of_event = itemgetter(0)
@@ -241,15 +238,11 @@ class Writer:
             with self._transaction():
                 if self._recording.id is None:
                     self._begin()
-                self._conn.execute(
-                    "DELETE FROM connection WHERE edge_id IN"
-                    " (SELECT id FROM edge WHERE recorder_id = ?)",
-                    (self._recording.recorder_id,),
-                )
+                live.forget(self._conn, self._recording.recorder_id)
                 connections = iter(connections)
-                while some := list(islice(connections, _KEPT_AT_ONCE)):
-                    self._identities.flush()
-                    self._conn.executemany(_KEEP_CONNECTIONS, map(_kept, some))
+                while some := list(islice(connections, live.AT_ONCE)):
+                    self._identities.flush({each.edge_id: ended_ns for each in some})
+                    live.keep(self._conn, some)
                 self._recording.end(ended_ns)
         except BaseException:
             self._identities.rolled_back()
@@ -267,15 +260,15 @@ class Writer:
             return
         if previous.boot_id != boot_id:
             return
-        rows = self._conn.execute(
-            "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters, src_id < 0,"
-            " dialled_id < 0, backend_id < 0"
-            " FROM connection JOIN edge ON edge.id = edge_id WHERE edge.recorder_id = ?",
-            (self._recording.recorder_id,),
-        )
-        for flow, began_ns, edge_id, has_ports, keys, counters, *sides in rows:
-            of_many = Sides(*map(bool, sides)) if edge_id < 0 else None
-            yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters, of_many)
+        yield from live.load(self._conn, self._recording.recorder_id)
+
+    def keep_idle(self, idle: IdleConnections) -> None:
+        """Keep which live connections are idle, in place of those of an earlier look."""
+        recording = self._recording
+        if recording.id is not None:
+            self._fill_reserve()
+            with self._transaction():
+                live.keep_idle(self._conn, recording.recorder_id, recording.id, idle)
 
     def in_reserve(
         self, gap: Gap, committed_ns: int, counters: EventCounts, ended_ns: int | None = None
@@ -346,7 +339,7 @@ class Writer:
                 for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
             ]
         lone.sort(key=_started_of_event)
-        self._identities.flush()
+        self._identities.flush(self._first_seen(ordered, lone))
 
         by_level = rollup.watermarks(self._conn)
         settled_ns = max(self._newest_ns + 1, rollup.settled_ns(by_level))
@@ -370,6 +363,18 @@ class Writer:
         newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
         self._newest_ns = max([self._newest_ns, *newest])
 
+    def _first_seen(
+        self, rows: Sequence[FlowRow], lone: Sequence[tuple[int, int, int, int | None, int]]
+    ) -> Mapping[int, int]:
+        """Give when the edges of these rows, oldest first, begin; nothing where none is new."""
+        if not self._identities.has_new_edges:
+            return {}
+        first_ns = {edge_id: started_ns for started_ns, _, edge_id, _, _ in reversed(lone)}
+        for row in rows:
+            if row.started_ns < first_ns.get(row.edge_id, FOREVER_NS):
+                first_ns[row.edge_id] = row.started_ns
+        return first_ns
+
     def _insert_late(self, by_level: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
         """Insert a row where time has been before, and fold it at once."""
         started_ns, counts = row.started_ns, row.counts
@@ -381,10 +386,6 @@ class Writer:
             self._conn.execute(
                 "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
             )
-
-
-def _kept(some: LiveConnections) -> tuple[object, ...]:
-    return some.flow, some.began_ns, some.edge_id, some.keys, some.counters
 
 
 def _numbered(rows: Sequence[FlowRow], first_n: int) -> Iterator[tuple[object, ...]]:

@@ -1,0 +1,288 @@
+"""
+Several files, asked as one: what `ctk.open(["a.db", "b.db"])` gives.
+
+Each file answers for itself, from its own tables and as exactly as they allow; the answers are put
+together here: flows by time, sums by their keys. SQL is asked of views that unite theirs.
+"""
+
+import os
+import sqlite3
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from heapq import merge
+from itertools import chain, islice, repeat
+from typing import Any, Unpack
+
+from ctk.ask.caveats import Caveat, HasGaps, OfFiles, PrunedMeanwhile, SeenByEach
+from ctk.ask.connection import Connect
+from ctk.ask.flows import Flows
+from ctk.ask.gaps import StoredGap
+from ctk.ask.keywords import Asked, Moment
+from ctk.ask.pages import Position
+from ctk.ask.recording import Gaps, Recording, keys_of
+from ctk.ask.series import Series, SeriesRow
+from ctk.ask.sums import COUNTS, SORTS, Counts, Value
+from ctk.ask.top import Top, TopRow
+from ctk.errors import UsageError
+from ctk.model import Filters
+from ctk.store.columns import FlowRecord
+from ctk.timespan import FOREVER_NS
+
+
+class Recordings(Recording):
+    """
+    What several files hold, as one `Recording`; each flow says which node recorded it.
+
+    A connection that several of their nodes saw counts once for each: see `SeenByEach`.
+    """
+
+    def __init__(self, targets: Sequence[str | os.PathLike[str]]) -> None:
+        """Open the files; a UsageError where two of them hold the same recording."""
+        if not targets:
+            raise UsageError("there is no file to open", hint="give one or more of them")
+        super().__init__(targets[0])
+        self._parts = tuple(map(Recording, targets))
+        holders: dict[tuple[object, ...], Recording] = {}
+        for part in self._parts:
+            runs = part.runs()
+            for run in runs:
+                if run in holders:
+                    raise UsageError(
+                        f"{part.path} and {holders[run].path} hold the same recording",
+                        hint="give one of them",
+                    )
+            holders |= dict.fromkeys(runs, part)
+        self._seen_by = len({(cluster, node) for cluster, node, _ in holders})
+
+    def flows(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: Position | None = None,
+        **asked: Unpack[Asked],
+    ) -> Flows:
+        """Give the flows of all files that fit, oldest first; there is no reading on `after`."""
+        self._check()
+        if after is not None:
+            raise UsageError("where a reader stopped is of one file", hint="give one file")
+        return _FlowsTogether(self._parts, self._filters(filters, asked, "after"), self._together)
+
+    def top(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        by: str | Iterable[str] = ("source", "destination"),
+        sort: str | None = None,
+        limit: int | None = 20,
+        seen: bool = False,
+        **asked: Unpack[Asked],
+    ) -> Top:
+        """Sum up the flows of all files that fit by keys, the largest first."""
+        self._check()
+        keys = keys_of(by)
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
+        # The first file refuses what is asked wrongly, the limit too.
+        self._parts[0].top(replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit)
+        tops = [
+            part.top(each, by=keys, sort=sort, limit=None, seen=seen)
+            for part, each in self._shares(chosen)
+        ]
+        groups: dict[tuple[Value, ...], Counts] = {}
+        for row in chain.from_iterable(top.rows for top in tops):
+            before = groups.get(row.keys)
+            groups[row.keys] = row.counts if before is None else _sum(before, row.counts)
+        totals = tops[0].totals
+        for top in tops[1:]:
+            totals = _sum(totals, top.totals)
+        sort = sort or ("bytes" if totals.bytes is not None else "connections")
+        rows = [TopRow(*group) for group in sorted(groups.items(), key=_largest_first(sort))]
+        return replace(
+            tops[0],
+            sort=sort,
+            rows=tuple(rows[:limit]),
+            totals=totals,
+            groups=len(groups),
+            caveats=self._together(top.caveats for top in tops),
+        )
+
+    def series(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        by: str | Iterable[str] = (),
+        step: str | int = "1m",
+        **asked: Unpack[Asked],
+    ) -> Series:
+        """Sum up the flows of all files that fit by steps of time, and by keys."""
+        self._check()
+        keys = keys_of(by)
+        chosen = self._filters(filters, asked, "by", "step")
+        found = [part.series(each, by=keys, step=step) for part, each in self._shares(chosen)]
+        steps: dict[tuple[int, tuple[Value, ...]], Counts] = {}
+        for row in chain.from_iterable(series.rows for series in found):
+            at = row.started_ns, row.keys
+            steps[at] = _sum(steps[at], row.counts) if at in steps else row.counts
+        rows = [
+            SeriesRow(*at, counts)
+            for at, counts in sorted(
+                steps.items(), key=lambda step: (step[0][0], *map(_nulls_first, step[0][1]))
+            )
+        ]
+        return replace(
+            found[0],
+            rows=tuple(rows),
+            caveats=self._together(series.caveats for series in found),
+        )
+
+    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
+        """Give the gaps of all files that touch a span, oldest first."""
+        self._check()
+        found = [part.gaps(since=since, until=until) for part in self._parts]
+        rows = sorted(chain.from_iterable(gaps.rows for gaps in found), key=lambda gap: gap[2:4])
+        caveats = self._together((gaps.caveats for gaps in found), sums=False)
+        return Gaps(rows=tuple(rows), caveats=caveats)
+
+    def sql_connection(self) -> Connect:
+        """Give what opens a connection whose views are those of all files."""
+        from ctk.ask.attached import uniting
+
+        first, *others = (part.source for part in self._parts)
+        return uniting(first.reader, others)
+
+    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
+        raise UsageError("that is asked of one file at a time", hint=f"of {self.path}, say")
+
+    def _shares(self, filters: Filters) -> list[tuple[Recording, Filters]]:
+        """Give each file's part of the question: of the first or last flows of all, its own."""
+        if (filters.first, filters.last) == (None, None):
+            return [(part, filters) for part in self._parts]
+        flows = _FlowsTogether(self._parts, filters, self._together)
+        for _ in flows:
+            pass
+        return [
+            (
+                part,
+                replace(filters, first=flows.given[at])
+                if filters.last is None
+                else replace(filters, last=flows.given[at]),
+            )
+            for at, part in enumerate(self._parts)
+        ]
+
+    def _together(
+        self, found: Iterable[Iterable[Caveat]], *, sums: bool = True
+    ) -> tuple[Caveat, ...]:
+        """Put the caveats of the files' answers together, in the files' order."""
+        gaps: list[StoredGap] = []
+        files: dict[Caveat, list[str]] = {}
+        for part, caveats in zip(self._parts, found, strict=True):
+            for caveat in caveats:
+                if isinstance(caveat, HasGaps):
+                    gaps += caveat.gaps
+                else:
+                    files.setdefault(caveat, []).append(str(part.path))
+        together: list[Caveat] = []
+        if gaps:
+            together.append(HasGaps(tuple(sorted(gaps, key=lambda gap: gap[2:4]))))
+        together += [
+            caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
+            for caveat, names in files.items()
+        ]
+        if sums and self._seen_by > 1:
+            together.append(SeenByEach(self._seen_by))
+        return tuple(together)
+
+
+class _FlowsTogether(Flows):
+    """The flows of several files, by time."""
+
+    def __init__(
+        self,
+        parts: Sequence[Recording],
+        filters: Filters,
+        together: Callable[[Iterable[Iterable[Caveat]]], tuple[Caveat, ...]],
+    ) -> None:
+        self._parts = parts
+        self._each = [part.flows(filters) for part in parts]
+        self._together = together
+        self.given: Counter[int] = Counter()  # how many of each part
+        super().__init__(parts[0].source.reader, filters)
+
+    @property
+    def position(self) -> Position | None:
+        """There is none: it would be one in each file."""
+        return None
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """What the flows of each file lack; complete after the last one."""
+        since_ns, until_ns = self._filters.since_ns, self._filters.until_ns
+        if (self._filters.first, self._filters.last) == (None, None) or self._reach is None:
+            return self._together(flows.caveats for flows in self._each)
+        # Each file has read more of itself than was given of it.
+        if self._filters.last is not None:
+            since_ns = self._reach[0]
+        if self._filters.first is not None:
+            until_ns = self._reach[1] + 1
+        span = Filters(since_ns=since_ns, until_ns=until_ns, terms=self._filters.terms)
+        return self._together(
+            [
+                *part.flows(span).caveats,
+                *(each for each in flows.caveats if isinstance(each, PrunedMeanwhile)),
+            ]
+            for part, flows in zip(self._parts, self._each, strict=True)
+        )
+
+    def _read(self) -> Generator[FlowRecord, None, None]:
+        each = (zip(flows, repeat(at)) for at, flows in enumerate(self._each))
+        found: Iterable[tuple[FlowRecord, int]] = merge(*each, key=_start)
+        if self._filters.first is not None:
+            found = islice(found, self._filters.first)
+        if self._filters.last is not None:
+            found = deque(found, self._filters.last)
+        first_ns, last_ns = FOREVER_NS, -FOREVER_NS
+        try:
+            for flow, at in found:
+                self.given[at] += 1
+                first_ns, last_ns = min(first_ns, flow.started_ns), max(last_ns, flow.started_ns)
+                self._reach = first_ns, last_ns
+                yield flow
+        finally:
+            for flows in self._each:
+                flows.close()
+
+
+def _start(found: tuple[FlowRecord, int]) -> int:
+    return found[0].started_ns
+
+
+_ADDED: Mapping[str, Callable[[int, int], int]] = {"first_seen_ns": min, "last_seen_ns": max}
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    """Add up two counts; what was not measured on one side is what the other has."""
+    return Counts._make(
+        b if a is None else a if b is None else _ADDED.get(name, int.__add__)(a, b)
+        for name, a, b in zip(COUNTS, one, other, strict=True)
+    )
+
+
+def _largest_first(sort: str) -> Callable[[tuple[tuple[Value, ...], Counts]], Any]:
+    """Give the order of SQLite: the largest count first, NULL last; then by keys."""
+    at = COUNTS.index(SORTS[sort])
+
+    def order(group: tuple[tuple[Value, ...], Counts]) -> Any:
+        keys, counts = group
+        count = counts[at]
+        return count is None, -(count or 0), *map(_nulls_first, keys)
+
+    return order
+
+
+def _nulls_first(value: Value) -> tuple[bool, Any]:
+    return value is not None, value

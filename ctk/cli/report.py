@@ -1,0 +1,94 @@
+"""`ctk report`: one span of a file, as a page to attach or as the document it is made of."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from ctk.ask.keywords import filters_of
+from ctk.cli.options import FilterCommand, db_argument, filter_options, refuse_one_file_twice
+from ctk.errors import UsageError
+from ctk.model import Filters
+
+
+@click.command(cls=FilterCommand)
+@db_argument
+@filter_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where to; by default beside you, by DB's name, or to a pipe.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "json"]),
+    default="html",
+    help="A page that needs no network, or the document that it shows.",
+)
+@click.option(
+    "--before",
+    metavar="SINCE..UNTIL",
+    help="The span to compare with; by default the one before --since, as long.",
+)
+@click.option("--no-labels", is_flag=True, help="Leave the pods' labels out.")
+@click.option("--redact", is_flag=True, help="Put words for names and addresses.")
+def report(
+    db: Path,
+    filters: Filters,
+    output: Path | None,
+    form: str,
+    before: str | None,
+    no_labels: bool,
+    redact: bool,
+) -> None:
+    """
+    Make one HTML file of DB, to attach and to look at.
+
+    It opens from a disk, without a network, and holds names and addresses: it is readable by you
+    alone until you give it away.
+    """
+    refuse_one_file_twice(db, {"--output": output})
+    import ctk
+    from ctk.report.document import document
+    from ctk.report.redact import Words
+
+    with ctk.open(db) as recording:
+        made = document(
+            recording,
+            filters,
+            before=None if before is None else _span(before),
+            labels=not no_labels,
+            words=Words() if redact else None,
+        )
+    if form == "json":
+        from orjson import OPT_INDENT_2, dumps
+
+        text = dumps(made, option=OPT_INDENT_2) + b"\n"
+    else:
+        from ctk.report.page import report as page
+
+        text = page(made)
+    if output is None and form == "html" and sys.stdout.isatty():
+        output = Path(f"{db.stem}.html")
+    if output is None or str(output) == "-":
+        sys.stdout.buffer.write(text)
+        return
+    output.unlink(missing_ok=True)
+    with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(text)
+    click.echo(output)
+
+
+def _span(text: str) -> tuple[int | None, int | None]:
+    """Turn "2h..1h" into a span in ns."""
+    since, dots, until = text.partition("..")
+    if not (since and dots and until):
+        raise UsageError(f"{text!r} is not a span", hint="--before 2h..1h")
+    asked = {"since": since, "until": until}
+    span = filters_of(asked, now_ns=time.time_ns(), spelled="--before {}".format)
+    return span.since_ns, span.until_ns

@@ -1,0 +1,1 @@
+"""For looking: the document of one span, and the page that shows it."""

@@ -1,0 +1,259 @@
+// The page: one document, one address. In a report the document is in the page itself; served, it
+// is fetched for the filters in the address, and again when the file has moved on.
+"use strict";
+(function (ctk) {
+  const { html, render, useEffect, useMemo, useRef, useState } = htmPreact;
+  const MOST = { boxes: 60, links: 150 };
+  const MOST_OPENED = 40; // boxes, where nobody chose which to open
+  const POLL_MS = 2000;
+
+  ctk.darkNow = () => document.documentElement.dataset.theme
+    || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+
+  async function embedded() {
+    const text = document.getElementById("document").textContent.trim();
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).json();
+  }
+
+  // Give each edge its place, by which its series is found.
+  function prepared(doc) {
+    doc.edges.forEach((edge, place) => { edge.place = place; });
+    return doc;
+  }
+
+  function useAddress() {
+    const [address, setAddress] = useState(() => ctk.parseAddress(location.hash));
+    useEffect(() => {
+      const read = () => setAddress(ctk.parseAddress(location.hash));
+      addEventListener("hashchange", read);
+      return () => removeEventListener("hashchange", read);
+    }, []);
+    const go = (change) => {
+      const look = new Map(address.look);
+      const asked = change.asked || address.asked;
+      for (const [name, value] of Object.entries(change.look || {})) look.set(name, value);
+      location.hash = ctk.writeAddress(asked, look);
+    };
+    return [address, go];
+  }
+
+  function Filters({ asked, go }) {
+    const [text, setText] = useState("");
+    const add = (event) => {
+      event.preventDefault();
+      const [name, ...rest] = text.replace(/^-+/, "").split(/[=\s]+/);
+      if (name) go({ asked: [...asked, [name, rest.join(" ")]] });
+      setText("");
+    };
+    return html`<form class="filters" onSubmit=${add} aria-label="Filters">
+      ${asked.map(([name, value], at) => html`<button type="button" class="chip" title="Take this filter away"
+        onClick=${() => go({ asked: asked.filter((_, other) => other !== at) })}>${name}${value ? ` ${value}` : ""} ×</button>`)}
+      <label><span class="hidden">Add a filter</span><input value=${text} placeholder="namespace shop" onInput=${(event) => setText(event.target.value)} /></label>
+      <button type="submit">Filter</button></form>`;
+  }
+
+  function save(name, kind, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: kind }));
+    link.download = name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  function asCsv(doc, edges) {
+    const head = ["source", "destination", "service", "port", "proto", ...ctk.SUM_KEYS, "first_at", "last_at"];
+    const rows = edges.map((edge) => [ctk.keyOf(doc, edge.src), ctk.keyOf(doc, edge.dst), edge.service, edge.port, edge.proto,
+      ...ctk.SUM_KEYS.map((key) => edge[key]), edge.first_at, edge.last_at]);
+    return [head, ...rows].map((row) => row.map(ctk.csvCell).join(",")).join("\r\n");
+  }
+
+  function asSvg(graph, place) {
+    const escape = (text) => text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`).replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+    const parts = [`<svg xmlns="http://www.w3.org/2000/svg" width="${place.width}" height="${place.height}" font-family="sans-serif" font-size="12">`];
+    for (const link of graph.links.values()) {
+      const [from, to] = [place.places.get(link.src), place.places.get(link.dst)];
+      if (!from || !to) continue;
+      const failed = ctk.isFailing(link.sums);
+      parts.push(`<path d="${ctk.curve(from, to)}" fill="none" stroke="${failed ? "#c0262d" : "#8a94a6"}"${failed ? ' stroke-dasharray="6 4"' : ""} />`);
+    }
+    for (const box of graph.boxes.values()) {
+      const at = place.places.get(box.key);
+      if (!at) continue;
+      parts.push(`<rect x="${at.x}" y="${at.y}" width="${ctk.BOX_WIDTH}" height="${ctk.BOX_HEIGHT}" rx="6" fill="#fff" stroke="#556" />`
+        + `<text x="${at.x + 8}" y="${at.y + 27}">${escape(ctk.shortened(box.title, 28))}</text>`);
+    }
+    return `${parts.join("")}</svg>`;
+  }
+
+  function Table({ graph }) {
+    const rows = [...graph.links.values()].sort(ctk.rankLink);
+    const title = (key) => graph.boxes.get(key).title;
+    return html`<details class="equal"><summary>The map as a table</summary><${ctk.Rows} caption="The map as a table" rows=${rows}
+      head=${[["From"], ["To"], ["Connections", true], ["Refused", true], ["Unreplied", true], ["Out", true], ["In", true]]}
+      row=${(link) => html`<tr data-row="link"><td>${title(link.src)}</td><td>${title(link.dst)}</td><td class="right">${ctk.counted(link.sums.connections)}</td>
+        <td class="right">${ctk.counted(link.sums.refused)}</td><td class="right">${ctk.counted(link.sums.unreplied)}</td>
+        <td class="right">${ctk.scaled(link.sums.bytes_out)}</td><td class="right">${ctk.scaled(link.sums.bytes_in)}</td></tr>`} /></details>`;
+  }
+
+  function selectionOf(doc, edges, graph, sel, picked) {
+    if (!sel) return null;
+    if (picked !== null && picked.key === sel) return { box: null, title: picked.title, edges: picked.edges, flags: picked.flags };
+    const box = graph.boxes.get(sel);
+    if (box) return { box, title: box.title, edges: edges.filter((edge) => box.leaves.has(edge.src) || box.leaves.has(edge.dst)) };
+    const link = graph.links.get(sel.replace(" > ", "\u0000"));
+    if (link) {
+      const [src, dst] = [graph.boxes.get(link.src), graph.boxes.get(link.dst)];
+      const flags = `${ctk.flagsOfBox(doc, src, "from")} ${ctk.flagsOfBox(doc, dst, "to")}`;
+      return { box: null, title: `${src.title} → ${dst.title}`, edges: link.edges, flags };
+    }
+    return null;
+  }
+
+  function Page({ doc, served, news, onNews, address, go }) {
+    const { asked, look } = address;
+    const edges = useMemo(() => (served ? doc.edges : ctk.fitting(doc, doc.edges, asked)), [doc, asked, served]);
+    const before = useMemo(() => (doc.before ? (served ? doc.before.edges : ctk.fitting(doc, doc.before.edges, asked)) : []), [doc, asked, served]);
+    const open = useMemo(() => (look.has("open") ? new Set(look.get("open").split(",").filter((each) => each).map(decodeURIComponent))
+      : ctk.openByDefault(doc, edges, MOST_OPENED)), [doc, edges, look.get("open")]);
+    const [most, setMost] = useState(MOST);
+    const graph = useMemo(() => ctk.capped(ctk.fold(doc, edges, open), most), [doc, edges, open, most]);
+    // What is open and what is asked decide where boxes stand; new data only adds to that.
+    const question = JSON.stringify([asked, [...open], most]);
+    const last = useRef({ question: null, place: null });
+    const place = useMemo(() => {
+      const earlier = last.current.question === question ? last.current.place : null;
+      const made = ctk.layout(graph, earlier);
+      last.current = { question, place: made };
+      return made;
+    }, [graph, question]);
+    const [picked, setPicked] = useState(null);
+    const sel = look.get("sel") || null;
+    const selection = selectionOf(doc, edges, graph, sel, picked);
+    const measured = doc.trust.bytes_measured !== "none";
+    const search = useRef(null);
+    // A key may hold any letter, a comma too.
+    const opened = (set) => [...set].sort(ctk.compareText).map(encodeURIComponent).join(",") || ",";
+    const onOpen = (box) => go({ look: { open: opened(new Set([...open, box.key])), sel: box.key } });
+    const onClose = (key) => go({ look: { open: opened(new Set([...open].filter((each) => each !== key))) } });
+    const onSelect = (box) => go({ look: { sel: box.key } });
+    const onLink = (link) => go({ look: { sel: link.key.replace("\u0000", " > ") } });
+    const onPick = (group, flags, title) => {
+      const words = title || group.key;
+      setPicked({ key: `row:${words}`, title: words, edges: group.edges, flags });
+      go({ look: { sel: `row:${words}` } });
+    };
+    const onSpan = (since, until) => go({ asked: [...asked.filter(([name]) => name !== "since" && name !== "until"), ["since", since], ["until", until]] });
+    useEffect(() => {
+      const onKey = (event) => {
+        const typing = event.target instanceof HTMLInputElement;
+        if (event.key === "/" && !typing) {
+          event.preventDefault();
+          search.current.focus();
+        } else if (event.key === "Escape") {
+          if (typing) event.target.blur();
+          else if (sel) go({ look: { sel: "" } });
+          else if (look.has("open")) go({ look: { open: "" } });
+        }
+      };
+      addEventListener("keydown", onKey);
+      return () => removeEventListener("keydown", onKey);
+    });
+    const shown = { asked, refusedFilters: served ? [] : ctk.unanswered(asked) };
+    const theme = () => {
+      const next = ctk.darkNow() === "dark" ? "light" : "dark";
+      document.documentElement.dataset.theme = next;
+      go({ look: { theme: next } });
+    };
+    useEffect(() => {
+      if (look.get("theme")) document.documentElement.dataset.theme = look.get("theme");
+    }, [look.get("theme")]);
+    // What is shown now, for who waits for it: the address, once it has been drawn.
+    useEffect(() => { document.body.dataset.shown = location.hash.replace(/^#/, ""); });
+    const { source, answered } = doc;
+    return html`<header class="top">
+        <h1>ctk <small>${source.nodes.join(", ") || source.file}${source.clusters.length ? ` in ${source.clusters.join(", ")}` : ""}</small></h1>
+        <p>${answered.since ? html`${ctk.clock(answered.since)} to ${ctk.clock(answered.until, answered.since)} (${ctk.lasted(answered.since, answered.until)}, ${ctk.offset(answered.since)})` : "empty span"}
+          ${doc.asked.flags ? html` · <code>${doc.asked.flags}</code>` : null}</p>
+        <${Filters} asked=${asked} go=${go} />
+        <p class="actions">${news ? html`<button type="button" class="news" onClick=${onNews}>${news} new window${news === 1 ? "" : "s"}: show</button>` : null}
+          <button type="button" onClick=${() => save("edges.csv", "text/csv", asCsv(doc, edges))}>CSV</button>
+          <button type="button" onClick=${() => save("map.svg", "image/svg+xml", asSvg(graph, place))}>SVG</button>
+          <button type="button" onClick=${() => print()}>Print</button>
+          <button type="button" onClick=${theme} aria-label="Light or dark">◐</button></p>
+      </header>
+      <main class=${selection ? "with-panel" : ""}>
+        <${ctk.Trust} doc=${doc} shown=${shown} />
+        <section aria-labelledby="when"><h2 id="when">When</h2>
+          <${ctk.Timeline} doc=${doc} columns=${asked.length && !served ? ctk.addedUp(doc, edges) : doc.series.total} title="Over time" onSpan=${onSpan} />
+          ${asked.length && !served ? html`<p class="none">Of the edges that have steps of their own: what fails, and the 50 that move most.</p>` : null}</section>
+        <${ctk.Failures} doc=${doc} edges=${edges} onPick=${onPick} />
+        <${ctk.Changes} doc=${doc} edges=${edges} before=${before} onPick=${onPick} />
+        <div class="two"><${ctk.Depends} doc=${doc} edges=${edges} onPick=${onPick} search=${search} />
+        <${ctk.Lists} doc=${doc} edges=${edges} by=${look.get("by") || "pairs"} onBy=${(by) => go({ look: { by } })} onPick=${onPick} /></div>
+        <section aria-labelledby="map"><h2 id="map">Map</h2>
+          <${ctk.Map} graph=${graph} place=${place} measured=${measured} selected=${sel && graph.boxes.has(sel) ? sel : sel && selection && !selection.box ? sel.replace(" > ", "\u0000") : null}
+            open=${open} onSelect=${onSelect} onOpen=${onOpen} onLink=${onLink} onClose=${onClose}
+            onMore=${() => setMost({ boxes: most.boxes * 2, links: most.links * 2 })} />
+          <${Table} graph=${graph} /></section>
+        <footer>Made ${ctk.clock(doc.made_at)} from ${source.file}. ${ctk.counted(doc.edges.length)} edges; bytes of both directions, layer 3.</footer>
+      </main>
+      ${selection ? html`<${ctk.Panel} doc=${doc} selection=${selection} asked=${asked} onClose=${() => go({ look: { sel: "" } })}
+        onOpen=${onOpen} onWho=${onPick} onSpan=${onSpan} />` : null}`;
+  }
+
+  // Served: fetch what the address asks, look every window whether the file has moved on.
+  function Served() {
+    const [address, go] = useAddress();
+    const [state, setState] = useState({ doc: null, tag: null, error: null });
+    const [news, setNews] = useState(0);
+    const asked = JSON.stringify(address.asked);
+    const query = new URLSearchParams(address.asked).toString();
+    const load = async () => {
+      const answer = await fetch(`document?${query}`, { headers: { Accept: "application/json" } });
+      const body = await answer.json();
+      if (answer.ok) setState({ doc: prepared(body), tag: answer.headers.get("ETag"), error: null });
+      else setState((now) => ({ ...now, error: body }));
+      setNews(0);
+    };
+    useEffect(() => { load().catch((error) => setState((now) => ({ ...now, error: { error: String(error) } }))); }, [asked]);
+    useEffect(() => {
+      const timer = setInterval(async () => {
+        if (document.hidden || state.tag === null) return;
+        const answer = await fetch("changed", { headers: { "If-None-Match": state.tag } }).catch(() => null);
+        if (answer && answer.status === 200) setNews((await answer.json()).windows);
+      }, POLL_MS);
+      return () => clearInterval(timer);
+    }, [state.tag]);
+    if (state.error) {
+      return html`<p class="bad" role="alert">Error: ${state.error.error}${state.error.hint ? html`<br />Try: ${state.error.hint}` : null}
+        <button type="button" onClick=${() => go({ asked: [] })}>Without filters</button></p>`;
+    }
+    if (state.doc === null) return html`<p role="status">Reading…</p>`;
+    return html`<${Page} doc=${state.doc} served=${true} news=${news} onNews=${load} address=${address} go=${go} />`;
+  }
+
+  function Report({ doc }) {
+    const [address, go] = useAddress();
+    return html`<${Page} doc=${doc} served=${false} news=${0} onNews=${null} address=${address} go=${go} />`;
+  }
+
+  async function start() {
+    const root = document.getElementById("page");
+    if (document.getElementById("document") === null) {
+      root.replaceChildren();
+      render(html`<${Served} />`, root);
+      return;
+    }
+    const doc = prepared(await embedded());
+    root.replaceChildren();
+    render(html`<${Report} doc=${doc} />`, root);
+    ctk.doc = doc;
+  }
+
+  start().catch((error) => {
+    document.getElementById("page").textContent = `The page could not be shown: ${error.message}`;
+    throw error;
+  });
+})((globalThis.ctk = globalThis.ctk || {}));

@@ -1,0 +1,90 @@
+"""
+PATH.lock: who writes a file.
+
+The kernel lets go of the lock when its holder dies, so a lock file that was left behind is no
+obstacle. It is beside the file because closing any descriptor of the file itself would drop
+SQLite's own locks.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ctk.errors import StoreError, UsageError
+
+_READER_S = 0.05  # a reader that looks whether somebody has the lock has it for microseconds
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold PATH.lock, or say who does."""
+    lock = _beside(path)
+    while True:
+        try:
+            held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise UsageError(f"there is no directory {path.parent}") from None
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror}", hint="check who may write there"
+            ) from error
+        try:
+            _take(held)
+        except BlockingIOError:
+            pid = os.pread(held, 32, 0).decode("ascii", "replace").strip()
+            os.close(held)
+            raise StoreError(
+                f"{path} is being recorded to" + (f" by process {pid}" if pid else ""),
+                hint="stop that recorder, or record to another file",
+            ) from None
+        try:
+            current = lock.stat().st_ino == os.fstat(held).st_ino
+        except FileNotFoundError:
+            current = False
+        if current:
+            break
+        os.close(held)  # its last holder removed it between our open and our lock
+    try:
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        pass  # a full disk: the lock holds without the number
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(held)
+
+
+def is_written(path: Path) -> bool:
+    """Whether a recorder holds PATH.lock."""
+    try:
+        lock = os.open(_beside(path), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int) -> None:
+    """Lock at once, or after a reader that looks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_READER_S)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")

@@ -1,0 +1,235 @@
+"""The report, opened from a disk."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from hostile import NAMES, hostile_file
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from playwright.sync_api import Page
+
+import ctk
+
+Open = Callable[..., Page]
+SUMS = ("connections", "refused", "unreplied", "bytes_out", "bytes_in")
+
+
+def sums_of(page: Page, row: str) -> dict[str, dict[str, int | None]]:
+    """The exact sums of the rows of a list, by their names."""
+    found = page.eval_on_selector_all(
+        f'[data-row="{row}"]', "rows => rows.map((row) => ({...row.dataset}))"
+    )
+    return {
+        each.get("name", "total"): {
+            key: int(each[camel]) if each[camel] != "" else None
+            for key in SUMS
+            for camel in [re.sub("_(.)", lambda match: match[1].upper(), key)]
+        }
+        for each in found
+    }
+
+
+def show_all(page: Page) -> None:
+    for button in page.query_selector_all(".scroll > .more"):
+        button.click()
+
+
+def top_sums(db: Path, by: str, **filters: Any) -> dict[str, dict[str, int | None]]:
+    """What `ctk top -o json` says of the same question."""
+    with ctk.open(db) as recording:
+        top = recording.top(by=by, limit=None, **filters)
+        return {
+            str(row[by]): {key: row[key] for key in SUMS}
+            for row in top.records()
+            if row[by] is not None
+        }
+
+
+def test_it_opens_from_a_disk_without_a_network(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    page = open_page(report_of(shop), offline=True)
+    headings = page.eval_on_selector_all("main h2", "all => all.map((each) => each.textContent)")
+    assert headings == [
+        "Can I trust this?",
+        "When",
+        "What fails, since when?",
+        "What changed?",
+        "Who depends on…",
+        "Who moves most?",
+        "Map",
+    ]
+    assert page.inner_text(".facts .bad") == "2 gaps, 1,204 events lost"
+
+
+def test_it_is_the_readers_alone_and_names_what_it_holds(
+    report_of: Callable[..., str], shop: Path, tmp_path: Path
+) -> None:
+    report_of(shop)
+    made = tmp_path / "shop.html"
+    assert made.stat().st_mode & 0o777 == 0o600
+    assert "<!-- a ctk report: who talked to whom, with names, addresses" in made.read_text()[:2000]
+
+
+_FILTERS = st.dictionaries(
+    st.sampled_from(
+        [
+            *("namespace", "from-namespace", "to-namespace", "not-namespace", "pod", "to-pod"),
+            *("workload", "from-workload", "not-to-workload", "service", "not-service"),
+            *("kind", "from-kind", "not-to-kind", "protocol", "node", "to-node"),
+        ]
+    ),
+    st.sampled_from(["shop", "shop/*", "web*", "web-1", "db", "shop/db", "pod", "n1", "tcp"]),
+    max_size=3,
+)
+
+
+def test_every_number_is_that_of_top(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    address = report_of(shop)
+    page = open_page(address)
+
+    @settings(
+        max_examples=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(asked=_FILTERS, by=st.sampled_from(["services", "ports"]))
+    def holds(asked: dict[str, str], by: str) -> None:
+        kinds = ("pod", "node", "service", "external", "unknown")
+        asked = {
+            name: value
+            for name, value in asked.items()
+            if (not name.endswith("kind") or value in kinds)
+            and (name != "protocol" or value == "tcp")
+        }
+        words = "&".join(f"{name}={value}" for name, value in {**asked, "by": by}.items())
+        page.evaluate("words => { location.hash = words; }", words)
+        page.wait_for_selector(f'#tab-{by}[aria-selected="true"]')
+        page.wait_for_function("words => document.body.dataset.shown === words", arg=words)
+        keywords = {name.replace("-", "_"): value for name, value in asked.items()}
+        if by == "services":
+            assert sums_of(page, "services") == top_sums(shop, "service", **keywords)
+        total = dict.fromkeys(SUMS, 0) | {"bytes_out": None, "bytes_in": None}
+        for sums in top_sums(shop, "proto", **keywords).values():
+            for key in SUMS:
+                if sums[key] is not None:
+                    total[key] = (total[key] or 0) + sums[key]
+        assert sums_of(page, "total")["total"] == total
+
+    holds()
+
+
+def test_a_hostile_file_changes_nothing_but_text(
+    open_page: Open, report_of: Callable[..., str], tmp_path: Path
+) -> None:
+    db = tmp_path / "hostile.db"
+    hostile_file(db)
+    page = open_page(report_of(db))
+    assert page.evaluate("globalThis.pwned") is None
+    assert page.evaluate("({}).polluted") is None
+    assert page.query_selector_all("main img, main script, main iframe") == []
+    show_all(page)
+    shown = page.inner_text("main")
+    for name in NAMES:
+        assert name[:20] in shown.replace("\n", " "), name
+    for box in page.query_selector_all(".box"):
+        box.click()
+        page.wait_for_selector(".panel")
+    page.keyboard.press("Escape")
+
+
+def test_a_spreadsheet_runs_none_of_its_cells(
+    open_page: Open, report_of: Callable[..., str], tmp_path: Path
+) -> None:
+    db = tmp_path / "hostile.db"
+    hostile_file(db)
+    page = open_page(report_of(db))
+    with page.expect_download() as download:
+        page.click("text=CSV")
+    text = Path(download.value.path()).read_text()
+    cells = [
+        cell for line in text.splitlines() for cell in re.findall(r'"(?:[^"]|"")*"|[^,]+', line)
+    ]
+    assert [cell for cell in cells if re.match(r'"?[=+@\t]', cell)] == []
+    assert text.startswith("source,destination,service,port,proto,connections,")
+
+
+def test_the_address_is_the_question_and_back_goes_back(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    page = open_page(report_of(shop) + "#namespace=shop&sel=workload:shop/Deployment/web")
+    assert page.inner_text(".panel h2") == "shop/web"
+    page.click('.box[data-key="workload:shop/StatefulSet/db"]')
+    page.wait_for_function("() => document.querySelector('.panel h2').textContent === 'shop/db'")
+    assert "sel=workload:shop/StatefulSet/db" in page.url
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('.panel h2').textContent === 'shop/web'")
+
+
+def test_the_panel_gives_the_command(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    page = open_page(report_of(shop) + "#sel=workload:shop/Deployment/web")
+    assert page.inner_text(".command code >> nth=0") == "ctk top shop.db --workload shop/web"
+
+
+def test_the_keyboard_alone_is_enough(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    page = open_page(report_of(shop))
+    page.keyboard.press("/")
+    page.keyboard.type("shop/db")
+    assert page.inner_text("#depends ~ .sides h3 >> nth=0") == "dial shop/db"
+    page.keyboard.press("Escape")
+    page.focus('.box[data-key="workload:shop/Deployment/web"]')
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".panel")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.box[data-key="pod:shop/web-1"]')
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".panel", state="detached")
+    page.focus('.box[data-key="pod:shop/web-1"]')
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.key") != "pod:shop/web-1"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(
+    open_page: Open, report_of: Callable[..., str], shop: Path, scheme: str
+) -> None:
+    page = open_page(report_of(shop) + "#sel=workload:shop/Deployment/web", color_scheme=scheme)
+    page.wait_for_selector(".panel")
+    page.wait_for_timeout(200)  # colours fade in
+    found = Axe().run(page)
+    told = [
+        (each["id"], [node["html"][:120] for node in each["nodes"]])
+        for each in found.response["violations"]
+    ]
+    assert told == []
+    assert len(found.response["passes"]) > 20
+
+
+def test_the_same_data_gives_the_same_picture(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    boxes = "all => all.map((box) => [box.dataset.key, box.style.left, box.style.top])"
+    address = report_of(shop)
+    one, other = (open_page(address).eval_on_selector_all(".box", boxes) for _ in range(2))
+    assert one == other
+    assert len(one) > 3
+
+
+def test_without_a_script_there_is_a_table(
+    browser: Any, report_of: Callable[..., str], shop: Path
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report_of(shop))
+    assert "203.0.113.9" in page.inner_text("table")
+    context.close()

@@ -1,0 +1,203 @@
+"""The document of one span, and the page that holds it."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
+
+import ctk
+from ctk.ask.graph import SUM_KEYS, Sums, graph, step_of, values_of
+from ctk.ask.top import top
+from ctk.model import Filters, FlowRow, Term
+from ctk.store import rollup
+from ctk.timespan import DAY, HOUR, MINUTE, SECOND, WEEK
+
+VENDOR = Path(ctk.__file__).parent / "report/page/vendor"
+
+
+def added(all_sums: Iterable[Sums]) -> tuple[int | None, ...]:
+    total = Sums()
+    for sums in all_sums:
+        total.add(*values_of(sums))
+    found: tuple[int | None, ...] = values_of(total)
+    return found
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(ROWS, terms(), MOMENT, MOMENT, FOLDED)
+def test_the_edges_of_a_graph_are_what_top_counts(
+    rows: list[FlowRow],
+    terms: tuple[Term, ...],
+    since_ns: int | None,
+    until_ns: int | None,
+    folded: int | None,
+) -> None:
+    conn = new()
+    write(conn, rows)
+    if folded is not None:
+        finish(rollup.fold(conn, START + folded, SMALL))
+    filters = Filters(since_ns=since_ns, until_ns=until_ns, terms=terms)
+    found = graph(conn, filters, series_of=3)
+    by_service: dict[str | None, list[Sums]] = defaultdict(list)
+    for edge in found.edges:
+        by_service[edge.service].append(edge.sums)
+    counted = {
+        row["service"]: tuple(row[key] for key in SUM_KEYS)
+        for row in top(conn, filters, ["service"], limit=None).records()
+    }
+    assert {service: added(sums) for service, sums in by_service.items()} == counted
+    assert values_of(found.sums) == added(edge.sums for edge in found.edges)
+    assert added(found.steps.values()) == values_of(found.sums)
+    for place, steps in found.edge_steps.items():
+        assert added(steps.values()) == values_of(found.edges[place].sums)
+    failed = [edge.sums.refused + edge.sums.unreplied for edge in found.edges]
+    assert failed == sorted(failed, reverse=True)
+    for edge in found.edges:
+        assert edge.first_ns <= edge.last_ns
+        assert (edge.failed_first_ns is None) == (edge.sums.refused + edge.sums.unreplied == 0)
+
+
+def test_a_span_is_cut_into_some_hundred_steps() -> None:
+    assert {
+        name: step_of(lasts_ns) // SECOND
+        for name, lasts_ns in {
+            "a minute": MINUTE,
+            "an hour": HOUR,
+            "a day": DAY,
+            "a month": 30 * DAY,
+            "ten years": 520 * WEEK,
+        }.items()
+    } == {
+        "a minute": 10,
+        "an hour": 30,
+        "a day": 600,
+        "a month": 21_600,
+        "ten years": 604_800,
+    }
+
+
+def test_the_document_says_what_it_holds(shop: Path, invoke: Callable[..., Any]) -> None:
+    made = json.loads(
+        invoke("report", shop, "--format", "json", "--namespace", "kube-system").stdout
+    )
+    assert made["schema"] == "ctk.report/1"
+    assert made["source"]["nodes"] == ["n1"]
+    assert made["asked"] == {"flags": "--namespace kube-system", "since": None, "until": None}
+    assert [(gap["kind"], gap["lost"]) for gap in made["trust"]["gaps"]] == [
+        ("recorder down", None),
+        ("events lost", 1_204),
+    ]
+    assert made["trust"]["bytes_measured"] == "none"
+    assert made["nodes"] == [
+        {"id": 0, "parent": None, "kind": "node", "name": "n1", "node": "n1"},
+        {"id": 1, "parent": None, "kind": "namespace", "name": "kube-system"},
+        {
+            "id": 2,
+            "parent": 1,
+            "kind": "workload",
+            "name": "coredns",
+            "workload_kind": "Deployment",
+        },
+        {
+            "id": 3,
+            "parent": 2,
+            "kind": "pod",
+            "name": "coredns-7c65d6cfc9-sq2br",
+            "node": "n1",
+            "labels": {"k8s-app": "kube-dns", "pod-template-hash": "7c65d6cfc9"},
+        },
+    ]
+    assert made["edges"] == [
+        {
+            "src": 0,
+            "dst": 3,
+            "service": None,
+            "port": 8181,
+            "proto": "tcp",
+            "connections": 1,
+            "refused": 0,
+            "unreplied": 0,
+            "bytes_out": None,
+            "bytes_in": None,
+            "first_at": "2024-11-25T18:47:22.852716307Z",
+            "last_at": "2024-11-25T18:47:24.852716307Z",
+            "failed_first_at": None,
+            "failed_last_at": None,
+        }
+    ]
+
+
+def test_a_span_is_held_against_the_one_before_it(shop: Path, invoke: Callable[..., Any]) -> None:
+    span = ("--since", "2024-11-25T18:48:00Z", "--until", "2024-11-25T18:48:30Z")
+    made = json.loads(invoke("report", shop, "--format", "json", *span).stdout)
+    before = made["before"]
+    assert before["complete"] is False  # two gaps are in it
+    assert before["sums"]["connections"] + made["sums"]["connections"] == 16
+    whole = json.loads(invoke("report", shop, "--format", "json").stdout)
+    assert whole["before"] is None
+    words = ("report", shop, "--format", "json", "--before")
+    other = json.loads(invoke(*words, "2024-11-25T18:47:00Z..2024-11-25T18:48:00Z").stdout)
+    assert other["before"]["sums"]["connections"] == 10
+    assert invoke(*words, "yesterday").stderr == (
+        "Error: 'yesterday' is not a span\nTry: --before 2h..1h\n"
+    )
+
+
+def test_labels_are_left_out_where_they_are_not_wanted(
+    shop: Path, invoke: Callable[..., Any]
+) -> None:
+    assert '"labels"' in invoke("report", shop, "--format", "json").stdout
+    assert '"labels"' not in invoke("report", shop, "--format", "json", "--no-labels").stdout
+
+
+def test_words_stand_for_names(shop: Path, invoke: Callable[..., Any]) -> None:
+    text = invoke("report", shop, "--format", "json", "--redact").stdout
+    for name in ("shop", "web", "db-0", "n1", "10.244", "203.0.113", "2001:db8", "labels"):
+        assert name not in text, name
+    made = json.loads(text)
+    assert made["sums"] == json.loads(invoke("report", shop, "--format", "json").stdout)["sums"]
+
+
+def test_the_page_holds_the_document_and_nothing_of_it_as_markup(
+    shop: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    out = tmp_path / "page.html"
+    assert invoke("report", shop, "-o", out).stdout == f"{out}\n"
+    text = out.read_text()
+    [held] = re.findall(r'id="document">([^<]*)</script>', text)
+    made = json.loads(gzip.decompress(base64.b64decode(held)))
+    told = json.loads(invoke("report", shop, "--format", "json").stdout)
+    assert {**made, "made_at": None} == {**told, "made_at": None}
+    for script in re.findall(r"<script>(.*?)</script>", text, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"sha256-{digest}" in text
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
+
+
+def test_an_older_report_is_written_over_and_nothing_else_is(
+    shop: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("older")
+    assert invoke("report", shop, "-o", out).exit_code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert invoke("report", shop, "-o", shop).exit_code == 2
+
+
+def test_what_was_vendored_is_unchanged() -> None:
+    listed = re.findall(
+        r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", (VENDOR / "README.md").read_text(), re.M
+    )
+    assert dict(listed) == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in VENDOR.iterdir()
+        if path.suffix in (".js", ".css")
+    }
