@@ -165,6 +165,8 @@ def test_a_row_reads_back_as_the_contract_says(conn: sqlite3.Connection) -> None
         "packets_out": 9,
         "bytes_in": 0,
         "packets_in": None,
+        "src_addresses": None,
+        "dst_addresses": None,
     }
 
 

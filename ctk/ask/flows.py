@@ -6,7 +6,9 @@ from functools import lru_cache
 
 from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of_span, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
+from ctk.ask.folded import folded_of
 from ctk.ask.pages import PAGE_ROWS, Pages, Position, Row
+from ctk.ask.spans import Piece
 from ctk.model import Filters
 from ctk.store.columns import FlowRecord
 from ctk.timespan import FOREVER_NS, SECOND
@@ -75,6 +77,9 @@ class Flows(Iterator[FlowRecord]):
         with self._connect() as conn, one_moment(conn):
             found = list(caveats_of_span(conn, since_ns, until_ns))
             found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
+            since_ns = -FOREVER_NS if since_ns is None else since_ns
+            until_ns = FOREVER_NS if until_ns is None else until_ns
+            found += folded_of(conn, [Piece("flow", since_ns, until_ns)], self._filters)
         if pages is not None and pages.missed is not None:
             found.append(PrunedMeanwhile(*pages.missed))
         return tuple(found)

@@ -9,10 +9,11 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Coarse, Widened, caveats_of_span, pruned_of_span
 from ctk.ask.connection import one_moment
+from ctk.ask.folded import folded_of
 from ctk.ask.spans import Held, Piece, clip, cover, held
-from ctk.ask.sums import COUNTS, SEEN, Counts, Value, hides, needs_flows, sum_up
+from ctk.ask.sums import COUNTS, SEEN, Counts, Value, needs_flows, sum_up
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import MINUTE, format_time, parse_age
@@ -85,8 +86,7 @@ def series(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], step_n
         if reach is not None and reach != span:
             caveats.append(Widened(*reach))
         caveats += _coarse(levels, pieces, step_ns)
-        if folded or hides(conn, pieces, filters):
-            caveats.append(Folded())
+        caveats += folded_of(conn, pieces, filters, shown=folded)
     return Series(by=tuple(by), step_ns=step_ns, rows=tuple(rows), caveats=tuple(caveats))
 
 

@@ -4,8 +4,9 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, SeenTo, Widened, caveats_of_span, pruned_of_span
 from ctk.ask.connection import one_moment
+from ctk.ask.folded import folded_of
 from ctk.ask.spans import clip, cover, held
 from ctk.ask.sums import (
     COUNTS,
@@ -15,7 +16,6 @@ from ctk.ask.sums import (
     Counts,
     Value,
     added,
-    hides,
     needs_flows,
     sum_up,
 )
@@ -88,8 +88,7 @@ def top(
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
         if reach is not None and reach != span:
             caveats.append(Widened(*reach))
-        if folded or hides(conn, pieces, filters):
-            caveats.append(Folded())
+        caveats += folded_of(conn, pieces, filters, shown=bool(folded))
         tables = {piece.table for piece in pieces}
         widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
         if seen and widest_ns > 1:

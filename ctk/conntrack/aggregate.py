@@ -9,16 +9,13 @@ whoever takes the window.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import OLDER, UNCOUNTED, UNMEASURED, UNWANTED, Connections
 from ctk.conntrack.decode import (
     DESTROY,
-    IPS_SEEN_REPLY,
     NEW,
-    TCP_CONNTRACK_CLOSE,
-    TCP_CONNTRACK_TIME_WAIT,
     EventTuple,
 )
 from ctk.conntrack.folding import Folding
@@ -32,6 +29,7 @@ from ctk.conntrack.groups import (
     Totals,
     moved_since,
 )
+from ctk.conntrack.outcome import AT, PORT, START, counters_of, failure, is_over
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -43,12 +41,6 @@ from ctk.model import (
 from ctk.timespan import SECOND
 
 Aggregation = Literal["ports", "connections", "none"]
-# Places in an event; a test holds them against decode.Event.
-_PORT: Final = 2
-_AT: Final = 6
-_STATUS: Final = 7
-_TCP_STATE: Final = 8
-_OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
 MOST_EVENTS = 20_000
@@ -108,18 +100,18 @@ class Aggregator:
         empty batch is a tick. Where the clock went back by over a second, the window is closed
         and one begins at the new time.
         """
-        self.behind = bool(events) and at_ns - events[0][_AT] >= SECOND
+        self.behind = bool(events) and at_ns - events[0][AT] >= SECOND
         if not self.behind:
             yield from self._add(events, at_ns)
             return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
-        for _, second in groupby(events, lambda event: event[_AT] // SECOND):
+        for _, second in groupby(events, lambda event: event[AT] // SECOND):
             waited = list(second)
-            yield from self._add(waited, max(waited[-1][_AT], self._start_ns))
+            yield from self._add(waited, max(waited[-1][AT], self._start_ns))
 
     def _add(self, events: list[EventTuple], at_ns: int) -> Iterator[Window]:
         if at_ns >= self._second_end_ns:
-            self.regroup()
+            self._begin_groups()
             self._second_end_ns = at_ns - at_ns % SECOND + SECOND
         if at_ns < self._start_ns - SECOND:
             yield from self.close()
@@ -127,10 +119,10 @@ class Aggregator:
             self._second_end_ns = at_ns
         # at_ns is no earlier than any event of the batch, so this is once a window.
         while at_ns >= self._end_ns:
-            self._count([event for event in events if event[_AT] < self._end_ns])
-            events = [event for event in events if event[_AT] >= self._end_ns]
+            self._count([event for event in events if event[AT] < self._end_ns])
+            events = [event for event in events if event[AT] >= self._end_ns]
             yield from self.close()
-            self._open(min((event[_AT] for event in events), default=at_ns))
+            self._open(min((event[AT] for event in events), default=at_ns))
         self._count(events)
         if self._is_large():
             yield from self.close()
@@ -154,12 +146,15 @@ class Aggregator:
 
     def regroup(self) -> None:
         """From now on connections form new groups: who they belong to may differ."""
+        self._begin_groups()
+        if self._folding is not None:
+            self._folding.regroup()
+
+    def _begin_groups(self) -> None:
         for flow in self._grouping:
             flow.group = None
         self._grouping.clear()
         self._found.clear()
-        if self._folding is not None:
-            self._folding.regroup()
 
     def whole_ns(self, at_ns: int) -> int:
         """Return up to when everything was handed over, at `at_ns`."""
@@ -185,26 +180,24 @@ class Aggregator:
         connections.forget_idle_flows()
         live, states = connections.live, connections.states
         for entry in entries:
-            _, orig, port, reply, zone, ct_id, at_ns, _, tcp_state, *rest = entry
-            packets_out, bytes_out, packets_in, bytes_in, start_ns, _ = rest
+            _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
             shown = connections.find(orig, reply, zone, ct_id << 16 | port)
             key = None if shown is None else connections.listed(shown[0])
             if shown is None or key is None:
                 continue
-            counters = _counters(packets_out, bytes_out, packets_in, bytes_in)
+            counters = counters_of(entry)
             state = states.get(key, 0) if states else 0
             if state & UNWANTED:
                 if counters is not None and counters != connections.counters(key):
                     connections.count(key, counters, at_ns)
                 continue
             group = live.get(key)
-            if group is not None and state and self._is_another(key, group, start_ns):
+            if group is not None and state and self._is_another(key, group, entry[START]):
                 group = None
             counted = 0
             before = connections.counters(key)
             if group is None:
-                over = tcp_state in _OVER
-                group, counted = self._find(shown[1], key, at_ns, start_ns, counters, over=over)
+                group, counted = self._find(shown[1], key, entry)
                 live[key] = group
                 before = connections.counters(key)
             elif counters is not None and state & UNMEASURED:
@@ -225,12 +218,14 @@ class Aggregator:
         """Count a connection that a dump listed, and what it moved since the last look."""
         _, orig, port, reply, zone, _, at_ns, *_ = entry
         connections = self.connections
-        counters, moved = _counters(*entry[9:13]), None
+        counters, moved = counters_of(entry), None
         if counters is not None and counters != before:
             moved = self._moved(before, counters)
             connections.count(key, counters, at_ns)
         if group.folded:
-            group = connections.live[key] = self._counted_under(group, orig, reply, zone, moved)
+            group = connections.live[key] = connections.counted_under(
+                group, (orig, reply, zone), moved
+            )
         totals = self._totals(group, at_ns, port)
         totals.ended_ns = at_ns
         totals.connections += counted
@@ -283,7 +278,7 @@ class Aggregator:
             else:
                 group = live.get(key)
             if group is None:
-                group, counted = self._find_by_event(flow, key, event)
+                group, counted = self._find(flow, key, event)
                 if what != DESTROY:
                     live[key] = group
             if group.folded:
@@ -323,23 +318,20 @@ class Aggregator:
 
     def _end(self, totals: Totals, event: EventTuple, counts: int, moved: Counters | None) -> None:
         """Count how a connection ended, and what moved since it was last looked at."""
+        refused, unreplied = failure(event)
         totals.destroy_events += 1
-        refused, unreplied = _failure(event)
-        if refused:
-            totals.refused += 1
-            counts |= COUNTS_REFUSED
-        elif unreplied:
-            totals.unreplied += 1
-            counts |= COUNTS_UNREPLIED
+        totals.refused += refused
+        totals.unreplied += unreplied
         if moved is not None:
             totals.add(moved)
         if totals.apart is not None:
-            totals.apart.add((event[_AT], event[_PORT], counts | COUNTS_DESTROY), moved)
+            counts |= COUNTS_DESTROY | COUNTS_REFUSED * refused | COUNTS_UNREPLIED * unreplied
+            totals.apart.add((event[AT], event[PORT], counts), moved)
 
     def _moved_last(self, key: int, event: EventTuple) -> Counters | None:
         """Drop what is kept of a connection that ended; return what moved since the last look."""
         state, before = self.connections.end(key)
-        counters = _counters(*event[9:13])
+        counters = counters_of(event)
         if counters is None or state & UNMEASURED:
             return None
         return self._moved(before, counters)
@@ -361,8 +353,8 @@ class Aggregator:
         what, orig, port, reply, zone, _, at_ns, *_ = event
         if what == DESTROY:
             moved = self._moved_last(key, event)
-            group = self._counted_under(group, orig, reply, zone, moved)
-            if isinstance(group, FoldedGroup) and any(_failure(event)):
+            group = self.connections.counted_under(group, (orig, reply, zone), moved)
+            if isinstance(group, FoldedGroup) and any(failure(event)):
                 group = group.failures
             totals = self._totals(group, at_ns, port)
             self._end(totals, event, counted, moved)
@@ -376,36 +368,11 @@ class Aggregator:
         if totals.addresses is not None:
             totals.addresses.add(flow.ends)
 
-    def _counted_under(
-        self, group: Group, orig: bytes, reply: bytes, zone: int, moved: Counters | None
-    ) -> Group:
-        """Say where a folded connection counts that moved so much: it may stand out now."""
-        connections = self.connections
-        strangers, folded = connections.strangers, group.into or group
-        if moved is None or strangers is None or not strangers.stands_out(moved):
-            return folded
-        flow = connections.enter((orig, reply, zone), strangers.other_of(orig, reply, zone))
-        return folded if flow is None else Group(flow, group.began_ns)
-
-    def _find_by_event(self, flow: Flow, key: int, event: EventTuple) -> tuple[Group, int]:
-        what, _, _, _, _, _, at_ns, _, tcp_state, *rest = event
-        *numbers, start_ns, _ = rest
-        over = what == DESTROY or tcp_state in _OVER
-        return self._find(flow, key, at_ns, start_ns, _counters(*numbers), over=over)
-
-    def _find(
-        self,
-        flow: Flow | None,
-        key: int,
-        at_ns: int,
-        start_ns: int | None,
-        counters: Counters | None,
-        *,
-        over: bool,
-    ) -> tuple[Group, int]:
+    def _find(self, flow: Flow | None, key: int, event: EventTuple) -> tuple[Group, int]:
         """Return the group of a connection whose begin was not seen, and 1 where it is counted."""
         connections, baseline = self.connections, self.baseline
-        counted, whole = baseline.first_sight(start_ns, over=over)
+        at_ns, start_ns, counters = event[AT], event[START], counters_of(event)
+        counted, whole = baseline.first_sight(start_ns, over=is_over(event))
         began_ns = baseline.began_ns(start_ns, at_ns, whole=whole)
         if not whole:
             # What it moved so far was before this recording, or was counted by the one before.
@@ -436,22 +403,3 @@ class Aggregator:
         totals = group.totals = Totals(group, at_ns, port, apart)
         self._open_totals.append(totals)
         return totals
-
-
-def _failure(event: EventTuple) -> tuple[bool, bool]:
-    """Say whether a connection that ended was refused, and whether it got no reply."""
-    status, tcp_state = event[_STATUS], event[_TCP_STATE]
-    if status is not None and status & IPS_SEEN_REPLY:
-        return False, False
-    # A refused connection ends at once in state CLOSE: reset before it was established.
-    refused = tcp_state == TCP_CONNTRACK_CLOSE
-    return refused, not refused and status is not None
-
-
-def _counters(
-    packets_out: int | None, bytes_out: int | None, packets_in: int | None, bytes_in: int | None
-) -> Counters | None:
-    """Return the four counters, None where acct is off; the kernel sends all or none."""
-    if packets_out is None or bytes_out is None or packets_in is None or bytes_in is None:
-        return None
-    return Counters(packets_out, bytes_out, packets_in, bytes_in)

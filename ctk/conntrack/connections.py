@@ -129,6 +129,14 @@ class Connections:
         flow = self.flows[key] = Flow(key, flow_tuple, other) if wanted else None
         return flow
 
+    def counted_under(self, group: Group, key: FlowKey, moved: Counters | None) -> Group:
+        """Say where a folded connection of a flow counts that moved so much: it may stand out."""
+        folded = group.into or group
+        if moved is None or self.strangers is None or not self.strangers.stands_out(moved):
+            return folded
+        flow = self.enter(key, self.strangers.other_of(*key))
+        return folded if flow is None else Group(flow, group.began_ns)
+
     def _is_folded(self, other: Other, of_flow: int) -> bool:
         """Say whether the flow that `other` was looked up for is folded: it was, or it is now."""
         assert self.strangers is not None

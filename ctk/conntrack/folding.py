@@ -25,6 +25,7 @@ class Folding:
     def begin_window(self) -> None:
         self._strangers.begin_window()
         self._kept = 0
+        self._folded: Size | None = None  # the biggest in this window
         self._begin_part()
 
     def _begin_part(self) -> None:
@@ -48,30 +49,34 @@ class Folding:
         self._entered += 1
         if self._entered > self._most:
             self._fold_smallest(open_totals)
+            self._entered = 1 + sum(each.group.other is not None for each in open_totals)
+            self._most = self._entered + self._strangers.most
 
     def close(self, open_totals: list[Totals]) -> None:
         """Fold what is too much in a window that is over, or in a part of it."""
-        if self._entered > max(0, self._strangers.most - self._kept):
-            self._fold_smallest(open_totals)
         if self._entered:
+            self._fold_smallest(open_totals)
             self._kept += len(_by_flow(open_totals))
         self._begin_part()
 
     def _fold_smallest(self, open_totals: list[Totals]) -> None:
+        """Leave the biggest, for as many as there is room; none as small as one that is folded."""
         strangers = self._strangers
         room = max(0, strangers.most - self._kept)
         flows = _by_flow(open_totals)
+        sizes = {key: self._size(several) for key, several in flows.items()}
         if len(flows) > room:
-            sizes = {key: self._size(several) for key, several in flows.items()}
             biggest = sorted(sizes.values(), reverse=True)[room]
-            for key, several in flows.items():
-                if sizes[key] <= biggest:
-                    for totals in several:
-                        self._fold(totals, open_totals)
-            strangers.full, strangers.biggest_folded = True, biggest
-            open_totals[:] = [each for each in open_totals if each.group.totals is each]
-        self._entered = sum(each.group.other is not None for each in open_totals)
-        self._most = max(2 * strangers.most, self._entered + strangers.most)
+            if self._folded is None or biggest > self._folded:
+                self._folded = strangers.biggest_folded = biggest
+            strangers.full = True
+        if self._folded is None:
+            return
+        for key, several in flows.items():
+            if sizes[key] <= self._folded:
+                for totals in several:
+                    self._fold(totals, open_totals)
+        open_totals[:] = [each for each in open_totals if each.group.totals is each]
 
     def _size(self, several: list[Totals]) -> Size:
         other = several[0].group.other

@@ -14,6 +14,7 @@ stands out: with more connections, or more bytes in one look, than all that were
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ctk.conntrack.attributes import MalformedError
 from ctk.conntrack.groups import Counters, Ends, Other, StrangerKinds, base_of
 from ctk.conntrack.tuples import Layout, TupleReader
 from ctk.kept import Sides
@@ -22,6 +23,7 @@ from ctk.model import FlowTuple, Kind
 MOST_PEERS = 10_000  # flows of strangers that a window keeps, unless --peers says otherwise
 # Past so many in a window, what is folded is no longer told apart by its port: a port scan.
 MOST_OTHERS = 2_000
+_NO_STRANGERS: StrangerKinds = (None, None, None)
 _MOST_SEEN = 2**15  # flows whose connections are counted to tell which of them stand out
 
 
@@ -71,38 +73,55 @@ class Strangers:
         """
         Return what a flow may be folded into, having looked at it; None where nobody is a stranger.
 
-        None as well for tuples of a layout that was not met before, or of a rare one.
+        None as well for what is not well-formed.
         """
         found = self.tuples.layout(orig, reply)
         if found is None:
-            return None
+            return self._other_of_parsed(orig, reply, zone)
         layout, tuples, number = found
-        src, dialled, backend = layout.ends(tuples)
-        kind_of = self._kind_of
-        of_dialled = kind_of(dialled)
-        kinds = (
-            kind_of(src),
-            of_dialled,
-            of_dialled if backend == dialled else kind_of(backend),
-        )
-        if kinds == (None, None, None):
+        ends = Ends(*layout.ends(tuples))
+        kinds = self._kinds(ends)
+        if kinds == _NO_STRANGERS:
             return None
         with_ports = len(self._others) < MOST_OTHERS
-        try:
-            mask = self._masks[layout, kinds, with_ports]
-        except KeyError:
-            sides = Sides(*(kind is not None for kind in kinds))
-            mask = layout.mask_without(sides, ports=with_ports)
+        mask = self._masks.get((layout, kinds, with_ports))
+        if mask is None:
+            mask = layout.mask_without(_sides(kinds), ports=with_ports)
             self._masks[layout, kinds, with_ports] = mask
         rest = (number & mask, zone, kinds)
         other = self._by_rest.get(rest)
         if other is None:
-            flow = _cut(layout.read(tuples, zone), kinds, with_ports=with_ports)
-            other = self._others.get((flow, kinds))
-            if other is None:
-                other = self._others[flow, kinds] = Other(flow, kinds)
+            other = self._other(layout.read(tuples, zone), kinds, with_ports=with_ports)
             self._by_rest[rest] = other
-        other.look(base_of(orig, reply, zone), Ends(src, dialled, backend))
+        other.look(base_of(orig, reply, zone), ends)
+        return other
+
+    def _other_of_parsed(self, orig: bytes, reply: bytes, zone: int) -> Other | None:
+        """The same, of tuples of a layout that was not met before, or of a rare one."""
+        try:
+            flow = self.tuples.read(orig, reply, zone)
+        except MalformedError:
+            return None
+        ends = Ends(flow.src, flow.dst, flow.reply_src)
+        kinds = self._kinds(ends)
+        if kinds == _NO_STRANGERS:
+            return None
+        other = self._other(flow, kinds, with_ports=len(self._others) < MOST_OTHERS)
+        other.look(base_of(orig, reply, zone), ends)
+        return other
+
+    def _kinds(self, ends: Ends) -> StrangerKinds:
+        src, dialled, backend = ends
+        kind_of = self._kind_of
+        of_dialled = kind_of(dialled)
+        of_backend = of_dialled if backend == dialled else kind_of(backend)
+        return kind_of(src), of_dialled, of_backend
+
+    def _other(self, flow: FlowTuple, kinds: StrangerKinds, *, with_ports: bool) -> Other:
+        cut = _cut(flow, kinds, with_ports=with_ports)
+        other = self._others.get((cut, kinds))
+        if other is None:
+            other = self._others[cut, kinds] = Other(cut, kinds)
         return other
 
     def is_folded_at_once(self, other: Other) -> bool:
@@ -133,6 +152,10 @@ class Strangers:
             kind is None or self._kind_of(end) == kind
             for end, kind in zip(ends, other.kinds, strict=True)
         )
+
+
+def _sides(kinds: StrangerKinds) -> Sides:
+    return Sides(*(kind is not None for kind in kinds))
 
 
 def _cut(flow: FlowTuple, kinds: StrangerKinds, *, with_ports: bool) -> FlowTuple:
