@@ -5,6 +5,17 @@ Raised where the cause is known and shown in one place, the command-line group, 
 `Error: MESSAGE` and `Try: HINT` on stderr.
 """
 
+from collections.abc import Iterable
+
+
+def nearest(text: str, known: Iterable[str]) -> str | None:
+    """Give what is known and written most like a text, for a hint; None where nothing is."""
+    from difflib import get_close_matches
+
+    spelled = {name.lower(): name for name in known}
+    near = get_close_matches(text.lower(), spelled, 1)
+    return spelled[near[0]] if near else None
+
 
 class CtkError(Exception):
     """A failure with a sentence for the user; `exit_code` 1 is for what failed."""

@@ -13,7 +13,7 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
-from ctk.errors import UsageError
+from ctk.errors import UsageError, nearest
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
@@ -45,7 +45,13 @@ Field = Literal[
     "ip",
     "port",
     "protocol",
+    "zone",
+    "cross_namespace",
     "failed",
+    "refused",
+    "unreplied",
+    "min_bytes",
+    "min_connections",
 ]
 Side = Literal["any", "from", "to"]
 
@@ -75,7 +81,8 @@ def parse_protocol(text: str) -> int:
     if number is None or number > 255:
         raise UsageError(
             f"{text!r} is not a protocol",
-            hint=f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
+            hint=nearest(text, PROTOCOL_NUMBERS)
+            or f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
         )
     return number
 
@@ -83,13 +90,6 @@ def parse_protocol(text: str) -> int:
 def protocol_name(number: int) -> str:
     """Give the name that a flow has for a protocol: its number as text where it has none."""
     return PROTOCOLS.get(number, str(number))
-
-
-def parse_port(text: str) -> int:
-    """Turn "443" into a number from 0 to 65535."""
-    if not (text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) <= 65535):
-        raise UsageError(f"{text!r} is not a port", hint="a number from 0 to 65535")
-    return int(text)
 
 
 # A node's label that names its topology zone (Kubernetes: well-known labels).
@@ -131,14 +131,11 @@ class Endpoint:
     uid: str | None = None
 
 
-# Stand for many addresses that nobody in the cluster has: past a cap they are not told apart, and
-# the rows of their flows are folded into one. Such a side is b"" in the edge's tuples.
-OTHER: Mapping[Kind, Endpoint] = MappingProxyType(
-    {
-        kind: Endpoint(address="other", kind=kind, valid_from_ns=0)
-        for kind in ("external", "unknown")
-    }
-)
+# Stand for many strangers, that past a cap are not told apart: b"" in an edge's tuples.
+OTHER: Mapping[Kind, Endpoint] = {
+    "external": Endpoint(address="other", kind="external", valid_from_ns=0),
+    "unknown": Endpoint(address="other", kind="unknown", valid_from_ns=0),
+}
 
 
 class Edge(NamedTuple):
@@ -229,6 +226,8 @@ class Filters:
     first: int | None = None
     last: int | None = None
     terms: tuple[Term, ...] = ()
+    # The end of the file where ages and clocks count from that; None where they count from now.
+    counted_from_ns: int | None = None
 
 
 class Gap(NamedTuple):

@@ -19,10 +19,9 @@ from sqlite_utils import Database
 
 from ctk.ask.flows import Flows
 from ctk.ask.pages import PAGE_ROWS
-from ctk.ask.sums import KEYS as ALL_KEYS
 from ctk.ask.sums import NOTHING
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
-from ctk.store.columns import FlowRecord
+from ctk.store.columns import IDENTITY_KEYS, FlowRecord
 from ctk.store.rollup import LEVELS
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -143,9 +142,21 @@ def _like(pattern: str, text: str | None) -> bool:
     return text is not None and fnmatchcase(text, pattern)
 
 
-def _named(pattern: str, namespace: str | None, name: str | None) -> bool:
+def _named(
+    pattern: str,
+    namespace: str | None,
+    name: str | None,
+    like: Callable[[str, str | None], bool] = _like,
+) -> bool:
     wanted, slash, own = pattern.rpartition("/")
-    return _like(own, name) and (not slash or _like(wanted, namespace))
+    own = own or "*" if slash else own
+    return like(own, name) and (not slash or _like(wanted, namespace))
+
+
+def _begins(pattern: str, text: str | None) -> bool:
+    return _like(pattern, text) or (
+        not set(pattern) & set("*?") and text is not None and text.startswith(f"{pattern}-")
+    )
 
 
 def _owner(column: str) -> Test:
@@ -156,10 +167,12 @@ def _owner(column: str) -> Test:
             _sides(record, side, "kind"),
             strict=True,
         )
-        return any(
-            _named(value, namespace, name) and (column != "name" or kind == "pod")
-            for namespace, name, kind in found
-        )
+        if column == "name":
+            return any(
+                kind == "pod" and _named(value, namespace, name, _begins)
+                for namespace, name, kind in found
+            )
+        return any(_named(value, namespace, name) for namespace, name, _ in found)
 
     return test
 
@@ -168,13 +181,22 @@ def _ip(record: FlowRecord, value: str, side: Side) -> bool:
     addresses = [record.src] if side != "to" else []
     if side != "from":
         addresses += [record.dst, record.nat_dst or record.dst]
+    if "*" in value:
+        return any(_like(value, address) for address in addresses)
     return any(ip_address(address) in ip_network(value) for address in addresses)
 
 
 def _port(record: FlowRecord, value: str, side: Side) -> bool:
+    first, _, last = value.partition("-")
+    ports = range(int(first), int(last or first) + 1)
     if side == "from":
-        return record.src_port == int(value)
-    return int(value) in (record.dst_port, record.nat_dst_port)
+        return record.src_port in ports
+    return record.dst_port in ports or record.nat_dst_port in ports
+
+
+def _bytes(record: FlowRecord) -> int:
+    moved = [each for each in (record.bytes_out, record.bytes_in) if each is not None]
+    return sum(moved) if moved else -1
 
 
 SELECTORS: dict[str, Callable[[dict[str, str]], bool]] = {
@@ -183,6 +205,8 @@ SELECTORS: dict[str, Callable[[dict[str, str]], bool]] = {
     "app!=web": lambda labels: labels.get("app") != "web",
     "tier in (front, back)": lambda labels: labels.get("tier") in ("front", "back"),
     "tier notin (front)": lambda labels: labels.get("tier") != "front",
+    "app=w*": lambda labels: labels.get("app", "").startswith("w"),
+    "app!=?eb": lambda labels: not _like("?eb", labels.get("app")),
     "!tier, app": lambda labels: "tier" not in labels and "app" in labels,
 }
 
@@ -200,10 +224,14 @@ FITS: dict[str, tuple[Test, list[str], list[Side]]] = {
         lambda record, value, side: any(
             _like(value, found) for found in _sides(record, side, "namespace")
         ),
-        ["shop", "blog", "s*", "none"],
+        ["shop", "blog", "s*", "?log", "none"],
         ["any", "from", "to"],
     ),
-    "pod": (_owner("name"), ["web-1", "shop/web-1", "shop/web-*", "db"], ["any", "from", "to"]),
+    "pod": (
+        _owner("name"),
+        ["web-1", "shop/web-1", "shop/web-*", "db", "shop/we", "shop/web", "blog/"],
+        ["any", "from", "to"],
+    ),
     "workload": (_owner("workload"), ["web", "blog/web", "d*"], ["any", "from", "to"]),
     "service": (
         lambda record, value, _: (
@@ -214,8 +242,17 @@ FITS: dict[str, tuple[Test, list[str], list[Side]]] = {
     ),
     "label": (_label, list(SELECTORS), ["any", "from", "to"]),
     "node": (
-        lambda record, value, side: value in _sides(record, side, "node"),
-        ["n0", "n1"],
+        lambda record, value, side: any(
+            _like(value, found) for found in _sides(record, side, "node")
+        ),
+        ["n0", "n1", "n?"],
+        ["any", "from", "to"],
+    ),
+    "zone": (
+        lambda record, value, side: any(
+            _like(value, found) for found in _sides(record, side, "node_zone")
+        ),
+        ["a", "b", "?", "c"],
         ["any", "from", "to"],
     ),
     "kind": (
@@ -225,24 +262,60 @@ FITS: dict[str, tuple[Test, list[str], list[Side]]] = {
     ),
     "ip": (
         _ip,
-        ["10.96.0.7", "10.244.0.0/16", "203.0.113.2", "203.0.113.0/30", "2001:db8::/32", "::/0"],
+        [
+            "10.96.0.7",
+            "10.244.0.0/16",
+            "203.0.113.2",
+            "203.0.113.0/30",
+            "2001:db8::/32",
+            "::/0",
+            "203.0.113.*",
+        ],
         ["any", "from", "to"],
     ),
-    "port": (_port, ["53", "443", "8080", "5432"], ["any", "from", "to"]),
+    "port": (
+        _port,
+        ["53", "443", "8080", "5432", "50-80", "8000-20000", "40000-40001"],
+        ["any", "from", "to"],
+    ),
     "protocol": (
         lambda record, value, _: record.proto == ("sctp" if value == "x" else value),
         ["tcp", "udp", "icmp"],
         ["any"],
     ),
+    "cross_namespace": (
+        lambda record, *_: (
+            None not in (record.src_namespace, record.dst_namespace)
+            and record.src_namespace != record.dst_namespace
+        ),
+        [],
+        ["any"],
+    ),
     "failed": (lambda record, *_: record.unreplied > 0 or record.refused > 0, [], ["any"]),
+    "refused": (lambda record, *_: record.refused > 0, [], ["any"]),
+    "unreplied": (lambda record, *_: record.unreplied > 0, [], ["any"]),
+    "min_bytes": (
+        lambda record, value, _: _bytes(record) >= int(value),
+        ["0", "1", "2", "500000"],
+        ["any"],
+    ),
+    "min_connections": (
+        lambda record, value, _: record.connections >= int(value),
+        ["0", "1", "3"],
+        ["any"],
+    ),
 }
+# What a row is asked, and not its edge.
+OF_ROWS = ("failed", "refused", "unreplied", "min_bytes", "min_connections")
 
 
 @st.composite
 def terms(draw: st.DrawFn, *, edges_only: bool = False) -> tuple[Term, ...]:
     terms = []
     for _ in range(draw(st.integers(0, 3))):
-        field = draw(st.sampled_from([name for name in FITS if name != "failed" or not edges_only]))
+        field = draw(
+            st.sampled_from([name for name in FITS if name not in OF_ROWS or not edges_only])
+        )
         _, values, sides = FITS[field]
         if edges_only and field == "port":
             sides = ["any", "to"]
@@ -298,7 +371,7 @@ def sum_up(
 
 
 KEYS = st.lists(
-    st.sampled_from([key for key in ALL_KEYS if key not in ("source", "destination", "src_port")]),
+    st.sampled_from([key for key in IDENTITY_KEYS if key != "src_port"]),
     min_size=1,
     max_size=3,
     unique=True,

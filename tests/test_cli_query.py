@@ -54,7 +54,11 @@ EVERYTHING = {DNS, DB_1, WEB, REFUSED, SYSLOG, PING, DB_2}
         ("--since 2024-11-25T18:48:00Z", {SYSLOG, PING, DB_2}),
         ("--until 2024-11-25T18:47:32.852716307Z", {DNS}),
         ("--since 2024-11-25T18:47:32.852716307Z --until 2024-11-25T19:47:43+01:00", {DB_1, WEB}),
-        ("--since 1h", set()),
+        ("--since 2024-11-25T18:48:00Z --for 15s", {SYSLOG, PING}),
+        ("--until 2024-11-25T18:48:00Z --for 20s", {WEB, REFUSED}),
+        ("--since 1h", EVERYTHING),  # before the end of the file
+        ("--since 35s", {SYSLOG, PING, DB_2}),
+        ("--since epoch --until 1732560443", {DNS}),
         ("--last 2", {PING, DB_2}),
         ("--first 2", {DNS, DB_1}),
         ("--last 0", set()),
@@ -62,12 +66,17 @@ EVERYTHING = {DNS, DB_1, WEB, REFUSED, SYSLOG, PING, DB_2}
         ("-nshop --first 1", {DB_1}),
         ("--namespace kube-system", {DNS}),
         ("-n shop -n kube-system", EVERYTHING),
+        ("-n shop,kube-system", EVERYTHING),
+        ("-n sho? --not -n s*", set()),
+        ("-A", EVERYTHING),
         ("--not -n shop", {DNS}),
         ("--not -nkube-system", EVERYTHING - {DNS}),
         ("--from-namespace shop", {DB_1, REFUSED, SYSLOG, PING, DB_2}),
         ("--pod web-1", {DB_1, WEB, REFUSED, PING, DB_2}),
         ("--pod shop/web-1 --to-pod db-0", {DB_1, DB_2}),
         ("--pod blog/web-1", set()),
+        ("--pod shop/web", {DB_1, WEB, REFUSED, PING, DB_2}),
+        ("--pod kube-system/", {DNS}),
         ("--pod web-*", {DB_1, WEB, REFUSED, PING, DB_2}),
         ("--from-pod=web-1", {DB_1, REFUSED, PING, DB_2}),
         ("--to-pod web-1", {WEB}),
@@ -83,6 +92,8 @@ EVERYTHING = {DNS, DB_1, WEB, REFUSED, SYSLOG, PING, DB_2}
         ("--label app=web", {DB_1, WEB, REFUSED, PING, DB_2}),
         ("--to-label app=db,tier", {DB_1, DB_2}),
         ("--label !app", {DNS}),
+        ("-l app=d*", {DB_1, SYSLOG, DB_2}),
+        ("--not -l app", {DNS}),
         ("--node n2", {DB_1, SYSLOG, DB_2}),
         ("--from-node n1", {DNS, DB_1, REFUSED, PING, DB_2}),
         ("--kind unknown", {PING}),
@@ -94,11 +105,20 @@ EVERYTHING = {DNS, DB_1, WEB, REFUSED, SYSLOG, PING, DB_2}
         ("--not --ip 10.0.0.0/8", {SYSLOG}),
         ("--port 5432", {DB_1, DB_2}),
         ("--port 8080", {WEB}),
+        ("--port 443,8000-8999 --port 514", {WEB, REFUSED, SYSLOG, DNS}),
+        ("--from-port 500-600", {SYSLOG}),
         ("--from-port 53388", {DNS}),
         ("--from-port 514 --to-port 514", {SYSLOG}),
         ("--protocol udp --protocol ICMP", {SYSLOG, PING}),
         ("--protocol 17", {SYSLOG}),
         ("--failed", {REFUSED, SYSLOG}),
+        ("--refused", {REFUSED}),
+        ("--unreplied", {SYSLOG}),
+        ("--min-bytes 16400", {DB_1, WEB, DB_2}),
+        ("--min-bytes 4MiB", {WEB}),
+        ("--not --min-bytes 0", {DNS}),  # which were not measured
+        ("--min-connections 4", {REFUSED, SYSLOG}),
+        ("--cross-namespace", set()),
         ("--not --failed --from-kind pod", {DB_1, PING, DB_2}),
     ],
 )
@@ -186,11 +206,49 @@ def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
     assert result.stdout == row.format(s="\t", labels='{"app":"web","tier":"front"}')
 
 
-def test_no_flows_is_said_where_a_person_reads(invoke: Invoke, shop: Path) -> None:
-    result = invoke("query", shop, "--pod", "nobody")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"no flows fit\n{GAPS}")
-    result = invoke("query", shop, "--pod", "nobody", "-o", "jsonl")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", GAPS)
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--pod web-2", "no pod named web-2 in this file (shop/web-1)"),
+        ("--pod blog/web-1", "no pod named blog/web-1 in this file (shop/web-1)"),
+        ("--pod nob*", "no pod like nob* in this file"),
+        ("-n shoop", "no namespace named shoop in this file (shop)"),
+        ("--service shop/dbb", "no service named shop/dbb in this file (shop/db, shop/web)"),
+        ("--from-pod coredns", "nothing went from pod named coredns"),
+        ("--port 81", "no port 81 in this file"),
+        ("--ip 192.0.2.0/24", "no address 192.0.2.0/24 in this file"),
+        ("--pod web-1 --port 514", None),
+        ("--last 0", None),
+        (
+            "--since 2024-11-25T19:48:40Z",
+            "the file ends 2024-11-25T18:48:22Z, 1h before what was asked for",
+        ),
+        (
+            "--until 2024-11-25T18:47:00Z",
+            "the file begins 2024-11-25T18:47:22Z, 22.9s after what was asked for",
+        ),
+        (
+            "--failed --since 2024-11-25T18:48:20Z",
+            "the last flow that fits began 2024-11-25T18:48:02Z",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["query -o jsonl", "export", "top -o jsonl"])
+def test_why_nothing_fits_is_said(
+    invoke: Invoke, shop: Path, command: str, words: str, reason: str | None
+) -> None:
+    name, *form = command.split()
+    result = invoke(name, shop, *form, *words.split())
+    said, *_ = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert said == (f"no flows fit: {reason}" if reason else "no flows fit")
+
+
+def test_ages_count_from_the_end_of_a_file_that_nobody_writes(invoke: Invoke, shop: Path) -> None:
+    said = "times count from the file's end, 2024-11-25T18:48:32Z: nobody writes it now"
+    assert said in invoke("query", shop, "--since", "35s").stderr.splitlines()
+    assert said in invoke("top", shop, "--until", "yesterday").stderr.splitlines()
+    assert "times count" not in invoke("query", shop, "--since", "2024-11-25").stderr
 
 
 @pytest.mark.parametrize(
@@ -275,7 +333,7 @@ def test_times_in_sql_are_written_as_the_flags_take_them(
         (
             f"{SINCE} ns('soon')",
             "Error: 'soon' is neither an age nor a time\n"
-            "Try: write it as 90s, 15m, 2h or 7d, or as 2024-11-25T18:47:22Z\n",
+            "Try: write it as 15m, '10 min ago', 09:00, yesterday or 2024-11-25T18:47:22Z\n",
         ),
         (
             f"{SINCE} ns(1.5)",

@@ -75,8 +75,8 @@ def lines(message: str, hint: str | None = None) -> str:
             "write it as 10.244.0.0/16 or fd00::/8",
         ),
         (
-            "--protocol tpc",
-            "'tpc' is not a protocol",
+            "--protocol http",
+            "'http' is not a protocol",
             "a number up to 255, or icmp, igmp, ipip, tcp, udp, dccp, gre, esp, ah, icmpv6, sctp,"
             " udplite",
         ),

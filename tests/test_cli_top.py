@@ -109,7 +109,10 @@ def test_the_last_flows_alone_can_be_ranked(invoke: Invoke, shop: Path) -> None:
 
 def test_nothing_to_rank_is_said(invoke: Invoke, shop: Path) -> None:
     result = invoke("top", shop, "--pod", "nobody")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"no flows fit\n{GAPS}")
+    said = "no flows fit: no pod named nobody in this file"
+    known = "kube-system/coredns-7c65d6cfc9-sq2br, shop/db-0, shop/web-1"
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"{said} ({known})\n{GAPS}"
 
 
 def test_a_mistyped_key_is_corrected(invoke: Invoke, shop: Path) -> None:

@@ -8,11 +8,14 @@ from test_aggregate import ONCE, TWICE, Recording
 from test_pipeline import ask, record, tick
 from wire import ICMP, SECOND, Connection, batch
 
+import ctk
 from ctk.conntrack import idle
 from ctk.conntrack.idle import IDLE_NS, IdleLook
+from ctk.errors import UsageError
 from ctk.model import Datagrams, Endpoint, EventCounts, IdleConnections
 from ctk.store import connect
 from ctk.store.live import IdleRow, idle_rows
+from ctk.store.snapshot import snapshot
 from ctk.store.write import Writer
 from ctk.timespan import MINUTE
 
@@ -170,3 +173,89 @@ def test_what_is_kept_is_read_as_it_was(tmp_path: Path) -> None:
         )
     [(edge_id, packed)] = ask(db, "SELECT edge_id, connections FROM idle")
     assert (edge_id, list(idle_rows(packed))) == (found, [IdleRow(*each) for each in one])
+
+
+# What is asked of them.
+
+HERE = Endpoint(
+    address="10.0.0.1", kind="pod", valid_from_ns=0, namespace="shop", name="web-1", node="n1"
+)
+THERE = Endpoint(address="203.0.113.9", kind="external", valid_from_ns=0)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A file with two idle connections of one edge and one of another, and of one no look."""
+    db = tmp_path / "two.db"
+    with connect.writer(db) as conn:
+        writer = Writer(conn, node="n1", source="k", settings={}, started_ns=T, boot_id=None)
+        to = writer.edge_id(edge("tcp", 0, HERE, THERE, 443, None, THERE, None, None, None))
+        back = writer.edge_id(edge("icmp", 0, THERE, HERE, None, None, HERE, None, None, None))
+        writer.window((), committed_ns=T, counters=EventCounts())
+        at_ns = T + 60 * MINUTE
+        by_edge = {
+            to: [(40_001, T, at_ns - 6 * MINUTE, 10), (40_002, T + 1, at_ns - 20 * MINUTE, 20)],
+            back: [(0, T + 2, at_ns - 7 * MINUTE, 30)],
+        }
+        writer.keep_idle(IdleConnections(at_ns=at_ns, by_edge=by_edge, more=3, unmeasured=4))
+    return db
+
+
+def _asked(db: Path, **asked: object) -> list[tuple[object, ...]]:
+    with ctk.open(db) as recording:
+        found = recording.idle(**asked)
+        return [(one.source, one.src_port, one.idle_ns // MINUTE) for one in found.rows]
+
+
+def test_the_longest_idle_come_first(two: Path) -> None:
+    rows = [("shop/web-1", 40_002, 20), ("203.0.113.9", None, 7), ("shop/web-1", 40_001, 6)]
+    assert _asked(two) == rows
+    assert _asked(two, min_idle="7m") == rows[:2]
+    assert _asked(two, from_pod="web-1", min_idle=8 * MINUTE) == rows[:1]
+    assert _asked(two, from_port=40_001) == rows[2:]
+    assert _asked(two, not_from_port=40_001) == rows[:2]
+    assert _asked(two, since=T + 1) == rows[:2]
+    assert _asked(two, until=T + 1) == rows[2:]
+    assert _asked(two, kind="node") == []
+
+
+def test_it_is_said_as_of_when_and_what_is_not_known(two: Path) -> None:
+    with ctk.open(two) as recording:
+        found = recording.idle()
+    assert found.as_of_ns == T + 60 * MINUTE
+    assert [caveat.text for caveat in found.caveats] == [
+        "4 connections may be idle, too: the kernel does not count what they move"
+        " (net.netfilter.nf_conntrack_acct)",
+        "3 more were idle: the file keeps the oldest",
+    ]
+
+
+def test_a_file_in_which_nobody_looked_says_so(shop: Path) -> None:
+    with ctk.open(shop) as recording:
+        found = recording.idle()
+    assert (found.rows, found.as_of_ns) == ((), None)
+    assert [caveat.text for caveat in found.caveats] == [
+        "no recorder has looked for idle connections yet: it does every 5m, and at its end"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"min_idle": "4m"}, "connections idle for less than 5m are not in the file"),
+        ({"failed": True}, "--failed is of flows, not of live connections"),
+        ({"last": 3}, "first and last cut flows, not connections"),
+    ],
+)
+def test_what_is_not_known_of_live_connections_is_refused(
+    two: Path, asked: dict[str, object], message: str
+) -> None:
+    with ctk.open(two) as recording, pytest.raises(UsageError) as error:
+        recording.idle(**asked)
+    assert error.value.message == message
+
+
+def test_a_snapshot_keeps_what_was_idle(two: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    snapshot(two, copy, lambda done, total: None)
+    assert _asked(copy) == _asked(two)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ctk.cli.options import parse_count, parse_size
 from ctk.errors import UsageError
+from ctk.numbers import parse_count, parse_size
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,9 @@ def test_records_are_what_a_data_frame_takes(recording: ctk.Recording) -> None:
     assert seen == {"src_workload": "web"} | counts | times
     series = recording.series(by="src_workload", step="1h", **asked)  # type: ignore[arg-type]
     at = {"started_at": "2024-11-25T18:00:00.000000000Z", "started_ns": AT - AT % HOUR}
-    assert series.records() == [at | {"src_workload": "web"} | counts]
+    rates = {"connections_per_s": 4 / 70, "bytes_per_s": 65600 / 70, "recorded_ns": 70 * SECOND}
+    [hour] = series.records()
+    assert hour == at | {"src_workload": "web"} | counts | rates | {"is_whole": False}  # two gaps
 
 
 def test_importing_ctk_imports_no_sqlite() -> None:

@@ -27,6 +27,7 @@ SMALL = tuple(level._replace(peers=2) for level in LEVELS)  # "other" after two
 def _slices_of_two() -> Iterator[None]:
     """Buckets are written, tails summed and orphans swept in slices: here of two rows."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollup, "_READ_AT_ONCE", 2)
         patch.setattr(rollup, "_COPIED_AT_ONCE", 2)
         patch.setattr(rollup, "_TAIL_AT_ONCE", 2)
         patch.setattr(orphans, "_SCANNED", 2)
@@ -374,3 +375,65 @@ def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path, monkeypatch: pytest.M
     shm_bytes = 32_768
     assert biggest < max_bytes + shm_bytes
     assert path.stat().st_size < max_bytes
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("write"), _rows),
+            st.tuples(st.just("go on"), st.integers(1, 30)),
+            st.tuples(st.just("begin"), _times),
+        ),
+        min_size=2,
+        max_size=14,
+    )
+)
+def test_windows_between_the_steps_of_a_fold_are_in_its_sums(
+    steps: list[tuple[object, ...]],
+) -> None:
+    """A bucket that rows come for while it is summed up is not finished without them."""
+    conn = _new()
+    writer = _writer(conn)
+    everything: list[FlowRow] = []
+    under_way: Iterator[None] = iter(())
+    for step in steps:
+        match step:
+            case ("write", list(rows)):
+                _write(writer, rows)
+                everything += rows
+            case ("begin", int(until_ns)):
+                under_way = rollup.fold(conn, until_ns, SMALL, writer._flows.folding)
+            case ("go on", int(some)):
+                list(islice(under_way, some))
+        _hold(conn, everything)
+    conn.close()
+
+
+def test_late_rows_past_the_cap_are_folded_too(
+    conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a minute keeps came late, each from an address of its own."""
+    for name in ("_READ_AT_ONCE", "_TAIL_AT_ONCE"):
+        monkeypatch.setattr(rollup, name, 5_000)
+    writer = _writer(conn)
+    _write(writer, [_row(START)])
+    list(rollup.fold(conn, START + DAY))
+    peers = [
+        Endpoint(address=f"9.0.{i >> 8}.{i & 255}", kind="external", valid_from_ns=0)
+        for i in range(LEVELS[1].peers + 100)
+    ]
+    rows = [
+        _row(START + SECOND + i, edge("tcp", 0, peer, POD, 80, None, POD, None, None, None))
+        for i, peer in enumerate(peers)
+    ]
+    _write(writer, rows)
+    list(writer._flows.late.recap())
+    assert writer._flows.late.added == {}
+    for level in LEVELS[1:]:
+        found = conn.execute(f"SELECT COUNT(*) FROM {level.table}").fetchone()
+        assert found == (1 + level.peers + 1,)
+        assert conn.execute(
+            f"SELECT src, connections FROM flows_{level.name} WHERE src = 'other'"
+        ).fetchall() == [("other", len(peers) - level.peers)]
+    assert _stored(conn, "flow_1h", START, START + DAY) == _total([(1,) * 10] * (len(rows) + 1))

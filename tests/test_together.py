@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sample import AT, GAPS, ROWS
 
 import ctk
-from ctk.ask.caveats import HasGaps, OfFiles, SeenByEach
+from ctk.ask.caveats import CountedFromEnd, HasGaps, NothingFits, OfFiles, SeenByEach
 from ctk.ask.sums import KEYS, SORTS
 from ctk.errors import UsageError
 from ctk.model import EventCounts, FlowRow
@@ -266,3 +266,20 @@ def test_sql_reads_eleven_files_and_the_others_any_number(invoke: Invoke, tmp_pa
     result = invoke("query", *files[:11], "SELECT count(*) FROM flows", "-o", "tsv")
     assert (result.stdout, result.stderr) == ("11\n", "")
     assert len(invoke("query", *files, "-o", "jsonl").stdout.splitlines()) == 12
+
+
+def test_ages_count_from_the_end_of_the_file_that_ends_last(files: tuple[Path, Path]) -> None:
+    with ctk.open(files) as recordings:
+        end = recordings.reference()
+        assert end == max(ctk.open(path).reference() for path in files)
+        assert CountedFromEnd(end.at_ns) in recordings.top(since="1h").caveats
+        assert CountedFromEnd(end.at_ns) in recordings.gaps(since="1h").caveats
+
+
+def test_nothing_fits_only_where_it_fits_in_no_file(files: tuple[Path, Path]) -> None:
+    with ctk.open(files) as recordings:
+        late = recordings.top(since=AT + 100 * SECOND)
+        assert late.groups
+        assert not [each for each in late.caveats if isinstance(each, NothingFits)]
+        none = NothingFits(("no pod named nobody in this file",))
+        assert none.text in str([each.text for each in recordings.top(pod="nobody").caveats])

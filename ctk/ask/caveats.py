@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ctk.ask.gaps import StoredGap, gaps_in_words, gaps_of
 from ctk.ask.spans import clip, held
-from ctk.timespan import format_age, format_time
+from ctk.model import Filters
+from ctk.timespan import SECOND, format_age, format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,18 @@ class NothingRecorded:
     @property
     def text(self) -> str:
         return "no recording is in it: if it was copied without its -wal, copy it with ctk snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class CountedFromEnd:
+    """Ages and clocks counted from the end of the file, since nobody writes it."""
+
+    at_ns: int
+
+    @property
+    def text(self) -> str:
+        end = _short(self.at_ns // SECOND * SECOND)
+        return f"times count from the file's end, {end}: nobody writes it now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,17 @@ class Folded:
 
 
 @dataclass(frozen=True, slots=True)
+class NothingFits:
+    """No flow fits; the reasons are what was asked for and is not there."""
+
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return ": ".join(["no flows fit", *([", and ".join(self.reasons)] if self.reasons else [])])
+
+
+@dataclass(frozen=True, slots=True)
 class SeenTo:
     """Rollups answered, so first and last seen are the edges of buckets, at most this wide."""
 
@@ -115,6 +139,61 @@ class SeenTo:
     @property
     def text(self) -> str:
         return f"first and last seen are exact to {format_age(self.width_ns)}: rollups answered"
+
+
+@dataclass(frozen=True, slots=True)
+class BeganLater:
+    """Recording began within the span that was asked for, so much that is old is seen first."""
+
+    at_ns: int
+
+    @property
+    def text(self) -> str:
+        began = _short(self.at_ns // SECOND * SECOND)
+        return f"recording began {began}: what was there before was first seen then"
+
+
+@dataclass(frozen=True, slots=True)
+class StrangersForgotten:
+    """There was no room to remember when all external addresses were first seen."""
+
+    @property
+    def text(self) -> str:
+        return "there were more external addresses than are remembered: some may not be new"
+
+
+@dataclass(frozen=True, slots=True)
+class IdleUnmeasured:
+    """Of these live connections nothing tells whether they are idle."""
+
+    connections: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{self.connections:,} connections may be idle, too: the kernel does not count what"
+            " they move (net.netfilter.nf_conntrack_acct)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IdleLeftOut:
+    """There were more idle connections than are kept in the file."""
+
+    connections: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.connections:,} more were idle: the file keeps the oldest"
+
+
+@dataclass(frozen=True, slots=True)
+class NoIdleLook:
+    """No recorder has looked for idle connections: it does after five minutes, and at its end."""
+
+    @property
+    def text(self) -> str:
+        return "no recorder has looked for idle connections yet: it does every 5m, and at its end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,25 +236,34 @@ class SeenByEach:
 
 Caveat = (
     NothingRecorded
+    | CountedFromEnd
     | HasGaps
     | Pruned
     | PrunedMeanwhile
     | Widened
     | Coarse
     | Folded
+    | NothingFits
     | SeenTo
+    | BeganLater
+    | StrangersForgotten
+    | IdleUnmeasured
+    | IdleLeftOut
+    | NoIdleLook
     | TextTimes
     | OfFiles
     | SeenByEach
 )
 
 
-def caveats_of_span(
-    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None
+def caveats_of(
+    conn: sqlite3.Connection, filters: Filters, *, gaps: bool = True
 ) -> Iterator[Caveat]:
-    """Yield what any answer about a span lacks."""
+    """Yield what any answer lacks, and where its span comes from."""
     yield from nothing_recorded(conn)
-    if found := gaps_of(conn, since_ns, until_ns):
+    if filters.counted_from_ns is not None:
+        yield CountedFromEnd(filters.counted_from_ns)
+    if gaps and (found := gaps_of(conn, filters.since_ns, filters.until_ns)):
         yield HasGaps(found)
 
 

@@ -8,6 +8,7 @@ from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
 from ctk.ask.spans import Held, exact_extent, held
+from ctk.store.sizes import content_bytes, database_bytes
 from ctk.timespan import format_time
 
 
@@ -93,7 +94,7 @@ def describe(conn: sqlite3.Connection) -> Description:
         return Description(
             since=format_time(span[0]) if span else None,
             until=format_time(span[1]) if span else None,
-            bytes=_pragma(conn, "page_count") * _pragma(conn, "page_size"),
+            bytes=database_bytes(conn),
             nodes=tuple(
                 node for (node,) in conn.execute("SELECT DISTINCT node FROM recorder ORDER BY node")
             ),
@@ -157,7 +158,7 @@ def _tables(conn: sqlite3.Connection) -> tuple[DescribedTable, ...]:
                 sizes[table] = sizes.get(table, 0) + _tree_bytes(conn, name)
         # What all others leave of the file: to look at its pages too would double the time.
         others = sum(sizes.values()) + _tree_bytes(conn, "sqlite_schema")
-        sizes["flow"] = _used_bytes(conn) - others
+        sizes["flow"] = content_bytes(conn) - others
     except sqlite3.OperationalError as error:
         if "dbstat" not in str(error):  # a SQLite that was built without it
             raise
@@ -174,16 +175,3 @@ def _tree_bytes(conn: sqlite3.Connection, name: str) -> int:
     sql = "SELECT pgsize FROM dbstat WHERE aggregate = TRUE AND name = ?"
     found = conn.execute(sql, (name,)).fetchone()
     return int(found[0]) if found else 0
-
-
-def _used_bytes(conn: sqlite3.Connection) -> int:
-    pages, page_bytes, free, vacuums = (
-        _pragma(conn, name) for name in ("page_count", "page_size", "freelist_count", "auto_vacuum")
-    )
-    # With auto_vacuum each page of 5-byte pointers is followed by the pages it points to.
-    pointers = -(-(pages - 1) // (page_bytes // 5 + 1)) if vacuums else 0
-    return page_bytes * (pages - free - pointers)
-
-
-def _pragma(conn: sqlite3.Connection, name: str) -> int:
-    return int(conn.execute(f"PRAGMA {name}").fetchone()[0])

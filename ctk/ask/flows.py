@@ -1,10 +1,11 @@
 """The flows that fit a question, oldest first."""
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
 from ctk.ask.folded import folded_of
 from ctk.ask.pages import PAGE_ROWS, Pages, Position, Row
@@ -37,6 +38,7 @@ class Flows(Iterator[FlowRecord]):
         self._pages: Pages | None = None
         self._row: Row | None = None
         self._reach: tuple[int, int] | None = None  # when the first and the last one started
+        self._found_none = False  # though all were read
         self._records = self._read()
 
     def __iter__(self) -> "Flows":
@@ -75,11 +77,15 @@ class Flows(Iterator[FlowRecord]):
         pages = self._pages
         pruned_ns = None if pages is None else pages.pruned_ns
         with self._connect() as conn, one_moment(conn):
-            found = list(caveats_of_span(conn, since_ns, until_ns))
+            read = replace(self._filters, since_ns=since_ns, until_ns=until_ns)
+            found = list(caveats_of(conn, read))
             found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
-            since_ns = -FOREVER_NS if since_ns is None else since_ns
-            until_ns = FOREVER_NS if until_ns is None else until_ns
-            found += folded_of(conn, [Piece("flow", since_ns, until_ns)], self._filters)
+            span = (-FOREVER_NS if since_ns is None else since_ns, until_ns or FOREVER_NS)
+            found += folded_of(conn, [Piece("flow", *span)], self._filters)
+            if self._found_none and self._after is None:
+                from ctk.ask.nothing import why_nothing
+
+                found[:0] = why_nothing(conn, self._filters)
         if pages is not None and pages.missed is not None:
             found.append(PrunedMeanwhile(*pages.missed))
         return tuple(found)
@@ -95,6 +101,7 @@ class Flows(Iterator[FlowRecord]):
                 last_ns = started_ns if started_ns > last_ns else last_ns
                 self._row, self._reach = row, (first_ns, last_ns)
                 yield FlowRecord(_text(started_ns), _text(ended_ns), started_ns, ended_ns, *rest)
+            self._found_none = self._row is None
 
 
 def _text(time_ns: int) -> str:

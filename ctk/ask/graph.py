@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.folded import folded_of
 from ctk.ask.gaps import StoredGap, gaps_of
@@ -145,7 +145,7 @@ def graph(
         if exact is not None:  # a bucket of a day begins before what it holds
             since_ns = exact[0] if since_ns is None else max(since_ns, exact[0])
         span = clip(conn, levels, since_ns, filters.until_ns)
-        caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
+        caveats = list(caveats_of(conn, filters))
         gaps = gaps_of(conn, filters.since_ns, filters.until_ns)
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)

@@ -2,18 +2,19 @@
 What may be asked about flows, by name: one table for the command line's flags and for Python.
 
 `--from-pod web --not --to-port 53` and `from_pod="web", not_to_port=53` are the same `Filters`.
-A list of values is "or", different names are "and".
+A list of values, or values with commas between, is "or"; different names are "and".
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import tzinfo
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypedDict, get_args
 
+from ctk.ask.moments import Moment, Reference, span_of
 from ctk.ask.selectors import edge_condition, row_condition
 from ctk.errors import UsageError
 from ctk.model import Field, Filters, Kind, Side, Term
-from ctk.timespan import FOREVER_NS, format_time, parse_time
+from ctk.timespan import FOREVER_NS
 
 
 class FilterField(NamedTuple):
@@ -25,18 +26,38 @@ class FilterField(NamedTuple):
     sides: Sequence[Side] = ("any", "from", "to")
 
 
+# Where "shop,load" is one of two names: a selector's commas are its own.
+_SPLIT = (
+    "namespace",
+    "pod",
+    "workload",
+    "service",
+    "node",
+    "zone",
+    "kind",
+    "ip",
+    "port",
+    "protocol",
+)
+
 _FIELDS = (
-    FilterField("namespace", "NAME", "Pods of a namespace."),
-    FilterField("pod", "[NS/]NAME", "A pod; web-* for all that start so."),
+    FilterField("namespace", "NAME", "Pods and services of a namespace."),
+    FilterField("pod", "[NS/]NAME", "A pod, or all whose names go on with '-' after NAME."),
     FilterField("workload", "[NS/]NAME", "Pods of a Deployment, DaemonSet, CronJob, ..."),
     FilterField("service", "[NS/]NAME", "What was dialled by this service.", ("any", "to")),
     FilterField("label", "SELECTOR", "A Kubernetes selector: 'app=web,tier in (a,b),!old'."),
     FilterField("node", "NAME", "A node, and the pods on it."),
-    FilterField("kind", "|".join(get_args(Kind)), "What an address belongs to."),
-    FilterField("ip", "ADDRESS|CIDR", "An address: who dialled, was dialled or answered."),
+    FilterField("zone", "NAME", "The nodes of a topology zone, and the pods on them."),
+    FilterField("kind", "KIND", f"{', '.join(get_args(Kind)[:-1])} or {get_args(Kind)[-1]}."),
+    FilterField("ip", "ADDRESS", "An address or a CIDR: who dialled, was dialled or answered."),
     FilterField("port", "PORT", "The port dialled or answered on; --from-port: the source's."),
     FilterField("protocol", "NAME", "tcp, udp, icmp, ... or the number.", ("any",)),
+    FilterField("cross_namespace", None, "Both sides in a namespace, and not the same.", ("any",)),
     FilterField("failed", None, "Only what was refused or got no reply.", ("any",)),
+    FilterField("refused", None, "Only what was refused.", ("any",)),
+    FilterField("unreplied", None, "Only what got no reply.", ("any",)),
+    FilterField("min_bytes", "SIZE", "Flows of so many bytes, both directions.", ("any",)),
+    FilterField("min_connections", "N", "Flows of so many connections.", ("any",)),
 )
 
 
@@ -58,9 +79,8 @@ def _names() -> Iterator[tuple[str, FilterName]]:
 
 # Every filter by the name of its keyword argument; a flag has "-" for "_".
 NAMES: Mapping[str, FilterName] = dict(_names())
-SPAN = ("since", "until", "first", "last")
+SPAN = ("since", "until", "for_", "first", "last")
 
-Moment = str | int | datetime
 Address = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 Text = str | Iterable[str]
 Addresses = Address | Iterable[Address]
@@ -71,12 +91,14 @@ class Asked(TypedDict, total=False):
     """
     The filters as keyword arguments, for a type checker; None asks nothing.
 
-    `since` and `until` take an age before now ("15m"), RFC 3339 text, a datetime (UTC where it
-    has no zone) or nanoseconds since the epoch. `first` and `last` cut the answer to so many flows.
+    `since` and `until` take a text ("15m", "10 min ago", "09:00", "yesterday", RFC 3339), a
+    datetime (UTC where it has no zone) or nanoseconds since the epoch; `for_` is how long from
+    `since`, or up to `until`. `first` and `last` cut the answer to so many flows.
     """
 
     since: Moment | None
     until: Moment | None
+    for_: str | int | None
     first: int | None
     last: int | None
     namespace: Text | None
@@ -113,6 +135,12 @@ class Asked(TypedDict, total=False):
     not_from_node: Text | None
     to_node: Text | None
     not_to_node: Text | None
+    zone: Text | None
+    not_zone: Text | None
+    from_zone: Text | None
+    not_from_zone: Text | None
+    to_zone: Text | None
+    not_to_zone: Text | None
     kind: Text | None
     not_kind: Text | None
     from_kind: Text | None
@@ -133,35 +161,51 @@ class Asked(TypedDict, total=False):
     not_to_port: Ports | None
     protocol: Ports | None
     not_protocol: Ports | None
+    cross_namespace: bool | None
+    not_cross_namespace: bool | None
     failed: bool | None
     not_failed: bool | None
+    refused: bool | None
+    not_refused: bool | None
+    unreplied: bool | None
+    not_unreplied: bool | None
+    min_bytes: int | str | None
+    not_min_bytes: int | str | None
+    min_connections: int | str | None
+    not_min_connections: int | str | None
 
 
 def as_flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def filters_of(
     asked: Mapping[str, object],
     *,
     now_ns: int,
+    reference: Callable[[], Reference] | None = None,
+    zone: tzinfo | None = None,
     spelled: Callable[[str], str] = str,
     others: Iterable[str] = (),
 ) -> Filters:
     """
     Turn keyword arguments, or flags by those names, into Filters.
 
-    A name that is neither a filter nor of the span is a TypeError with the nearest there is,
-    `others` among them; a value that makes no sense is a UsageError. `spelled` writes a name as
-    the user did.
+    Ages and clocks count from `reference`, which is asked where one is given, or from now; a time
+    without an offset is of `zone`, or the local one. A name that is neither a filter nor of the
+    span is a TypeError with the nearest there is, `others` among them; a value that makes no sense
+    is a UsageError. `spelled` writes a name as the user did.
     """
     for name in asked:
         if name not in NAMES and name not in SPAN:
             raise TypeError(_unknown(name, others))
-    since_ns, until_ns = (_moment(asked.get(name), now_ns) for name in ("since", "until"))
-    if since_ns is not None and until_ns is not None and since_ns > until_ns:
-        since, until = spelled("since"), spelled("until")
-        raise UsageError(f"{since} is later than {until}", hint=f"{since} 2h {until} 1h")
+    span = span_of(
+        asked,
+        now_ns=now_ns,
+        reference=reference or (lambda: Reference(now_ns, False)),
+        zone=zone,
+        spelled=spelled,
+    )
     first, last = (_count(asked.get(name)) for name in ("first", "last"))
     if first is not None and last is not None:
         raise UsageError(
@@ -171,15 +215,15 @@ def filters_of(
     # Both refuse a value that they cannot ask about: here, where it was given.
     edge_condition(terms)
     row_condition(terms)
-    return Filters(since_ns=since_ns, until_ns=until_ns, first=first, last=last, terms=terms)
+    return Filters(**span._asdict(), first=first, last=last, terms=terms)
 
 
 def flags_of(filters: Filters) -> str:
     """Give the terms of Filters as flags; not the span, which may move on."""
     words = []
     for term in filters.terms:
-        name = term.field if term.side == "any" else f"{term.side}-{term.field}"
-        flag = f"--not --{name}" if term.negated else f"--{name}"
+        flag = as_flag(term.field if term.side == "any" else f"{term.side}_{term.field}")
+        flag = f"--not {flag}" if term.negated else flag
         words += [f"{flag} {value}" for value in term.values] or [flag]
     return " ".join(words)
 
@@ -203,6 +247,8 @@ def _terms(asked: Mapping[str, object], spelled: Callable[[str], str]) -> Iterat
             yield Term(field.field, side, (), negated)
             continue
         texts = tuple(map(_text, [value] if _is_one(value) else _each(value)))
+        if field.field in _SPLIT:
+            texts = tuple(part.strip() for text in texts for part in text.split(","))
         if not texts or "" in texts:
             raise UsageError(f"{spelled(name)} is empty", hint=f"give it a {field.form}")
         yield Term(field.field, side, texts, negated)
@@ -222,28 +268,6 @@ def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | Address):
         raise UsageError(f"{value!r} is neither a text nor a number", hint='write it as "web-1"')
     return str(value)
-
-
-def _moment(value: object, now_ns: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not -FOREVER_NS <= value <= FOREVER_NS:
-            raise UsageError(
-                f"{value} is outside the years 1677 to 2262", hint="give ns since the epoch"
-            )
-        return value
-    if isinstance(value, str):
-        return parse_time(value, now_ns)
-    if isinstance(value, datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
-    raise UsageError(
-        f"{value!r} is no time", hint=f"an age, {format_time(now_ns)!r}, a datetime or ns"
-    )
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _count(value: object) -> int | None:

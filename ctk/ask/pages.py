@@ -14,7 +14,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ctk.ask.connection import add_folded_edges, choose_edges, one_moment
-from ctk.ask.selectors import both, edge_condition, folded_condition, row_condition
+from ctk.ask.selectors import (
+    Condition,
+    all_of,
+    both,
+    bucket_condition,
+    edge_condition,
+    folded_condition,
+    row_condition,
+)
 from ctk.ask.spans import held, holding
 from ctk.model import Filters
 from ctk.store.columns import FLOW_COLUMNS, JOINS, flow_sql
@@ -130,15 +138,14 @@ class Pages:
         if row is not None:
             self._conditions.append(row.sql)
             self._values = row.values
-        in_bucket = []
+        in_bucket = [fits] if (fits := bucket_condition(terms)) else []
         self._possible = folded_condition(terms)
         if self._possible is not None:
             few = choose_edges(self._conn, "possible", self._possible) <= _FEW_EDGES
             # The plus keeps the edge out of the primary key's lookup.
-            in_bucket.append(f"{'' if few else '+'}edge_id IN (SELECT id FROM temp.possible)")
-        if any(term.field == "failed" and not term.negated for term in terms):
-            in_bucket.append("(unreplied > 0 OR refused > 0)")
-        self._in_bucket = both(in_bucket) if in_bucket else None
+            possible = f"{'' if few else '+'}edge_id IN (SELECT id FROM temp.possible)"
+            in_bucket.insert(0, Condition(possible))
+        self._in_bucket = all_of(in_bucket) if in_bucket else None
         self._data_version = _data_version(self._conn)
 
     def _late_rows(self, after: Position, left: int | None) -> Iterator[Row]:

@@ -10,13 +10,14 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from ctk.ask.connection import Connect
-from ctk.ask.keywords import Asked, Moment, filters_of
+from ctk.ask.keywords import Asked, filters_of
+from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.source import source
@@ -24,11 +25,16 @@ from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
+    from ctk.ask.balance import Balance
     from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
+    from ctk.ask.diff import AskedSpan, Diff
+    from ctk.ask.failures import Failures
     from ctk.ask.flows import Flows
     from ctk.ask.gaps import StoredGap
     from ctk.ask.graph import Graph
+    from ctk.ask.idle import Idle
+    from ctk.ask.new import New
     from ctk.ask.pages import Position
     from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
@@ -141,23 +147,115 @@ class Recording:
         /,
         *,
         by: str | Iterable[str] = (),
-        step: str | int = "1m",
+        step: str | int | None = "1m",
+        sort: str | None = None,
+        limit: int | None = None,
         **asked: Unpack[Asked],
     ) -> "Series":
         """
-        Sum up the flows that fit by steps of time, and by keys as `top` does.
+        Sum up the flows that fit by steps of time, and by keys as `top` does; steps have no holes.
 
         `step` is an age ("5m", "1d") or nanoseconds, in whole minutes; steps begin at multiples
-        of it since 1970, UTC. The sums over all steps are those of `top`.
+        of it since 1970, UTC. None chooses one. The sums over all steps are those of `top`. `limit`
+        leaves the groups with the largest `sort`.
         """
         from ctk.ask.series import parse_step, series
 
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "step")
-        step_ns = parse_step(step)
+        chosen = self._filters(filters, asked, "by", "step", "sort", "limit")
+        step_ns = None if step is None else parse_step(step)
         with self._connect() as conn:
-            return series(conn, chosen, keys, step_ns)
+            return series(conn, chosen, keys, step_ns, sort, limit)
+
+    def failures(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Failures":
+        """Say what failed, by client workload, service, backend and port: most failures first."""
+        from ctk.ask.failures import failures
+
+        self._check()
+        chosen = self._filters(filters, asked, "limit")
+        with self._connect() as conn:
+            return failures(conn, chosen, limit)
+
+    def diff(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        before: "AskedSpan | None" = None,
+        after: "AskedSpan | None" = None,
+        other: "Recording | None" = None,
+        by: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Diff":
+        """
+        Say what changed from one span to another, or from this file to the `other`.
+
+        A span is "2h..1h", with either end left out, or a pair of times. Of two spans of one file
+        one may be left out: it is as long as the other, right before or after it. `by` is by
+        default client, server, dst_port and proto; `limit` is of rows of each state.
+        """
+        from ctk.ask.diff import BY, diff, two_spans
+
+        self._check()
+        keys = BY if by is None else keys_of(by)
+        chosen = self._filters(filters, asked, "before", "after", "other", "by", "sort", "limit")
+        later = other or self
+        with self._connect() as conn, later._connect() as later_conn:
+            spans = two_spans(conn, before, after, other is not None, self._span, later._span)
+            one, two = (replace(span, terms=chosen.terms) for span in spans)
+            if (chosen.since_ns, chosen.until_ns) != (None, None):
+                raise UsageError("since and until are of one span", hint="before=, after=")
+            return diff((conn, one), (later_conn, two), keys, sort, limit)
+
+    def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":
+        """List who talked to whom for the first time in a span: see `ctk.ask.new`."""
+        from ctk.ask.new import new
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        with self._connect() as conn:
+            return new(conn, chosen)
+
+    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
+        """Say how evenly the connections and bytes of services go to their backends."""
+        from ctk.ask.balance import balance
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        with self._connect() as conn:
+            return balance(conn, chosen)
+
+    def idle(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        min_idle: str | int = "5m",
+        **asked: Unpack[Asked],
+    ) -> "Idle":
+        """
+        List the live connections that have moved nothing for `min_idle`, the longest idle first.
+
+        It is what a recorder last saw: it looks every five minutes, and at its end.
+        """
+        from ctk.ask.idle import idle
+        from ctk.timespan import parse_age
+
+        self._check()
+        chosen = self._filters(filters, asked, "min_idle")
+        least_ns = parse_age(min_idle) if isinstance(min_idle, str) else min_idle
+        with self._connect() as conn:
+            return idle(conn, chosen, least_ns)
 
     def graph(
         self,
@@ -186,6 +284,7 @@ class Recording:
         self,
         text: str,
         params: "Mapping[str, SqlValue] | None" = None,
+        filters: Filters | None = None,
         /,
         *,
         since: Moment | None = None,
@@ -209,13 +308,14 @@ class Recording:
         from ctk.ask.sql import SqlAnswer, SqlTerms
 
         self._check()
-        span = self._filters(None, {"since": since, "until": until})
+        asked = {"since": since, "until": until}
+        given = {name: value for name, value in asked.items() if value is not None}
+        span = self._filters(filters, given)
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
             now_ns=time.time_ns(),
-            since_ns=span.since_ns,
-            until_ns=span.until_ns,
+            span=span,
             explain=explain,
         )
         connect = self.sql_connection()
@@ -233,14 +333,14 @@ class Recording:
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps that touch a span, oldest first."""
-        from ctk.ask.caveats import nothing_recorded
+        from ctk.ask.caveats import caveats_of
         from ctk.ask.gaps import gaps_of
 
         self._check()
         span = self._filters(None, {"since": since, "until": until})
         with self._connect() as conn:
             found = gaps_of(conn, span.since_ns, span.until_ns)
-            return Gaps(rows=found, caveats=tuple(nothing_recorded(conn)))
+            return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))
 
     def describe(self) -> "Description":
         """Say what the file holds: its span, nodes, recordings, gaps, levels and tables."""
@@ -280,6 +380,12 @@ class Recording:
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
 
+    def reference(self) -> Reference:
+        """Give what ages and clocks count from: now while the file is written, else its end."""
+        self._check()
+        with self._connect() as conn:
+            return reference_of(conn, time.time_ns())
+
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self.source.reader()
 
@@ -287,10 +393,14 @@ class Recording:
         self, filters: Filters | None, asked: Mapping[str, object], *others: str
     ) -> Filters:
         if filters is None:
-            return filters_of(asked, now_ns=time.time_ns(), others=others)
+            now_ns = time.time_ns()
+            return filters_of(asked, now_ns=now_ns, reference=self.reference, others=others)
         if asked:
             raise TypeError("give Filters, or keyword arguments, not both")
         return filters
+
+    def _span(self, since: Moment | None, until: Moment | None) -> Filters:
+        return self._filters(None, {"since": since, "until": until})
 
     def _check(self) -> None:
         if not self._open:

@@ -2,16 +2,21 @@
 Filter terms to SQL conditions.
 
 Names and addresses are conditions on edges, which are few: the edges that fit are found before any
-flow is read. Only `--failed` and `--from-port` are conditions on rows.
+flow is read. Counts (`--failed`, `--min-bytes`, ...) and `--from-port` are conditions on rows: what
+fits is a flow, a row of the finest table.
+
+In a name `*` stands for any text and `?` for one character.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_network
 from typing import Literal, NamedTuple, assert_never, get_args
 
-from ctk.errors import UsageError
-from ctk.model import Kind, Side, Term, parse_port, parse_protocol, protocol_name
+from ctk.errors import UsageError, nearest
+from ctk.model import Field, Kind, Side, Term, parse_protocol, protocol_name
+from ctk.numbers import parse_count, parse_ports, parse_size
 
 
 class Condition(NamedTuple):
@@ -27,7 +32,7 @@ _SERVICE_NAMESPACE = "substr(edge.service, 1, instr(edge.service, '/') - 1)"
 
 _SELECTOR_HINT = "--label 'app=web,tier in (front,back),!old'"
 _KEY = r"(?:[a-z0-9.-]+/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
-_VALUE = r"[A-Za-z0-9_.-]*"
+_VALUE = r"[A-Za-z0-9_.*?-]*"
 _REQUIREMENT = re.compile(
     rf"\s*(?:(?P<absent>!)\s*(?P<absent_key>{_KEY})"
     rf"|(?P<key>{_KEY})(?:\s*(?P<equal>==|=|!=)\s*(?P<value>{_VALUE})"
@@ -47,6 +52,16 @@ def row_condition(terms: Iterable[Term]) -> Condition | None:
     return _join(" AND ", conditions) if conditions else None
 
 
+def bucket_condition(terms: Iterable[Term]) -> Condition | None:
+    """
+    Give what a row of a rollup must be for a flow in it to fit `row_condition`, its port aside.
+
+    A bucket's counts are no smaller than those of each of its flows.
+    """
+    counts = [term for term in terms if term.field in _COUNTS and not term.negated]
+    return _join(" AND ", [_of_row(term) for term in counts]) if counts else None
+
+
 def folded_condition(terms: Iterable[Term]) -> Condition | None:
     """
     Give which edges of a rollup could stand for flows that fit.
@@ -64,53 +79,79 @@ def folded_condition(terms: Iterable[Term]) -> Condition | None:
     return _or([exact, _join(" AND ", [folded, rest]) if rest else folded])
 
 
+def all_of(conditions: Sequence[Condition]) -> Condition:
+    """Join conditions that must all hold, of which there is one at least."""
+    return _join(" AND ", conditions)
+
+
 def both(conditions: Iterable[str]) -> str:
     """Join conditions that must all hold."""
     return " AND ".join(conditions)
 
 
+# What was not measured is not known to be that many.
+_BYTES = "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in, -1)"
+_COUNTS: Mapping[Field, str] = {
+    "failed": "(unreplied > 0 OR refused > 0)",
+    "refused": "refused > 0",
+    "unreplied": "unreplied > 0",
+    "min_bytes": f"{_BYTES} >= ?",
+    "min_connections": "connections >= ?",
+}
+
+
 def _is_of_row(term: Term) -> bool:
-    return term.field == "failed" or (term.field == "port" and term.side == "from")
+    return term.field in _COUNTS or (term.field == "port" and term.side == "from")
 
 
 def _of_row(term: Term) -> Condition:
-    if term.field == "failed":
-        return Condition("(unreplied > 0 OR refused > 0)")
-    ports = tuple(map(parse_port, term.values))
-    return Condition(f"(src_port IS NOT NULL AND src_port IN ({_marks(ports)}))", ports)
+    if term.field == "port":
+        return _ports("src_port", term.values)
+    parse = parse_size if term.field == "min_bytes" else parse_count
+    # Of several the smallest is enough: any of them fits.
+    least = (min(map(parse, term.values)),) if term.values else ()
+    return Condition(_COUNTS[term.field], least)
 
 
-def _of_edge(term: Term) -> Condition:  # noqa: PLR0911 - one for each field
+def _ports(column: str, values: tuple[str, ...]) -> Condition:
+    """Give the condition that the port is there, and in one of the ranges."""
+    ranges = list(map(parse_ports, values))
+    ports = tuple(ports[0] for ports in ranges if len(ports) == 1)
+    fits = [Condition(f"{column} IN ({_marks(ports)})", ports)] if ports else []
+    fits += [
+        Condition(f"{column} BETWEEN ? AND ?", (ports[0], ports[-1]))
+        for ports in ranges
+        if len(ports) > 1
+    ]
+    either = _or(fits)
+    return Condition(f"COALESCE({either.sql}, 0)", either.values)
+
+
+def _of_edge(term: Term) -> Condition:
     match term.field:
-        case "namespace":
-            return _of_sides(term, [_like("namespace", text) for text in term.values])
-        case "pod":
-            pods = [_named(text, "namespace", "name") for text in term.values]
-            return _of_sides(term, [_join(" AND ", [Condition("kind = 'pod'"), _or(pods)])])
-        case "workload":
-            return _of_sides(term, [_named(text, "namespace", "workload") for text in term.values])
-        case "node":
-            return _of_sides(term, [_of_node(text) for text in term.values])
-        case "kind":
-            return _of_sides(term, [_of_kind(text) for text in term.values])
-        case "label":
-            return _of_sides(term, [_labelled(text) for text in term.values])
-        case "ip":
-            return _of_sides(term, [_within(text) for text in term.values])
+        case "namespace" | "pod" | "workload" | "node" | "zone" | "kind" | "label" | "ip":
+            of_endpoint = _OF_ENDPOINT[term.field]
+            return _of_sides(term, [of_endpoint(text) for text in term.values])
         case "service":
             return _or([_named(text, _SERVICE_NAMESPACE, _SERVICE_NAME) for text in term.values])
         case "port":
-            ports = tuple(map(parse_port, term.values))
-            dialled = f"COALESCE(edge.dst_port IN ({_marks(ports)}), 0)"
-            answered = f"COALESCE(edge.nat_dst_port IN ({_marks(ports)}), 0)"
-            return Condition(f"({dialled} OR {answered})", ports + ports)
+            return _or([_ports(f"edge.{side}_port", term.values) for side in ("dst", "nat_dst")])
         case "protocol":
             names = tuple(protocol_name(parse_protocol(text)) for text in term.values)
             return Condition(f"edge.proto IN ({_marks(names)})", names)
-        case "failed":
+        case "cross_namespace":
+            return _CROSSES
+        case "failed" | "refused" | "unreplied" | "min_bytes" | "min_connections":
             raise AssertionError("it is a condition on rows")
         case _:
             assert_never(term.field)
+
+
+# Where a side has no namespace, it is in none other.
+_CROSSES = Condition(
+    "EXISTS (SELECT 1 FROM endpoint AS src, endpoint AS backend WHERE src.id = edge.src_id"
+    " AND backend.id = edge.backend_id AND src.namespace <> backend.namespace)"
+)
 
 
 def _of_sides(term: Term, fits: list[Condition]) -> Condition:
@@ -129,15 +170,28 @@ def _columns(term: Term) -> tuple[str, ...]:
     return sides.get(term.side, sides["from"] + sides["to"])
 
 
+def _of_pod(text: str) -> Condition:
+    named = _named(text, "namespace", "name", _begins)
+    return _join(" AND ", [Condition("kind = 'pod'"), named])
+
+
 def _of_node(text: str) -> Condition:
     """Fit the node itself, and the pods on it."""
     itself = _join(" AND ", [Condition("kind = 'node'"), _like("name", text)])
     return _or([_like("node", text), itself])
 
 
+def _of_zone(text: str) -> Condition:
+    """Fit the nodes of a topology zone, and the pods on them."""
+    zone = _like("zone", text)
+    return Condition(
+        f"COALESCE(node IN (SELECT node FROM node_zone WHERE {zone.sql}), 0)", zone.values
+    )
+
+
 def _of_kind(text: str) -> Condition:
     if text not in get_args(Kind):
-        hint = f"one of {', '.join(get_args(Kind))}"
+        hint = nearest(text, get_args(Kind)) or f"one of {', '.join(get_args(Kind))}"
         raise UsageError(f"{text!r} is not a kind of endpoint", hint=hint)
     return Condition("kind = ?", (text,))
 
@@ -167,6 +221,10 @@ def _requirement(match: re.Match[str]) -> Condition:
     label = "json_extract(labels, ?)"
     if match["absent"]:
         return Condition(f"{label} IS NULL", (path,))
+    if match["equal"] and re.search(_WILD, match["value"]):
+        fits = _like(label, match["value"])
+        sql = f"NOT {fits.sql}" if match["equal"] == "!=" else fits.sql
+        return Condition(sql, (path, *fits.values))
     if match["equal"]:
         # Like the API server's, != also holds where there is no such label.
         operator = "IS NOT" if match["equal"] == "!=" else "IS"
@@ -179,38 +237,69 @@ def _requirement(match: re.Match[str]) -> Condition:
 
 
 def _within(text: str) -> Condition:
+    if "*" in text:
+        # The endpoint that stands for many has no address.
+        return _join(" AND ", [Condition("length(packed) > 0"), _like("address", text.lower())])
     try:
         network = ip_network(text, strict=False)
     except ValueError as error:
         raise UsageError(
-            f"{text!r} is neither an address nor a CIDR", hint="10.244.0.3, 10.244.0.0/16, fd00::/8"
+            f"{text!r} is neither an address nor a CIDR",
+            hint="10.244.0.3, 10.244.0.0/16, '10.244.*'",
         ) from error
     low, high = network.network_address.packed, network.broadcast_address.packed
     # Bytes compare like the numbers they are, but only among those of one length.
     return Condition("(packed BETWEEN ? AND ? AND length(packed) = ?)", (low, high, len(low)))
 
 
-def _named(text: str, namespace_column: str, name_column: str) -> Condition:
-    namespace, slash, name = text.rpartition("/")
-    named = _like(name_column, name)
-    return _join(" AND ", [_like(namespace_column, namespace), named]) if slash else named
+_WILD = r"[*?]"
 
 
 def _like(column: str, text: str) -> Condition:
-    if "*" in text:
-        return Condition(f"COALESCE({column} GLOB ?, 0)", (re.sub(r"([\[?])", r"[\1]", text),))
+    if re.search(_WILD, text):
+        return Condition(f"COALESCE({column} GLOB ?, 0)", (text.replace("[", "[[]"),))
     return Condition(f"{column} IS ?", (text,))
+
+
+def _begins(column: str, text: str) -> Condition:
+    """Fit a name, and those that it begins as a word: `web` fits web-7c65d6cfc9-aaaaa."""
+    if re.search(_WILD, text):
+        return _like(column, text)
+    return _or([_like(column, text), _like(column, f"{text}-*")])
+
+
+def _named(
+    text: str,
+    namespace_column: str,
+    name_column: str,
+    like: Callable[[str, str], Condition] = _like,
+) -> Condition:
+    namespace, slash, name = text.rpartition("/")
+    named = like(name_column, name or "*" if slash else name)
+    return _join(" AND ", [_like(namespace_column, namespace), named]) if slash else named
+
+
+_OF_ENDPOINT: Mapping[Field, Callable[[str], Condition]] = {
+    "namespace": partial(_like, "namespace"),
+    "pod": _of_pod,
+    "workload": partial(_named, namespace_column="namespace", name_column="workload"),
+    "node": _of_node,
+    "zone": _of_zone,
+    "kind": _of_kind,
+    "label": _labelled,
+    "ip": _within,
+}
 
 
 def _negated(term: Term, condition: Condition) -> Condition:
     return Condition(f"NOT {condition.sql}", condition.values) if term.negated else condition
 
 
-def _or(conditions: list[Condition]) -> Condition:
+def _or(conditions: Sequence[Condition]) -> Condition:
     return _join(" OR ", conditions)
 
 
-def _join(word: Literal[" AND ", " OR "], conditions: list[Condition]) -> Condition:
+def _join(word: Literal[" AND ", " OR "], conditions: Sequence[Condition]) -> Condition:
     if len(conditions) == 1:
         return conditions[0]
     sql = word.join(condition.sql for condition in conditions)

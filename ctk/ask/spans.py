@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ctk.ask.selectors import Condition
 from ctk.store.rollup import LEVELS, watermarks
 from ctk.timespan import FOREVER_NS
 
@@ -127,7 +128,7 @@ def holding(
     conn: sqlite3.Connection,
     found: Sequence[Held],
     span: tuple[int, int],
-    condition: str,
+    condition: Condition,
     *,
     newest_first: bool,
 ) -> Iterator[tuple[int, int]]:
@@ -147,7 +148,7 @@ def holding(
     if _down(since_ns, width_ns) < level.pruned_ns:
         first_ns = min(max(since_ns, _up(level.pruned_ns, width_ns)), until_ns)
     last_ns = max(min(until_ns, level.folded_ns), first_ns)
-    asked = f"SELECT EXISTS (SELECT 1 FROM {level.table} WHERE started_ns = ? AND {condition})"
+    asked = f"SELECT EXISTS (SELECT 1 FROM {level.table} WHERE started_ns = ? AND {condition.sql})"
     parts: list[tuple[int, int, bool]] = [(since_ns, first_ns, False)]
     at_ns = first_ns
     while at_ns < last_ns:
@@ -157,7 +158,8 @@ def holding(
     parts.append((last_ns, until_ns, False))
     for start_ns, end_ns, bucket in reversed(parts) if newest_first else parts:
         if start_ns < end_ns and (
-            not bucket or conn.execute(asked, (_down(start_ns, width_ns),)).fetchone()[0]
+            not bucket
+            or conn.execute(asked, (_down(start_ns, width_ns), *condition.values)).fetchone()[0]
         ):
             yield from holding(
                 conn, finer, (start_ns, end_ns), condition, newest_first=newest_first

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ctk.ask.connection import Connect
 from ctk.ask.functions import FUNCTIONS, add_functions
 from ctk.errors import CtkError, StoreError, UsageError
+from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ _READ_ONLY_HINT = "a question only reads: SELECT, WITH or EXPLAIN"
 _TEXTS = ("started_at", "ended_at", "committed_at", "valid_from", "valid_to")
 _READ_AS_TIME = re.compile(rf"\bdatetime\s*\(\s*(?:\w+\.)?(?:{'|'.join(_TEXTS)})\b", re.IGNORECASE)
 
+_EVER = Filters()
+
 SqlValue = str | int | float | bytes | None
 
 
@@ -66,8 +69,7 @@ class SqlTerms:
     limit_s: float = 30.0
     memory_bytes: int | None = None
     now_ns: int  # what ago() counts from
-    since_ns: int | None = None
-    until_ns: int | None = None
+    span: Filters = _EVER
     explain: bool = False  # say how it would be answered
 
 
@@ -77,15 +79,15 @@ class _Bound(dict[str, SqlValue]):
     def __init__(self, given: Mapping[str, SqlValue], terms: SqlTerms) -> None:
         super().__init__(
             {
-                "since_ns": -FOREVER_NS if terms.since_ns is None else terms.since_ns,
-                "until_ns": FOREVER_NS if terms.until_ns is None else terms.until_ns,
+                "since_ns": -FOREVER_NS if terms.span.since_ns is None else terms.span.since_ns,
+                "until_ns": FOREVER_NS if terms.span.until_ns is None else terms.span.until_ns,
                 **given,
             }
         )
         self._explain = terms.explain
         self._unused = set(given)
         self._unused |= {
-            name for name in ("since_ns", "until_ns") if getattr(terms, name) is not None
+            name for name in ("since_ns", "until_ns") if getattr(terms.span, name) is not None
         }
 
     def __getitem__(self, name: str) -> SqlValue:
@@ -165,13 +167,12 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
         That is what was lost in the span that was given, and times that compare wrongly; of what
         else the rows lack nothing is known, since SQL may ask for anything.
         """
-        from ctk.ask.caveats import TextTimes, caveats_of_span
+        from ctk.ask.caveats import TextTimes, caveats_of
 
         found: list[Caveat] = []
-        since_ns, until_ns = self._terms.since_ns, self._terms.until_ns
-        if (since_ns, until_ns) != (None, None):
+        if self._terms.span != _EVER:
             with self._connect() as conn:
-                found += caveats_of_span(conn, since_ns, until_ns)
+                found += caveats_of(conn, self._terms.span)
         texts = [name for name in _TEXTS if name in self._columns]
         if texts and not any(name.endswith("_ns") for name in self._columns):
             if "datetime" in self._called and not _READ_AS_TIME.search(self._sql):

@@ -7,7 +7,7 @@ name: sorting text is what costs.
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ctk.ask.connection import choose_edges
@@ -22,15 +22,21 @@ from ctk.ask.spans import Piece
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.columns import IDENTITY_KEYS, flow_sql, joins_of
+from ctk.store.peers import CLIENT, SERVER
 from ctk.store.rollup import LEVELS
 
-# What flows are summed up by: a flow's keys that are neither times nor counts, and the two sides
-# by the finest name that is known.
+# What flows are summed up by: a flow's keys that are neither times nor counts; the two sides by
+# the finest name that is known (source, destination); by workload and service (client, server); and
+# who answered, where (backend, backend_port).
 KEYS: dict[str, str] = {
     "source": "COALESCE(src.namespace || '/' || src.name, src.name, src.address)",
     "destination": "COALESCE(CASE backend.kind WHEN 'pod' THEN backend.namespace || '/' ||"
     " backend.name END, edge.service, backend.namespace || '/' || backend.name, backend.name,"
     " backend.address)",
+    "client": CLIENT,
+    "server": SERVER,
+    "backend": "COALESCE(backend.namespace || '/' || backend.name, backend.name, backend.address)",
+    "backend_port": "COALESCE(edge.nat_dst_port, edge.dst_port)",
     **{key: sql for key, sql in flow_sql(src_port="edge.src_port").items() if key in IDENTITY_KEYS},
 }
 
@@ -86,6 +92,17 @@ SEEN = tuple(_READ_SEEN)
 NOTHING = Counts(0, 0, 0, None, None, None, None, 0, 0, None, None)
 
 
+def plus(one: Counts, other: Counts) -> Counts:
+    """Add two counts up; what was measured in neither stays None."""
+    return Counts._make(
+        mine if its is None else its if mine is None else _PLUS.get(name, int.__add__)(mine, its)
+        for name, mine, its in zip(COUNTS, one, other, strict=True)
+    )
+
+
+_PLUS: Mapping[str, Callable[[int, int], int]] = {"first_seen_ns": min, "last_seen_ns": max}
+
+
 # What groups are ranked by, and the count that it is. Times rank the latest first.
 SORTS: dict[str, str] = {
     **{count: count for count in ("bytes", "packets", "connections", "events", "failed")},
@@ -121,6 +138,12 @@ def check_keys(keys: Sequence[str], spelled: str) -> None:
 
             near = ",".join(get_close_matches(key, KEYS, 1)) or "src_workload,service"
             raise UsageError(f"{key!r} is not a key to rank by", hint=f"{spelled} {near}")
+
+
+def refuse_cut(filters: Filters, of: str) -> None:
+    """Refuse `first` and `last` where an answer is not made of so many flows."""
+    if (filters.first, filters.last) != (None, None):
+        raise UsageError(f"first and last cut flows, not {of}", hint="give a limit of rows instead")
 
 
 def needs_flows(filters: Filters, keys: Sequence[str]) -> bool:

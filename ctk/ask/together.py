@@ -8,22 +8,31 @@ together here: flows by time, sums by their keys. SQL is asked of views that uni
 import os
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from heapq import merge
 from itertools import chain, islice, repeat
 from typing import Any, Unpack
 
-from ctk.ask.caveats import Caveat, HasGaps, OfFiles, PrunedMeanwhile, SeenByEach
+from ctk.ask.caveats import (
+    Caveat,
+    CountedFromEnd,
+    HasGaps,
+    NothingFits,
+    OfFiles,
+    PrunedMeanwhile,
+    SeenByEach,
+)
 from ctk.ask.connection import Connect
 from ctk.ask.flows import Flows
 from ctk.ask.gaps import StoredGap
-from ctk.ask.keywords import Asked, Moment
+from ctk.ask.keywords import Asked
+from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import Position
 from ctk.ask.recording import Gaps, Recording, keys_of
-from ctk.ask.series import Series, SeriesRow
-from ctk.ask.sums import COUNTS, SORTS, Counts, Value
+from ctk.ask.series import Series
+from ctk.ask.sums import COUNTS, SORTS, Counts, Value, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -94,10 +103,10 @@ class Recordings(Recording):
         groups: dict[tuple[Value, ...], Counts] = {}
         for row in chain.from_iterable(top.rows for top in tops):
             before = groups.get(row.keys)
-            groups[row.keys] = row.counts if before is None else _sum(before, row.counts)
+            groups[row.keys] = row.counts if before is None else plus(before, row.counts)
         totals = tops[0].totals
         for top in tops[1:]:
-            totals = _sum(totals, top.totals)
+            totals = plus(totals, top.totals)
         sort = sort or ("bytes" if totals.bytes is not None else "connections")
         rows = [TopRow(*group) for group in sorted(groups.items(), key=_largest_first(sort))]
         return replace(
@@ -115,37 +124,42 @@ class Recordings(Recording):
         /,
         *,
         by: str | Iterable[str] = (),
-        step: str | int = "1m",
+        step: str | int | None = "1m",
+        sort: str | None = None,
+        limit: int | None = None,
         **asked: Unpack[Asked],
     ) -> Series:
         """Sum up the flows of all files that fit by steps of time, and by keys."""
+        from ctk.ask.series import parse_step, together
+
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "step")
-        found = [part.series(each, by=keys, step=step) for part, each in self._shares(chosen)]
-        steps: dict[tuple[int, tuple[Value, ...]], Counts] = {}
-        for row in chain.from_iterable(series.rows for series in found):
-            at = row.started_ns, row.keys
-            steps[at] = _sum(steps[at], row.counts) if at in steps else row.counts
-        rows = [
-            SeriesRow(*at, counts)
-            for at, counts in sorted(
-                steps.items(), key=lambda step: (step[0][0], *map(_nulls_first, step[0][1]))
-            )
-        ]
-        return replace(
-            found[0],
-            rows=tuple(rows),
-            caveats=self._together(series.caveats for series in found),
-        )
+        chosen = self._filters(filters, asked, "by", "step", "sort", "limit")
+        shares = self._shares(chosen)
+        step_ns = None if step is None else parse_step(step)
+        if step_ns is None:
+            each = [part.series(share, step=None) for part, share in shares]
+            step_ns = max(series.step_ns for series in each)
+        found = [part.series(share, by=keys, step=step_ns, sort=sort) for part, share in shares]
+        caveats = self._together(series.caveats for series in found)
+        return together(found, sort, limit, caveats)
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps of all files that touch a span, oldest first."""
         self._check()
-        found = [part.gaps(since=since, until=until) for part in self._parts]
+        span = self._filters(None, {"since": since, "until": until})
+        found = [part.gaps(since=span.since_ns, until=span.until_ns) for part in self._parts]
         rows = sorted(chain.from_iterable(gaps.rows for gaps in found), key=lambda gap: gap[2:4])
         caveats = self._together((gaps.caveats for gaps in found), sums=False)
+        if span.counted_from_ns is not None:
+            caveats = (CountedFromEnd(span.counted_from_ns), *caveats)
         return Gaps(rows=tuple(rows), caveats=caveats)
+
+    def reference(self) -> Reference:
+        """Give what ages count from: now where one of the files is written, else the last end."""
+        self._check()
+        found = [part.reference() for part in self._parts]
+        return max(found, key=lambda each: (not each.is_end, each.at_ns))
 
     def sql_connection(self) -> Connect:
         """Give what opens a connection whose views are those of all files."""
@@ -186,6 +200,9 @@ class Recordings(Recording):
                     gaps += caveat.gaps
                 else:
                     files.setdefault(caveat, []).append(str(part.path))
+        nothing = [names for caveat, names in files.items() if isinstance(caveat, NothingFits)]
+        if sum(map(len, nothing)) < len(self._parts):  # in one of them something fits
+            files = {each: of for each, of in files.items() if not isinstance(each, NothingFits)}
         together: list[Caveat] = []
         if gaps:
             together.append(HasGaps(tuple(sorted(gaps, key=lambda gap: gap[2:4]))))
@@ -229,7 +246,7 @@ class _FlowsTogether(Flows):
             since_ns = self._reach[0]
         if self._filters.first is not None:
             until_ns = self._reach[1] + 1
-        span = Filters(since_ns=since_ns, until_ns=until_ns, terms=self._filters.terms)
+        span = replace(self._filters, since_ns=since_ns, until_ns=until_ns, first=None, last=None)
         return self._together(
             [
                 *part.flows(span).caveats,
@@ -259,17 +276,6 @@ class _FlowsTogether(Flows):
 
 def _start(found: tuple[FlowRecord, int]) -> int:
     return found[0].started_ns
-
-
-_ADDED: Mapping[str, Callable[[int, int], int]] = {"first_seen_ns": min, "last_seen_ns": max}
-
-
-def _sum(one: Counts, other: Counts) -> Counts:
-    """Add up two counts; what was not measured on one side is what the other has."""
-    return Counts._make(
-        b if a is None else a if b is None else _ADDED.get(name, int.__add__)(a, b)
-        for name, a, b in zip(COUNTS, one, other, strict=True)
-    )
 
 
 def _largest_first(sort: str) -> Callable[[tuple[tuple[Value, ...], Counts]], Any]:

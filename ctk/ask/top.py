@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, SeenTo, Widened, caveats_of_span, pruned_of_span
+from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.folded import folded_of
 from ctk.ask.spans import clip, cover, held
@@ -82,13 +82,17 @@ def top(
         rows = tuple(
             TopRow(tuple(row[: len(by)]), Counts._make(row[len(by) :])) for _, _, *row in found
         )
-        caveats = list(caveats_of_span(conn, filters.since_ns, filters.until_ns))
+        caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
         if reach is not None and reach != span:
             caveats.append(Widened(*reach))
         caveats += folded_of(conn, pieces, filters, shown=bool(folded))
+        if not groups and not any(isinstance(each, Folded) for each in caveats):
+            from ctk.ask.nothing import why_nothing
+
+            caveats[:0] = why_nothing(conn, filters)
         tables = {piece.table for piece in pieces}
         widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
         if seen and widest_ns > 1:

@@ -17,14 +17,13 @@ from ctk.cli.options import (
     FilterCommand,
     db_argument,
     filter_options,
-    parse_count,
-    parse_size,
     print_caveats,
     refuse_one_file_twice,
     remark,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
+from ctk.numbers import parse_count, parse_size
 from ctk.render import eventlog
 from ctk.render import tables as render
 from ctk.render.cursor import Cursor

@@ -14,35 +14,15 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+import ctk
 from ctk.ask.caveats import Caveat
 from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
+from ctk.ask.moments import Reference
 from ctk.errors import UsageError
+from ctk.numbers import parse_count
 from ctk.render.tables import Format, Output
-from ctk.timespan import FOREVER_NS
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_SIZE = re.compile(r"([0-9]+)(?:([KMGT])(iB|B)?|B)?", re.IGNORECASE)
-_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def parse_size(text: str) -> int:
-    """Turn "4096", "16MiB", "1G" or "500MB" into bytes: a K is 1,024, and 1,000 in KB."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise UsageError(f"{text!r} is not a size", hint="write it as 512K, 16MiB or 1G")
-    thousand = 1000 if (match[3] or "").upper() == "B" else 1024
-    return int(match[1]) * int(thousand ** _POWERS[(match[2] or "").upper()])
-
-
-def parse_count(text: str | int) -> int:
-    """Turn "50" into a number that is not negative."""
-    if not str(text).isdecimal():
-        raise UsageError(f"{text!r} is not a number", hint="write it as 50")
-    if int(text) > FOREVER_NS:
-        raise UsageError(f"{text!r} is more than SQLite counts", hint="write it as 50")
-    return int(text)
-
 
 # More rows than these of a table on a terminal are not read by anybody.
 TERMINAL_ROWS = 1_000
@@ -154,6 +134,10 @@ class FilterCommand(click.Command):
                     )
 
 
+# Flags that have a letter, by it.
+_LETTERS = {"n": "namespace", "l": "label"}
+
+
 def _join_not(args: list[str]) -> list[str]:
     joined: list[str] = []
     remaining = iter(args)
@@ -164,8 +148,8 @@ def _join_not(args: list[str]) -> list[str]:
             joined.append(arg)
             continue
         negated = next(remaining, "")
-        if negated.startswith("-n"):
-            joined += ["--not-namespace", *([negated[2:]] if negated != "-n" else [])]
+        if negated[:1] == "-" and negated[1:2] in _LETTERS:
+            joined += [f"--not-{_LETTERS[negated[1]]}", *([negated[2:]] if negated[2:] else [])]
         elif negated[:2] == "--" and _is_filter(negated[2:].partition("=")[0]):
             joined.append(f"--not-{negated[2:]}")
         else:
@@ -185,7 +169,16 @@ def filter_options(command: F) -> F:
     def collect(**given: Any) -> Any:
         asked = {name: given.pop(f"filter_{name}") for name in (*SPAN, *NAMES)}
         given_flags = {name: value for name, value in asked.items() if value != ()}
-        filters = filters_of(given_flags, now_ns=time.time_ns(), spelled=as_flag)
+        if given.pop("all_namespaces") and asked["namespace"]:
+            raise UsageError("-A and --namespace exclude each other", hint="give one of them")
+
+        def reference() -> Reference:
+            with ctk.open(given["db"]) as recording:
+                return recording.reference()
+
+        filters = filters_of(
+            given_flags, now_ns=time.time_ns(), reference=reference, spelled=as_flag
+        )
         return command(filters=filters, **given)
 
     for option in reversed(_filter_params()):
@@ -195,17 +188,20 @@ def filter_options(command: F) -> F:
 
 def _filter_params() -> list[Callable[[Any], Any]]:
     number: dict[str, Any] = {"type": parse_count, "metavar": "N"}
-    moment = "AGE|TIME"
+    moment: dict[str, Any] = {"metavar": "TIME"}
+    text = "From then on: 15m, '10 min ago', 09:00, yesterday, 2024-11-25T18:47:22Z."
     params = [
-        click.option("--since", "filter_since", metavar=moment, help="From then on: 15m, 2h, 7d."),
+        click.option("--since", "filter_since", **moment, help=text),
+        click.option("--until", "filter_until", **moment, help="Before then: written the same."),
         click.option(
-            "--until", "filter_until", metavar=moment, help="Before then: an age or time."
+            "--for", "filter_for_", metavar="AGE", help="So long from --since, or up to --until."
         ),
         click.option("--last", "filter_last", **number, help="Only the last N."),
         click.option("--first", "filter_first", **number, help="Only the first N."),
     ]
     for name, (field, side, negated) in NAMES.items():
-        names = [as_flag(name), f"filter_{name}", *(["-n"] if name == "namespace" else [])]
+        letter = [f"-{letter}" for letter, long_name in _LETTERS.items() if long_name == name]
+        names = [*letter, as_flag(name), f"filter_{name}"]
         kind: dict[str, Any] = {"is_flag": True}
         if field.form is not None:
             kind = {"multiple": True, "metavar": field.form}
@@ -213,6 +209,8 @@ def _filter_params() -> list[Callable[[Any], Any]]:
         params.append(click.option(*names, **kind, help=field.help, hidden=hidden))
     text = "Negate the filter behind it: --not --pod web-1."
     params.append(click.option("--not", "filter_not", is_flag=True, expose_value=False, help=text))
+    text = "Of all namespaces, as without it."
+    params.append(click.option("-A", "--all-namespaces", is_flag=True, help=text))
     return params
 
 

@@ -13,13 +13,13 @@ from ctk.cli.options import (
     FilterCommand,
     filter_options,
     output_options,
-    parse_size,
     print_caveats,
     remark,
     sql_arguments,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
+from ctk.numbers import parse_size
 from ctk.render import tables as render
 from ctk.render.tables import Output
 from ctk.timespan import SECOND, parse_age
@@ -83,15 +83,14 @@ def query(
             if given:
                 hint = '"select * from flows where src = :ip" -p ip 10.0.0.1'
                 raise UsageError(f"{flag} is for SQL", hint=hint)
-    elif filters != Filters(since_ns=filters.since_ns, until_ns=filters.until_ns):
+    elif (filters.first, filters.last, filters.terms) != (None, None, ()):
         raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
     with ctk.open(db) as recording:
         if sql is not None:
             answer = recording.sql(
                 _statement(sql),
                 {name: _value(text) for name, text in param},
-                since=filters.since_ns,
-                until=filters.until_ns,
+                filters,
                 limit_s=timeout / SECOND,
                 memory_bytes=memory,
                 explain=explain,
@@ -113,8 +112,6 @@ def query(
             remark(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
             )
-        elif not written and output.format == "table":
-            remark("no flows fit")
         print_caveats(flows.caveats)
 
 

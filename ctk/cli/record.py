@@ -8,7 +8,6 @@ import click
 from ctk.cli.options import (
     cluster_options,
     db_argument,
-    parse_size,
     refuse_one_file_twice,
     refuse_two_clusters,
 )
@@ -16,7 +15,8 @@ from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
-from ctk.model import EVENT_NAMES, EventName, parse_port, parse_protocol
+from ctk.model import EVENT_NAMES, EventName, parse_protocol
+from ctk.numbers import parse_port, parse_size
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
 

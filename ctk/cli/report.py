@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ctk.ask.keywords import filters_of
+from ctk.ask.recording import Recording
 from ctk.cli.options import FilterCommand, db_argument, filter_options, refuse_one_file_twice
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -61,7 +62,7 @@ def report(
         made = document(
             recording,
             filters,
-            before=None if before is None else _span(before),
+            before=None if before is None else _span(before, recording),
             labels=not no_labels,
             words=Words() if redact else None,
         )
@@ -84,11 +85,16 @@ def report(
     click.echo(output)
 
 
-def _span(text: str) -> tuple[int | None, int | None]:
+def _span(text: str, recording: Recording) -> tuple[int | None, int | None]:
     """Turn "2h..1h" into a span in ns."""
     since, dots, until = text.partition("..")
     if not (since and dots and until):
         raise UsageError(f"{text!r} is not a span", hint="--before 2h..1h")
     asked = {"since": since, "until": until}
-    span = filters_of(asked, now_ns=time.time_ns(), spelled="--before {}".format)
+    span = filters_of(
+        asked,
+        now_ns=time.time_ns(),
+        reference=recording.reference,
+        spelled="--before {}".format,
+    )
     return span.since_ns, span.until_ns

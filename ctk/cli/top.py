@@ -12,11 +12,10 @@ from ctk.cli.options import (
     dbs_argument,
     filter_options,
     output_options,
-    parse_count,
     print_caveats,
-    remark,
 )
 from ctk.model import Filters
+from ctk.numbers import parse_count
 from ctk.render import tables as render
 from ctk.render.tables import Output
 
@@ -58,6 +57,4 @@ def top(db: Dbs, by: str, sort: str | None, limit: int, filters: Filters, output
             filters, by=keys, sort=sort, limit=limit, seen=output.format != "table"
         )
     render.top(ranked, output, sys.stdout.buffer)
-    if not ranked.groups and output.format == "table":
-        remark("no flows fit")
     print_caveats(ranked.caveats)

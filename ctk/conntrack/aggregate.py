@@ -84,11 +84,10 @@ class Aggregator:
         self._found: dict[tuple[int, int, bool], Group] = {}
         self._open_totals: list[Totals] = []
         self._events_at_open = 0
-        strangers = connections.strangers
-        self._folding = None if strangers is None else Folding(strangers)
-        self._most_rows = MOST_ROWS
-        if strangers is not None:
-            self._most_rows = max(MOST_ROWS, 2 * strangers.most + MOST_ROWS // 5)
+        self._folding, self._most_rows = None, MOST_ROWS
+        if connections.strangers is not None:
+            self._folding = Folding(connections.strangers)
+            self._most_rows = max(MOST_ROWS, 2 * connections.strangers.most + MOST_ROWS // 5)
 
     # Windows.
 

@@ -14,7 +14,8 @@ from typing import NamedTuple, Self
 
 from ctk.conntrack import attributes
 from ctk.errors import UsageError
-from ctk.model import PROTOCOL_NUMBERS, FlowTuple, parse_port, parse_protocol
+from ctk.model import PROTOCOL_NUMBERS, FlowTuple, parse_protocol
+from ctk.numbers import parse_port
 
 
 class Cidr(NamedTuple):

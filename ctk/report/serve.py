@@ -133,7 +133,8 @@ class Page:
         with self._asking:
             known = self._documents.get((version.tag, query))
             if known is None:
-                filters = filters_of(asked, now_ns=time.time_ns())
+                reference = self._recording.reference
+                filters = filters_of(asked, now_ns=time.time_ns(), reference=reference)
                 known = dumps(document(self._recording, filters))
                 self._documents[version.tag, query] = known
                 while len(self._documents) > _MOST_CACHED:

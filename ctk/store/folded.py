@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, cast
 
 from ctk.distinct import Distinct
 from ctk.model import Kind
+from ctk.store import bulk
+from ctk.store.columns import EdgeRow
 
 # The endpoints and edges that stand for many have ids below zero, apart from all others.
 ENDPOINT_IDS: Mapping[Kind, int] = {"external": -1, "unknown": -2}
@@ -47,6 +49,24 @@ def make_endpoints(conn: sqlite3.Connection) -> None:
     )
 
 
+def next_edge_id(conn: sqlite3.Connection) -> int:
+    """Return the id of the next edge that stands for many."""
+    (lowest,) = conn.execute("SELECT MIN(id) FROM edge").fetchone()
+    return min(lowest or 0, 0) - 1
+
+
+def other_edge(conn: sqlite3.Connection, key: EdgeRow) -> int:
+    """Return the id of an edge that stands for many, which is made where it is not there yet."""
+    same = " AND ".join(f"{column} IS ?" for column in EdgeRow._fields)
+    found = conn.execute(f"SELECT id FROM edge WHERE +id < 0 AND {same}", key).fetchone()
+    if found is not None:
+        return int(found[0])
+    make_endpoints(conn)
+    other_id = next_edge_id(conn)
+    conn.execute(bulk.plain("edge", ("id", *EdgeRow._fields)).one, (other_id, *key))
+    return other_id
+
+
 def add(conn: sqlite3.Connection, level: str, counts: Iterable[FoldedCount]) -> None:
     """Count addresses for rows of a level, with what is counted for them already."""
     for each in counts:
@@ -67,6 +87,14 @@ def of_bucket(
         count = FoldedCount(edge_id, start_ns, read(src_counted), read(dst_counted))
         found[edge_id] = plus(found.get(edge_id), count)
     return found
+
+
+def put(
+    conn: sqlite3.Connection, level: str, started_ns: int, counts: Mapping[int, FoldedCount]
+) -> None:
+    """Store the counts of a bucket, in place of what was there."""
+    forget(conn, level, started_ns, started_ns + 1)
+    add(conn, level, [count._replace(started_ns=started_ns) for count in counts.values()])
 
 
 def forget(conn: sqlite3.Connection, level: str, since_ns: int, until_ns: int) -> None:

@@ -7,10 +7,9 @@ in its sums.
 
 import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from ctk.store import folded
-from ctk.store.connect import WAL_BYTES, limit_wal, path_of
+from ctk.store.connect import WAL_BYTES, limit_wal
 from ctk.store.orphans import Orphans
 from ctk.store.rollup import (
     LEVELS,
@@ -21,6 +20,7 @@ from ctk.store.rollup import (
     transaction,
     watermarks,
 )
+from ctk.store.sizes import database_bytes, pragma, used_bytes, wal_bytes
 from ctk.timespan import DAY, FOREVER_NS
 
 _ROWS = 10_000  # deleted in one transaction: some 20 ms
@@ -50,7 +50,7 @@ def by_age(
         yield from _before(conn, level, now_ns - retain.get(level.name, level.keep_ns))
     if _day(conn) != day:
         yield from orphans.sweep()
-    if _pragma(conn, "freelist_count") > _pragma(conn, "page_count") * _SPARE:
+    if pragma(conn, "freelist_count") > pragma(conn, "page_count") * _SPARE:
         yield from _give_back(conn)
 
 
@@ -79,12 +79,12 @@ def by_size(conn: sqlite3.Connection, max_bytes: int, orphans: Orphans) -> Itera
     if orphans.due:
         yield from orphans.sweep()
     limit_wal(conn, min(WAL_BYTES, int(max_bytes * _WAL)))
-    if file_bytes(conn) <= max_bytes * _HIGH:
+    if database_bytes(conn) + wal_bytes(conn) <= max_bytes * _HIGH:
         return
     low_bytes = int(max_bytes * _LOW)
     for early in (False, True):
         for i, level in enumerate(LEVELS):
-            if _used_bytes(conn) <= low_bytes:
+            if used_bytes(conn) <= low_bytes:
                 break
             if early:
                 _fold_open(conn, LEVELS[: i + 2])
@@ -103,20 +103,13 @@ def _fold_open(conn: sqlite3.Connection, levels: Sequence[Level]) -> None:
 
 
 def _down_to(conn: sqlite3.Connection, level: Level, low_bytes: int) -> Iterator[None]:
-    while _used_bytes(conn) > low_bytes:
+    while used_bytes(conn) > low_bytes:
         row = conn.execute(
             f"SELECT started_ns FROM {level.table} ORDER BY started_ns LIMIT 1 OFFSET ?", (_ROWS,)
         ).fetchone()
         until_ns = row[0] + _width_ns(level) if row else None
         if not (yield from _before(conn, level, until_ns)):
             break
-
-
-def file_bytes(conn: sqlite3.Connection) -> int:
-    """The size of the file and its -wal."""
-    wal = Path(f"{path_of(conn)}-wal")
-    pages = _pragma(conn, "page_count") * _pragma(conn, "page_size")
-    return pages + (wal.stat().st_size if wal.exists() else 0)
 
 
 def _before(
@@ -163,11 +156,11 @@ def _before(
 
 def _give_back(conn: sqlite3.Connection) -> Iterator[None]:
     """Move what is left to the front of the file and cut its end off."""
-    while _pragma(conn, "freelist_count"):
-        before = _pragma(conn, "page_count")
+    while pragma(conn, "freelist_count"):
+        before = pragma(conn, "page_count")
         # A row without columns comes for each page; `execute` stops at the first of them.
         conn.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
-        if _pragma(conn, "page_count") == before:  # a file without auto_vacuum
+        if pragma(conn, "page_count") == before:  # a file without auto_vacuum
             break
         yield
     # What readers do not hold up; they never have to wait for this.
@@ -195,12 +188,3 @@ def _width_ns(level: Level) -> int:
 
 def _day(conn: sqlite3.Connection) -> int:
     return (watermarks(conn)["1m"].pruned_ns or 0) // DAY
-
-
-def _used_bytes(conn: sqlite3.Connection) -> int:
-    free = _pragma(conn, "freelist_count")
-    return (_pragma(conn, "page_count") - free) * _pragma(conn, "page_size")
-
-
-def _pragma(conn: sqlite3.Connection, name: str) -> int:
-    return int(conn.execute(f"PRAGMA {name}").fetchone()[0])

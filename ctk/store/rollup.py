@@ -5,17 +5,18 @@ LEVELS is a table, finest first; each level is folded from the one before it. Tw
 how far a level is: every bucket before `folded_ns` is the exact sum of the finer level, and what
 was before `pruned_ns` is gone. A watermark moves in the transaction that makes it true.
 
-`fold` is an iterator of small transactions: the caller stops when it has no more time, and calls
-again later.
+`fold` is an iterator of small steps: the caller may write a window between any two, and may stop
+and call again later.
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from ctk.store import bulk, folded
+from ctk.store import folded
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS, EdgeRow
 from ctk.store.folded import FoldedCount
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE
@@ -36,7 +37,8 @@ LEVELS: tuple[Level, ...] = (
     Level("1d", "flow_1d", DAY, 730 * DAY, 1_000),
 )
 
-_COPIED_AT_ONCE = 100_000  # rows in one transaction: 50 ms
+_READ_AT_ONCE = 20_000  # rows summed up in a step: some 20 ms
+_COPIED_AT_ONCE = 20_000  # rows in one transaction: 10 to 30 ms
 _COLUMNS = ", ".join(COUNT_KEYS)
 _SUMS = ", ".join(f"SUM({key})" for key in COUNT_KEYS)
 _ADDED = ", ".join(
@@ -47,11 +49,32 @@ _ADDED = ", ".join(
 )
 
 
+Counts = dict[int, FoldedCount]  # of addresses, by edge
+
+
 class Watermarks(NamedTuple):
     """How far a level is; None where nothing was folded or pruned yet."""
 
     folded_ns: int | None
     pruned_ns: int | None
+
+
+@dataclass(slots=True)
+class Folding:
+    """
+    The bucket that is being summed up, and whether rows came for it meanwhile.
+
+    Who inserts rows tells it of the earliest; then the bucket is summed up anew.
+    """
+
+    end_ns: int = -FOREVER_NS
+    stale: bool = False
+
+    def begin(self, end_ns: int) -> None:
+        self.end_ns, self.stale = end_ns, False
+
+    def inserted(self, first_ns: int) -> None:
+        self.stale = self.stale or first_ns < self.end_ns
 
 
 def watermarks(conn: sqlite3.Connection) -> dict[str, Watermarks]:
@@ -73,50 +96,21 @@ def floor(at_ns: int, width_ns: int) -> int:
     return at_ns - at_ns % width_ns if width_ns else at_ns
 
 
-def add_late(
-    conn: sqlite3.Connection,
-    by_level: Mapping[str, Watermarks],
-    started_ns: int,
-    edge_id: int,
-    counts: Sequence[int | None],
-) -> bool:
-    """
-    Add a row to every finished bucket that holds its time, so that all sums stay equal.
-
-    True where the row itself is to be stored: not where flows that old have been pruned.
-    """
-    for level in LEVELS[1:]:
-        folded_ns, pruned_ns = by_level[level.name]
-        start_ns = floor(started_ns, level.width_ns)
-        if folded_ns is not None and (pruned_ns or 0) <= start_ns < folded_ns:
-            conn.execute(_add(level.table, "started_ns, edge_id"), (start_ns, edge_id, *counts))
-    return started_ns >= (by_level["flow"].pruned_ns or 0)
-
-
-def count_late(
-    conn: sqlite3.Connection, by_level: Mapping[str, Watermarks], count: FoldedCount
-) -> None:
-    """Count the addresses of a late row in every finished bucket that holds its time."""
-    for level in LEVELS[1:]:
-        folded_ns, pruned_ns = by_level[level.name]
-        start_ns = floor(count.started_ns, level.width_ns)
-        if folded_ns is not None and (pruned_ns or 0) <= start_ns < folded_ns:
-            folded.add(conn, level.name, [count._replace(started_ns=start_ns)])
-
-
 def fold(
-    conn: sqlite3.Connection, until_ns: int, levels: Sequence[Level] = LEVELS
+    conn: sqlite3.Connection,
+    until_ns: int,
+    levels: Sequence[Level] = LEVELS,
+    folding: Folding | None = None,
 ) -> Iterator[None]:
     """
-    Fold every whole bucket before `until_ns`, one of them a step.
+    Fold every whole bucket before `until_ns`, in small steps.
 
     Rows that start before `until_ns` must be in the file, or come as late ones. Watermarks move
-    with rows only, so a clock that jumped ahead for a moment leaves none in the future.
+    with rows only, so a clock that jumped ahead for a moment leaves none in the future. Where
+    windows may be written between two steps, `folding` is told of it.
     """
-    folded.make_aggregate(conn)
-    conn.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS bucket (edge_id INTEGER PRIMARY KEY, {_COLUMNS})"
-    )
+    folding = folding or Folding()
+    _make_bucket(conn)
     for finer, level in pairwise(levels):
         until_ns = floor(until_ns, level.width_ns)
         done_ns = watermarks(conn)[level.name].folded_ns
@@ -129,8 +123,47 @@ def fold(
                 break
             start_ns = floor(next_ns, level.width_ns)
             done_ns = start_ns + level.width_ns
-            _fold_bucket(conn, finer, level, start_ns)
-            yield
+            if not (yield from _fold_bucket(conn, finer, level, start_ns, folding)):
+                return
+
+
+def recap(
+    conn: sqlite3.Connection, level: Level, start_ns: int, folding: Folding
+) -> Generator[None, None, bool]:
+    """
+    Fold what late rows added to a finished bucket past the peers that it keeps.
+
+    False where more came meanwhile: it is to be done again.
+    """
+    _make_bucket(conn)
+    folding.begin(start_ns + level.width_ns)
+    counts = yield from _sum_up(conn, level, start_ns, start_ns + level.width_ns, level.peers)
+    if folding.stale:
+        return False
+    # One transaction: what is deleted here stands nowhere else.
+    with transaction(conn):
+        conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
+        _copy_bucket(conn, level, start_ns, -FOREVER_NS, -1)
+        folded.put(conn, level.name, start_ns, counts)
+    yield
+    return True
+
+
+def slices(
+    conn: sqlite3.Connection, level: Level, since_ns: int, until_ns: int, rows: int
+) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+    """Yield conditions, and what they bind, that cut a level's rows of a span into so many each."""
+    key = f"(started_ns, {'edge_id' if level.width_ns else 'n'})"
+    first: tuple[int, int] | None = (since_ns, -FOREVER_NS)
+    while first is not None:
+        following = conn.execute(
+            f"SELECT {key[1:-1]} FROM {level.table} WHERE {key} >= (?, ?) AND started_ns < ?"
+            f" ORDER BY {key[1:-1]} LIMIT 1 OFFSET ?",
+            (*first, until_ns, rows),
+        ).fetchone()
+        last = following or (until_ns, -FOREVER_NS)
+        yield f"{key} >= (?, ?) AND {key} < (?, ?)", (*first, *last)
+        first = following
 
 
 def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
@@ -150,46 +183,91 @@ def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
             move_watermark(conn, level, "folded_ns", start_ns)
 
 
-def _fold_bucket(conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int) -> None:
-    # Summed up beside the file, so that the lock is held for the writing only.
-    conn.execute("DELETE FROM temp.bucket")
+def _make_bucket(conn: sqlite3.Connection) -> None:
+    folded.make_aggregate(conn)
     conn.execute(
-        f"INSERT INTO temp.bucket SELECT edge_id, {_COLUMNS} FROM {finer.table}"
-        f" WHERE started_ns >= ? AND started_ns < ? ON CONFLICT DO UPDATE SET {_ADDED}",
-        (start_ns, start_ns + level.width_ns),
+        f"CREATE TEMP TABLE IF NOT EXISTS bucket (edge_id INTEGER PRIMARY KEY, {_COLUMNS})"
     )
-    counts = folded.of_bucket(conn, finer.name, start_ns, start_ns + level.width_ns)
-    _fold_tail(conn, level.peers, counts)
+
+
+def _fold_bucket(
+    conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int, folding: Folding
+) -> Generator[None, None, bool]:
+    """
+    Write a bucket and move the watermark past it.
+
+    False where that is for another time: rows of it came meanwhile, or came between the folding of
+    the finer level and that of this one.
+    """
+    end_ns = start_ns + level.width_ns
+    folding.begin(end_ns)
+    if _unfolded(conn, finer, end_ns):
+        return False
+    # Summed up beside the file, so that the lock is held for the writing only.
+    counts = yield from _sum_up(conn, finer, start_ns, end_ns, level.peers)
     last_id, more = -FOREVER_NS, True
     while more:
+        if folding.stale:
+            return False
         with transaction(conn):
-            if last_id == -FOREVER_NS:  # what a crash left of it
+            if last_id == -FOREVER_NS:  # what a crash, or a try before, left of it
                 conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
-                folded.forget(conn, level.name, start_ns, start_ns + 1)
-                folded.add(
-                    conn,
-                    level.name,
-                    [count._replace(started_ns=start_ns) for count in counts.values()],
-                )
-            more = _copy_bucket(conn, level, start_ns, last_id) == _COPIED_AT_ONCE
+                folded.put(conn, level.name, start_ns, counts)
+            more = _copy_bucket(conn, level, start_ns, last_id, _COPIED_AT_ONCE) == _COPIED_AT_ONCE
             if not more:
-                move_watermark(conn, level, "folded_ns", start_ns + level.width_ns)
+                move_watermark(conn, level, "folded_ns", end_ns)
         (last_id,) = conn.execute(
             f"SELECT MAX(edge_id) FROM {level.table} WHERE started_ns = ?", (start_ns,)
         ).fetchone()
+        yield
+    return True
 
 
-def _copy_bucket(conn: sqlite3.Connection, level: Level, start_ns: int, after_id: int) -> int:
+def _unfolded(conn: sqlite3.Connection, finer: Level, end_ns: int) -> bool:
+    """Whether there are rows before a time that the levels up to `finer` have not folded yet."""
+    marks = watermarks(conn)
+    for below, level in pairwise(each for each in LEVELS if each.width_ns <= finer.width_ns):
+        since_ns = marks[level.name].folded_ns
+        asked = f"SELECT 1 FROM {below.table} WHERE started_ns >= ? AND started_ns < ? LIMIT 1"
+        if conn.execute(asked, (since_ns or -FOREVER_NS, end_ns)).fetchone():
+            return True
+    return False
+
+
+def _sum_up(
+    conn: sqlite3.Connection, level: Level, start_ns: int, end_ns: int, peers: int
+) -> Generator[None, None, Counts]:
+    """
+    Sum up a level's rows of a span by edge in temp.bucket, the tail of them as "other".
+
+    Give how many addresses the rows have that stand for many.
+    """
+    conn.execute("DELETE FROM temp.bucket")
+    for condition, bound in slices(conn, level, start_ns, end_ns, _READ_AT_ONCE):
+        conn.execute(
+            f"INSERT INTO temp.bucket SELECT edge_id, {_COLUMNS} FROM {level.table}"
+            f" WHERE {condition} ON CONFLICT DO UPDATE SET {_ADDED}",
+            bound,
+        )
+        yield
+    counts = folded.of_bucket(conn, level.name, start_ns, end_ns)
+    yield from _fold_tail(conn, peers, counts)
+    return counts
+
+
+def _copy_bucket(
+    conn: sqlite3.Connection, level: Level, start_ns: int, after_id: int, rows: int
+) -> int:
     copied = conn.execute(
         f"INSERT INTO {level.table}(started_ns, edge_id, {_COLUMNS})"
         f" SELECT ?, edge_id, {_COLUMNS} FROM temp.bucket WHERE edge_id > ?"
         " ORDER BY edge_id LIMIT ?",
-        (start_ns, after_id, _COPIED_AT_ONCE),
+        (start_ns, after_id, rows),
     )
     return copied.rowcount
 
 
-def _fold_tail(conn: sqlite3.Connection, peers: int, counts: dict[int, FoldedCount]) -> None:
+def _fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[None]:
     """
     Of the bucket's edges with an external or unknown side, fold those past the biggest `peers`.
 
@@ -202,15 +280,21 @@ def _fold_tail(conn: sqlite3.Connection, peers: int, counts: dict[int, FoldedCou
         return
     conn.execute(_CREATE_TAIL)
     conn.execute("DELETE FROM temp.tail")
-    conn.execute(_FILL_TAIL)
+    after_id, last_id = -FOREVER_NS, -FOREVER_NS
+    while last_id is not None:
+        conn.execute(_FILL_TAIL, (after_id, last_id))
+        yield
+        after_id = last_id
+        (last_id,) = conn.execute(_LAST_OF_SLICE, (after_id, _TAIL_AT_ONCE)).fetchone()
     conn.execute(_SPARE_BIGGEST, (peers,))
+    yield
     ids: dict[EdgeRow, int] = {}
     while others := conn.execute(_SUM_TAIL, (_TAIL_AT_ONCE,)).fetchall():
         with transaction(conn):
             for other in others:
                 key = EdgeRow._make(other[:_KEYS])
                 if key not in ids:
-                    ids[key] = _other_edge(conn, key)
+                    ids[key] = folded.other_edge(conn, key)
         conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
         conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
         conn.executemany(
@@ -221,6 +305,7 @@ def _fold_tail(conn: sqlite3.Connection, peers: int, counts: dict[int, FoldedCou
             edge_id = ids[EdgeRow._make(other[:_KEYS])]
             count = FoldedCount(edge_id, 0, *map(folded.read, other[-2:]))
             counts[edge_id] = folded.plus(counts.get(edge_id), count)
+        yield
 
 
 _KEYS = len(EdgeRow._fields)
@@ -238,9 +323,13 @@ _FILL_TAIL = f"""
     FROM temp.bucket
     JOIN edge ON edge.id = edge_id
     {" ".join(f"JOIN endpoint AS {side} ON {side}.id = {side}_id" for side in _SIDES)}
-    WHERE edge_id > 0
+    WHERE edge_id > ? AND edge_id <= ? AND edge_id > 0
         AND ({" OR ".join(f"{side}.kind IN ({_KINDS_FOLDED})" for side in _SIDES)})
 """
+_LAST_OF_SLICE = (
+    "SELECT MAX(edge_id) FROM"
+    " (SELECT edge_id FROM temp.bucket WHERE edge_id > ? ORDER BY edge_id LIMIT ?)"
+)
 # Sorting for a LIMIT holds no more rows than that.
 _SPARE_BIGGEST = """
     DELETE FROM temp.tail WHERE edge_id IN (
@@ -274,15 +363,16 @@ _SUM_TAIL = f"""
 """
 
 
-def _other_edge(conn: sqlite3.Connection, key: EdgeRow) -> int:
-    same = " AND ".join(f"{column} IS ?" for column in EdgeRow._fields)
-    found = conn.execute(f"SELECT id FROM edge WHERE +id < 0 AND {same}", key).fetchone()
-    if found is not None:
-        return int(found[0])
-    folded.make_endpoints(conn)
-    (other_id,) = conn.execute("SELECT MIN(COALESCE(MIN(id), 0), 0) - 1 FROM edge").fetchone()
-    conn.execute(bulk.plain("edge", ("id", *EdgeRow._fields)).one, (other_id, *key))
-    return int(other_id)
+def add_to(
+    conn: sqlite3.Connection,
+    level: Level,
+    sums: Mapping[tuple[int, int], Sequence[int | None]],
+) -> None:
+    """Add sums to the rows of a level, each of a bucket's start and an edge."""
+    conn.executemany(
+        _add(level.table, "started_ns, edge_id"),
+        [(*key, *counts) for key, counts in sums.items()],
+    )
 
 
 def _add(table: str, key: str) -> str:

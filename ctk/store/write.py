@@ -12,17 +12,14 @@ was, and may be given again.
 """
 
 import sqlite3
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain, islice
-from operator import itemgetter
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
 from ctk.kept import LiveConnections
 from ctk.model import (
-    LONE_COUNTS,
     ClusterFound,
     Edge,
     EventCounts,
@@ -35,32 +32,16 @@ from ctk.model import (
     KnownUnknown,
     LoneEvent,
     Previous,
-    counts_of,
 )
-from ctk.store import bulk, earlier, folded, history, live, prune, rollup
-from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
+from ctk.store import earlier, history, live, prune, rollup
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
+from ctk.store.flows import FlowTable
 from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
 from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.timespan import FOREVER_NS
-
-_FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
-_FLOW = bulk.plain("flow", (*_FLOW_COLUMNS, *COUNT_KEYS))
-# Five bound values instead of fifteen take half the time. What is not measured stays NULL.
-_LONE_EVENT = bulk.insert(
-    f"INSERT INTO flow({', '.join((*_FLOW_COLUMNS, *LONE_COUNTS))})"
-    " SELECT column1, column2, column3, 0, column4,"
-    f" {', '.join(f'(column5 >> {at}) & 1' for at in range(len(LONE_COUNTS)))} FROM (VALUES ",
-    5,
-    ")",
-)
-_NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
-
-_started_of_row = itemgetter(1)
-_started_of_event = itemgetter(0)
 
 
 class Writer:
@@ -92,11 +73,10 @@ class Writer:
         )
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
-        (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
+        self._flows = FlowTable(conn, self._identities)
         self._orphans = Orphans(conn, self._identities.forget)
         self._reserve = Reserve(self._path)
         self._kept_before = True  # there may be connections that the last recording kept
-        self._newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
     def window(
         self,
@@ -115,15 +95,15 @@ class Writer:
         `events` is the cheap way in for rows of a single event without counters
         (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
         disk is a DiskFullError, another's lock a FileBusyError: nothing of the window is kept then,
-        here or in the file, and it may be given again. `addresses` is how many the rows stand
-        for whose edges stand for many.
+        here or in the file, and it may be given again. `addresses` is how many the rows have whose
+        edges stand for many.
         """
         if _file_identity(self._path) != self._file:
             raise StoreError(
                 f"{self._path} was deleted or replaced while it was written",
                 hint="start the recorder again; it makes a new file",
             )
-        newest_ns = self._newest_ns
+        newest_ns = self._flows.newest_ns
         recording = self._recording
         began = recording.id is None
         try:
@@ -132,7 +112,7 @@ class Writer:
             with self._transaction():
                 if began:
                     self._begin()
-                self._insert_flows(rows, events, addresses)
+                self._flows.insert(rows, events, addresses)
                 self._identities.change(changes)
                 for change in changes:
                     if isinstance(change, ClusterFound):
@@ -141,11 +121,12 @@ class Writer:
                 recording.advance(committed_ns, counters)
         except BaseException:
             self._identities.rolled_back()
-            self._newest_ns = newest_ns
+            self._flows.newest_ns = newest_ns
             if began:
                 recording.id, self._identities.began = None, False
             raise
         self._identities.committed()
+        self._identities.begin_forgetting()
         recording.full = None
 
     @property
@@ -197,15 +178,15 @@ class Writer:
         """
         Fold what is whole and throw away what is too old or too much, in small transactions.
 
-        Each step holds the lock for well under 100 ms. The caller may stop between any two, write
-        a window, and start again.
+        Each step holds the lock for well under 100 ms. The caller may write a window between any
+        two, and may stop and start again.
         """
-        self._identities.begin_forgetting()
         with explained(self._path):
             self._fill_reserve()
             steps = chain(
                 self._give_back_connections(),
-                rollup.fold(self._conn, now_ns),
+                rollup.fold(self._conn, now_ns, folding=self._flows.folding),
+                self._flows.late.recap(),
                 prune.by_age(self._conn, now_ns, retain, self._orphans),
                 prune.by_size(self._conn, max_bytes, self._orphans)
                 if max_bytes is not None
@@ -318,83 +299,6 @@ class Writer:
         rollup.reopen(self._conn, self._recording.started_ns)
         if self._identities.closed_ns is not None:
             self._identities.close_open(self._identities.closed_ns)
-
-    def _insert_flows(
-        self,
-        rows: Iterable[FlowRow],
-        events: Iterable[tuple[int, Sequence[LoneEvent]]],
-        addresses: Sequence[FoldedCount],
-    ) -> None:
-        """
-        Insert by time: appending fills pages, where inserting anywhere leaves them half full.
-
-        What starts before something that is settled in the file already is late. There are few.
-        """
-        ordered = sorted(rows, key=_started_of_row)
-        lone: list[tuple[int, int, int, int | None, int]] = []
-        for edge_id, under in events:
-            # Any number tells rows of one time apart; counting through is the cheapest.
-            lone += [
-                (started_ns, n, edge_id, src_port, counts)
-                for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
-            ]
-        lone.sort(key=_started_of_event)
-        self._identities.flush(self._first_seen(ordered, lone))
-
-        by_level = rollup.watermarks(self._conn)
-        settled_ns = max(self._newest_ns + 1, rollup.settled_ns(by_level))
-        late = bisect_left(ordered, settled_ns, key=_started_of_row)
-        late_lone = bisect_left(lone, settled_ns, key=_started_of_event)
-        for row in ordered[:late]:
-            self._insert_late(by_level, row)
-        for count in addresses:
-            folded.add(self._conn, "flow", [count])
-            if count.started_ns < settled_ns:
-                rollup.count_late(self._conn, by_level, count)
-        for started_ns, _, edge_id, src_port, bits in lone[:late_lone]:
-            counts = (*counts_of(bits), *(None for _ in MEASURED_KEYS))
-            row = FlowRow._make((edge_id, started_ns, started_ns, src_port, *counts))
-            self._insert_late(by_level, row)
-
-        first_n = len(lone)
-        del lone[:late_lone]
-        bulk.run(self._conn, _LONE_EVENT, lone)
-        bulk.run(self._conn, _FLOW, list(_numbered(ordered[late:], first_n)))
-        newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
-        self._newest_ns = max([self._newest_ns, *newest])
-
-    def _first_seen(
-        self, rows: Sequence[FlowRow], lone: Sequence[tuple[int, int, int, int | None, int]]
-    ) -> Mapping[int, int]:
-        """Give when the edges of these rows, oldest first, begin; nothing where none is new."""
-        if not self._identities.has_new_edges:
-            return {}
-        first_ns = {edge_id: started_ns for started_ns, _, edge_id, _, _ in reversed(lone)}
-        for row in rows:
-            if row.started_ns < first_ns.get(row.edge_id, FOREVER_NS):
-                first_ns[row.edge_id] = row.started_ns
-        return first_ns
-
-    def _insert_late(self, by_level: Mapping[str, rollup.Watermarks], row: FlowRow) -> None:
-        """Insert a row where time has been before, and fold it at once."""
-        started_ns, counts = row.started_ns, row.counts
-        if rollup.add_late(self._conn, by_level, started_ns, row.edge_id, counts):
-            (n,) = self._conn.execute(_NEXT_N, (started_ns,)).fetchone()
-            lasted_ns = row.ended_ns - started_ns
-            values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *counts)
-            self._conn.execute(_FLOW.one, values)
-            self._conn.execute(
-                "INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n)
-            )
-
-
-def _numbered(rows: Sequence[FlowRow], first_n: int) -> Iterator[tuple[object, ...]]:
-    """What _FLOW binds, told apart where they start at the same time."""
-    n, last_ns = first_n, -FOREVER_NS
-    for edge_id, started_ns, ended_ns, *rest in rows:
-        n = n + 1 if started_ns == last_ns else first_n
-        last_ns = started_ns
-        yield (started_ns, n, edge_id, ended_ns - started_ns, *rest)
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:

@@ -1,0 +1,89 @@
+"""
+What of a span was recorded: where a 0 is known, and where nothing is.
+
+Recorders of several nodes may be in one file: what any of them recorded is recorded, and what any
+of them lost makes a sum of that time too small.
+"""
+
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ctk.ask.gaps import StoredGap, gaps_of
+from ctk.model import GapKind
+
+# Gaps in which connections may have gone unseen: what is not there then is not known to be absent.
+HIDING: frozenset[GapKind] = frozenset(
+    ("events lost", "recorder down", "disk full", "file locked", "malformed", "clock step")
+)
+# In these what was seen may stand under another name.
+MISNAMING: frozenset[GapKind] = frozenset(("metadata stale",))
+
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The times at which something was recorded, and the gaps that may hide something."""
+
+    recorded: Sequence[Interval]  # apart from each other, oldest first
+    gaps: Sequence[StoredGap]
+    _hidden: Sequence[Interval] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        hidden = [
+            (gap.started_ns, max(gap.ended_ns, gap.started_ns + 1))
+            for gap in self.gaps
+            if gap.kind in HIDING
+        ]
+        object.__setattr__(self, "_hidden", _merged(hidden))
+
+    @property
+    def extent(self) -> Interval | None:
+        """From when to when there are recordings at all."""
+        return (self.recorded[0][0], self.recorded[-1][1]) if self.recorded else None
+
+    def recorded_ns(self, since_ns: int, until_ns: int) -> int:
+        """Return how much of a span was recorded."""
+        return sum(_overlaps(self.recorded, since_ns, until_ns))
+
+    def is_whole(self, since_ns: int, until_ns: int) -> bool:
+        """Say whether all of a span was recorded, and no gap touches it."""
+        if since_ns >= until_ns or any(_overlaps(self._hidden, since_ns, until_ns)):
+            return False
+        return self.recorded_ns(since_ns, until_ns) == until_ns - since_ns
+
+    def misnames(self, since_ns: int, until_ns: int) -> bool:
+        """Say whether names may have been old in a span."""
+        return any(
+            gap.kind in MISNAMING and gap.started_ns < until_ns and gap.ended_ns >= since_ns
+            for gap in self.gaps
+        )
+
+
+def coverage_of(conn: sqlite3.Connection) -> Coverage:
+    """Read when there were recordings, and their gaps."""
+    spans = conn.execute("SELECT started_ns, MAX(committed_ns, IFNULL(ended_ns, 0)) FROM recording")
+    return Coverage(_merged(spans), gaps_of(conn))
+
+
+def _merged(spans: Iterable[Interval]) -> list[Interval]:
+    """Join spans that touch each other."""
+    joined: list[Interval] = []
+    for start_ns, end_ns in sorted(spans):
+        if joined and start_ns <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end_ns, joined[-1][1]))
+        elif end_ns > start_ns:
+            joined.append((start_ns, end_ns))
+    return joined
+
+
+def _overlaps(spans: Sequence[Interval], since_ns: int, until_ns: int) -> Iterable[int]:
+    """Yield how long each of some spans overlaps with one; they are apart and in order."""
+    at = max(bisect_right(spans, (since_ns, until_ns)) - 1, 0)
+    for start_ns, end_ns in spans[at:]:
+        if start_ns >= until_ns:
+            return
+        if end_ns > since_ns:
+            yield min(end_ns, until_ns) - max(start_ns, since_ns)

@@ -1,0 +1,235 @@
+"""
+What failed: who could not reach what, how often of how many times, and since when.
+
+Refused connections and those without a reply are told apart. Sums come from rollups; when a
+failure was first and last seen comes from the finest rows that are left of that time.
+"""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ctk.ask.caveats import Caveat, SeenTo
+from ctk.ask.connection import choose_edges, one_moment
+from ctk.ask.selectors import Condition, both, edge_condition, row_condition
+from ctk.ask.spans import Held, clip, cover, held
+from ctk.ask.sums import KEYS, Counts, Value, needs_flows, refuse_cut
+from ctk.ask.top import TopRow, top
+from ctk.model import Filters
+from ctk.store.columns import joins_of
+from ctk.timespan import MINUTE
+
+BY = ("client", "service", "backend", "dst_port", "proto")
+_FAILED = "(unreplied > 0 OR refused > 0)"
+# These say what a failure is, not whose attempts are counted.
+_OF_FAILURE = ("failed", "refused", "unreplied")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """
+    What failed between one client workload and one backend.
+
+    `share` is of the connections that began in the span; None where more failed than began in it,
+    since an unanswered connection ends minutes later. Of the backends that this service was seen
+    to have in the span, on this port, `failing` of `backends` failed; both are None without a
+    service.
+    """
+
+    client: str
+    service: str | None
+    backend: str
+    port: int | None  # that was dialled
+    proto: str
+    counts: Counts
+    share: float | None
+    first_ns: int  # the start of the row with the first failure
+    last_ns: int  # the end of the row with the last
+    exact_to_ns: int  # how wide these rows are: 1 for flows, whose window is some seconds
+    backends: int | None
+    failing: int | None
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether only this one of several backends fails."""
+        return self.failing == 1 and (self.backends or 0) > 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """What failed, the most failures first; `found` in all, of which `rows` are the first."""
+
+    rows: tuple[Failure, ...]
+    found: int
+    refused: int
+    unreplied: int
+    caveats: tuple[Caveat, ...]
+
+
+Keys = tuple[Value, ...]
+
+
+def failures(conn: sqlite3.Connection, filters: Filters, limit: int | None = None) -> Failures:
+    """Sum up what failed by client workload, service, backend and port."""
+    refuse_cut(filters, "failures")
+    asked = [term for term in filters.terms if term.field in _OF_FAILURE]
+    filters = replace(filters, terms=tuple(term for term in filters.terms if term not in asked))
+    with one_moment(conn):
+        answer = top(conn, filters, BY, "failed", None)
+        backends = _backends(answer.rows)
+        failed = [
+            row
+            for row in answer.rows
+            if row.counts.failed
+            and all((getattr(row.counts, term.field) > 0) != term.negated for term in asked)
+        ]
+        seen = _Search(conn, filters).seen([row.keys for row in failed[:limit]])
+    rows = tuple(_failure(row, *seen[row.keys], backends) for row in failed[:limit])
+    caveats = list(answer.caveats)
+    coarsest_ns = max((row.exact_to_ns for row in rows), default=1)
+    if coarsest_ns > MINUTE:
+        caveats.append(SeenTo(coarsest_ns))
+    return Failures(
+        rows=rows,
+        found=len(failed),
+        refused=sum(row.counts.refused for row in failed),
+        unreplied=sum(row.counts.unreplied for row in failed),
+        caveats=tuple(caveats),
+    )
+
+
+class _Row(NamedTuple):
+    """A row, or a bucket, with a failure."""
+
+    started_ns: int
+    ended_ns: int
+    width_ns: int  # 1 for a flow
+
+
+def _failure(
+    row: TopRow, first: _Row, last: _Row, backends: Mapping[Keys, Mapping[Value, bool]]
+) -> Failure:
+    client, service, backend, port, proto = row.keys
+    counts = row.counts
+    of_service = backends.get((service, port, proto))
+    return Failure(
+        client=str(client),
+        service=None if service is None else str(service),
+        backend=str(backend),
+        port=None if port is None else int(port),
+        proto=str(proto),
+        counts=counts,
+        share=counts.failed / counts.connections if counts.failed <= counts.connections else None,
+        first_ns=first.started_ns,
+        last_ns=last.ended_ns,
+        exact_to_ns=max(first.width_ns, last.width_ns),
+        backends=None if of_service is None else len(of_service),
+        failing=None if of_service is None else sum(of_service.values()),
+    )
+
+
+def _backends(rows: Iterable[TopRow]) -> Mapping[Keys, Mapping[Value, bool]]:
+    """Give the backends of each service and port that had connections, and whether any failed."""
+    found: dict[Keys, dict[Value, bool]] = defaultdict(dict)
+    for row in rows:
+        _, service, backend, port, proto = row.keys
+        if service is not None and (row.counts.connections or row.counts.failed):
+            of_service = found[service, port, proto]
+            of_service[backend] = of_service.get(backend, False) or row.counts.failed > 0
+    return found
+
+
+class _Search:
+    """Finds the first and the last failure of groups, from coarse buckets to the rows in them."""
+
+    def __init__(self, conn: sqlite3.Connection, filters: Filters) -> None:
+        self._conn = conn
+        self._levels = held(conn)[: 1 if needs_flows(filters, BY) else None]
+        self._span = clip(conn, self._levels, filters.since_ns, filters.until_ns)
+        self._fits = edge_condition(filters.terms)
+        self._row = row_condition(filters.terms)
+        # By table and span: the first and the last failure of each edge in it.
+        self._found: dict[tuple[str, int, int], Mapping[int, tuple[_Row, _Row]]] = {}
+
+    def seen(self, groups: Sequence[Keys]) -> dict[Keys, tuple[_Row, _Row]]:
+        """Give the first and the last row with a failure of each of these groups."""
+        if self._span is None:
+            return {}
+        conn = self._conn
+        if self._fits is not None:
+            choose_edges(conn, "failing", self._fits)
+        by_table = {level.table: level for level in self._levels}
+        ends: dict[int, tuple[_Row, _Row]] = {}
+        for piece in cover(self._levels, *self._span):
+            level = by_table[piece.table]
+            for edge_id, found in self._failed(level, piece.since_ns, piece.until_ns).items():
+                first = ends[edge_id][0] if edge_id in ends else found[0]
+                ends[edge_id] = first, found[1]  # pieces come oldest first
+        wanted = set(groups)
+        edges: dict[Keys, list[int]] = defaultdict(list)
+        for edge_id, keys in self._named(ends):
+            if keys in wanted:
+                edges[keys].append(edge_id)
+        return {
+            keys: (
+                self._refined(some, min(ends[one][0] for one in some), newest=False),
+                self._refined(some, max((ends[one][1] for one in some), key=_end), newest=True),
+            )
+            for keys, some in edges.items()
+        }
+
+    def _refined(self, edges: Sequence[int], row: _Row, *, newest: bool) -> _Row:
+        """Look into a bucket for the rows that were folded into it, as far as they are left."""
+        for level in reversed(self._levels):
+            if level.width_ns >= row.width_ns or level.pruned_ns > row.started_ns:
+                continue
+            found = self._failed(level, row.started_ns, row.ended_ns)
+            rows = [found[one][newest] for one in edges if one in found]
+            if rows:  # none where an edge was folded into another, and is no more told apart
+                row = max(rows, key=_end) if newest else min(rows)
+        return row
+
+    def _failed(self, level: Held, since_ns: int, until_ns: int) -> Mapping[int, tuple[_Row, _Row]]:
+        asked = level.table, since_ns, until_ns
+        if asked not in self._found:
+            self._found[asked] = dict(self._read(level, since_ns, until_ns))
+        return self._found[asked]
+
+    def _read(
+        self, level: Held, since_ns: int, until_ns: int
+    ) -> Iterable[tuple[int, tuple[_Row, _Row]]]:
+        conditions = ["started_ns >= ? AND started_ns < ?", _FAILED]
+        if self._fits is not None:
+            conditions.append("edge_id IN (SELECT id FROM temp.failing)")
+        values: tuple[object, ...] = ()
+        if self._row is not None:
+            conditions.append(self._row.sql)
+            values = self._row.values
+        width_ns = level.width_ns
+        ended_ns = "started_ns + lasted_ns" if width_ns == 1 else f"started_ns + {width_ns}"
+        found = self._conn.execute(
+            f"SELECT edge_id, MIN(started_ns), MAX(started_ns), MAX({ended_ns}) FROM {level.table}"
+            f" WHERE {both(conditions)} GROUP BY edge_id",
+            (since_ns, until_ns, *values),
+        )
+        for edge_id, first_ns, last_ns, last_to_ns in found:
+            first = _Row(first_ns, first_ns + width_ns, width_ns)
+            yield edge_id, (first, _Row(last_ns, last_to_ns, width_ns))
+
+    def _named(self, edges: Iterable[int]) -> Iterable[tuple[int, Keys]]:
+        ids = json.dumps(list(edges))
+        choose_edges(
+            self._conn, "named", Condition("id IN (SELECT value FROM json_each(?))", (ids,))
+        )
+        named = ", ".join(KEYS[key] for key in BY)
+        found = self._conn.execute(
+            f"SELECT edge.id, {named} FROM temp.named CROSS JOIN edge USING (id) {joins_of(named)}"
+        )
+        return [(edge_id, tuple(keys)) for edge_id, *keys in found]
+
+
+def _end(row: _Row) -> int:
+    return row.ended_ns

@@ -1,0 +1,129 @@
+"""
+Why nothing fits: what was asked for and is not in the file, with what is there and spelled alike.
+
+It is asked only where an answer is empty, so it may look at every name.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from difflib import get_close_matches
+
+from ctk.ask.caveats import NothingFits, nothing_recorded
+from ctk.ask.pages import Pages
+from ctk.ask.selectors import edge_condition
+from ctk.ask.spans import exact_extent, held
+from ctk.model import Field, Filters, Term
+from ctk.timespan import SECOND, format_age, format_time
+
+_WILD = r"[*?]"
+_MOST_NAMES = 20_000  # that are compared with what was asked: 50 ms
+_SHOWN = 3  # of the names that are there
+
+# The names that a filter may ask for, as SQL over the file.
+_NAMES: dict[Field, str] = {
+    "namespace": "SELECT namespace FROM endpoint WHERE namespace IS NOT NULL",
+    "pod": "SELECT namespace || '/' || name FROM endpoint WHERE kind = 'pod'",
+    "workload": "SELECT namespace || '/' || workload FROM endpoint WHERE workload IS NOT NULL",
+    "service": "SELECT service FROM edge WHERE service IS NOT NULL",
+    "node": "SELECT COALESCE(node, CASE kind WHEN 'node' THEN name END) FROM endpoint"
+    " WHERE node IS NOT NULL OR kind = 'node'",
+    "zone": "SELECT zone FROM node_zone WHERE zone IS NOT NULL",
+}
+_SIDES = {"any": "", "from": " from", "to": " to"}
+
+
+def why_nothing(conn: sqlite3.Connection, filters: Filters) -> Iterator[NothingFits]:
+    """Say why no flow fits, as far as the file tells; not where nothing was recorded at all."""
+    if not list(nothing_recorded(conn)):
+        yield NothingFits(tuple(_reasons(conn, filters)))
+
+
+def names(conn: sqlite3.Connection, field: Field) -> list[str]:
+    """Give the names in the file that a filter may ask for; none where it asks for no name."""
+    if field not in _NAMES:
+        return []
+    sql = f"SELECT DISTINCT * FROM ({_NAMES[field]}) ORDER BY 1 LIMIT {_MOST_NAMES}"
+    return [name for (name,) in conn.execute(sql) if name]
+
+
+def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
+    whole = exact_extent(conn, held(conn))
+    if whole is None or 0 in (filters.first, filters.last):
+        return
+    outside = _outside(filters, *whole)
+    if outside:
+        yield outside
+        return
+    missing = [reason for term in filters.terms for reason in _missing(conn, term)]
+    yield from missing
+    if not missing and filters.terms and (filters.since_ns or filters.until_ns) is not None:
+        yield from _elsewhen(conn, filters)
+
+
+def _outside(filters: Filters, first_ns: int, end_ns: int) -> str | None:
+    since_ns, until_ns = filters.since_ns, filters.until_ns
+    if since_ns is not None and since_ns >= end_ns:
+        before = format_age(since_ns - end_ns)
+        return f"the file ends {_short(end_ns)}, {before} before what was asked for"
+    if until_ns is not None and until_ns <= first_ns:
+        after = format_age(first_ns - until_ns)
+        return f"the file begins {_short(first_ns)}, {after} after what was asked for"
+    return None
+
+
+def _missing(conn: sqlite3.Connection, term: Term) -> Iterator[str]:
+    """Yield what of a term is not in the file at all, or not on that side."""
+    if term.negated:
+        return
+    for value in term.values:
+        alone = term._replace(values=(value,))
+        if edge_condition([alone]) is None or _is_there(conn, alone):
+            continue
+        if term.side != "any" and _is_there(conn, alone._replace(side="any")):
+            yield f"nothing went{_SIDES[term.side]} {_said(term.field, value)}"
+            continue
+        near = _near(value, names(conn, term.field))
+        yield f"no {_said(term.field, value)} in this file{f' ({near})' if near else ''}"
+
+
+def _is_there(conn: sqlite3.Connection, term: Term) -> bool:
+    fits = edge_condition([term])
+    assert fits is not None
+    sql = f"SELECT EXISTS (SELECT 1 FROM edge WHERE {fits.sql})"
+    return bool(conn.execute(sql, fits.values).fetchone()[0])
+
+
+def _said(field: Field, value: str) -> str:
+    if field in _NAMES:
+        return f"{field} {'like' if re.search(_WILD, value) else 'named'} {value}"
+    return {"ip": "address", "kind": "endpoint of kind"}.get(field, field) + f" {value}"
+
+
+def _near(value: str, known: list[str]) -> str:
+    """Give the names that are nearest to one, or all where they are few."""
+    if re.search(_WILD, value) or not known:
+        return ""
+    own = {name if "/" in value else name.rpartition("/")[2]: name for name in known}
+    # The same name in another namespace is nearer than another name in this one.
+    near = [name for name in known if name.rpartition("/")[2] == value.rpartition("/")[2]]
+    near += [own[one] for one in get_close_matches(value, own, _SHOWN) if own[one] not in near]
+    if not near and len(own) <= _SHOWN:
+        near = list(own.values())
+    return ", ".join(sorted(near[:_SHOWN]))
+
+
+def _elsewhen(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
+    """Say when the last flow was that fits but for its time."""
+    if any(term.field == "port" and term.side == "from" for term in filters.terms):
+        return  # no rollup tells where those are: every flow would be read
+    ever = replace(filters, since_ns=None, until_ns=None, first=None, last=1)
+    with closing(Pages(conn, ever, None).rows()) as rows:  # type: ignore[type-var]
+        for _, _, started_ns, *_ in rows:
+            yield f"the last flow that fits began {_short(started_ns)}"
+
+
+def _short(time_ns: int) -> str:
+    return format_time(time_ns // SECOND * SECOND).replace(".000000000", "")
