@@ -6,6 +6,7 @@ integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
@@ -174,10 +175,9 @@ def address_text(packed: bytes) -> str:
 
 def packed(address: str) -> bytes:
     """Return 4 or 16 bytes, network order: a CIDR is a range of them. What is no address is b""."""
-    try:
+    with suppress(OSError):
         return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
-    except OSError:
-        return b""
+    return b""
 
 
 class FlowRow(NamedTuple):

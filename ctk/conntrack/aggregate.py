@@ -163,8 +163,7 @@ class Aggregator:
         """Yield the groups of the open window and of live connections; some come several times."""
         for totals in self._open_totals:
             yield totals.group
-        for group in self.connections.live.values():
-            yield group.into or group
+        yield from (group.into or group for group in self.connections.live.values())
 
     def _is_large(self) -> bool:
         if self._apart:
@@ -215,8 +214,7 @@ class Aggregator:
         before: Counters | None,
     ) -> None:
         """Count a connection that a dump listed, and what it moved since the last look."""
-        _, orig, port, reply, zone, _, at_ns, *_ = entry
-        connections = self.connections
+        (_, orig, port, reply, zone, _, at_ns, *_), connections = entry, self.connections
         counters, moved = counters_of(entry), None
         if counters is not None and counters != before:
             moved = self._moved(before, counters)
@@ -303,13 +301,12 @@ class Aggregator:
                     totals.apart.lone.append((at_ns, port, counted | COUNTS_UPDATE))
 
     def _begin(self, flow: Flow, at_ns: int) -> Group:
-        if isinstance(flow, Other):
-            assert self._folding is not None
+        if isinstance(flow, Other) and self._folding is not None:
             group: Group = self._folding.group(flow, at_ns)
-        elif self._by_port:
-            return Group(flow, at_ns)
         else:
             group = Group(flow, at_ns)
+            if self._by_port:
+                return group
         if flow.group is None:
             self._grouping.append(flow)
         flow.group = group
@@ -381,8 +378,7 @@ class Aggregator:
                 connections.set_state(key, UNMEASURED)
             if start_ns is None:
                 connections.set_state(key, OLDER if counted else OLDER | UNCOUNTED)
-        if isinstance(flow, Other):
-            assert self._folding is not None
+        if isinstance(flow, Other) and self._folding is not None:
             return self._folding.group(flow, began_ns), int(counted)
         alike = (key >> 48, began_ns // SECOND, whole)
         group = None if self._by_port else self._found.get(alike)
