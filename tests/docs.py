@@ -1,58 +1,107 @@
 """
 Holds the documentation to what the commands in it print.
 
-A fenced block of `console` starts with `$ COMMAND`; what follows is what that command printed. All
-of them are run in an empty folder that has the fixtures, those that record first; `--write` puts
-their output in place of what stands there. A block of `pycon` is examples of Python as an
-interpreter shows them; those of one page are run one after another, behind its commands.
+A fenced block of `console` has commands behind `$ ` and, below each, what it printed. All of a page
+are run, in order, in an empty folder that has the fixtures and, as demo.db and node.db, the node
+that README.md records; `--write` puts their output in place of what stands there. A block of
+`pycon` is examples of Python as an interpreter shows them; those of one page are run one after
+another, behind its commands. What a block of `sh` asks of ctk needs a cluster or root: its flags
+are those that there are. The examples in the help are run like those of a page.
 """
 
 import doctest
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import textwrap
 import traceback
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import click
+
+from ctk.cli import COMMANDS, main
+
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/python.md")
-_BLOCK = re.compile(r"(?<=```console\n)\$ (?P<command>(?:.*\\\n)*.+)\n(?P<output>(?:(?!```).*\n)*)")
-_EXAMPLES = re.compile(r"(?<=```pycon\n)(?P<examples>(?:(?!```).*\n)*)")
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+OBJECTS = ("pods.page1", "pods.page2", "services", "endpointslices", "nodes")
+RECORD = (
+    *("ctk", "record", "demo.db", "--from-capture", "fixtures/captures/demo.ctkcap.gz"),
+    *(word for name in OBJECTS for word in ("--objects", f"fixtures/kube/{name}.json")),
+)
 _WIDTH = "120"
 
 
+def _blocks(language: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<=```{language}\n)(?:(?!```).*\n)*")
+
+
+def prepare(folder: Path) -> None:
+    """Put into a folder what the examples ask: the recorded node, by two names."""
+    (folder / "fixtures").symlink_to(ROOT / "fixtures")
+    done = run(shlex.join(RECORD), folder)
+    assert done.returncode == 0, done.stdout
+    (folder / "node.db").write_bytes((folder / "demo.db").read_bytes())
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell as a reader of the page would; its output is what both streams got."""
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=os.environ
+        | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": _WIDTH,
+            "TZ": "UTC",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def commands(block: str) -> Iterator[str]:
+    """Yield the commands of a block: each goes on while a quote is open or its line ends in \\."""
+    lines = iter(block.splitlines())
+    for line in lines:
+        if not line.startswith("$ "):
+            continue
+        command = line[2:]
+        while _is_open(command):
+            command += f"\n{next(lines)}"
+        yield command
+
+
+def _is_open(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return True
+    return command.endswith("\\")
+
+
 def rewritten(text: str, folder: Path) -> str:
-    """Return a page with the output of every command in it made anew in `folder`."""
-    printed: dict[str, str] = {}
+    """Return a page with the output of every command in it made anew in a prepared folder."""
 
-    def run(command: str) -> None:
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder,
-            env=os.environ
-            | {
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "COLUMNS": _WIDTH,
-                "TZ": "UTC",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        printed[command] = "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
+    def printed(match: re.Match[str]) -> str:
+        shown = ""
+        for command in commands(match[0]):
+            if command.startswith("ctk record demo.db"):  # as a reader does, who has none yet
+                (folder / "demo.db").unlink()
+            output = run(command, folder).stdout.splitlines()
+            shown += f"$ {command}\n" + "".join(f"{line.rstrip()}\n" for line in output)
+        return shown
 
-    commands = [match["command"] for match in _BLOCK.finditer(text)]
-    for command in sorted(commands, key=lambda one: not one.startswith("ctk record")):
-        run(command)
-    text = _BLOCK.sub(lambda match: f"$ {match['command']}\n{printed[match['command']]}", text)
-    if not _EXAMPLES.search(text):
+    text = _blocks("console").sub(printed, text)
+    if "```pycon" not in text:
         return text
     # In a process of its own, whose folder is that of the page's files.
     examples = [sys.executable, __file__, "--examples"]
@@ -65,9 +114,9 @@ def with_examples_run(text: str) -> str:
     """Return a page with what its examples of Python give."""
     names: dict[str, object] = {"__name__": "__main__"}
 
-    def run(match: re.Match[str]) -> str:
+    def run_examples(match: re.Match[str]) -> str:
         shown = []
-        for example in doctest.DocTestParser().get_examples(match["examples"]):
+        for example in doctest.DocTestParser().get_examples(match[0]):
             first, *more = example.source.splitlines()
             shown += [f">>> {first}", *(f"... {line}".rstrip() for line in more)]
             with redirect_stdout(StringIO()) as printed:
@@ -83,15 +132,51 @@ def with_examples_run(text: str) -> str:
             ]
         return "".join(f"{line}\n" for line in shown)
 
-    return _EXAMPLES.sub(run, text)
+    return _blocks("pycon").sub(run_examples, text)
+
+
+def asked_of_ctk(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each command of ctk in a page's blocks of `sh`, and its flags."""
+    for block in _blocks("sh").findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            match = re.search(r"(?:^|[ (])ctk ([a-z]+)( .*)?$", line.partition(" #")[0])
+            if match and match[1] in COMMANDS:
+                yield match[1], re.findall(r"(?<= )--?[a-z][a-z-]*", match[2] or "")
+
+
+def flags(command: str) -> set[str]:
+    """Give the flags of a command of ctk."""
+    context = click.Context(main)
+    found = main.get_command(context, command)
+    assert found is not None
+    return {flag for param in found.get_params(context) for flag in param.opts}
+
+
+def help_examples(command: str) -> list[str]:
+    """Give the examples in the help of a command: its lines that begin with `ctk `."""
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
+    shown = found.get_help(click.Context(found, info_name=f"ctk {command}"))
+    lines = iter(textwrap.dedent(shown).splitlines())
+    examples = []
+    for line in lines:
+        if re.match(r"  ctk [a-z]", line):
+            example = line.strip()
+            while _is_open(example):
+                example += f"\n{next(lines).strip()}"
+            examples.append(example)
+    return examples
 
 
 def write() -> None:
+    from datasettefile import FILE, metadata
+
     for page in PAGES:
         path = ROOT / page
         with tempfile.TemporaryDirectory() as name:
-            (Path(name) / "fixtures").symlink_to(ROOT / "fixtures")
+            prepare(Path(name))
             path.write_text(rewritten(path.read_text("utf-8"), Path(name)), "utf-8")
+    FILE.write_text(metadata(), "utf-8")
 
 
 if __name__ == "__main__":

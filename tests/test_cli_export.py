@@ -1,6 +1,8 @@
-"""`ctk export`: forms, files that are put aside, and cursors: every flow exactly once."""
+"""`ctk export`: forms, files that are put aside, and cursors that go on where one stopped."""
 
 import gzip
+import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctk.model import Edge, Endpoint, EventCounts, FlowRow
+from ctk.render.compress import lines_in
 from ctk.store import connect
+from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
@@ -31,7 +35,9 @@ FIRST_LOG_LINE = (
 def test_a_form_is_what_query_writes(invoke: Invoke, shop: Path, form: str) -> None:
     asked = invoke("query", shop, "-o", form, "--pod", "db-0")
     result = invoke("export", shop, "--format", form, "--pod", "db-0")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, asked.stdout, GAPS)
+    # A file of TSV says what its columns are; what query prints is for `cut`.
+    head = "\t".join(FLOW_KEYS) + "\n" if form == "tsv" else ""
+    assert (result.exit_code, result.stdout, result.stderr) == (0, head + asked.stdout, GAPS)
 
 
 def test_json_lines_are_the_default(invoke: Invoke, shop: Path) -> None:
@@ -41,6 +47,27 @@ def test_json_lines_are_the_default(invoke: Invoke, shop: Path) -> None:
 def test_the_log_form_leaves_empty_fields_out(invoke: Invoke, shop: Path) -> None:
     result = invoke("export", shop, "--format", "log", "--first", "1")
     assert result.stdout == FIRST_LOG_LINE
+
+
+def test_the_log_form_tells_events_and_accounting_only_where_it_is_asked_for(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    path = tmp_path / "node.db"
+    with connect.writer(path) as conn:
+        writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=0, boot_id=None)
+        began, moved, ended = (1, 1, 0, 0), (0, 0, 0, 0), (0, 0, 0, 1)
+        rows = [
+            FlowRow(EDGES[0], n * SECOND, n * SECOND, 7, *counts, 0, 0, 9, 1, 9, 1)
+            for n, counts in enumerate((began, moved, ended))
+        ]
+        writer.window(with_ids(writer, rows), committed_ns=9, counters=EventCounts())
+    words = ("export", path, "--format", "log")
+    for extra, counts in ((), [1, 1]), (("--log-accounting",), [1, 0, 1]):
+        found = [json.loads(line)["cnt"] for line in invoke(*words, *extra).stdout.splitlines()]
+        assert found == counts
+    # What is left out is read all the same: a cursor goes on behind it.
+    assert invoke(*words, "--cursor", "c", "--first", "2").stdout.count("\n") == 1
+    assert invoke(*words, "--cursor", "c", "--first", "2").stdout.count("\n") == 1
 
 
 def test_a_file_gets_what_stdout_would(invoke: Invoke, shop: Path, tmp_path: Path) -> None:
@@ -68,22 +95,45 @@ def test_a_full_file_is_put_aside_and_no_line_is_cut(
     assert all(file.stat().st_size <= 1024 for file in files)
 
 
-def test_what_is_put_aside_is_compressed_and_the_oldest_goes(
+def test_what_is_put_aside_is_compressed_and_only_keep_throws_it_away(
     invoke: Invoke, shop: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "flows.log"
-    words = ("--format", "log", "--output", out, "--max-size", "400", "--keep", "2", "--compress")
-    assert invoke("export", shop, *words).exit_code == 0
+    out = tmp_path / "flows.log.gz"
+    words = ("export", shop, "--format", "log", "--output", out, "--max-size", "400")
     lines = invoke("export", shop, "--format", "log").stdout.splitlines(keepends=True)
-    assert sorted(file.name for file in tmp_path.glob("flows*")) == [
-        "flows.log",
-        "flows.log.1.gz",
-        "flows.log.2.gz",
-    ]
-    aside = [gzip.decompress((tmp_path / f"flows.log.{i}.gz").read_bytes()) for i in (2, 1)]
-    kept = b"".join([*aside, out.read_bytes()]).decode()
-    assert "".join(lines).endswith(kept)
-    assert kept.count("\n") >= 3
+
+    def written() -> list[str]:
+        """The lines, the oldest first."""
+        aside = sorted(tmp_path.glob("flows.log.?.gz"), reverse=True)
+        files = [gzip.decompress(file.read_bytes()).decode() for file in (*aside, out)]
+        return "".join(files).splitlines(keepends=True)
+
+    assert (invoke(*words).stderr, written()) == (GAPS, lines)
+    for file in tmp_path.glob("flows.log*"):
+        file.unlink()
+    told, *rest = invoke(*words, "--keep", "1").stderr.splitlines(keepends=True)
+    left = written()
+    assert (lines[-len(left) :], rest) == (left, [GAPS])
+    match = re.fullmatch(
+        r"(\d) files put aside before, of (\d) lines, thrown away: --keep 1\n", told
+    )
+    assert match is not None
+    assert int(match[1]) > 1
+    assert int(match[2]) == len(lines) - len(left)
+    assert len(list(tmp_path.glob("flows.log*"))) == 2
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_a_run_throws_nothing_away_that_it_wrote(
+    invoke: Invoke, shop: Path, tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / f"flows.jsonl{ending}"
+    words = ("--output", out, "--max-size", "1100", "--cursor", "siem")
+    assert invoke("export", shop, *words).exit_code == 0
+    lines = invoke("export", shop).stdout.splitlines()
+    files = [file for file in tmp_path.glob("flows.jsonl*") if file.suffix != ".cursor"]
+    assert len(files) > 2
+    assert sum(lines_in(file) for file in files) == len(lines) == 7
 
 
 def test_a_cursor_goes_on_where_the_last_one_stopped(invoke: Invoke, shop: Path) -> None:
@@ -170,6 +220,28 @@ def test_a_header_comes_once_where_there_is_nothing_yet(invoke: Invoke, tmp_path
     assert [invoke(*words).stdout.count("\n") for _ in range(3)] == [1, 0, 0]
 
 
+def test_a_cursor_goes_by_the_format_it_was_made_with(invoke: Invoke, shop: Path) -> None:
+    assert invoke("export", shop, "--cursor", "siem").exit_code == 0
+    kept = shop.with_name("shop.db.siem.cursor")
+    for words in (("--format", "csv"), ("--time", "us")):
+        result = invoke("export", shop, "--cursor", "siem", *words)
+        assert (result.exit_code, result.stdout, result.stderr) == (
+            2,
+            "",
+            f"Error: the cursor {kept} goes by --format jsonl: lines of two formats do not go into"
+            " one file\nTry: --format jsonl, or another --cursor\n",
+        )
+
+
+def test_a_cursor_that_does_not_say_its_format_is_gone_on_with(invoke: Invoke, shop: Path) -> None:
+    invoke("export", shop, "--cursor", "siem", "--first", "3")
+    kept = shop.with_name("shop.db.siem.cursor")
+    said = json.loads(kept.read_bytes())
+    del said["form"], said["output_began_s"]
+    kept.write_text(json.dumps(said))
+    assert len(invoke("export", shop, "--cursor", "siem").stdout.splitlines()) == 4
+
+
 def test_a_cursor_that_is_broken_is_an_error(invoke: Invoke, shop: Path) -> None:
     kept = shop.with_name("shop.db.siem.cursor")
     kept.write_text("{")
@@ -198,6 +270,28 @@ def test_a_cursor_that_is_broken_is_an_error(invoke: Invoke, shop: Path) -> None
         (
             ("--cursor", "siem", "--last", "3"),
             "Error: --last would skip flows for good\nTry: --first 1000 --cursor siem\n",
+        ),
+        (
+            ("--format", "parquet", "--follow"),
+            "Error: parquet is one whole: it cannot be gone on with\nTry: --format jsonl\n",
+        ),
+        (("-f", "--first", "3"), "Error: --follow has no end\nTry: --since 15m, or no --follow\n"),
+        (
+            ("--keep", "3"),
+            "Error: --keep is for what is put aside\nTry: --max-size 64MiB --keep 5\n",
+        ),
+        (
+            ("--format", "ecs", "--time", "us"),
+            "Error: ecs has its own form of times\n"
+            "Try: --time is for jsonl, csv, tsv, json, parquet\n",
+        ),
+        (
+            ("--log-accounting",),
+            "Error: jsonl has what no event tells, too\nTry: --log-accounting is for log\n",
+        ),
+        (
+            ("--output", "x", "--compress", "gzip"),
+            "Error: --compress is for stdout\nTry: --output x.gz\n",
         ),
     ],
 )

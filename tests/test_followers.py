@@ -72,6 +72,19 @@ def test_the_rest_of_a_window_is_not_tried(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
+def test_a_log_tells_events_and_what_moved_later_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    moved = PROBE._replace(new_events=0, update_events=0, bytes_out=120)
+    ended = PROBE._replace(new_events=0, update_events=0, destroy_events=1)
+    for accounting, counts in ((False, [2, 1]), (True, [2, 0, 1])):
+        path = tmp_path / f"{accounting}.log"
+        record_log = RecordLog(RotatingFile(path), Stop(None), accounting=accounting)
+        record_log.begin_window()
+        for record in (PROBE, moved, ended):
+            record_log.write(record)
+        record_log.end()
+        assert [json.loads(line)["cnt"] for line in path.read_text().splitlines()] == counts
+
+
 def test_a_hangup_opens_the_log_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, aside = tmp_path / "node.log", tmp_path / "node.log.theirs"
     stop = Stop(None, hangup_reopens=True)

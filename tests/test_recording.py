@@ -18,12 +18,13 @@ from sample import AT, CLIENT_TO_WEB, ROWS
 import ctk
 from ctk.ask.caveats import HasGaps, NothingRecorded, PrunedMeanwhile
 from ctk.ask.keywords import NAMES, SPAN, Asked
+from ctk.ask.pages import PAGE_ROWS
 from ctk.errors import UsageError
 from ctk.model import EventCounts, Field, FlowRow
 from ctk.store import connect
 from ctk.store.connect import WAL_BYTES
 from ctk.store.write import Writer
-from ctk.timespan import DAY, HOUR, MINUTE, SECOND
+from ctk.timespan import DAY, HOUR, MINUTE, SECOND, format_time
 
 
 @pytest.fixture
@@ -221,15 +222,15 @@ def test_flows_that_were_pruned_before_they_were_read_are_a_caveat(tmp_path: Pat
             found += flows
             caveats = flows.caveats
     starts = [flow.started_ns for flow in found]
-    # The first page was read before, of 1,000 flows.
-    assert starts[:1_000] == list(range(start_ns, start_ns + 2 * MINUTE, MINUTE // 500))
-    assert starts[1_000:] == list(
+    # The first page was read before.
+    last_ns = start_ns + (PAGE_ROWS - 1) * (MINUTE // 500)
+    assert starts[:PAGE_ROWS] == list(range(start_ns, last_ns + 1, MINUTE // 500))
+    assert starts[PAGE_ROWS:] == list(
         range(start_ns + 8 * MINUTE, start_ns + 10 * MINUTE, MINUTE // 500)
     )
-    last_ns = starts[999]
     assert caveats == (PrunedMeanwhile(last_ns, start_ns + 8 * MINUTE),)
     assert caveats[0].text == (
-        f"flows from {found[999].started_at} to 2024-11-25T18:55:00Z"
+        f"flows from {format_time(last_ns)} to 2024-11-25T18:55:00Z"
         " were pruned before they were read"
     )
 

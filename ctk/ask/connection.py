@@ -56,3 +56,8 @@ def temporary_writes(conn: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         conn.execute("PRAGMA query_only = ON")
+
+
+def data_version(conn: sqlite3.Connection) -> int:
+    """Give a number that changes with every commit of another connection."""
+    return int(conn.execute("PRAGMA data_version").fetchone()[0])

@@ -1,18 +1,24 @@
 """The flows that fit a question, oldest first."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
+from ctk.ask.edges import EdgeValues
 from ctk.ask.folded import folded_of
-from ctk.ask.pages import PAGE_ROWS, Pages, Position, Row
+from ctk.ask.pages import PAGE_ROWS, STARTED, Pages, Position, Row
 from ctk.ask.spans import Piece
 from ctk.model import Filters
-from ctk.store.columns import FlowRecord
-from ctk.timespan import FOREVER_NS, SECOND
+from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
+from ctk.timespan import FOREVER_NS, MINUTE, SECOND
+
+T = TypeVar("T")
+Page = tuple[Sequence[Row], Mapping[int, T]]  # rows, and what is known of their edges
 
 
 class Flows(Iterator[FlowRecord]):
@@ -35,7 +41,7 @@ class Flows(Iterator[FlowRecord]):
         self._connect = connect
         self._filters = filters
         self._after = after
-        self._pages: Pages | None = None
+        self._pages: Pages[Any] | None = None
         self._row: Row | None = None
         self._reach: tuple[int, int] | None = None  # when the first and the last one started
         self._found_none = False  # though all were read
@@ -57,6 +63,11 @@ class Flows(Iterator[FlowRecord]):
         if self._pages is None or self._row is None:
             return self._after
         return self._pages.position(self._row)
+
+    @property
+    def part(self) -> float:
+        """How much of the span is read, from 0 to 1, by time."""
+        return self._pages.part if self._pages is not None else 0.0
 
     @property
     def caveats(self) -> tuple[Caveat, ...]:
@@ -90,26 +101,64 @@ class Flows(Iterator[FlowRecord]):
             found.append(PrunedMeanwhile(*pages.missed))
         return tuple(found)
 
+    def pages(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+        """
+        Give the flows that are left as rows, many at a time, in place of records.
+
+        With them comes what `of_edge` makes of what the flows of one edge have in common. For
+        `position` and `caveats` a page counts as given when the next one is asked for.
+        """
+        return self._pages_of(of_edge)
+
+    def position_of(self, row: Row) -> Position:
+        """Give where a reader is that stops at this row, one of a page that was given."""
+        assert self._pages is not None
+        return self._pages.position(row)
+
     def _read(self) -> Generator[FlowRecord, None, None]:
+        for rows, edges in self._pages_of(tuple):
+            for row in rows:
+                self._row = row
+                yield record_of(row, edges[row[2]])
+
+    def _pages_of(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
         with self._connect() as conn:
-            self._pages = Pages(conn, self._filters, self._after, self._page_rows)
+            pages = Pages(conn, self._filters, self._after, of_edge, self._page_rows)
+            self._pages = pages
             first_ns, last_ns = FOREVER_NS, -FOREVER_NS
-            for row in self._pages.rows():
-                _, _, started_ns, ended_ns, *rest = row
-                # Only what was written late is out of order.
-                first_ns = started_ns if started_ns < first_ns else first_ns
-                last_ns = started_ns if started_ns > last_ns else last_ns
-                self._row, self._reach = row, (first_ns, last_ns)
-                yield FlowRecord(_text(started_ns), _text(ended_ns), started_ns, ended_ns, *rest)
-            self._found_none = self._row is None
+            for rows, edges in pages.read():
+                if not rows:
+                    continue
+                started_ns = list(map(_started, rows))  # only what was written late is not in order
+                first_ns, last_ns = min(first_ns, *started_ns), max(last_ns, *started_ns)
+                self._reach = first_ns, last_ns
+                yield rows, edges
+                self._row = rows[-1]
+            self._found_none = last_ns < first_ns
+
+
+_started = itemgetter(STARTED)
+_PLACES = ("started_at", "ended_at", *ROW_KEYS, *EDGE_KEYS)
+_in_order = itemgetter(*(_PLACES.index(key) for key in FLOW_KEYS))
+_ENDED = 3 + ROW_KEYS.index("ended_ns")
+
+
+def record_of(row: Row, edge: EdgeValues) -> FlowRecord:
+    """Give a row of a page, and what its edge says, as a record."""
+    started_at, ended_at = _text(row[STARTED]), _text(row[_ENDED])
+    return FlowRecord._make(_in_order((started_at, ended_at, *row[3:], *edge)))
 
 
 def _text(time_ns: int) -> str:
-    seconds, fraction_ns = divmod(time_ns, SECOND)
-    return f"{_second(seconds)}.{fraction_ns:09d}Z"
+    minute, in_minute_ns = divmod(time_ns, MINUTE)
+    second, fraction_ns = divmod(in_minute_ns, SECOND)
+    return f"{minute_text(minute)}{second:02d}.{fraction_ns:09d}Z"
 
 
-# Rows come in order, so most share their second with the one before.
 @lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+def minute_text(minute: int) -> str:
+    """Spell a minute since the epoch up to its seconds. Rows come in order, so most share it."""
+    return f"{_EPOCH + timedelta(minutes=minute):%Y-%m-%dT%H:%M:}"
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

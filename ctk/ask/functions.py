@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable
 
 from ctk.errors import CtkError, UsageError
-from ctk.timespan import parse_age, parse_time
+from ctk.timespan import is_relative, parse_age, parse_time
 
 # Each gives nanoseconds since the epoch, to compare with started_ns.
 FUNCTIONS = {
@@ -14,12 +14,13 @@ FUNCTIONS = {
 
 
 def add_functions(
-    conn: sqlite3.Connection, now_ns: int, failed: Callable[[CtkError], None]
+    conn: sqlite3.Connection, now: Callable[[], int], failed: Callable[[CtkError], None]
 ) -> None:
     """
     Let SQL on this connection call FUNCTIONS; NULL stays NULL.
 
-    SQLite says of a function only that it failed, so `failed` is told why before.
+    `now` is asked only where a time counts from it. SQLite says of a function only that it failed,
+    so `failed` is told why before.
     """
 
     def told(ask: Callable[[object], int]) -> Callable[[object], int | None]:
@@ -33,14 +34,14 @@ def add_functions(
         return call
 
     def ago(value: object) -> int:
-        return now_ns - parse_age(str(value))
+        return now() - parse_age(str(value))
 
     def ns(value: object) -> int:
         if isinstance(value, int):
             return value
         if not isinstance(value, str):
             raise UsageError(f"ns({value!r}) is no time", hint="ns('2024-11-25T18:47:22Z')")
-        return parse_time(value, now_ns)
+        return parse_time(value, now() if is_relative(value) else 0)
 
     for name, function in (("ago", ago), ("ns", ns)):
         # What gives the same every time is asked once, and may be the bound of a primary key.

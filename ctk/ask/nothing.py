@@ -7,12 +7,11 @@ It is asked only where an answer is empty, so it may look at every name.
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from difflib import get_close_matches
 
 from ctk.ask.caveats import NothingFits, nothing_recorded
-from ctk.ask.pages import Pages
+from ctk.ask.pages import STARTED, Pages
 from ctk.ask.selectors import edge_condition
 from ctk.ask.spans import exact_extent, held
 from ctk.model import Field, Filters, Term
@@ -120,9 +119,9 @@ def _elsewhen(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     if any(term.field == "port" and term.side == "from" for term in filters.terms):
         return  # no rollup tells where those are: every flow would be read
     ever = replace(filters, since_ns=None, until_ns=None, first=None, last=1)
-    with closing(Pages(conn, ever, None).rows()) as rows:  # type: ignore[type-var]
-        for _, _, started_ns, *_ in rows:
-            yield f"the last flow that fits began {_short(started_ns)}"
+    for rows, _ in Pages(conn, ever, None, tuple).read():
+        for row in rows:
+            yield f"the last flow that fits began {_short(row[STARTED])}"
 
 
 def _short(time_ns: int) -> str:

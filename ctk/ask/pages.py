@@ -10,10 +10,11 @@ said so.
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from ctk.ask.connection import add_folded_edges, choose_edges, one_moment
+from ctk.ask.connection import add_folded_edges, choose_edges, data_version, one_moment
+from ctk.ask.edges import Edges, EdgeValues
 from ctk.ask.selectors import (
     Condition,
     all_of,
@@ -25,24 +26,23 @@ from ctk.ask.selectors import (
 )
 from ctk.ask.spans import held, holding
 from ctk.model import Filters
-from ctk.store.columns import FLOW_COLUMNS, JOINS, flow_sql
+from ctk.store.columns import ROW_KEYS, flow_sql
 from ctk.timespan import FOREVER_NS
 
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
 _FEW_EDGES = 2_000
 
-PAGE_ROWS = 1_000  # some 10 ms, and 2 MB of memory
+# Some 3 ms. Of larger ones the rows, and what is made of them, leave the processor's caches.
+PAGE_ROWS = 500
 _PAGE_S = 0.1  # a page that finds fewer rows ends after this time, between two buckets
 
-# Times as text are made where a row becomes a record: most rows share their second.
-STORED_KEYS = tuple(key for key, column in FLOW_COLUMNS.items() if column.time_of is None)
-_STORED = ", ".join(sql for key, sql in flow_sql().items() if key in STORED_KEYS)
-_JOINS = " ".join(JOINS.values())
+_OF_ROW = ", ".join(sql for key, sql in flow_sql().items() if key in ROW_KEYS)
 _IN_SPAN = "(f.started_ns, f.n) > (?, ?) AND (f.started_ns, f.n) < (?, ?)"
 _NOT_LATER = "(f.started_ns, f.n) NOT IN (SELECT started_ns, n FROM late_flow WHERE id > ?)"
 
-# The id in late_flow where the row was found there, the number of the row, what _STORED selects.
+# The id in late_flow where the row was found there, its number, its edge, and what ROW_KEYS name.
 Row = Sequence[Any]
+STARTED = 3 + ROW_KEYS.index("started_ns")
 _Key = tuple[int, int]  # started_ns and n, the primary key of `flow`
 
 
@@ -56,14 +56,17 @@ class Position(NamedTuple):
 
 BEFORE_ALL = Position(-1, 0, 0)
 
+T = TypeVar("T")
 
-class Pages:
+
+class Pages(Generic[T]):
     """
     The rows that fit, oldest first, from a connection that is this question's own.
 
     With `after`, only those that an earlier reader, which stopped there, has not had: first what
     was written late for a time before it. `pruned_ns` is up to when flows were pruned at the
-    start; `missed` is a span that was pruned later, and before it was read.
+    start; `missed` is a span that was pruned later, and before it was read. A page comes with what
+    `of_edge` makes of the edge of each row.
     """
 
     def __init__(
@@ -71,9 +74,13 @@ class Pages:
         conn: sqlite3.Connection,
         filters: Filters,
         after: Position | None,
+        of_edge: Callable[[EdgeValues], T],
         page_rows: int = PAGE_ROWS,
     ) -> None:
         self._conn = conn
+        # Read once and in order, pages gain nothing from being mapped, and count as memory.
+        conn.execute("PRAGMA mmap_size = 0")
+        self._edges = Edges(conn, of_edge)
         self._page_rows = page_rows
         self._filters = filters
         self._after = after
@@ -97,30 +104,43 @@ class Pages:
         else:
             self._at = max(self._at, _before(oldest_ns))
             self._end = min(self._end, (newest_ns, newest + 1))
+        self._since_ns = self._at[0]
         end_ns, number = self._end
         self._until_ns = end_ns if number < 0 else end_ns + 1
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows, each once."""
+    @property
+    def part(self) -> float:
+        """How much of the span is read, from 0 to 1."""
+        whole_ns = self._until_ns - self._since_ns
+        return min((self._at[0] - self._since_ns) / whole_ns, 1.0) if whole_ns > 0 else 1.0
+
+    def read(self) -> Iterator[tuple[Sequence[Row], Mapping[int, T]]]:
+        """Yield the rows, each once, with what is known of their edges by the edge's id."""
         left = self._filters.first
         if self._after is not None:
-            for row in self._late_rows(self._after, left):
-                yield row
-                left = None if left is None else left - 1
+            for page in self._late_pages(self._after, left):
+                yield page, self._edges.known
+                left = None if left is None else left - len(page)
         if self._filters.last is not None:
-            yield from self._last_rows(self._filters.last)
+            last = self._last_rows(self._filters.last)
+            for at in range(0, len(last), self._page_rows):
+                page = last[at : at + self._page_rows]
+                with one_moment(self._conn):
+                    self._edges.learn(page)
+                yield page, self._edges.known
             return
         while self._at < self._end and left != 0:
             with one_moment(self._conn):
                 page = self._page(self._size(left))
-            yield from page
+                self._edges.learn(page)
+            yield page, self._edges.known
             left = None if left is None else left - len(page)
 
     def position(self, row: Row) -> Position:
         """Give where a reader is that stops at this row."""
-        late_id, number, started_ns = row[:3]
+        late_id, number = row[:2]
         if late_id is None or self._after is None:
-            return Position(started_ns, number, self.late_id)
+            return Position(row[STARTED], number, self.late_id)
         return self._after._replace(late_id=late_id)
 
     def _size(self, left: int | None) -> int:
@@ -146,13 +166,12 @@ class Pages:
             possible = f"{'' if few else '+'}edge_id IN (SELECT id FROM temp.possible)"
             in_bucket.insert(0, Condition(possible))
         self._in_bucket = all_of(in_bucket) if in_bucket else None
-        self._data_version = _data_version(self._conn)
+        self._data_version = data_version(self._conn)
 
-    def _late_rows(self, after: Position, left: int | None) -> Iterator[Row]:
+    def _late_pages(self, after: Position, left: int | None) -> Iterator[list[Row]]:
         sql = f"""
-            SELECT late_flow.id, f.n, {_STORED} FROM late_flow
+            SELECT late_flow.id, f.n, f.edge_id, {_OF_ROW} FROM late_flow
             CROSS JOIN flow AS f ON f.started_ns = late_flow.started_ns AND f.n = late_flow.n
-            CROSS JOIN edge ON edge.id = f.edge_id {_JOINS}
             WHERE late_flow.id > ? AND late_flow.id <= ?
                 AND {both([_IN_SPAN, *self._conditions])}
             ORDER BY late_flow.id LIMIT ?
@@ -166,7 +185,8 @@ class Pages:
             bound = (late_id, self.late_id, *since, *behind, *self._values, size)
             with one_moment(self._conn):
                 page = self._conn.execute(sql, bound).fetchall()
-            yield from page
+                self._edges.learn(page)
+            yield page
             if len(page) < size:
                 return
             late_id, *_ = page[-1]
@@ -189,8 +209,7 @@ class Pages:
         for start, end in self._parts():
             page += self._read(start, end, size - len(page))
             if len(page) == size:
-                _, number, started_ns = page[-1][:3]
-                self._at = started_ns, number
+                self._at = page[-1][STARTED], page[-1][1]
                 return page
             self._at = end
             if time.monotonic() - began_s > _PAGE_S:
@@ -212,8 +231,8 @@ class Pages:
         if self._in_bucket is None:
             yield self._at, self._end
             return
-        if self._possible is not None and self._data_version != _data_version(self._conn):
-            self._data_version = _data_version(self._conn)
+        if self._possible is not None and self._data_version != data_version(self._conn):
+            self._data_version = data_version(self._conn)
             add_folded_edges(self._conn, "possible", self._possible)
         span = self._at[0], self._until_ns
         levels = held(self._conn)
@@ -230,8 +249,7 @@ class Pages:
             bound.append(self.late_id)
         order = "DESC" if newest_first else "ASC"
         return self._conn.execute(
-            f"SELECT NULL, f.n, {_STORED} FROM flow AS f CROSS JOIN edge ON edge.id = f.edge_id"
-            f" {_JOINS} WHERE {both(conditions)}"
+            f"SELECT NULL, f.n, f.edge_id, {_OF_ROW} FROM flow AS f WHERE {both(conditions)}"
             f" ORDER BY f.started_ns {order}, f.n {order} LIMIT ?",
             (*bound, limit),
         ).fetchall()
@@ -245,8 +263,3 @@ def _before(at_ns: int | None, otherwise_ns: int = 0) -> _Key:
 def _newest_late_id(conn: sqlite3.Connection) -> int:
     (late_id,) = conn.execute("SELECT COALESCE(MAX(id), 0) FROM late_flow").fetchone()
     return int(late_id)
-
-
-def _data_version(conn: sqlite3.Connection) -> int:
-    """Give a number that changes with every commit of another connection."""
-    return int(conn.execute("PRAGMA data_version").fetchone()[0])

@@ -8,7 +8,7 @@ read at once, by several threads each its own, and none of them changes what ano
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ctk.ask.diff import AskedSpan, Diff
     from ctk.ask.failures import Failures
     from ctk.ask.flows import Flows
+    from ctk.ask.follow import Follow
     from ctk.ask.gaps import StoredGap
     from ctk.ask.graph import Graph
     from ctk.ask.idle import Idle
@@ -110,6 +111,39 @@ class Recording:
 
         self._check()
         return Flows(self._connect, self._filters(filters, asked, "after"), after)
+
+    def follow(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: "Position | None" = None,
+        wait: Callable[[float], bool] | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Follow":
+        """
+        Give the flows that fit, then those that are written from now on, as they come.
+
+        With `last`, only so many of those before. It has no end, but where `wait`, which is called
+        with seconds to wait, returns True.
+        """
+        from ctk.ask.follow import Follow
+        from ctk.store.source import File
+
+        self._check()
+        if not isinstance(self.source, File):
+            raise UsageError(
+                f"{self.path} was written by an older ctk: nothing is added to it",
+                hint="ask without following",
+            )
+        chosen = self._filters(filters, asked, "after", "wait")
+        return Follow(
+            lambda filters, after: self.flows(filters, after=after),
+            self._state,
+            chosen,
+            after,
+            wait,
+        )
 
     def top(
         self,
@@ -314,8 +348,9 @@ class Recording:
         terms = SqlTerms(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
-            now_ns=time.time_ns(),
+            reference=self.reference,
             span=span,
+            caveats=self._of_files(),
             explain=explain,
         )
         connect = self.sql_connection()
@@ -380,11 +415,26 @@ class Recording:
             found = conn.execute(sql).fetchone()
         return str(found[0]) if found else ""
 
+    def _state(self) -> object:
+        """Give what is another when something was written since."""
+        beside = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        found = []
+        for path in beside:
+            try:
+                at = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((at.st_ino, at.st_size, at.st_mtime_ns))
+        return found
+
     def reference(self) -> Reference:
         """Give what ages and clocks count from: now while the file is written, else its end."""
         self._check()
         with self._connect() as conn:
             return reference_of(conn, time.time_ns())
+
+    def _of_files(self) -> "tuple[Caveat, ...]":
+        return ()
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self.source.reader()

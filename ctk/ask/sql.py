@@ -4,7 +4,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ctk.ask.connection import Connect
 from ctk.ask.functions import FUNCTIONS, add_functions
+from ctk.ask.moments import Reference
 from ctk.errors import CtkError, StoreError, UsageError
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
@@ -68,8 +69,9 @@ class SqlTerms:
 
     limit_s: float = 30.0
     memory_bytes: int | None = None
-    now_ns: int  # what ago() counts from
+    reference: Callable[[], Reference]  # what ago() counts from
     span: Filters = _EVER
+    caveats: "tuple[Caveat, ...]" = ()  # of the files
     explain: bool = False  # say how it would be answered
 
 
@@ -121,6 +123,7 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
         self._deadline_s = time.monotonic() + terms.limit_s
         self._refused: list[str] = []
         self._failed: list[CtkError] = []  # what functions of ours said
+        self._counted_from: Reference | None = None
         self._called: set[str] = set()
         self._columns: set[str] = set()  # that the statement itself names
         self._lock = Lock()  # of what follows, against the timer's thread
@@ -132,7 +135,7 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
             conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_BYTES)
             if terms.memory_bytes is not None:
                 conn.execute(f"PRAGMA hard_heap_limit = {terms.memory_bytes}")
-            add_functions(conn, terms.now_ns, self._failed.append)
+            add_functions(conn, self._now_ns, self._failed.append)
             conn.set_authorizer(self._authorize)
             conn.set_progress_handler(self._is_late, _STEPS)
             self._cursor = conn.cursor()
@@ -167,12 +170,16 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
         That is what was lost in the span that was given, and times that compare wrongly; of what
         else the rows lack nothing is known, since SQL may ask for anything.
         """
-        from ctk.ask.caveats import TextTimes, caveats_of
+        from ctk.ask.caveats import CountedFromEnd, TextTimes, caveats_of
 
         found: list[Caveat] = []
         if self._terms.span != _EVER:
             with self._connect() as conn:
                 found += caveats_of(conn, self._terms.span)
+        counted = self._counted_from
+        if counted is not None and counted.is_end and self._terms.span.counted_from_ns is None:
+            found.append(CountedFromEnd(counted.at_ns))
+        found += self._terms.caveats
         texts = [name for name in _TEXTS if name in self._columns]
         if texts and not any(name.endswith("_ns") for name in self._columns):
             if "datetime" in self._called and not _READ_AS_TIME.search(self._sql):
@@ -238,6 +245,11 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
 
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline_s
+
+    def _now_ns(self) -> int:
+        if self._counted_from is None:
+            self._counted_from = self._terms.reference()
+        return self._counted_from.at_ns
 
     def _authorize(
         self,

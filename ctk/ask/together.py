@@ -8,11 +8,12 @@ together here: flows by time, sums by their keys. SQL is asked of views that uni
 import os
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from heapq import merge
 from itertools import chain, islice, repeat
+from operator import attrgetter
 from typing import Any, Unpack
 
 from ctk.ask.caveats import (
@@ -25,18 +26,20 @@ from ctk.ask.caveats import (
     SeenByEach,
 )
 from ctk.ask.connection import Connect
-from ctk.ask.flows import Flows
+from ctk.ask.edges import MOST_EDGES, EdgeValues
+from ctk.ask.flows import Flows, Page, T
+from ctk.ask.follow import Follow
 from ctk.ask.gaps import StoredGap
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
-from ctk.ask.pages import Position
+from ctk.ask.pages import PAGE_ROWS, Position, Row
 from ctk.ask.recording import Gaps, Recording, keys_of
 from ctk.ask.series import Series
 from ctk.ask.sums import COUNTS, SORTS, Counts, Value, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.store.columns import FlowRecord
+from ctk.store.columns import EDGE_KEYS, ROW_KEYS, FlowRecord
 from ctk.timespan import FOREVER_NS
 
 
@@ -144,6 +147,18 @@ class Recordings(Recording):
         caveats = self._together(series.caveats for series in found)
         return together(found, sort, limit, caveats)
 
+    def follow(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: Position | None = None,
+        wait: Callable[[float], bool] | None = None,
+        **asked: Unpack[Asked],
+    ) -> Follow:
+        """Refuse: where a reader stopped is of one file."""
+        raise UsageError("what is followed is one file", hint="give one file")
+
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
         """Give the gaps of all files that touch a span, oldest first."""
         self._check()
@@ -210,9 +225,10 @@ class Recordings(Recording):
             caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
             for caveat, names in files.items()
         ]
-        if sums and self._seen_by > 1:
-            together.append(SeenByEach(self._seen_by))
-        return tuple(together)
+        return (*together, *self._of_files()) if sums else tuple(together)
+
+    def _of_files(self) -> tuple[Caveat, ...]:
+        return (SeenByEach(self._seen_by),) if self._seen_by > 1 else ()
 
 
 class _FlowsTogether(Flows):
@@ -255,6 +271,22 @@ class _FlowsTogether(Flows):
             for part, flows in zip(self._parts, self._each, strict=True)
         )
 
+    def pages(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+        """Give the flows as rows; each file numbers its edges, so here they are numbered anew."""
+        numbers: dict[tuple[Any, ...], int] = {}
+        edges: dict[int, T] = {}
+        while some := list(islice(self, PAGE_ROWS)):
+            if len(numbers) > MOST_EDGES:
+                numbers, edges = {}, {}
+            rows: list[Row] = []
+            for record in some:
+                values = _of_edge(record)
+                number = numbers.setdefault(values, len(numbers))
+                if number not in edges:
+                    edges[number] = of_edge(values)
+                rows.append((None, 0, number, *_of_row(record)))
+            yield rows, edges
+
     def _read(self) -> Generator[FlowRecord, None, None]:
         each = (zip(flows, repeat(at)) for at, flows in enumerate(self._each))
         found: Iterable[tuple[FlowRecord, int]] = merge(*each, key=_start)
@@ -272,6 +304,10 @@ class _FlowsTogether(Flows):
         finally:
             for flows in self._each:
                 flows.close()
+
+
+_of_edge = attrgetter(*EDGE_KEYS)
+_of_row = attrgetter(*ROW_KEYS)
 
 
 def _start(found: tuple[FlowRecord, int]) -> int:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "query": "List the flows in DB, or ask it in SQL.",
     "top": "Rank who moved most in DB.",
     "export": "Write the flows in DB out, for other programs.",
+    "cursor": "List or forget how far exports with --cursor are.",
     "report": "Make one HTML file of DB, to attach and to look at.",
     "serve": "Show DB as a page, while it is being written or afterwards.",
     "info": "Say what DB holds.",

@@ -1,183 +1,275 @@
-"""`ctk export`: flows for other programs, each of them once."""
+"""`ctk export`: flows for other programs."""
 
+import math
 import re
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import get_args
 
 import click
 
 import ctk
-from ctk.ask.flows import Flows
 from ctk.ask.keywords import flags_of
-from ctk.ask.pages import BEFORE_ALL, Position
+from ctk.ask.recording import Recording
+from ctk.cli.bar import Bar
+from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
+    Dbs,
     FilterCommand,
-    db_argument,
+    dbs_argument,
     filter_options,
     print_caveats,
     refuse_one_file_twice,
     remark,
 )
-from ctk.errors import UsageError
+from ctk.errors import StoreError, UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_count, parse_size
-from ctk.render import eventlog
-from ctk.render import tables as render
-from ctk.render.cursor import Cursor
-from ctk.render.rotate import RotatingFile, cannot_write
-from ctk.render.tables import Output
-from ctk.store.columns import FLOW_KEYS, FlowRecord
+from ctk.render import forms
+from ctk.render.compress import SUFFIXES, Compression, Packer
+from ctk.render.cursor import path_of
+from ctk.render.feed import Sink, Stream, Written
+from ctk.render.lines import Encoder, TimeUnit
+from ctk.render.rotate import RotatingFile
+from ctk.timespan import SECOND, parse_age
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @click.command(cls=FilterCommand, short_help="Write the flows in DB out, for other programs.")
-@db_argument
+@dbs_argument
 @click.option(
     "-o",
     "--format",
     "form",
-    type=click.Choice(["jsonl", "log", "csv", "tsv", "json"]),
+    type=click.Choice(forms.FORMS),
     default="jsonl",
     show_default=True,
     help="log is the event log's form: one JSON object a line, empty fields left out.",
 )
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Not to stdout.")
-@click.option("--max-size", type=parse_size, metavar="SIZE", help="Put FILE aside when it is full.")
 @click.option(
-    "--keep", type=parse_count, metavar="N", default=5, show_default=True, help="How many of them."
+    "--time",
+    type=click.Choice(get_args(TimeUnit)),
+    help="Times as numbers of ns or us beside their texts, or as texts only.  [default: ns]",
 )
-@click.option("--compress", is_flag=True, help="Compress what is put aside.")
+@click.option(
+    "--log-accounting",
+    is_flag=True,
+    help="Of the log: also what no event tells, bytes of connections that go on.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Not to stdout; a FILE.gz or FILE.zst is compressed.",
+)
+@click.option("--max-size", type=parse_size, metavar="SIZE", help="Put FILE aside when it is full.")
+@click.option("--max-age", type=parse_age, metavar="AGE", help="Put FILE aside when it is old.")
+@click.option(
+    "--keep",
+    type=parse_count,
+    metavar="N",
+    help="Throw away what was put aside but for the newest N.  [default: keep all]",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(get_args(Compression)),
+    help="Compress what goes to stdout.",
+)
 @click.option("--cursor", metavar="NAME", help="Go on where the last export by this NAME stopped.")
 @filter_options
 def export(
-    db: Path,
-    form: str,
+    db: Dbs,
+    form: forms.Form,
+    time: TimeUnit | None,
+    log_accounting: bool,
+    follow: bool,
     output: Path | None,
     max_size: int | None,
-    keep: int,
-    compress: bool,
+    max_age: int | None,
+    keep: int | None,
+    compress: Compression | None,
     cursor: str | None,
     filters: Filters,
 ) -> None:
     """
     Write the flows in DB out, oldest first.
 
-    With --cursor every flow is written exactly once, however often this runs. What NAME had is
-    kept in a file beside FILE, or beside DB: DB itself is never written.
+    With --cursor an export goes on where the last one by that NAME stopped, however that ended:
+    FILE, with what was put aside, has every flow exactly once, and standard output was told
+    every flow at least once. NAME is kept beside FILE, or beside DB: DB itself is never written.
+    Without, FILE is replaced when all is written.
 
     \b
     ctk export node.db --format log --output flows.log --max-size 64MiB --cursor siem
     """
-    if form == "json" and (cursor or max_size):
-        raise UsageError("json is one array: it cannot be gone on with", hint="--format jsonl")
-    if max_size is not None and output is None:
-        raise UsageError("--max-size needs a file to put aside", hint="--output FILE")
-    if cursor is not None and not _NAME.fullmatch(cursor):
-        raise UsageError(f"{cursor!r} is not a name for a cursor", hint="--cursor siem")
-    if cursor is not None and filters.last is not None:
-        raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
-    refuse_one_file_twice(db, {"--output": output})
-    with ctk.open(db) as recording:
-        went = _Export(db, output, cursor, recording.identity(), flags_of(filters))
-        flows = recording.flows(filters, after=went.after)
-        if form == "json":
-            with _opened(output) as out:
-                render.rows(FLOW_KEYS, flows, Output(format="json"), out)
-        else:
-            encode = eventlog.log_line if form == "log" else render.encoder(form, FLOW_KEYS)
-            header = b"" if form == "log" else render.header(form, FLOW_KEYS)
-            if output is None:
-                _to_stdout(flows, encode, header, went)
-            else:
-                with RotatingFile(
-                    output,
-                    max_bytes=max_size,
-                    keep=keep,
-                    compress=compress,
-                    header=header,
-                    start_bytes=went.output_bytes,
-                    on_size=went.keep,
-                ) as file:
-                    went.keep(file.size)
-                    went.write(flows, encode, file.write)
-                    went.keep(file.size)
+    output = None if str(output) == "-" else output
+    dbs = (db,) if isinstance(db, Path) else db
+    _refuse_form(form, time, whole_only=bool(cursor or follow or max_size or max_age))
+    if log_accounting and form != "log":
+        raise UsageError(f"{form} has what no event tells, too", hint="--log-accounting is for log")
+    _refuse_place(form, output, compress, {"--max-size": max_size, "--max-age": max_age}, keep)
+    _refuse_cursor(cursor, filters, follow=follow, several=len(dbs) > 1)
+    for each in dbs:
+        refuse_one_file_twice(each, {"--output": output})
+    encoder = forms.encoder(form, time=time or "ns", accounting=log_accounting)
+    place = _Place(output, max_size, max_age, keep, compress, whole=not (cursor or follow))
+    kept = path_of(output or dbs[0], cursor) if cursor else None
+    flags = [form, f"--time {time}" * (time is not None), "--log-accounting" * log_accounting]
+    with ctk.open(db) as recording, interrupts() as interrupted:
+        identity = recording.identity() if cursor or follow else ""
+        written = Written(kept, identity, flags_of(filters), " ".join(filter(None, flags)))
+        if written.is_of_another:
+            remark(f"{db} is another file than the one {kept} was kept for: read anew")
+        with place.opened(encoder, written) as sink:
+            written.keep(sink)  # where that cannot be, nothing is to go out
+            if follow:
+                _follow(recording, filters, encoder, written, sink, interrupted, place.tell_removed)
+                return
+            flows = recording.flows(filters, after=written.after)
+            with Bar(shown=output is not None or not sys.stdout.isatty()) as bar:
+
+                def stops() -> bool:
+                    bar.show(flows.part, written.count)
+                    return interrupted.is_set()
+
+                written.write(flows, encoder, sink, stops)
+            if not interrupted.is_set() and encoder.footer:
+                sink.write_lines((encoder.footer,))
+            written.keep(sink)
+            if interrupted.is_set():
+                raise click.Abort
+            place.is_whole = True
+        place.tell_removed()
         print_caveats(flows.caveats)
 
 
-class _Export:
-    """How far an export is, and, with a cursor, where the last one by that name stopped."""
+def _follow(
+    recording: Recording,
+    filters: Filters,
+    encoder: Encoder,
+    written: Written,
+    sink: Sink,
+    interrupted: threading.Event,
+    after_each: Callable[[], None],
+) -> None:
+    """Write what there is, and what comes, until somebody interrupts it."""
+    told: set[str] = set()
+    asked = recording.follow(filters, after=written.after, wait=interrupted.wait)
+    for flows in asked.rounds():
+        if recording.identity() != written.recording != "":
+            raise StoreError(f"{recording.path} is another file now", hint="begin anew")
+        written.write(flows, encoder, sink, interrupted.is_set)
+        written.keep(sink)
+        after_each()
+        new = [caveat for caveat in flows.caveats if caveat.text not in told]
+        told.update(caveat.text for caveat in new)
+        print_caveats(new)
+        if interrupted.is_set():
+            return
+
+
+class _Place:
+    """Where the lines go: a file, which may be put aside and compressed, or standard output."""
 
     def __init__(
-        self, db: Path, output: Path | None, name: str | None, recording: str, flags: str
-    ) -> None:
-        beside = output or db
-        self._path = beside.with_name(f"{beside.name}.{name}.cursor") if name else None
-        self._recording = recording
-        self._flags = flags
-        self.after: Position | None = None
-        # A file that goes on is cut where the last export knew to be; else it starts anew.
-        self.output_bytes: int | None = None if name else 0
-        last = Cursor.load(self._path) if self._path else None
-        # A file without a recording may have got its first one since.
-        goes_on = last is not None and last.recording in ("", recording)
-        self.is_new = not goes_on
-        if last is not None and goes_on:
-            if last.filters != flags:
-                raise UsageError(
-                    f"the cursor {self._path} goes by {last.filters or 'no filter'}: by another it"
-                    " would skip flows for good",
-                    hint="give the same filters, or another --cursor",
-                )
-            self.after = Position(last.started_ns, last.number, last.late_id)
-            self.output_bytes = last.output_bytes
-        elif last is not None:
-            remark(f"{db} is another file than the one {self._path} was kept for: read anew")
-
-    def write(
         self,
-        flows: Flows,
-        encode: Callable[[FlowRecord], bytes],
-        write: Callable[[bytes], object],
+        output: Path | None,
+        max_bytes: int | None,
+        max_age_ns: int | None,
+        keep: int | None,
+        compress: Compression | None,
+        *,
+        whole: bool,
     ) -> None:
-        """Write flows, a line each; what is kept from then on is that they are written."""
-        for flow in flows:
-            write(encode(flow))
-            self.after = flows.position
+        if output is not None:
+            compress = SUFFIXES.get(output.suffix)
+            if output.is_symlink():
+                output = output.resolve()  # what is replaced is the file, not the link
+        self.is_whole = False
+        self._output = output
+        self._max_bytes = max_bytes
+        self._max_age_s = math.inf if max_age_ns is None else max_age_ns / SECOND
+        self._keep = keep
+        self._packer = Packer(compress, max_bytes) if compress else None
+        self._seen_whole = whole and (output is None or not output.exists() or output.is_file())
+        self._removed: list[int] = []  # lines of each file that was thrown away
 
-    def keep(self, output_bytes: int) -> None:
-        """Keep for the next export by this name what is written by now."""
-        if self._path is not None:
-            Cursor(
-                recording=self._recording,
-                **(self.after or BEFORE_ALL)._asdict(),
-                filters=self._flags,
-                output_bytes=output_bytes,
-            ).save(self._path)
+    @contextmanager
+    def opened(self, encoder: Encoder, written: Written) -> Iterator[Sink]:
+        """Open it; where it is to be seen whole only, it is there at the end if `is_whole`."""
+        if self._output is None:
+            stream = Stream(sys.stdout.buffer, self._packer)
+            if not written.goes_on and encoder.header:
+                stream.write_header(encoder.header)
+            yield stream
+            return
+        with RotatingFile(
+            self._output,
+            max_bytes=self._max_bytes,
+            max_age_s=self._max_age_s,
+            keep=self._keep,
+            packer=self._packer,
+            header=encoder.header,
+            start_bytes=written.output_bytes if written.is_kept else 0,
+            began_s=written.began_s,
+            whole=self._seen_whole,
+            on_size=lambda size: written.note(file),
+            on_removed=self._removed.append,
+        ) as file:
+            try:
+                yield file
+            finally:
+                file.finish() if self.is_whole else file.give_up()
+
+    def tell_removed(self) -> None:
+        """Say what was thrown away since the last time."""
+        if self._removed:
+            files, lines = len(self._removed), sum(self._removed)
+            what = "1 file" if files == 1 else f"{files:,} files"
+            remark(f"{what} put aside before, of {lines:,} lines, thrown away: --keep {self._keep}")
+            self._removed.clear()
 
 
-def _to_stdout(
-    flows: Flows,
-    encode: Callable[[FlowRecord], bytes],
-    header: bytes,
-    went: _Export,
+def _refuse_place(
+    form: str,
+    output: Path | None,
+    compress: str | None,
+    limits: Mapping[str, int | None],
+    keep: int | None,
 ) -> None:
-    out = sys.stdout.buffer
-    went.keep(0)  # where that cannot be, nothing is to go out
-    if went.is_new:
-        out.write(header)
-    went.write(flows, encode, lambda line: out.write(line + b"\n"))
-    out.flush()
-    went.keep(0)
-
-
-def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:
+    given = [flag for flag, limit in limits.items() if limit is not None]
     if output is None:
-        return nullcontext(sys.stdout.buffer)
-    try:
-        return output.open("wb")
-    except OSError as error:
-        raise cannot_write(output, error) from error
+        if given:
+            raise UsageError(f"{given[0]} needs a file to put aside", hint="--output FILE")
+        if form == "parquet" and sys.stdout.isatty():
+            raise UsageError("parquet is not for a terminal", hint="--output flows.parquet")
+    elif compress is not None:
+        raise UsageError("--compress is for stdout", hint=f"--output {output}.gz")
+    if keep is not None and not given:
+        raise UsageError("--keep is for what is put aside", hint="--max-size 64MiB --keep 5")
+
+
+def _refuse_form(form: forms.Form, time: str | None, *, whole_only: bool) -> None:
+    if form in forms.WHOLE and whole_only:
+        what = "one array" if form == "json" else "one whole"
+        raise UsageError(f"{form} is {what}: it cannot be gone on with", hint="--format jsonl")
+    if time is not None and form not in forms.WITH_KEYS:
+        raise UsageError(
+            f"{form} has its own form of times", hint=f"--time is for {', '.join(forms.WITH_KEYS)}"
+        )
+
+
+def _refuse_cursor(cursor: str | None, filters: Filters, *, follow: bool, several: bool) -> None:
+    if cursor is not None and not _NAME.fullmatch(cursor):
+        raise UsageError(f"{cursor!r} is not a name for a cursor", hint="--cursor siem")
+    if cursor is not None and several:
+        raise UsageError("a cursor is of one file", hint="export each to a file of its own")
+    if cursor is not None and filters.last is not None:
+        raise UsageError("--last would skip flows for good", hint="--first 1000 --cursor siem")
+    if follow and (filters.first is not None or filters.until_ns is not None):
+        raise UsageError("--follow has no end", hint="--since 15m, or no --follow")

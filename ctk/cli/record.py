@@ -208,6 +208,11 @@ def _peers(text: str) -> int | None:
     help="How many rolled files to keep.",
 )
 @click.option("--log-compress", is_flag=True, help="Compress rolled files.")
+@click.option(
+    "--log-accounting",
+    is_flag=True,
+    help="Log and print also what no event tells: bytes of connections that go on.",
+)
 def record(**given: Any) -> None:
     """
     Record what this node's connections do into DB.

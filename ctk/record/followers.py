@@ -20,11 +20,13 @@ class RecordLog:
     Writes records to a log file.
 
     Where a line cannot be written, it and the rest of its window are left out, counted and told;
-    the next window tries again. A hangup (SIGHUP) opens the file anew, for logrotate.
+    the next window tries again. A hangup (SIGHUP) opens the file anew, for logrotate. With
+    `accounting`, rows that tell no event have a line too.
     """
 
-    def __init__(self, file: RotatingFile, stop: Stop) -> None:
+    def __init__(self, file: RotatingFile, stop: Stop, *, accounting: bool = False) -> None:
         self._file = file
+        self._accounting = accounting
         self._stop = stop
         self._hangups = stop.hangups
         self._missing = 0
@@ -36,6 +38,8 @@ class RecordLog:
 
     def write(self, record: FlowRecord) -> None:
         self.reopen_if_asked()
+        if not self._accounting and not eventlog.events(record):
+            return
         if not self._skips:
             try:
                 self._file.write(eventlog.log_line(record))
@@ -76,11 +80,15 @@ class RecordPrinter:
     Prints records and pods to standard output.
 
     When its reader goes away (`| head`, the end of a session), recording stops as by Ctrl-C.
-    `make_room` is called before lines that stay are printed.
+    `make_room` is called before lines that stay are printed. With `accounting`, rows that tell no
+    event have a line too.
     """
 
-    def __init__(self, stop: Stop, make_room: Callable[[], None]) -> None:
+    def __init__(
+        self, stop: Stop, make_room: Callable[[], None], *, accounting: bool = False
+    ) -> None:
         self._stop = stop
+        self._accounting = accounting
         self._make_room = make_room
         self._gone: OSError | None = None
 
@@ -88,7 +96,8 @@ class RecordPrinter:
         self._make_room()
 
     def write(self, record: FlowRecord) -> None:
-        self._print(eventlog.live_line(record))
+        if self._accounting or eventlog.events(record):
+            self._print(eventlog.live_line(record))
 
     def pod(self, pod: Endpoint) -> None:
         self._make_room()

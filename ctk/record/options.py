@@ -52,6 +52,7 @@ class Options:
     log_max_bytes: int
     log_keep: int
     log_compress: bool
+    log_accounting: bool
 
     def event_filter(self) -> EventFilter:
         return EventFilter(

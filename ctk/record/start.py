@@ -62,7 +62,7 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         watch = _watch(options, warnings)
         stream, node = _stream(stack, options, stop, warnings)
         plan = _plan(options, node, watch, stop)
-        printer = RecordPrinter(stop, progress.clear) if options.prints else None
+        printer = _printer(options, stop, progress)
         record_log = _record_log(stack, options, stop)
         conn = stack.enter_context(connect.writer(options.db))
         _refuse_a_second_time(conn, options.db, plan, stream)
@@ -196,6 +196,12 @@ def _listener(stack: ExitStack, options: Options, stop: Stop, warnings: list[str
     )
 
 
+def _printer(options: Options, stop: Stop, progress: Progress) -> RecordPrinter | None:
+    if not options.prints:
+        return None
+    return RecordPrinter(stop, progress.clear, accounting=options.log_accounting)
+
+
 def _record_log(stack: ExitStack, options: Options, stop: Stop) -> RecordLog | None:
     if options.log is None:
         return None
@@ -206,7 +212,7 @@ def _record_log(stack: ExitStack, options: Options, stop: Stop) -> RecordLog | N
         compress=options.log_compress,
         note=log.warning,
     )
-    record_log = RecordLog(file, stop)
+    record_log = RecordLog(file, stop, accounting=options.log_accounting)
     stack.callback(record_log.end)
     return record_log
 

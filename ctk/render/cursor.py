@@ -2,11 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from ctk.errors import StoreError
+
+_SUFFIX = ".cursor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +22,8 @@ class Cursor:
     output_bytes: int  # of the file the flows went to; 0 where it was none
     late_id: int = 0  # of those that were written after later ones
     filters: str = ""  # as flags: another export by this name must have the same
+    form: str = ""  # as flags, too
+    output_began_s: float | None = None  # when that file was begun
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
@@ -42,8 +47,30 @@ class Cursor:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
+            _sync_directory(path.parent)
         except OSError as error:
             raise StoreError(
                 f"the cursor {path} cannot be written: {error.strerror}",
                 hint="it stands beside DB, or beside the FILE of --output",
             ) from error
+
+
+def path_of(beside: Path, name: str) -> Path:
+    """Give where the cursor of this name is kept: beside the file of flows, or of lines."""
+    return beside.with_name(f"{beside.name}.{name}{_SUFFIX}")
+
+
+def beside(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the name and the file of every cursor that is kept beside a file."""
+    for found in sorted(path.parent.iterdir()):
+        if found.name.startswith(f"{path.name}.") and found.name.endswith(_SUFFIX):
+            yield found.name[len(path.name) + 1 : -len(_SUFFIX)], found
+
+
+def _sync_directory(directory: Path) -> None:
+    """Have on the disk what was renamed in it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,6 +2,8 @@
 A flow as a line of the JSON event log, and of its live form.
 
 The keys and their order are a contract with programs that parse the log (design.md, section 7).
+The log tells events. A row without one says what older connections moved since, or that a dump
+found them; it has a line only where accounting is asked for.
 """
 
 from functools import lru_cache
@@ -11,6 +13,16 @@ from ctk.store.columns import FlowRecord
 
 # A line has these keys always. Another key is left out where its value is null, false, 0 or empty.
 _ALWAYS = frozenset(("new", "update", "cnt"))
+
+
+def events(record: FlowRecord) -> int:
+    """Return how many kernel events were merged into a flow's row."""
+    return record.new_events + record.update_events + record.destroy_events
+
+
+def event_line(record: FlowRecord) -> bytes:
+    """Return the line of a flow, or nothing where no event is in it."""
+    return log_line(record) if events(record) else b""
 
 
 def log_line(record: FlowRecord) -> bytes:
@@ -23,7 +35,7 @@ def log_line(record: FlowRecord) -> bytes:
     if record.src_kind == "pod":
         line["srcNs"] = record.src_namespace
         line["srcName"] = f"{record.src_namespace}:{record.src_name}"
-        line["srcLbls"] = _log_labels(record.src_labels)
+        line["srcLbls"] = _raw(record.src_labels)
     elif record.src_kind == "node":
         line["srcName"] = record.src_name
     line["dst"] = record.dst
@@ -31,13 +43,13 @@ def log_line(record: FlowRecord) -> bytes:
     if record.dst_kind == "pod":
         line["dstNs"] = record.dst_namespace
         line["dstName"] = f"{record.dst_namespace}:{record.dst_name}"
-        line["dstLbls"] = _log_labels(record.dst_labels)
+        line["dstLbls"] = _raw(record.dst_labels)
     elif record.dst_kind == "node":
         line["dstName"] = record.dst_name
     line["proto"] = record.proto.upper()
     line["new"] = record.new_events > 0
     line["update"] = record.update_events > 0
-    line["cnt"] = record.new_events + record.update_events + record.destroy_events
+    line["cnt"] = events(record)
     # Newer keys follow the older ones: the log's first readers do not know them.
     line["destroy"] = record.destroy_events > 0
     line["natSrc"] = record.nat_src
@@ -56,15 +68,23 @@ def log_line(record: FlowRecord) -> bytes:
 
 
 @lru_cache(maxsize=10_000)
-def _log_labels(labels: str | None) -> object:
-    """Give labels as they are stored, if they are an object: the file may come from anywhere."""
-    from orjson import Fragment, JSONDecodeError, dumps, loads
+def _raw(labels: str | None) -> object:
+    """Give labels as they are stored, to be put in as they are."""
+    from orjson import Fragment, dumps
+
+    found = stored_labels(labels)
+    return Fragment(dumps(found)) if found else None
+
+
+def stored_labels(labels: str | None) -> dict[str, Any] | None:
+    """Read labels, if they are an object: the file may come from anywhere."""
+    from orjson import JSONDecodeError, loads
 
     try:
         found = loads(labels) if labels else None
     except JSONDecodeError:
         return None
-    return Fragment(dumps(found)) if isinstance(found, dict) and found else None
+    return found if isinstance(found, dict) else None
 
 
 def live_line(record: FlowRecord) -> bytes:
@@ -73,7 +93,7 @@ def live_line(record: FlowRecord) -> bytes:
 
     `<tcp, Src: 10.244.0.1:53388, Dst: 10.244.0.3:8181> (true) - {...}`
     """
-    merged = record.new_events + record.update_events + record.destroy_events > 1
+    merged = events(record) > 1
     source = _with_port(record.src, record.src_port)
     dialled = _with_port(record.dst, record.dst_port)
     head = f"<{record.proto}, Src: {source}, Dst: {dialled}> ({str(merged).lower()}) - "

@@ -130,6 +130,16 @@ JSON_KEYS = tuple(key for key, column in FLOW_COLUMNS.items() if column.json)
 # What is neither a time nor a count.
 IDENTITY_KEYS = FLOW_KEYS[FLOW_KEYS.index("cluster") : FLOW_KEYS.index("connections")]
 
+# What a row of a table of flows says itself, times in ns; the rest of a flow is said by its edge.
+ROW_KEYS = tuple(
+    key
+    for key, column in FLOW_COLUMNS.items()
+    if column.time_of is None and re.search(r"\bf\.|\{", column.sql)
+)
+EDGE_KEYS = tuple(
+    key for key, column in FLOW_COLUMNS.items() if column.time_of is None and key not in ROW_KEYS
+)
+
 # LEFT JOIN lets SQLite leave out the joins that a question does not use. The `+` keeps the table
 # of flows outermost, so that a span of started_ns is a range of its primary key, in order: with
 # it no index, made up for one question or not, can find flows by their edge.

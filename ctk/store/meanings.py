@@ -28,7 +28,7 @@ VIEWS: Mapping[str, str] = {
 _FLOW: Mapping[str, str] = {
     "started_at": "The first event of the row, RFC 3339 UTC; of a rollup, where its bucket begins.",
     "ended_at": "The last event of the row; of a rollup, where its bucket ends.",
-    "started_ns": "started_at in nanoseconds since 1970: compare it with ago('1h') or ns('...').",
+    "started_ns": "started_at in nanoseconds since 1970: in ctk query, compare it with ago('1h').",
     "ended_ns": "ended_at in nanoseconds since 1970.",
     "cluster": "The cluster's name; null where none was followed.",
     "node": "The node that recorded it. Two nodes may both see one connection.",

@@ -1,0 +1,43 @@
+"""A bar on the terminal that says how far a long answer is."""
+
+import shutil
+import sys
+import time
+from typing import Self
+
+import click
+
+_EVERY_S = 0.2
+_CLEAR = "\r\x1b[K"  # the start of the line, and nothing on it
+
+
+class Bar:
+    """One line on stderr that is written over, and gone at the end; nothing where nobody looks."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown and sys.stderr.isatty()
+        self._began_s = time.monotonic()
+        # What is over in a moment needs no bar.
+        self._next_s = self._began_s + 2 * _EVERY_S
+
+    def show(self, part: float, count: int) -> None:
+        """Say that so many flows, `part` of the time they are of, are done."""
+        now_s = time.monotonic()
+        if not self._shown or now_s < self._next_s:
+            return
+        self._next_s = now_s + _EVERY_S
+        passed_s = now_s - self._began_s
+        left = f", {passed_s * (1 - part) / part:,.0f}s left" if part > 0 else ""
+        text = f" {part:4.0%} {count:,} flows, {count / passed_s:,.0f}/s{left}"
+        width = shutil.get_terminal_size().columns - 1
+        room = min(40, width - len(text) - 2)
+        done = round(part * room)
+        bar = f"[{'#' * done}{'.' * (room - done)}]" if room > 0 else ""
+        click.echo(f"{_CLEAR}{(bar + text)[:width]}", err=True, nl=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo(_CLEAR, err=True, nl=False)

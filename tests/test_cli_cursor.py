@@ -1,0 +1,48 @@
+"""`ctk cursor`: which exports are kept where, and how one is forgotten."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+
+Invoke = Callable[..., Result]
+
+
+def test_cursors_are_listed_where_they_are_kept(invoke: Invoke, shop: Path, tmp_path: Path) -> None:
+    assert invoke("cursor", "list", shop).stderr == (
+        f"no cursor is kept beside {shop}: that of an export to --output FILE is beside FILE\n"
+    )
+    out = tmp_path / "flows.csv"
+    invoke("export", shop, "--cursor", "siem", "--first", "1", "--to-port", "8181")
+    invoke("export", shop, "--cursor", "a.b", "--output", out, "--format", "csv")
+    [siem] = json.loads(invoke("cursor", "list", shop, "-o", "json").stdout)
+    assert siem == {
+        "name": "siem",
+        "until": "2024-11-25T18:47:22.852716307Z",
+        "format": "jsonl",
+        "filters": "--to-port 8181",
+        "bytes": None,
+        "file": f"{shop}.siem.cursor",
+    }
+    [to_file] = json.loads(invoke("cursor", "list", out, "-o", "json").stdout)
+    assert (to_file["name"], to_file["bytes"]) == ("a.b", out.stat().st_size)
+    assert "siem" in invoke("cursor", "list", shop).stdout
+
+
+def test_a_cursor_that_is_forgotten_begins_anew(invoke: Invoke, shop: Path) -> None:
+    assert len(invoke("export", shop, "--cursor", "siem").stdout.splitlines()) == 7
+    assert invoke("export", shop, "--cursor", "siem").stdout == ""
+    result = invoke("cursor", "reset", shop, "siem")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert len(invoke("export", shop, "--cursor", "siem").stdout.splitlines()) == 7
+    result = invoke("cursor", "reset", shop, "seim")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: no cursor 'seim' is kept beside {shop}\nTry: one of siem\n",
+    )
+    result = invoke("cursor", "list", shop.with_name("x"))
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: there is no file {shop.with_name('x')}\nTry: name DB, or the FILE of --output\n",
+    )
