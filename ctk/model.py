@@ -26,6 +26,7 @@ GapKind = Literal[
     "disk full",  # rows that could not be written; `lost` says how many events they held
     "malformed",  # datagrams that could not be decoded; `lost` says how many
     "counters reset",  # another tool zeroed the kernel's counters: bytes are short by what it read
+    "thinned",  # rows that --max-size folded early: only sums in coarser steps are left of them
     "file locked",  # rows that could not be written; `lost` says how many events they held
 ]
 

@@ -1,5 +1,7 @@
 """What several test files share: the command line, called in process, and a small file to ask."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
 Invoke = Callable[..., Result]
+
+# Times for people are those of the local zone.
+os.environ["TZ"] = "UTC"
+time.tzset()
 
 # Two tests run at a time, so what takes long tells nothing of the code.
 settings.register_profile("ctk", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -3,7 +3,8 @@ Holds the documentation to what the commands in it print.
 
 A fenced block of `console` has commands behind `$ ` and, below each, what it printed. All of a page
 are run, in order, in an empty folder that has the fixtures and, as demo.db and node.db, the node
-that README.md records; `--write` puts their output in place of what stands there. A block of
+that README.md records, with a second one as other.db; `--write` puts their output in place of what
+stands there. A block of
 `pycon` is examples of Python as an interpreter shows them; those of one page are run one after
 another, behind its commands. What a block of `sh` asks of ctk needs a cluster or root: its flags
 are those that there are. The examples in the help are run like those of a page.
@@ -30,9 +31,11 @@ from ctk.cli import COMMANDS, main
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 OBJECTS = ("pods.page1", "pods.page2", "services", "endpointslices", "nodes")
+NAMES = " ".join(f"--objects fixtures/kube/{name}.json" for name in OBJECTS)
 RECORD = (
-    *("ctk", "record", "demo.db", "--from-capture", "fixtures/captures/demo.ctkcap.gz"),
-    *(word for name in OBJECTS for word in ("--objects", f"fixtures/kube/{name}.json")),
+    f"ctk record demo.db --from-capture fixtures/captures/demo.ctkcap.gz {NAMES}",
+    f"ctk record other.db --from-capture fixtures/captures/node.ctkcap.gz {NAMES}"
+    " --node-name kl-worker",
 )
 _WIDTH = "120"
 
@@ -42,10 +45,11 @@ def _blocks(language: str) -> re.Pattern[str]:
 
 
 def prepare(folder: Path) -> None:
-    """Put into a folder what the examples ask: the recorded node, by two names."""
+    """Put into a folder what the examples ask: the recorded node, by two names, and another."""
     (folder / "fixtures").symlink_to(ROOT / "fixtures")
-    done = run(shlex.join(RECORD), folder)
-    assert done.returncode == 0, done.stdout
+    for command in RECORD:
+        done = run(command, folder)
+        assert done.returncode == 0, done.stdout
     (folder / "node.db").write_bytes((folder / "demo.db").read_bytes())
 
 

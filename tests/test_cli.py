@@ -109,8 +109,9 @@ def test_no_command_shows_the_help_and_exits_2(invoke: Invoke) -> None:
         (["query", "x.db", "--xyzzy"], "Error: No such option '--xyzzy'\nTry: ctk query --help\n"),
         (
             ["query", "x.db", "-o", "xml"],
-            "Error: Invalid value for '-o' / '--format': 'xml' is not one of 'table', 'json', "
-            "'jsonl', 'csv', 'tsv'\nTry: ctk query --help\n",
+            "Error: Invalid value for '-o' / '--format': 'xml' is not one of 'table', 'wide', "
+            "'vertical', 'markdown', 'name', 'json', 'jsonl', 'csv', 'tsv'\n"
+            "Try: ctk query --help\n",
         ),
         (
             ["query", "x.db", "--last", "many"],

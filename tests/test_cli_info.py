@@ -19,7 +19,7 @@ def test_a_person_sees_span_nodes_levels_and_sizes(invoke: Invoke, shop: Path) -
     facts, levels, tables = result.stdout.split("\n\n")
     assert facts == (
         "nodes       n1\n"
-        "from        2024-11-25 18:47:22\n"
+        "from        2024-11-25 18:47:22 UTC\n"
         "until       2024-11-25 18:48:22\n"
         f"file        {size / 1024:.1f} KiB\n"
         "endpoints   2 external, 1 node, 4 pod, 1 service, 1 unknown\n"
@@ -28,7 +28,7 @@ def test_a_person_sees_span_nodes_levels_and_sizes(invoke: Invoke, shop: Path) -
         "gaps        2 gaps: 1,204 events lost, recorder down for 3s"
     )
     assert levels == (
-        "LEVEL  FROM (UTC)           FOLDED UNTIL         PRUNED UNTIL  ROWS\n"
+        "LEVEL  FROM (UTC)           FOLDED UNTIL (UTC)   PRUNED UNTIL  ROWS\n"
         "flow   2024-11-25 18:47:22  -                    -                7\n"
         "1m     2024-11-25 18:47:00  2024-11-25 18:49:00  -                7\n"
         "1h     2024-11-25 18:00:00  2024-11-25 19:00:00  -                6\n"
@@ -92,7 +92,7 @@ def test_the_sizes_of_the_tables_are_those_of_their_pages(invoke: Invoke, shop: 
 def test_gaps_are_listed(invoke: Invoke, shop: Path) -> None:
     assert invoke("info", shop, "--gaps").stdout == (
         "FROM (UTC)           LASTED  NODE  WHAT           EVENTS LOST  DETAIL\n"
-        "2024-11-25 18:47:34      3s  n1    recorder down            -  -\n"
+        "2024-11-25 18:47:34      3s  n1    recorder down            ?  -\n"
         "2024-11-25 18:47:57      1s  n1    events lost          1,204  -\n"
     )
     result = invoke("info", shop, "--gaps", "-o", "jsonl")
@@ -121,9 +121,12 @@ def test_a_new_file_holds_nothing_and_says_so(invoke: Invoke, tmp_path: Path) ->
     )
     assert result.stderr == lacking
     assert invoke("info", path, "--gaps").stderr == f"no gaps\n{lacking}"
-    for command in ("query", "top"):
+    for command, heads in (
+        ("query", "TIME  SOURCE  DESTINATION  SERVICE  PROTO  CONNS  FAILED  OUT  IN\n"),
+        ("top", "SOURCE  DESTINATION  CONNS  FAILED  PACKETS  BYTES\n"),
+    ):
         result = invoke(command, path)
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "", lacking)
+        assert (result.exit_code, result.stdout, result.stderr) == (0, heads, lacking)
     assert invoke("top", path, "-o", "json").stdout == "[]\n"
     assert invoke("export", path).stdout == ""
 

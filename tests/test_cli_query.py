@@ -25,15 +25,16 @@ from ctk.timespan import SECOND
 Invoke = Callable[..., Result]
 
 TABLE = """\
-TIME (UTC)           SOURCE       DESTINATION                           SERVICE   PORT       CONNS  FAILED      OUT        IN
-2024-11-25 18:47:22  n1           kube-system/coredns-7c65d6cfc9-sq2br  -         8181/tcp       1       -        -         -
-2024-11-25 18:47:32  shop/web-1   shop/db-0                             shop/db   5432/tcp       3       -  1.2 KiB  46.9 KiB
-2024-11-25 18:47:42  203.0.113.9  shop/web-1                            shop/web  30080/tcp      2       -    900 B   4.8 MiB
-2024-11-25 18:47:52  shop/web-1   203.0.113.9                           -         443/tcp        4       4    240 B     160 B
-2024-11-25 18:48:02  shop/db-0    2001:db8::9                           -         514/udp        5       5    700 B       0 B
-2024-11-25 18:48:12  shop/web-1   10.9.9.9                              -         icmp           1       -     84 B      84 B
-2024-11-25 18:48:22  shop/web-1   shop/db-0                             shop/db   5432/tcp       1       -    400 B  15.6 KiB
+TIME (UTC)           SOURCE         DESTINATION                                SERVICE         PROTO  CONNS  FAILED      OUT        IN
+2024-11-25 18:47:22  n1:53388       kube-system/coredns-7c65d6cfc9-sq2br:8181  -               tcp        1       0        ?         ?
+2024-11-25 18:47:32  shop/web-1     shop/db-0:15432                            shop/db:5432    tcp        3       0  1.2 KiB  46.9 KiB
+2024-11-25 18:47:42  203.0.113.9    shop/web-1:8080                            shop/web:30080  tcp        2       0    900 B   4.8 MiB
+2024-11-25 18:47:52  shop/web-1     203.0.113.9:443                            -               tcp        4       4    240 B     160 B
+2024-11-25 18:48:02  shop/db-0:514  [2001:db8::9]:514                          -               udp        5       5    700 B       0 B
+2024-11-25 18:48:12  shop/web-1     10.9.9.9                                   -               icmp       1       0     84 B      84 B
+2024-11-25 18:48:22  shop/web-1     shop/db-0:15432                            shop/db:5432    tcp        1       0    400 B  15.6 KiB
 """  # noqa: E501
+EMPTY = "TIME  SOURCE  DESTINATION  SERVICE  PROTO  CONNS  FAILED  OUT  IN\n"
 GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
 
 
@@ -545,7 +546,10 @@ def _on_a_terminal(*words: object) -> list[str]:
     """Run ctk with a terminal for its output, and give the lines that were shown."""
     shown, terminal = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "ctk", *map(str, words)], stdout=terminal, stderr=terminal
+        [sys.executable, "-m", "ctk", *map(str, words)],
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"COLUMNS": "200", "CTK_PAGER": "", "NO_COLOR": "1"},
     ):
         os.close(terminal)
         text = b""

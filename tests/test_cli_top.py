@@ -1,13 +1,21 @@
 """`ctk top`: exact tables, machine output and what is said about an answer."""
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from edges import edge, with_ids
+from sample import AT, CLIENT, WEB
 
+from ctk.ask.presets import PRESETS
+from ctk.ask.sums import KEYS
+from ctk.model import EventCounts, FlowRow
+from ctk.store import connect
+from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
 Invoke = Callable[..., Result]
@@ -31,7 +39,7 @@ shop/web-1   shop/db-0                                 4       0       71  64.1 
 shop/db-0    2001:db8::9                               5       5        5     700 B    0.0
 shop/web-1   203.0.113.9                               4       4        8     400 B    0.0
 shop/web-1   10.9.9.9                                  1       0        2     168 B    0.0
-n1           kube-system/coredns-7c65d6cfc9-sq2br      1       0        -         -      -
+n1           kube-system/coredns-7c65d6cfc9-sq2br      1       0        ?         ?      ?
 total                                                 17       9    3,596   4.8 MiB  100.0
 """
 GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
@@ -46,20 +54,142 @@ def test_the_two_sides_at_their_finest_names_are_ranked_by_bytes(
 
 
 def test_the_total_is_of_all_groups_whatever_the_limit(invoke: Invoke, shop: Path) -> None:
-    result = invoke("top", shop, "--by", "src_workload,service", "--limit", "1")
+    asked = ("top", shop, "--by", "src_workload,service")
+    result = invoke(*asked, "--limit", "1")
     assert result.stdout == (
-        "SRC WORKLOAD  SERVICE   CONNS  FAILED  PACKETS    BYTES      %\n"
-        "-             shop/web      2       0    3,510  4.8 MiB   98.7\n"
-        "total of 5                 17       9    3,596  4.8 MiB  100.0\n"
+        "SRC WORKLOAD  SERVICE   CONNS  FAILED  PACKETS     BYTES      %\n"
+        "-             shop/web      2       0    3,510   4.8 MiB   98.7\n"
+        "others (4)                 15       9       86  65.3 KiB    1.3\n"
+        "total                      17       9    3,596   4.8 MiB  100.0\n"
     )
+    # Programs get no such rows, and all others.
+    assert len(invoke(*asked, "-o", "tsv").stdout.splitlines()) == 5
+    cut = "only the first 1 of 5: --limit 0 has all\n"
+    result = invoke(*asked, "--limit", "1", "-o", "tsv")
+    assert (len(result.stdout.splitlines()), result.stderr) == (
+        1,
+        f"{cut}{GAPS}",
+    )
+    result = invoke(*asked, "--limit", "1", "--no-headers")
+    assert result.stdout == "-  shop/web  2  0  3,510  4.8 MiB  98.7\n"
+    assert result.stderr == f"{cut}{GAPS}"
+    assert len(invoke(*asked, "--limit", "0").stdout.splitlines()) == 7
+
+
+def test_a_table_shows_twenty_groups_and_programs_get_all(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "many.db"
+    with connect.writer(path) as conn:
+        writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
+        edges = [
+            edge("udp", zone, WEB, CLIENT, 53, None, CLIENT, None, None, None) for zone in range(25)
+        ]
+        rows = [FlowRow(each, AT, AT, None, *(1,) * 10) for each in edges]
+        writer.window(with_ids(writer, rows), committed_ns=AT, counters=EventCounts())
+    assert len(invoke("top", path, "--by", "zone").stdout.splitlines()) == 20 + 3
+    for form in ("csv", "tsv", "json", "jsonl", "name"):
+        lines = invoke("top", path, "--by", "zone", "-o", form).stdout.splitlines()
+        assert len(lines) == 25 + (form == "csv")
 
 
 def test_connections_rank_where_no_bytes_were_measured(invoke: Invoke, shop: Path) -> None:
     result = invoke("top", shop, "-n", "kube-system", "--by", "dst_port")
     assert result.stdout == (
         "DST PORT  CONNS  FAILED  PACKETS  BYTES      %\n"
-        "8181          1       0        -      -  100.0\n"
-        "total         1       0        -      -  100.0\n"
+        "8181          1       0        ?      ?  100.0\n"
+        "total         1       0        ?      ?  100.0\n"
+    )
+
+
+def test_a_preset_ranks_either_side_and_the_total_counts_once(invoke: Invoke, shop: Path) -> None:
+    assert invoke("top", shop, "--by", "pods").stdout == (
+        "POD                                   CONNS  FAILED  PACKETS     BYTES      %\n"
+        "shop/web-1                               11       4    3,591   4.8 MiB  100.0\n"
+        "shop/db-0                                 9       5       76  64.7 KiB    1.3\n"
+        "kube-system/coredns-7c65d6cfc9-sq2br      1       0        ?         ?      ?\n"
+        "total                                    17       9    3,596   4.8 MiB  100.0\n"
+    )
+    assert invoke("top", shop, "--by", "pods", "--side", "from").stdout == (
+        "POD         CONNS  FAILED  PACKETS     BYTES      %\n"
+        "shop/web-1      9       4       81  64.6 KiB   99.0\n"
+        "shop/db-0       5       5        5     700 B    1.0\n"
+        "total          14       9       86  65.3 KiB  100.0\n"
+    )
+    # A flow between two pods of a namespace is one of the namespace, not two.
+    assert invoke("top", shop, "--by", "namespaces").stdout == (
+        "NAMESPACE    CONNS  FAILED  PACKETS    BYTES      %\n"
+        "shop            16       9    3,596  4.8 MiB  100.0\n"
+        "kube-system      1       0        ?        ?      ?\n"
+        "total           17       9    3,596  4.8 MiB  100.0\n"
+    )
+
+
+def test_each_by_is_a_list_of_its_own(invoke: Invoke, shop: Path) -> None:
+    asked = ("top", shop, "--by", "external", "--by", "ports", "--limit", "1")
+    table = invoke(*asked).stdout
+    assert table == (
+        "EXTERNAL IP  CONNS  FAILED  PACKETS    BYTES      %\n"
+        "203.0.113.9      6       4    3,518  4.8 MiB  100.0\n"
+        "others (1)       5       5        5    700 B    0.0\n"
+        "total           11       9    3,523  4.8 MiB  100.0\n"
+        "\n"
+        "DST PORT    PROTO  CONNS  FAILED  PACKETS     BYTES      %\n"
+        "30080       tcp        2       0    3,510   4.8 MiB   98.7\n"
+        "others (5)            15       9       86  65.3 KiB    1.3\n"
+        "total                 17       9    3,596   4.8 MiB  100.0\n"
+    )
+    lists = json.loads(invoke(*asked, "-o", "json").stdout)
+    assert {by: [row["bytes"] for row in rows] for by, rows in lists.items()} == {
+        "external_ip": [5_001_300],
+        "dst_port,proto": [5_000_900],
+    }
+    lines = [json.loads(line) for line in invoke(*asked, "-o", "jsonl").stdout.splitlines()]
+    assert [list(line)[:3] for line in lines] == [
+        ["by", "external_ip", "connections"],
+        ["by", "dst_port", "proto"],
+    ]
+    result = invoke(*asked, "-o", "csv")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: -o csv has one list\nTry: --by once, or -o json, or -o jsonl\n",
+    )
+
+
+def test_a_rate_is_of_the_span_that_was_recorded(invoke: Invoke, shop: Path) -> None:
+    asked = ("top", shop, "--by", "proto", "--rate")
+    result = invoke(*asked)
+    assert result.stdout == (
+        "PROTO  CONNS/S  FAILED/S  PACKETS/S     BYTES/S      %\n"
+        "tcp      0.157    0.0571       51.3  70.7 KiB/s  100.0\n"
+        "udp     0.0714    0.0714     0.0714      10 B/s    0.0\n"
+        "icmp    0.0143         0     0.0286     2.4 B/s    0.0\n"
+        "total    0.243     0.129       51.4  70.7 KiB/s  100.0\n"
+    )
+    assert result.stderr == f"rates are of 1m 10s\n{GAPS}"
+    [row] = json.loads(
+        invoke(*asked, "--since", "2024-11-25T18:48:00Z", "--protocol", "udp", "-o", "json").stdout
+    )
+    seconds = 32.852716307
+    assert {
+        key: round(value * seconds, 6) for key, value in row.items() if key.endswith("_per_s")
+    } == {"connections_per_s": 5, "failed_per_s": 5, "packets_per_s": 5, "bytes_per_s": 700}
+    result = invoke(*asked, "--last", "5")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        2,
+        "Error: --rate needs a span of time",
+    )
+
+
+def test_the_columns_of_a_ranking_can_be_chosen(invoke: Invoke, shop: Path) -> None:
+    asked = ("top", shop, "--by", "proto", "--columns", "proto,refused,last_seen")
+    assert invoke(*asked, "--sort", "refused", "--utc").stdout == (
+        "PROTO  REFUSED  LAST SEEN (UTC)\n"
+        "tcp          4  2024-11-25 18:48:24\n"
+        "icmp         0  2024-11-25 18:48:14\n"
+        "udp          0  2024-11-25 18:48:04\n"
+        "total        4  2024-11-25 18:48:24\n"
+    )
+    assert invoke(*asked, "-o", "csv", "--limit", "1").stdout == (
+        "proto,refused,last_seen\ntcp,4,2024-11-25T18:48:24.852716307Z\n"
     )
 
 
@@ -111,7 +241,8 @@ def test_nothing_to_rank_is_said(invoke: Invoke, shop: Path) -> None:
     result = invoke("top", shop, "--pod", "nobody")
     said = "no flows fit: no pod named nobody in this file"
     known = "kube-system/coredns-7c65d6cfc9-sq2br, shop/db-0, shop/web-1"
-    assert (result.exit_code, result.stdout) == (0, "")
+    heads = "SOURCE  DESTINATION  CONNS  FAILED  PACKETS  BYTES\n"
+    assert (result.exit_code, result.stdout) == (0, heads)
     assert result.stderr == f"{said} ({known})\n{GAPS}"
 
 
@@ -122,6 +253,13 @@ def test_a_mistyped_key_is_corrected(invoke: Invoke, shop: Path) -> None:
         "",
         "Error: 'servce' is not a key to rank by\nTry: --by service\n",
     )
+    result = invoke("top", shop, "--by", "xyz")
+    assert result.exit_code == 2
+    told = result.stderr.splitlines()[1].removeprefix("Try: one of ").split(", ")
+    assert set(told) == {*PRESETS, *KEYS}
+    # The help tells them, too.
+    told = re.findall(r"[a-z_]+", invoke("top", "--help").stdout)
+    assert {*PRESETS, *KEYS} <= set(told)
 
 
 def test_a_span_that_was_widened_says_so(invoke: Invoke, shop: Path) -> None:

@@ -397,7 +397,7 @@ def test_records_are_what_a_data_frame_takes(recording: ctk.Recording) -> None:
     top = recording.top(by="src_workload", **asked)  # type: ignore[arg-type]
     assert top.records() == [{"src_workload": "web"} | counts]
     [seen] = recording.top(by="src_workload", seen=True, **asked).records()  # type: ignore[arg-type]
-    times = {"first_seen_ns": AT - AT % MINUTE, "last_seen_ns": 1_732_560_504_852_716_307}
+    times = {"first_seen_ns": AT + 10 * SECOND, "last_seen_ns": 1_732_560_504_852_716_307}
     assert seen == {"src_workload": "web"} | counts | times
     series = recording.series(by="src_workload", step="1h", **asked)  # type: ignore[arg-type]
     at = {"started_at": "2024-11-25T18:00:00.000000000Z", "started_ns": AT - AT % HOUR}

@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from pathlib import Path
 
 import pytest
 from ctk.migrations.migrations import migrations
@@ -13,8 +12,9 @@ from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from ctk.model import LONE_COUNTS, Edge, Endpoint, EventCounts, FlowRow
-from ctk.store import connect, orphans, prune, rollup
+from ctk.store import orphans, prune, rollup
 from ctk.store.columns import COUNT_KEYS
+from ctk.store.limit import SizeLimit
 from ctk.store.rollup import LEVELS, watermarks
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -72,6 +72,11 @@ def _writer(conn: sqlite3.Connection, held: Callable[[], set[int]] = set) -> Wri
         boot_id="boot-1",
         edges_held=held,
     )
+
+
+def _limit(conn: sqlite3.Connection, writer: Writer, max_bytes: int) -> SizeLimit:
+    """A limit of that writer's file, which says what it thins."""
+    return SizeLimit(conn, max_bytes, writer._orphans, LEVELS, writer._flows.folding, writer._thin)
 
 
 def _row(at_ns: int, edge: Edge = EDGES[0], counts: Counts = (1,) * 10) -> FlowRow:
@@ -147,6 +152,7 @@ def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
 ) -> None:
     conn = _new()
     writer = _writer(conn)
+    _write(writer, [])
     everything: list[FlowRow] = []
     for step in steps:
         match step:
@@ -158,9 +164,10 @@ def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
             case ("prune", int(now_ns), int(some)):
                 list(islice(prune.by_age(conn, now_ns, NOTHING_KEPT, writer._orphans), some))
             case ("squeeze", int(some)):
-                list(islice(prune.by_size(conn, 1, writer._orphans), some))
+                list(islice(_limit(conn, writer, 1).steps(START + 9 * DAY), some))
             case ("restart",):
                 writer = _writer(conn)
+                _write(writer, [])
         _hold(conn, everything)
     for table, column in (
         *((level.table, "edge_id") for level in LEVELS),
@@ -343,38 +350,6 @@ def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
     ]
     _write(writer, [_row(START + 3 * DAY + HOUR, EDGES[1])])
     assert conn.execute("SELECT src, dst FROM flows").fetchall() == [("10.0.0.1", "8.8.8.0")]
-
-
-def test_max_size_holds_and_no_sum_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orphans, "_SCANNED", 50_000)
-    monkeypatch.setattr(orphans, "_DELETED", 5_000)
-    path = tmp_path / "node.db"
-    max_bytes = 2_000_000
-    everything: list[FlowRow] = []
-    biggest = 0
-    with connect.writer(path) as conn:
-        writer = _writer(conn)
-        for window in range(200):
-            at_ns = START + window * 10 * SECOND
-            peers = [
-                Endpoint(address=f"8.{window}.{i >> 8}.{i & 255}", kind="external", valid_from_ns=0)
-                for i in range(100)
-            ]
-            rows = [
-                _row(at_ns + i, EDGES[0]._replace(dialled=peer, backend=peer))
-                for i, peer in enumerate(peers)
-            ]
-            rows += [_row(at_ns + i) for i in range(100)]
-            _write(writer, rows)
-            everything += rows
-            list(writer.maintain(at_ns + 10 * SECOND, {}, max_bytes))
-            biggest = max(biggest, sum(p.stat().st_size for p in tmp_path.glob("node.db*")))
-        _hold(conn, everything)
-        assert watermarks(conn)["flow"].pruned_ns is not None
-        assert watermarks(conn)["1d"].pruned_ns is None
-    shm_bytes = 32_768
-    assert biggest < max_bytes + shm_bytes
-    assert path.stat().st_size < max_bytes
 
 
 @settings(max_examples=100, deadline=None)

@@ -4,13 +4,14 @@ import io
 
 import pytest
 
-from ctk.render.tables import Format, Output, rows, scaled
+from ctk.render.cells import scaled
+from ctk.render.tables import Format, Output, rows
 
 
 @pytest.mark.parametrize(
     ("size", "text"),
     [
-        (None, "-"),
+        (None, "?"),
         (0, "0 B"),
         (1023, "1023 B"),
         (1024, "1.0 KiB"),

@@ -175,6 +175,24 @@ def test_sql_is_of_the_views_of_all_files(files: tuple[Path, Path]) -> None:
         assert not [step for step in steps if step.startswith("SCAN")]
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM flows",
+        "SELECT f.* FROM flows_1m AS f",
+        'SELECT "SRC_NAME", Started_At FROM flows',
+        "SELECT count( * ), dst_name, min(started_at) FROM flows GROUP BY dst_name, node",
+        "SELECT src, dst FROM flows NATURAL JOIN (SELECT 'udp' AS proto)",
+        "SELECT address, name FROM endpoints",
+        "WITH a AS (SELECT src_name AS n, node FROM flows) SELECT n FROM a GROUP BY n, node",
+    ],
+)
+def test_sql_over_files_gives_what_it_gives_of_each(files: tuple[Path, Path], sql: str) -> None:
+    each = [row for path in files for row in ctk.open(path).sql(sql)]
+    with ctk.open(files) as recordings:
+        assert Counter(recordings.sql(sql)) == Counter(each)
+
+
 @pytest.mark.parametrize("method", ["describe", "identity"])
 def test_what_is_of_one_file_is_not_asked_of_several(files: tuple[Path, Path], method: str) -> None:
     with ctk.open(files) as recordings, pytest.raises(UsageError, match="one file at a time"):

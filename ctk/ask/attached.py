@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ctk.ask.connection import Connect, temporary_writes
 from ctk.errors import UsageError
+from ctk.store.meanings import COLUMNS
 from ctk.store.source import Source, any_source
-from ctk.store.views import views
 
 _MOST = 10  # SQLite's own limit, unless it was built with another
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -32,22 +32,40 @@ def attaching(connect: Connect, files: Mapping[str, str | os.PathLike[str]]) -> 
     return opened
 
 
-def uniting(connect: Connect, others: Sequence[Source]) -> Connect:
-    """Give what opens a connection whose views are those of several ctk files together."""
+def uniting(connect: Connect, others: Sequence[Source], sql: str) -> Connect:
+    """
+    Give what opens a connection whose views are those of several ctk files together.
+
+    They are for one question: columns that it does not name are NULL, since SQLite makes all
+    columns of united views for each row that is summed up (8 s instead of 0.4 s for 2,000,000).
+    """
     sources = {f"file{number}": source for number, source in enumerate(others, 2)}
+    named = _names(sql)
 
     @contextmanager
     def opened() -> Iterator[sqlite3.Connection]:
         with _attached(connect, sources) as conn:
             with temporary_writes(conn):
-                for view in views():
+                for view, columns in COLUMNS.items():
+                    chosen = ", ".join(
+                        column if named is None or column in named else f"NULL AS {column}"
+                        for column in columns
+                    )
                     each = " UNION ALL ".join(
-                        f"SELECT * FROM {schema}.{view}" for schema in ("main", *sources)
+                        f"SELECT {chosen} FROM {schema}.{view}" for schema in ("main", *sources)
                     )
                     conn.execute(f"CREATE TEMP VIEW {view} AS {each}")
             yield conn
 
     return opened
+
+
+def _names(sql: str) -> set[str] | None:
+    """Give every word that could be a column's name; None where any column may be asked for."""
+    counted = re.sub(r"\(\s*\*\s*\)", "", sql.lower())  # count(*) asks for none
+    if "*" in counted or re.search(r"\bnatural\b", counted):
+        return None
+    return set(re.findall(r"\w+", counted))
 
 
 @contextmanager

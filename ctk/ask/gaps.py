@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from ctk.timespan import format_age
 
+_IN_WORDS = {"thinned": "thinned to coarser sums"}
+
 
 class StoredGap(NamedTuple):
     """A row of the view `gaps`. `lost` is in events, None where it is not known."""
@@ -46,5 +48,7 @@ def gaps_in_words(found: Iterable[StoredGap], where: str = "") -> str | None:
     if not count:
         return None
     parts = [f"{lost:,} events lost"] if lost else []
-    parts += [f"{kind} for {format_age(ns)}" if ns else kind for kind, ns in lasted_ns.items()]
+    for kind, ns in lasted_ns.items():
+        words = _IN_WORDS.get(kind, kind)
+        parts.append(f"{words} for {format_age(ns)}" if ns else words)
     return f"{count:,} gap{'' if count == 1 else 's'}{where}: {', '.join(parts)}"

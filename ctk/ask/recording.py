@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ctk.ask.idle import Idle
     from ctk.ask.new import New
     from ctk.ask.pages import Position
+    from ctk.ask.presets import Side
     from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
@@ -154,13 +155,16 @@ class Recording:
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
+        side: "Side" = "both",
         **asked: Unpack[Asked],
     ) -> "Top":
         """
         Sum up the flows that fit by keys, the largest first.
 
         `by` names keys of a flow that are neither times nor counts, or `source` and `destination`:
-        the two sides by the finest name that is known. `sort` is a count (bytes, packets,
+        the two sides by the finest name that is known; or pod, workload, namespace, external_ip,
+        endpoint_node or endpoint_zone of the `side` that is asked for, "from", "to" or "both"; or
+        a preset of keys (`ctk.ask.presets`), such as "services". `sort` is a count (bytes, packets,
         connections, events, failed, bytes_out, bytes_in, refused, unreplied), or first_seen or
         last_seen, the latest first; by default it is bytes, and connections where no bytes were
         measured. With `seen`, rows tell when they were first and last seen.
@@ -169,11 +173,11 @@ class Recording:
 
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
-            return top(conn, chosen, keys, sort, limit, seen=seen)
+            return top(conn, chosen, keys, sort, limit, seen=seen, side=side)
 
     def series(
         self,
@@ -353,7 +357,7 @@ class Recording:
             caveats=self._of_files(),
             explain=explain,
         )
-        connect = self.sql_connection()
+        connect = self.sql_connection(text)
         if attach:
             connect = attaching(connect, attach)
         return SqlAnswer(connect, text, {**(params or {}), **named}, terms)
@@ -403,7 +407,7 @@ class Recording:
         with self._connect() as conn:
             return set(conn.execute("SELECT cluster_uid, node, started_ns FROM recordings"))
 
-    def sql_connection(self) -> Connect:
+    def sql_connection(self, text: str) -> Connect:
         """Give what opens a connection for SQL."""
         return self._connect
 
@@ -458,8 +462,9 @@ class Recording:
 
 
 def keys_of(by: str | Iterable[str]) -> Sequence[str]:
+    from ctk.ask.presets import expanded
     from ctk.ask.sums import check_keys
 
     keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
     check_keys(keys, "by=")
-    return keys
+    return expanded(keys)

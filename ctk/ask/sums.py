@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ctk.ask.connection import choose_edges
+from ctk.ask.presets import EITHER_KEYS, PRESETS, Ends, Side, opened
 from ctk.ask.selectors import (
     Condition,
     both,
@@ -33,6 +34,7 @@ KEYS: dict[str, str] = {
     "destination": "COALESCE(CASE backend.kind WHEN 'pod' THEN backend.namespace || '/' ||"
     " backend.name END, edge.service, backend.namespace || '/' || backend.name, backend.name,"
     " backend.address)",
+    **{key: opened(key) for key in EITHER_KEYS},
     "client": CLIENT,
     "server": SERVER,
     "backend": "COALESCE(backend.namespace || '/' || backend.name, backend.name, backend.address)",
@@ -119,10 +121,10 @@ def added(counts: Iterable[str] = COUNTS) -> str:
 
 class Summed(NamedTuple):
     """
-    The common tables `moved`, `behind` and `named` of a SELECT, and what is bound in them.
+    The common tables `named` and `whole` of a SELECT, and what is bound in them.
 
     `named` has a row for each group: its keys in the columns `keys`, COUNTS, and `folded` where
-    it holds rows that stand for many external addresses.
+    it holds rows that stand for many external addresses. `whole` has one row: COUNTS of all flows.
     """
 
     sql: str
@@ -131,13 +133,15 @@ class Summed(NamedTuple):
 
 
 def check_keys(keys: Sequence[str], spelled: str) -> None:
-    """Refuse what is not a key; the hint is the nearest one, behind `spelled`."""
+    """Refuse what is neither a key nor a preset; the hint is the nearest one, behind `spelled`."""
     for key in keys:
-        if key not in KEYS:
+        if key not in KEYS and key not in PRESETS:
             from difflib import get_close_matches
 
-            near = ",".join(get_close_matches(key, KEYS, 1)) or "src_workload,service"
-            raise UsageError(f"{key!r} is not a key to rank by", hint=f"{spelled} {near}")
+            known = [*PRESETS, *KEYS]
+            near = get_close_matches(key, known, 1)
+            keys_told = f"{spelled} {near[0]}" if near else f"one of {', '.join(known)}"
+            raise UsageError(f"{key!r} is not a key to rank by", hint=keys_told)
 
 
 def refuse_cut(filters: Filters, of: str) -> None:
@@ -163,40 +167,66 @@ def sum_up(
     step_ns: int | None = None,
     *,
     seen: bool = False,
+    side: Side = "both",
 ) -> Summed:
     """
     Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`.
 
-    The times of COUNTS are NULL unless they are asked for.
+    The times of COUNTS are NULL unless they are asked for. `side` is of the keys that either side
+    has; a flow that counts for both is in `whole` once.
     """
     read = _READ | (_READ_SEEN if seen else {})
     moved = _moved(conn, pieces, filters, read, "src_port" in keys, step_ns)
-    named = {f"k{i}": KEYS[key] for i, key in enumerate(keys)}
-    if step_ns is not None:
-        named = {"bucket_ns": "edge.bucket_ns"} | named
-    expressions = " ".join(named.values())
-    joins = joins_of(expressions)
-    columns = ", ".join(sorted({*re.findall(r"\bedge\.(\w+)", f"{expressions} {joins}")}))
-    each = ", ".join(f"{expression} AS {name}" for name, expression in named.items())
+    arms = [
+        _arm(keys, of_end, step_ns, where, whole, read)
+        for of_end, where, whole in Ends(keys, side).arms()
+    ]
+    columns = ", ".join(sorted({*re.findall(r"\bedge\.(\w+)", " ".join(arms))}))
+    named = [*(() if step_ns is None else ("bucket_ns",)), *(f"k{i}" for i in range(len(keys)))]
     counts = ", ".join(
         f"{_FOLLOWING.get(count, count if count in read else 'NULL')} AS {count}"
         for count in COUNTS
     )
+    names = ", ".join(named)
     sql = f"""
         WITH moved AS ({moved.sql}),
         behind AS (
             SELECT {columns}, MAX(edge.id < 0) AS folded, {added(read)}
             FROM moved CROSS JOIN edge ON edge.id = moved.edge_id GROUP BY {columns}
         ),
+        ends AS {"MATERIALIZED" if len(arms) > 1 else ""} ({" UNION ALL ".join(arms)}),
         grouped AS (
-            SELECT {each}, MAX(folded) AS folded, {added(read)}
-            FROM behind AS edge {joins} GROUP BY {", ".join(named)}
+            SELECT {names}, MAX(folded) AS folded, {added(read)} FROM ends GROUP BY {names}
         ),
-        named AS MATERIALIZED (
-            SELECT {", ".join(named)}, folded, {counts} FROM grouped
+        named AS MATERIALIZED (SELECT {names}, folded, {counts} FROM grouped),
+        whole AS (
+            {
+        f"SELECT {added()} FROM named"
+        if len(arms) == 1
+        else f"SELECT {counts} FROM (SELECT {added(read)} FROM ends WHERE whole)"
+    }
         )
     """
     return Summed(sql, moved.values, tuple(named))
+
+
+def _arm(
+    keys: Sequence[str],
+    of_end: Mapping[str, str],
+    step_ns: int | None,
+    where: str,
+    whole: str,
+    read: Iterable[str],
+) -> str:
+    """Give the SELECT of one end of each flow: its keys, and what it moved."""
+    named = {} if step_ns is None else {"bucket_ns": "edge.bucket_ns"}
+    named |= {f"k{i}": of_end.get(key) or KEYS[key] for i, key in enumerate(keys)}
+    each = ", ".join(f"{sql} AS {name}" for name, sql in named.items())
+    joins = joins_of(f"{each} {where} {whole}")
+    return (
+        f"SELECT {each}, {whole} AS whole, folded, {', '.join(read)}"
+        f" FROM behind AS edge {joins} WHERE {where}"
+    )
 
 
 def _moved(

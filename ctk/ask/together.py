@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import reduce
 from heapq import merge
 from itertools import chain, islice, repeat
 from operator import attrgetter
@@ -33,9 +34,10 @@ from ctk.ask.gaps import StoredGap
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import PAGE_ROWS, Position, Row
+from ctk.ask.presets import Side
 from ctk.ask.recording import Gaps, Recording, keys_of
 from ctk.ask.series import Series
-from ctk.ask.sums import COUNTS, SORTS, Counts, Value, plus
+from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -91,16 +93,19 @@ class Recordings(Recording):
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
+        side: Side = "both",
         **asked: Unpack[Asked],
     ) -> Top:
         """Sum up the flows of all files that fit by keys, the largest first."""
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
         # The first file refuses what is asked wrongly, the limit too.
-        self._parts[0].top(replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit)
+        self._parts[0].top(
+            replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit, side=side
+        )
         tops = [
-            part.top(each, by=keys, sort=sort, limit=None, seen=seen)
+            part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side)
             for part, each in self._shares(chosen)
         ]
         groups: dict[tuple[Value, ...], Counts] = {}
@@ -117,7 +122,9 @@ class Recordings(Recording):
             sort=sort,
             rows=tuple(rows[:limit]),
             totals=totals,
+            others=reduce(plus, (row.counts for row in rows[len(rows[:limit]) :]), NOTHING),
             groups=len(groups),
+            span=_widest([top.span for top in tops if top.span is not None]),
             caveats=self._together(top.caveats for top in tops),
         )
 
@@ -176,12 +183,12 @@ class Recordings(Recording):
         found = [part.reference() for part in self._parts]
         return max(found, key=lambda each: (not each.is_end, each.at_ns))
 
-    def sql_connection(self) -> Connect:
-        """Give what opens a connection whose views are those of all files."""
+    def sql_connection(self, text: str) -> Connect:
+        """Give what opens a connection whose views are those of all files, for this SQL."""
         from ctk.ask.attached import uniting
 
         first, *others = (part.source for part in self._parts)
-        return uniting(first.reader, others)
+        return uniting(first.reader, others, text)
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         raise UsageError("that is asked of one file at a time", hint=f"of {self.path}, say")
@@ -312,6 +319,12 @@ _of_row = attrgetter(*ROW_KEYS)
 
 def _start(found: tuple[FlowRecord, int]) -> int:
     return found[0].started_ns
+
+
+def _widest(spans: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    if not spans:
+        return None
+    return min(since_ns for since_ns, _ in spans), max(until_ns for _, until_ns in spans)
 
 
 def _largest_first(sort: str) -> Callable[[tuple[tuple[Value, ...], Counts]], Any]:

@@ -1,13 +1,14 @@
 """Who moved most: sums over any span, exact, from the coarsest tables that hold it."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.folded import folded_of
-from ctk.ask.spans import clip, cover, held
+from ctk.ask.presets import SIDES, Side, expanded
+from ctk.ask.spans import Held, clip, cover, held
 from ctk.ask.sums import (
     COUNTS,
     NOTHING,
@@ -22,6 +23,12 @@ from ctk.ask.sums import (
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
+
+# So many rows are read for exact times rather than buckets of them: that takes some 50 ms.
+_READ_FOR_TIMES = 50_000
+
+# What is None where nothing was measured.
+_MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,9 @@ class Top:
     sort: str
     rows: tuple[TopRow, ...]
     totals: Counts
+    others: Counts  # of the groups that `limit` cut; its times are not known
     groups: int  # in all; `rows` are the first of them
+    span: tuple[int, int] | None  # since and until of what was recorded and answered
     caveats: tuple[Caveat, ...]
 
     def records(self) -> list[dict[str, Value]]:
@@ -58,9 +67,12 @@ def top(
     limit: int | None = 20,
     *,
     seen: bool = False,
+    side: Side = "both",
 ) -> Top:
     """
     Sum up the flows that fit by what their keys are, the largest first.
+
+    `side` is whose keys those are that either side has, such as `pod`.
 
     When they were first and last seen is told where `seen`, or the sort, asks for it.
 
@@ -69,23 +81,33 @@ def top(
     """
     if sort is not None and sort not in SORTS:
         raise UsageError(f"{sort!r} is not a count to sort by", hint=f"one of {', '.join(SORTS)}")
+    if side not in SIDES:
+        raise UsageError(f"{side!r} is not a side", hint=f"one of {', '.join(SIDES)}")
+    by = expanded(by)
     flows_only = needs_flows(filters, by)
     seen = seen or (sort is not None and SORTS[sort] in SEEN)
     with one_moment(conn):
         levels = held(conn)[: 1 if flows_only else None]
         span = clip(conn, levels, filters.since_ns, filters.until_ns)
+        if seen and span is not None:
+            levels = _finest(conn, levels, span)
+            span = clip(conn, levels, filters.since_ns, filters.until_ns)
         pieces = [] if span is None else cover(levels, *span)
-        summed = sum_up(conn, pieces, filters, by, seen=seen)
+        summed = sum_up(conn, pieces, filters, by, seen=seen, side=side)
         found = conn.execute(_sql(summed.sql, summed.keys, sort), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
-        sums = Counts._make(first[len(by) :])
+        measured = dict(zip(_MEASURED, first, strict=False))
+        at = len(_MEASURED) + len(by)
+        sums = Counts._make(first[at:])
+        of_groups = Counts._make(found.fetchone()[2 + at :])
         rows = tuple(
-            TopRow(tuple(row[: len(by)]), Counts._make(row[len(by) :])) for _, _, *row in found
+            TopRow(tuple(row[len(_MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
         )
+        reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
+        recorded = _recorded(conn, filters, reach)
         caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
-        reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
         if reach is not None and reach != span:
             caveats.append(Widened(*reach))
         caveats += folded_of(conn, pieces, filters, shown=bool(folded))
@@ -97,15 +119,56 @@ def top(
         widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
         if seen and widest_ns > 1:
             caveats.append(SeenTo(widest_ns))
-    measured = sums.bytes is not None
     return Top(
         by=tuple(by),
-        sort=sort or ("bytes" if measured else "connections"),
+        sort=sort or ("bytes" if measured["bytes"] else "connections"),
         rows=rows,
         totals=sums if groups else NOTHING,
+        others=_others(of_groups, rows, measured) if groups > len(rows) else NOTHING,
         groups=groups,
+        span=recorded,
         caveats=tuple(caveats),
     )
+
+
+def _finest(conn: sqlite3.Connection, levels: Sequence[Held], span: tuple[int, int]) -> list[Held]:
+    """Leave out the levels whose buckets are not needed: times are as exact as the finest left."""
+    for i, level in enumerate(levels):
+        counted = f"SELECT 1 FROM {level.table} WHERE started_ns >= ? AND started_ns < ? LIMIT ?"
+        (rows,) = conn.execute(
+            f"SELECT COUNT(*) FROM ({counted})", (*span, _READ_FOR_TIMES + 1)
+        ).fetchone()
+        if level.pruned_ns <= span[0] and rows <= _READ_FOR_TIMES:
+            return list(levels[: i + 1])
+    return list(levels)
+
+
+def _recorded(
+    conn: sqlite3.Connection, filters: Filters, reach: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Give the part of a span that a recorder was there for, be there flows or none."""
+    began_ns, ended_ns = conn.execute(
+        "SELECT MIN(started_ns), MAX(COALESCE(ended_ns, committed_ns)) FROM recording"
+    ).fetchone()
+    if reach is None or began_ns is None:
+        return reach
+    # A bucket may begin before the recording did; a span that was widened is that of its buckets.
+    first_ns, last_ns = began_ns, ended_ns
+    if filters.since_ns is not None:
+        first_ns = max(first_ns, min(filters.since_ns, reach[0]))
+    if filters.until_ns is not None:
+        last_ns = min(last_ns, max(filters.until_ns, reach[1]))
+    return first_ns, last_ns
+
+
+def _others(sums: Counts, rows: Sequence[TopRow], measured: Mapping[str, int]) -> Counts:
+    """Take the rows from the sums; `measured` says in how many groups a count is not None."""
+    left: list[int | None] = []
+    for i, (name, whole) in enumerate(zip(COUNTS, sums, strict=True)):
+        parts = [part for row in rows if (part := row.counts[i]) is not None]
+        unknown = name in SEEN or measured.get(name) == len(parts)
+        left.append(None if unknown or whole is None else whole - sum(parts))
+    return Counts._make(left)
 
 
 def _most(limit: int | None) -> int:
@@ -117,17 +180,24 @@ def _most(limit: int | None) -> int:
 
 
 def _sql(summed: str, keys: Sequence[str], sort: str | None) -> str:
-    """Give the SELECT of a row for the total, then the groups; how many of them is bound."""
+    """Give the SELECT of the whole, of all groups, and of the first of them: how many is bound."""
     named = ", ".join(keys)
     order = "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
     if sort is not None:
         order = SORTS[sort]
+    measured = ", ".join(f"{key}_measured" for key in _MEASURED)
+    unmeasured = ", ".join("0" for _ in _MEASURED)
+    counted = ", ".join(f"COUNT({key}) AS {key}_measured" for key in _MEASURED)
     return f"""
         {summed}
-        SELECT COUNT(*), MAX(folded), {", ".join("NULL" for _ in keys)}, {added()} FROM named
+        SELECT groups, folded, {measured}, {", ".join("NULL" for _ in keys)}, {", ".join(COUNTS)}
+        FROM (SELECT COUNT(*) AS groups, MAX(folded) AS folded, {counted} FROM named), whole
+        UNION ALL
+        SELECT 0, 0, {unmeasured}, {", ".join("NULL" for _ in keys)}, {added()} FROM named
         UNION ALL
         SELECT * FROM (
-            SELECT 0, folded, {named}, {", ".join(COUNTS)} FROM named
+            SELECT 0, folded, {unmeasured}, {named}, {", ".join(COUNTS)}
+            FROM named
             ORDER BY {order} DESC, {named} LIMIT ?
         )
     """

@@ -8,6 +8,7 @@ import click
 import ctk
 from ctk.cli.options import db_argument, output_options, print_caveats, remark
 from ctk.render import tables as render
+from ctk.render.description import description as describe
 from ctk.render.tables import Output
 
 
@@ -26,10 +27,10 @@ def info(db: Path, gaps: bool, output: Output) -> None:
         if gaps:
             found = recording.gaps()
             render.gaps(found, output, sys.stdout.buffer)
-            if not found and output.format == "table":
+            if not found and output.for_people:
                 remark("no gaps")
             print_caveats(found.caveats)
         else:
             description = recording.describe()
-            render.description(description, output, sys.stdout.buffer)
+            describe(description, output, sys.stdout.buffer)
             print_caveats(description.caveats)

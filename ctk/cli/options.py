@@ -7,20 +7,23 @@ A command gets one `Filters` and one `Output`, never the flags themselves.
 import functools
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TextIO, TypeVar, get_args
 
 import click
 
 import ctk
-from ctk.ask.caveats import Caveat
+from ctk.ask.caveats import Caveat, HasGaps
 from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
 from ctk.ask.moments import Reference
 from ctk.errors import UsageError
 from ctk.numbers import parse_count
+from ctk.render.layout import Screen
+from ctk.render.pager import chosen as chosen_pager
 from ctk.render.tables import Format, Output
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -216,24 +219,73 @@ def _filter_params() -> list[Callable[[Any], Any]]:
     return params
 
 
-def output_options(command: F) -> F:
-    """Give a command `-o`; it is called with `output`, an `Output`."""
-
-    @functools.wraps(command)
-    def collect(**given: Any) -> Any:
-        most = TERMINAL_ROWS if sys.stdout.isatty() else None
-        output = Output(format=given.pop("output_format"), most=most)
-        return command(output=output, **given)
-
-    return click.option(  # type: ignore[return-value]
+_OUTPUT = (
+    click.option(
         "-o",
         "--format",
         "output_format",
         type=click.Choice(get_args(Format)),
         default="table",
         show_default=True,
-        help="The form of the answer.",
-    )(collect)
+        help="The form of the answer; wide has more columns, name only names.",
+    ),
+    click.option(
+        "--columns", metavar="NAMES", help="Only these columns, by the names in -o json: src,bytes."
+    ),
+    click.option("--no-headers", is_flag=True, help="No names of columns, and no total."),
+    click.option("--utc", is_flag=True, help="Times in UTC; else TZ's zone, and JSON in UTC."),
+    click.option("--no-pager", is_flag=True, help="Never page; else CTK_PAGER, PAGER or less."),
+)
+
+
+def output_options(command: F) -> F:
+    """Give a command `-o` and how a table looks; it is called with `output`, an `Output`."""
+
+    @functools.wraps(command)
+    def collect(**given: Any) -> Any:
+        columns = given.pop("columns")
+        output = Output(
+            format=given.pop("output_format"),
+            most=TERMINAL_ROWS if sys.stdout.isatty() else None,
+            columns=() if columns is None else tuple(map(str.strip, columns.split(","))),
+            titled=not given.pop("no_headers"),
+            screen=screen_of(sys.stdout, utc=given.pop("utc"), paged=not given.pop("no_pager")),
+        )
+        return command(output=output, **given)
+
+    for option in reversed(_OUTPUT):
+        collect = option(collect)
+    return collect  # type: ignore[return-value]
+
+
+def screen_of(stream: TextIO, *, utc: bool, paged: bool) -> Screen:
+    """Say what a stream can show: its width, and colour and pages unless they are not wanted."""
+    colour = wants_colour(stream)
+    if not stream.isatty():
+        return Screen(colour=colour, utc=utc)
+    size = shutil.get_terminal_size()
+    return Screen(
+        width=size.columns,
+        height=size.lines,
+        colour=colour,
+        pager=chosen_pager() if paged and os.environ.get("TERM") != "dumb" else "",
+        utc=utc,
+        left_out=_say_left_out,
+    )
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Obey NO_COLOR, CLICOLOR and CLICOLOR_FORCE; otherwise a terminal has colour."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return True
+    asked = os.environ.get("CLICOLOR", "1") != "0" and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and asked
+
+
+def _say_left_out(titles: Sequence[str]) -> None:
+    remark(f"too narrow for {', '.join(titles)}: -o wide or -o vertical has all")
 
 
 def remark(text: str) -> None:
@@ -243,5 +295,9 @@ def remark(text: str) -> None:
 
 def print_caveats(caveats: Iterable[Caveat]) -> None:
     """Say on stderr what an answer lacks, a line for each caveat."""
+    colour = wants_colour(sys.stderr)
     for caveat in caveats:
-        remark(caveat.text)
+        gap = isinstance(caveat, HasGaps)
+        click.echo(
+            click.style(caveat.text, fg="yellow") if gap else caveat.text, err=True, color=colour
+        )

@@ -131,7 +131,7 @@ def _peers(text: str) -> int | None:
     "max_bytes",
     type=parse_size,
     metavar="SIZE",
-    help="Prune the oldest rows to stay under it.",
+    help="Keep DB and its -wal within it: the oldest and finest rows go first.",
 )
 @click.option(
     "--peers",

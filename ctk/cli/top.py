@@ -5,7 +5,9 @@ import sys
 import click
 
 import ctk
-from ctk.ask.sums import SORTS, check_keys
+from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, Side
+from ctk.ask.sums import KEYS, SORTS, check_keys
+from ctk.ask.top import Top
 from ctk.cli.options import (
     Dbs,
     FilterCommand,
@@ -13,48 +15,109 @@ from ctk.cli.options import (
     filter_options,
     output_options,
     print_caveats,
+    remark,
 )
+from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_count
-from ctk.render import tables as render
+from ctk.render import ranking as render
 from ctk.render.tables import Output
+from ctk.timespan import format_age
+
+_SHOWN = 20  # of a table, unless --limit says otherwise
+
+_HELP = f"""
+Rank who moved most in DB.
+
+KEYS is a preset: {", ".join(PRESETS)}. Or comma-separated keys, of either side:
+{", ".join(EITHER_KEYS)}; of the two sides, by the finest name that is known: source, destination;
+of a flow: {", ".join(key for key in KEYS if key not in (*EITHER_KEYS, "source", "destination"))}.
+
+A flow between two pods counts for both of them, or for the one of --side; the total counts it once.
+
+\b
+ctk top node.db --since 24h
+ctk top node.db --by pods --by services --sort failed
+ctk top node.db --by src_workload,dst_port --from-namespace shop --rate
+"""
 
 
-@click.command(cls=FilterCommand, short_help="Rank who moved most in DB.")
+@click.command(cls=FilterCommand, help=_HELP, short_help="Rank who moved most in DB.")
 @dbs_argument
 @click.option(
     "--by",
-    default="source,destination",
-    show_default=True,
+    multiple=True,
+    default=("pairs",),
     metavar="KEYS",
-    help="What to rank, comma-separated: src_workload, service, dst_port, node, ...",
+    help="What to rank; again for a further list.  [default: pairs]",
 )
 @click.option(
     "--sort",
     type=click.Choice(tuple(SORTS)),
-    help="The largest first of.  [default: bytes, or connections if none were counted]",
+    metavar="COUNT",
+    help=f"The largest or latest first: {', '.join(SORTS)}."
+    "  [default: bytes, or connections if none were counted]",
 )
 @click.option(
-    "--limit", type=parse_count, metavar="N", default=20, show_default=True, help="How many rows."
+    "--side",
+    type=click.Choice(SIDES),
+    default="both",
+    show_default=True,
+    help="Whose pod, workload, namespace, ... it is: who dialled, who answered, or both.",
+)
+@click.option("--rate", is_flag=True, help="Each count a second of the span that was recorded.")
+@click.option(
+    "--limit",
+    type=parse_count,
+    metavar="N",
+    help=f"How many rows; 0 for all.  [default: {_SHOWN} of a table, else all]",
 )
 @filter_options
 @output_options
-def top(db: Dbs, by: str, sort: str | None, limit: int, filters: Filters, output: Output) -> None:
-    """
-    Rank who moved most in DB.
-
-    KEYS are those of `ctk query -o jsonl` that are no times or counts, and source and
-    destination: the two sides by the finest name that is known.
-
-    \b
-    ctk top node.db --since 24h
-    ctk top node.db --by src_workload,service --sort failed
-    """
-    keys = [key.strip() for key in by.split(",")]
-    check_keys(keys, "--by")
-    with ctk.open(db) as recording:
-        ranked = recording.top(
-            filters, by=keys, sort=sort, limit=limit, seen=output.format != "table"
+def top(
+    db: Dbs,
+    by: tuple[str, ...],
+    sort: str | None,
+    side: Side,
+    rate: bool,
+    limit: int | None,
+    filters: Filters,
+    output: Output,
+) -> None:
+    """Rank."""
+    lists = [[key.strip() for key in keys.split(",")] for keys in by]
+    for keys in lists:
+        check_keys(keys, "--by")
+    if rate and (filters.first, filters.last) != (None, None):
+        raise UsageError(
+            "--rate needs a span of time", hint="--since 1h in place of --first, --last"
         )
-    render.top(ranked, output, sys.stdout.buffer)
-    print_caveats(ranked.caveats)
+    if limit is None and output.for_people:
+        limit = _SHOWN
+    with ctk.open(db) as recording:
+        ranked = [
+            recording.top(
+                filters,
+                by=keys,
+                sort=sort,
+                side=side,
+                limit=limit or None,
+                seen=bool(output.columns) or output.format not in ("table", "name"),
+            )
+            for keys in lists
+        ]
+    if len(ranked) == 1:
+        render.top(ranked[0], output, sys.stdout.buffer, rate=rate)
+    else:
+        render.tops(ranked, output, sys.stdout.buffer, rate=rate)
+    _say(ranked, output, rate)
+
+
+def _say(ranked: list[Top], output: Output, rate: bool) -> None:
+    """Say what the rows do not: what was cut, and what a rate is of."""
+    for each in ranked:
+        if each.groups > len(each.rows) and not output.has_foot:
+            remark(f"only the first {len(each.rows):,} of {each.groups:,}: --limit 0 has all")
+    if rate and ranked[0].span is not None:
+        remark(f"rates are of {format_age(ranked[0].span[1] - ranked[0].span[0])}")
+    print_caveats(dict.fromkeys(caveat for each in ranked for caveat in each.caveats))

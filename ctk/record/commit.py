@@ -7,8 +7,9 @@ bound, and is tried again once a second.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.groups import Group
@@ -25,7 +26,7 @@ log = logging.getLogger("ctk")
 
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _MOST_WAITING = 100_000  # rows and lone events that wait for the lock on the file: some 30 MB
-_MAINTAIN_S = 0.2  # after a window, for folding and pruning; the socket's buffer holds seconds
+_SLICE_S = 0.05  # of folding and pruning, between two reads of the socket; its buffer holds 0.8 s
 _SAVE_S = 3.0  # for the last window, where something else ended the recording
 
 
@@ -43,7 +44,11 @@ class Committer:
         self.flows = 0  # rows in the file
         self._writer, self._attribution, self._ledger = writer, attribution, ledger
         self._aggregation: Aggregation = plan.aggregation
-        self._retain, self._max_bytes = plan.retain, plan.max_bytes
+        self._retain, self._live = plan.retain, plan.live
+        self._steps: Iterator[None] | None = None  # of folding and pruning, under way
+        self._settled_ns: int | None = None  # up to when it is to go the next time
+        self._resting_until_s = 0.0  # from it, on the monotonic clock
+        self._thinned = 0  # gaps of that kind that were told
         self._windows: list[Window] = []  # over, and not in the file yet
         self._changes: list[HistoryChange] = []
         self._asked_ns = at_ns  # up to when the last try was to go
@@ -110,18 +115,56 @@ class Committer:
         self.committed_ns = at_ns
         return True
 
-    def maintain(self, now_ns: int, seconds: float = _MAINTAIN_S) -> None:
-        """Fold and prune for so long; what is left waits for the next window."""
+    def maintain(self, now_ns: int) -> None:
+        """
+        Begin to fold and prune; of a recording that is live, for no longer than a slice.
+
+        What an earlier call left comes first. Every row that starts before `now_ns` is committed,
+        or comes late.
+        """
+        self._settled_ns = now_ns
+        self._maintain(time.monotonic() + _SLICE_S if self._live else math.inf)
+
+    def go_on(self) -> None:
+        """
+        Go on with what `maintain` left, for a slice at most.
+
+        Events are read in between for as long as a slice took.
+        """
+        if self._steps is not None and time.monotonic() >= self._resting_until_s:
+            self._maintain(time.monotonic() + _SLICE_S)
+
+    def _maintain(self, until_s: float) -> None:
+        """Fold and prune up to a time on the monotonic clock, if that long is needed."""
         if self._windows:
             return  # another process holds the lock: each step would wait for it
-        until = time.monotonic() + seconds
+        began_s = time.monotonic()
         try:
-            for _ in self._writer.maintain(now_ns, self._retain, self._max_bytes):
-                if time.monotonic() > until:
+            while self._has_step():
+                if time.monotonic() > until_s:
                     break
         except (DiskFullError, FileBusyError) as error:
             # Nothing is lost: the next window says so where something is.
+            self._steps = None
             log.debug("folding and pruning wait: %s", error.message)
+        now_s = time.monotonic()
+        self._resting_until_s = now_s + min(now_s - began_s, _SLICE_S)
+        if self._writer.thinned > self._thinned:
+            self._ledger.count += self._writer.thinned - self._thinned
+            self._thinned = self._writer.thinned
+            log.warning("rows come faster than --max-size keeps them: they are folded early")
+
+    def _has_step(self) -> bool:
+        """Do the next step; False where all is done that was asked for."""
+        while True:
+            if self._steps is None:
+                if self._settled_ns is None:
+                    return False
+                self._steps = self._writer.maintain(self._settled_ns, self._retain)
+                self._settled_ns = None
+            for _ in self._steps:
+                return True
+            self._steps = None
 
     def close(
         self, now_ns: int, until_s: float, kept: Callable[[], Iterable[LiveConnections]]
@@ -190,7 +233,8 @@ class Committer:
             self._writer.in_reserve(gap, at_ns, counts, ended_ns)
 
     def _end(self, now_ns: int, until_s: float, kept: Iterable[LiveConnections]) -> None:
-        self.maintain(now_ns, until_s - time.monotonic())
+        self._settled_ns = now_ns
+        self._maintain(until_s)
         for _ in self._writer.fold_open():
             if time.monotonic() > until_s:
                 break

@@ -92,6 +92,7 @@ class Recorder:
             started_ns=started_ns,
             boot_id=host.boot_id() if plan.live else None,
             edges_held=self._edges_held,
+            max_bytes=plan.max_bytes,
         )
         self._decoder = Decoder()
         self._local_addresses = stream.local_addresses
@@ -167,6 +168,7 @@ class Recorder:
             self._take_dumped(batch)
         else:
             self._take_events(batch)
+        self._committer.go_on()
 
     def _take_events(self, batch: Datagrams) -> None:
         self._now_ns = at_ns = batch.at_ns

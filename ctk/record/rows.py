@@ -11,6 +11,7 @@ from ctk.conntrack.groups import Addresses, Counters, Group, Totals
 from ctk.distinct import Distinct
 from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
 from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord, edge_path
+from ctk.store.flows import sum_of
 from ctk.store.folded import FoldedCount
 from ctk.timespan import format_time
 
@@ -73,7 +74,7 @@ def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Agg
             alone.append(row)
             continue
         other = merged.get(edge_id)
-        merged[edge_id] = row if other is None else _sum(other, row)
+        merged[edge_id] = row if other is None else sum_of(other, row)
     return Rows([*merged.values(), *alone], events, addresses)
 
 
@@ -130,22 +131,6 @@ def _measured(moved: Counters) -> Measured:
     """Put the kernel's counters into a FlowRow's order."""
     packets_out, bytes_out, packets_in, bytes_in = moved
     return bytes_out, packets_out, bytes_in, packets_in
-
-
-def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
-    counts = [
-        mine if its is None else its if mine is None else mine + its
-        for mine, its in zip(one.counts, other.counts, strict=True)
-    ]
-    return FlowRow._make(
-        (
-            one.edge_id,
-            min(one.started_ns, other.started_ns),
-            max(one.ended_ns, other.ended_ns),
-            one.src_port if one.src_port == other.src_port else None,
-            *counts,
-        )
-    )
 
 
 class Told(NamedTuple):

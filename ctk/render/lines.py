@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from ctk.ask.edges import EdgeValues
 from ctk.ask.flows import minute_text, record_of
 from ctk.ask.pages import STARTED, Row
-from ctk.render import tables
+from ctk.render.encode import encoder
 from ctk.store.columns import EDGE_KEYS, FLOW_COLUMNS, FLOW_KEYS, FlowRecord
 from ctk.timespan import SECOND
 
@@ -66,7 +66,7 @@ class Templates:
     def __init__(self, form: Literal["jsonl", "json", "csv", "tsv"], time: TimeUnit) -> None:
         self._is_json = form in ("json", "jsonl")
         self._keys = [key for key in (in_unit(key, time) for key in FLOW_KEYS) if key]
-        self._encode = tables.encoder("jsonl" if self._is_json else form, self._keys)
+        self._encode = encoder("jsonl" if self._is_json else form, self._keys)
         self._unit = time
         self._marks = {key: self._mark(key) for key in self._keys if key not in EDGE_KEYS}
         # Every line of an array but the first has a comma before it.

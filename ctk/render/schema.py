@@ -8,8 +8,8 @@ from operator import attrgetter
 from typing import BinaryIO
 
 from ctk.ask.schema import ViewColumn
+from ctk.render.cells import safe as cell
 from ctk.render.tables import Output, rows
-from ctk.render.tables import _cell as cell
 from ctk.store.meanings import VIEWS
 
 _WIDEST = 100  # lines that are longer are hard to read

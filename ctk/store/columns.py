@@ -113,8 +113,8 @@ class FlowRecord(NamedTuple):
     bytes_in: Annotated[int | None, _measured("bytes_in")]
     packets_in: Annotated[int | None, _measured("packets_in")]
     # How many addresses stand behind "other"; None where a side is one address.
-    src_addresses: Annotated[int | None, Column(_counted("src_addresses"))]
-    dst_addresses: Annotated[int | None, Column(_counted("dst_addresses"))]
+    src_addresses: Annotated[int | None, Column(_counted("src_addresses"))] = None
+    dst_addresses: Annotated[int | None, Column(_counted("dst_addresses"))] = None
 
 
 FLOW_COLUMNS: Mapping[str, Column] = {

@@ -161,6 +161,16 @@ def limit_wal(conn: sqlite3.Connection, limit_bytes: int) -> None:
     conn.execute(f"PRAGMA journal_size_limit = {limit_bytes}").fetchall()
 
 
+def empty_wal(conn: sqlite3.Connection) -> bool:
+    """Copy all of the -wal into the file and cut it off; False while a reader needs it."""
+    conn.execute("PRAGMA busy_timeout = 0")
+    try:
+        busy: int = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        conn.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_MS}")
+    return not busy
+
+
 def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
     """The sentence for what SQLite reports about the file at `path`."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF

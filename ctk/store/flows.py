@@ -15,7 +15,7 @@ from ctk.store import bulk, folded, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
-from ctk.store.late import LateRows, count_late
+from ctk.store.late import LateRows, count_late, plus
 from ctk.timespan import FOREVER_NS
 
 _FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
@@ -39,11 +39,13 @@ _started_of_event = itemgetter(0)
 class FlowTable:
     """Takes the rows of windows; `newest_ns` is the start of the newest row in the file."""
 
-    def __init__(self, conn: sqlite3.Connection, identities: Identities) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, identities: Identities, levels: Sequence[rollup.Level]
+    ) -> None:
         self._conn = conn
         self._identities = identities
         self.folding = rollup.Folding()
-        self.late = LateRows(conn, self.folding)
+        self.late = LateRows(conn, levels, self.folding)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
         self.newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
@@ -79,7 +81,7 @@ class FlowTable:
         if settled or settled_lone:
             late = chain(ordered[:settled], map(_row_of, lone[:settled_lone]))
             self.late.add(by_level, ((row.started_ns, row.edge_id, row.counts) for row in late))
-        for count in addresses:
+        for count in _beside(ordered, addresses):
             if count.started_ns < settled_ns:
                 count_late(self._conn, by_level, count)
             if count.started_ns >= (by_level["flow"].pruned_ns or -FOREVER_NS):
@@ -113,6 +115,46 @@ class FlowTable:
         values = (started_ns, n, row.edge_id, lasted_ns, row.src_port, *row.counts)
         self._conn.execute(_FLOW.one, values)
         self._conn.execute("INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n))
+
+
+def merged(
+    rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
+) -> list[FlowRow]:
+    """Sum up rows and lone events: one row an edge."""
+    sums: dict[int, FlowRow] = {}
+    lone = (
+        _row_of((started_ns, 0, edge_id, src_port, bits))
+        for edge_id, under in events
+        for started_ns, src_port, bits in under
+    )
+    for row in chain(rows, lone):
+        other = sums.get(row.edge_id)
+        sums[row.edge_id] = row if other is None else sum_of(row, other)
+    return list(sums.values())
+
+
+def sum_of(one: FlowRow, other: FlowRow) -> FlowRow:
+    """Add two rows of one edge; the port stays where both have the same."""
+    return FlowRow._make(
+        (
+            one.edge_id,
+            min(one.started_ns, other.started_ns),
+            max(one.ended_ns, other.ended_ns),
+            one.src_port if one.src_port == other.src_port else None,
+            *plus(one.counts, other.counts),
+        )
+    )
+
+
+def _beside(rows: Sequence[FlowRow], addresses: Sequence[FoldedCount]) -> Iterator[FoldedCount]:
+    """Yield counts of addresses with the start of the row that they are of: rows may be merged."""
+    starts: dict[int, list[int]] = {}
+    for row in rows if addresses else ():
+        if row.edge_id < 0:
+            starts.setdefault(row.edge_id, []).append(row.started_ns)
+    for count in addresses:
+        first_ns, *others_ns = starts[count.edge_id]
+        yield count if count.started_ns in others_ns else count._replace(started_ns=first_ns)
 
 
 def _split(ordered: Sequence[FlowRow], lone: Sequence[_Lone], at_ns: int) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from ctk.store.rollup import LEVELS, Folding, Level, Watermarks, add_to, floor, 
 from ctk.timespan import FOREVER_NS
 
 Counts = Sequence[int | None]
-_FINEST = LEVELS[1]
 _BUCKETS = 1_000  # remembered, with few rows each: as many as a clock that was set back touches
 
 
@@ -26,8 +25,9 @@ class LateRows:
     level keeps it is to be folded again.
     """
 
-    def __init__(self, conn: sqlite3.Connection, folding: Folding) -> None:
+    def __init__(self, conn: sqlite3.Connection, levels: Sequence[Level], folding: Folding) -> None:
         self._conn = conn
+        self._levels = levels
         self._folding = folding
         self.added: dict[tuple[Level, int], int] = {}
 
@@ -37,10 +37,10 @@ class LateRows:
         """Add rows, each with its start and its edge, to every finished bucket of their time."""
         sums: dict[tuple[int, int], Counts] = {}
         for started_ns, edge_id, counts in rows:
-            key = (floor(started_ns, _FINEST.width_ns), edge_id)
+            key = (floor(started_ns, self._levels[1].width_ns), edge_id)
             before = sums.get(key)
-            sums[key] = counts if before is None else _plus(before, counts)
-        for level in LEVELS[1:]:
+            sums[key] = counts if before is None else plus(before, counts)
+        for level in self._levels[1:]:
             folded_ns, pruned_ns = by_level[level.name]
             if folded_ns is None:
                 continue
@@ -50,7 +50,7 @@ class LateRows:
                 key = (floor(at_ns, level.width_ns), edge_id)
                 if first_ns <= key[0] < folded_ns:
                     before = of_level.get(key)
-                    of_level[key] = counts if before is None else _plus(before, counts)
+                    of_level[key] = counts if before is None else plus(before, counts)
             add_to(self._conn, level, of_level)
             for start_ns, _ in of_level:
                 self.added[level, start_ns] = self.added.get((level, start_ns), 0) + 1
@@ -78,7 +78,7 @@ def count_late(
             folded.add(conn, level.name, [count._replace(started_ns=start_ns)])
 
 
-def _plus(one: Counts, other: Counts) -> list[int | None]:
+def plus(one: Counts, other: Counts) -> list[int | None]:
     """Add counts; None is "not measured"."""
     return [
         its if mine is None else mine if its is None else mine + its

@@ -8,7 +8,11 @@ from typing import NamedTuple
 
 from ctk.model import EventCounts, Gap, Previous
 from ctk.store import bulk
+from ctk.timespan import MINUTE
 
+# One flood thins windows now and again.
+_APART_NS = 10 * MINUTE
+_THINNED = "rows came faster than --max-size keeps them: sums are whole, in coarser steps"
 _GAP = bulk.plain("gap", ("recording_id", *Gap._fields))
 
 
@@ -103,6 +107,19 @@ class RecordingRow:
             (gap.ended_ns, gap.lost, gap.detail, full.row_id),
         )
         return full._replace(ended_ns=gap.ended_ns)
+
+    def thin(self, started_ns: int, ended_ns: int) -> bool:
+        """Say that the rows of a span are folded before their time; True where a gap begins."""
+        going_on = self._conn.execute(
+            "UPDATE gap SET started_ns = MIN(started_ns, :since), ended_ns = MAX(ended_ns, :until)"
+            " WHERE id = (SELECT MAX(id) FROM gap WHERE recording_id = :of AND kind = 'thinned')"
+            " AND ended_ns >= :since - :apart AND started_ns <= :until + :apart",
+            {"since": started_ns, "until": ended_ns, "of": self.id, "apart": _APART_NS},
+        )
+        if going_on.rowcount:
+            return False
+        self._insert(Gap("thinned", started_ns, ended_ns, None, _THINNED))
+        return True
 
     def _insert(self, gap: Gap) -> int:
         return self._conn.execute(_GAP.one, (self.id, *gap)).lastrowid or 0

@@ -31,11 +31,14 @@ _FRAME_BYTES = _FRAME_HEADER_BYTES + PAGE_BYTES
 class Reserve:
     """The -wal of a database that only this process writes."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, max_bytes: int | None = None) -> None:
         self._path = Path(f"{database}-wal")
         self._salts = b""
         self._used_bytes = 0
         self._growth_bytes = 0
+        self._most_growth_bytes = _MOST_GROWTH_BYTES
+        if max_bytes is not None:  # the -wal is a part of it
+            self._most_growth_bytes = min(_MOST_GROWTH_BYTES, max_bytes // 32)
 
     def fill_up(self) -> bool:
         """
@@ -52,7 +55,7 @@ class Reserve:
         try:
             used_bytes = self._used_bytes
             self._read_used(wal)
-            growth_bytes = min(self._used_bytes - used_bytes, _MOST_GROWTH_BYTES)
+            growth_bytes = min(self._used_bytes - used_bytes, self._most_growth_bytes)
             self._growth_bytes = max(self._growth_bytes, growth_bytes)
             size = os.fstat(wal).st_size
             wanted = self._used_bytes + self._growth_bytes + RESERVE_BYTES

@@ -37,6 +37,8 @@ LEVELS: tuple[Level, ...] = (
     Level("1d", "flow_1d", DAY, 730 * DAY, 1_000),
 )
 
+# Of --max-size that the peers of a minute may take, at some 200 bytes each with their identities.
+_PEERS, _PEER_BYTES = 0.1, 200
 _READ_AT_ONCE = 20_000  # rows summed up in a step: some 20 ms
 _COPIED_AT_ONCE = 20_000  # rows in one transaction: 10 to 30 ms
 _COLUMNS = ", ".join(COUNT_KEYS)
@@ -50,6 +52,14 @@ _ADDED = ", ".join(
 
 
 Counts = dict[int, FoldedCount]  # of addresses, by edge
+
+
+def levels_within(max_bytes: int | None) -> Sequence[Level]:
+    """Give the levels, with no more peers than go into a file that may be so big."""
+    if max_bytes is None:
+        return LEVELS
+    most = int(max_bytes * _PEERS / _PEER_BYTES)
+    return [level._replace(peers=min(level.peers, most)) for level in LEVELS]
 
 
 class Watermarks(NamedTuple):

@@ -35,9 +35,10 @@ from ctk.model import (
 )
 from ctk.store import earlier, history, live, prune, rollup
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
-from ctk.store.flows import FlowTable
+from ctk.store.flows import FlowTable, merged
 from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
+from ctk.store.limit import SizeLimit
 from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
@@ -58,9 +59,11 @@ class Writer:
         started_ns: int,
         boot_id: str | None,
         edges_held: Callable[[], Set[int]] = frozenset,
+        max_bytes: int | None = None,
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
+        self._levels = rollup.levels_within(max_bytes)
         self._file = _file_identity(self._path)
         self._recording = RecordingRow(
             conn,
@@ -73,9 +76,15 @@ class Writer:
         )
         (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
         self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
-        self._flows = FlowTable(conn, self._identities)
+        self._flows = FlowTable(conn, self._identities, self._levels)
         self._orphans = Orphans(conn, self._identities.forget)
-        self._reserve = Reserve(self._path)
+        self.thinned = 0  # how many gaps say that rows were folded before their time
+        self._limit: SizeLimit | None = None
+        if max_bytes is not None:
+            self._limit = SizeLimit(
+                conn, max_bytes, self._orphans, self._levels, self._flows.folding, self._thin
+            )
+        self._reserve = Reserve(self._path, max_bytes)
         self._kept_before = True  # there may be connections that the last recording kept
 
     def window(
@@ -107,11 +116,16 @@ class Writer:
         recording = self._recording
         began = recording.id is None
         try:
+            if self._limit is not None:
+                with explained(self._path):
+                    self._limit.before_window()
             self._fill_reserve()
             self._identities.trim()
             with self._transaction():
                 if began:
                     self._begin()
+                if self._limit is not None:
+                    rows, events = self._thinned_window(rows, events, self._limit.most_rows)
                 self._flows.insert(rows, events, addresses)
                 self._identities.change(changes)
                 for change in changes:
@@ -128,6 +142,8 @@ class Writer:
         self._identities.committed()
         self._identities.begin_forgetting()
         recording.full = None
+        if self._limit is not None:
+            self._limit.after_window()
 
     @property
     def previous(self) -> Previous | None:
@@ -172,29 +188,31 @@ class Writer:
         with explained(self._path):
             return earlier.unknown_endpoints(self._conn, since_ns, self._identities.closed_ns)
 
-    def maintain(
-        self, now_ns: int, retain: Mapping[str, int], max_bytes: int | None = None
-    ) -> Iterator[None]:
+    def maintain(self, now_ns: int, retain: Mapping[str, int]) -> Iterator[None]:
         """
         Fold what is whole and throw away what is too old or too much, in small transactions.
 
-        Each step holds the lock for well under 100 ms. The caller may write a window between any
-        two, and may stop and start again.
+        Every row that starts before `now_ns` is in the file, or comes late. Each step holds the
+        lock for well under 100 ms. The caller may write a window between any two, and may stop and
+        start again.
         """
+        limit = self._limit if self._recording.id is not None else None
         with explained(self._path):
+            if limit is not None and limit.is_held:
+                return
             self._fill_reserve()
             steps = chain(
                 self._give_back_connections(),
-                rollup.fold(self._conn, now_ns, folding=self._flows.folding),
+                rollup.fold(self._conn, now_ns, self._levels, self._flows.folding),
                 self._flows.late.recap(),
                 prune.by_age(self._conn, now_ns, retain, self._orphans),
-                prune.by_size(self._conn, max_bytes, self._orphans)
-                if max_bytes is not None
-                else (),
+                prune.spare(self._conn) if limit is None else limit.steps(now_ns),
             )
             for step in steps:
                 self._fill_reserve()
                 yield step
+                if limit is not None and limit.is_held:
+                    return
 
     def _give_back_connections(self) -> Iterator[None]:
         """Throw away what the last recording kept of live connections, once this one goes on."""
@@ -209,7 +227,7 @@ class Writer:
         In a file at rest every view adds up to the same then; the next recording opens them again.
         """
         with explained(self._path):
-            for step in rollup.fold(self._conn, FOREVER_NS):
+            for step in rollup.fold(self._conn, FOREVER_NS, self._levels):
                 self._fill_reserve()
                 yield step
 
@@ -282,6 +300,25 @@ class Writer:
             return False
         recording.full = full
         return True
+
+    def _thinned_window(
+        self,
+        rows: Iterable[FlowRow],
+        events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        most_rows: int,
+    ) -> tuple[Iterable[FlowRow], Iterable[tuple[int, Sequence[LoneEvent]]]]:
+        """Give a window as it is, or its sums by edge where it has more rows than `most_rows`."""
+        rows, events = list(rows), list(events)
+        count = len(rows) + sum(len(under) for _, under in events)
+        if count <= most_rows:
+            return rows, events
+        sums = merged(rows, events)
+        if len(sums) < count:
+            self._thin(min(row.started_ns for row in sums), max(row.ended_ns for row in sums))
+        return sums, ()
+
+    def _thin(self, started_ns: int, ended_ns: int) -> None:
+        self.thinned += self._recording.thin(started_ns, ended_ns)
 
     def _fill_reserve(self) -> None:
         if not self._reserve.fill_up():

@@ -1,0 +1,85 @@
+"""What a file holds, for people and for programs."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from datetime import datetime
+from typing import TYPE_CHECKING, BinaryIO
+
+from ctk.render import layout
+from ctk.render.cells import NONE, Clock, Head, safe, scaled
+from ctk.render.tables import Output, rows
+from ctk.timespan import SECOND
+
+if TYPE_CHECKING:
+    from ctk.ask.describe import Description
+
+
+def description(held: "Description", output: Output, out: BinaryIO) -> None:
+    """Write what a file holds: for people, as one JSON object, or as the rows of its tables."""
+    if output.format in ("json", "jsonl"):
+        from orjson import OPT_INDENT_2, dumps
+
+        # The caveats go to stderr.
+        named = {each.name: getattr(held, each.name) for each in fields(held)}
+        del named["caveats"]
+        option = OPT_INDENT_2 if output.format == "json" else None
+        out.write(dumps(named, option=option) + b"\n")
+    elif not output.for_people:
+        found = ((table.table, table.rows, table.bytes) for table in held.tables)
+        rows(("table", "rows", "bytes"), found, output, out)
+    else:
+        screen = output.screen
+        clock = Clock(utc=screen.utc)
+        with output.paged(out) as sink:
+            for name, fact in _facts(held, clock):
+                sink.write(f"{name:<11} {fact}\n".encode())
+            sink.write(b"\n")
+            levels = (
+                (
+                    level.level,
+                    *map(_ns, (level.since, level.folded_until, level.pruned_until)),
+                    level.rows,
+                )
+                for level in held.levels
+            )
+            layout.table(_LEVEL, levels, screen, sink)
+            sink.write(b"\n")
+            sizes = ((table.table, table.rows, table.bytes) for table in held.tables)
+            layout.table(_TABLE, sizes, screen, sink)
+
+
+_LEVEL = (
+    Head("level", "name"),
+    Head("since", "time", title="FROM"),
+    Head("folded_until", "time"),
+    Head("pruned_until", "time"),
+    Head("rows", "count"),
+)
+_TABLE = (Head("table", "name"), Head("rows", "count"), Head("bytes", "bytes"))
+
+
+def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
+    def moment(text: str | None) -> str:
+        at_ns = _ns(text)
+        return NONE if at_ns is None else clock.spell(at_ns, zone)
+
+    first_ns = _ns(held.since)
+    zone = "UTC" if first_ns is None else clock.zone(first_ns)
+    yield "nodes", ", ".join(map(safe, held.nodes)) or NONE
+    yield "from", f"{moment(held.since)} {zone if held.since else ''}".rstrip()
+    yield "until", moment(held.until)
+    yield "file", scaled(held.bytes)
+    counts = [f"{found.endpoints:,} {found.kind}" for found in held.endpoints]
+    yield "endpoints", ", ".join(counts) or NONE
+    yield "recordings", f"{len(held.recordings):,}"
+    for recording in held.recordings[-3:]:
+        ended = recording.ended_at
+        end = f"to {moment(ended)}" if ended else f"committed {moment(recording.committed_at)}"
+        events = f"{recording.events:,} events, {recording.lost:,} lost"
+        source = safe(recording.source)
+        yield "", f"{moment(recording.started_at)} {end}, {source}: {events}"
+    yield "gaps", held.gaps_in_words or "none"
+
+
+def _ns(text: str | None) -> int | None:
+    return None if text is None else int(datetime.fromisoformat(text).timestamp()) * SECOND

@@ -1,0 +1,75 @@
+"""Rows to lines for programs: JSON, CSV and TSV, with every value as it is."""
+
+import csv
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ctk.store.columns import JSON_KEYS
+
+# Columns of the views that hold JSON as text.
+_STORED_JSON = (*JSON_KEYS, "labels", "addresses", "ports", "settings")
+
+
+def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
+    """Give the function that makes one line, without its end, of a row of these columns."""
+    if form == "csv":
+        return _csv_line
+    if form == "tsv":
+        return _tsv_line
+    from orjson import dumps
+
+    stored = [column for column in columns if column in _STORED_JSON]
+
+    def json_line(row: Sequence[Any]) -> bytes:
+        named = dict(zip(columns, row, strict=True))
+        for column in stored:
+            named[column] = _stored_json(named[column])
+        return dumps(named, default=bytes.hex)
+
+    return json_line
+
+
+@lru_cache(maxsize=10_000)
+def _stored_json(value: object) -> object:
+    """Give JSON text that was stored as what is put in as it is; SQL may name other things so."""
+    from orjson import Fragment, JSONDecodeError, loads
+
+    try:
+        return Fragment(value) if isinstance(value, str) and loads(value) is not None else value
+    except JSONDecodeError:
+        return value
+
+
+def header(form: str, columns: Sequence[str]) -> bytes:
+    """Give the line before the first: CSV's names of columns, and of the other forms nothing."""
+    return _csv_line(columns) + b"\n" if form == "csv" else b""
+
+
+class _Echo:
+    """What csv writes to: it gives each line back."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+_csv_writer = csv.writer(_Echo(), lineterminator="")
+# What would end a cell or a row is written as in a string.
+TSV = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+
+
+def _csv_line(row: Sequence[Any]) -> bytes:
+    line: Any = _csv_writer.writerow(plain(value) for value in row)
+    return str(line).encode()
+
+
+def _tsv_line(row: Sequence[Any]) -> bytes:
+    cells = ["" if value is None else str(plain(value)) for value in row]
+    line = "\t".join(cells)
+    if line.count("\t") >= len(cells) or any(mark in line for mark in "\n\r\\"):
+        line = "\t".join(cell.translate(TSV) for cell in cells)
+    return line.encode()
+
+
+def plain(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else value

@@ -1,0 +1,234 @@
+"""
+Where the cells of a table stand: as wide as its screen, and no narrower than it can be read.
+
+Text may be shortened in the middle, down to `_READABLE`; where that is not enough, the columns of
+the highest rank are left out, then text is shortened further, and what is too wide even so is
+written as blocks. Without a screen lines are as long as they are.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any
+
+from ctk.render.cells import NUMBERS, Clock, Head, safe, shorten, spell, width
+from ctk.render.pager import Sink
+
+Row = Sequence[Any]
+
+# How many rows of a table are laid out together.
+BATCH = 1_000
+# A name of this many characters still shows whose it is and which.
+_READABLE = 20
+_GAP = "  "
+_DATE = len("2026-")  # what a time loses where lines are too long: its year
+_TIME = len("2026-11-24 08:00:40")
+
+_BOLD, _RED, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """What a table is for. By default that is a pipe: lines of any length, and no colour."""
+
+    width: int | None = None
+    height: int | None = None
+    colour: bool = False
+    pager: str = ""  # the command; "" for none
+    utc: bool = False
+    # What is told of the columns that were left out, below the table.
+    left_out: Callable[[Sequence[str]], None] = lambda titles: None
+
+    def unbounded(self) -> "Screen":
+        """Give the same without edges: what is too long for it is wrapped by the terminal."""
+        return replace(self, width=None)
+
+
+@dataclass(slots=True)
+class _Column:
+    head: Head
+    title: str
+    zone: str
+    width: int
+    short_time: bool = False
+
+    def cell(self, text: str) -> str:
+        if self.short_time and len(text) >= _TIME:
+            text = text[_DATE:]
+        return self.fitted(text)
+
+    def fitted(self, text: str) -> str:
+        text = shorten(text, self.width)
+        pad = " " * (self.width - width(text))
+        return f"{pad}{text}" if self.head.kind in NUMBERS else f"{text}{pad}"
+
+
+def table(
+    heads: Sequence[Head],
+    rows: Iterable[Row],
+    screen: Screen,
+    out: Sink,
+    *,
+    titled: bool = True,
+) -> tuple[int, list[str]]:
+    """
+    Write a table a batch at a time, so that any number of rows can be written.
+
+    Give their number, and the titles of the columns that were left out.
+    """
+    clock = Clock(utc=screen.utc)
+    remaining = iter(rows)
+    batch = list(islice(remaining, BATCH))
+    zones = [_zone(head, batch, i, clock) for i, head in enumerate(heads)]
+    titles = [
+        f"{head.name} ({zone})" if zone else head.name
+        for head, zone in zip(heads, zones, strict=True)
+    ]
+    texts = list(_texts(heads, zones, clock, batch))
+    natural = _widest(titles if titled else [""] * len(heads), texts)
+    columns = [
+        _Column(head, title, zone, size)
+        for head, title, zone, size in zip(heads, titles, zones, natural, strict=True)
+    ]
+    shown = list(range(len(heads)))
+    if screen.width is not None:
+        shown = _fit(columns, screen.width)
+        if _sum(columns[i].width for i in shown) > screen.width and len(shown) > 1:
+            return blocks(heads, chain(batch, remaining), screen, out), []
+    if titled:
+        line = _GAP.join(columns[i].fitted(titles[i]) for i in shown).rstrip()
+        out.write(f"{_painted(line, _BOLD, screen)}\n".encode())
+    written = 0
+    while texts:
+        lines = []
+        for row, cells in zip(batch, texts, strict=True):
+            parts = [
+                _painted(columns[i].cell(cells[i]), _paint(heads[i], row[i]), screen) for i in shown
+            ]
+            lines.append(_GAP.join(parts).rstrip() + "\n")
+        out.write("".join(lines).encode())
+        written += len(batch)
+        batch = list(islice(remaining, BATCH))
+        texts = list(_texts(heads, zones, clock, batch))
+        if screen.width is None and texts:
+            # Columns grow from batch to batch, and never shrink.
+            for column, size in zip(columns, _widest(titles, texts), strict=True):
+                column.width = max(column.width, size)
+    return written, [titles[i] for i in range(len(heads)) if i not in shown]
+
+
+def blocks(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Sink) -> int:
+    """Write a line for each value, and an empty one between rows."""
+    clock = Clock(utc=screen.utc)
+    longest = max(width(head.key) for head in heads)
+    written = 0
+    for row in rows:
+        lines = ["" if written else None]
+        for head, value in zip(heads, row, strict=True):
+            zone = clock.zone(value) if head.kind == "time" and value is not None else ""
+            text = spell(head.kind, value, clock, zone) + (f" {zone}" if zone else "")
+            pad = " " * (longest - width(head.key))
+            text = _painted(text, _paint(head, value), screen)
+            lines.append(f"{safe(head.key)}{pad}  {text}".rstrip())
+        out.write("".join(f"{line}\n" for line in lines if line is not None).encode())
+        written += 1
+    return written
+
+
+_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>&|~!#"})
+
+
+def markdown(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Sink) -> int:
+    """Write a table as GitHub reads it; what would be markup there is shown as it is."""
+    clock = Clock(utc=screen.utc)
+    remaining = iter(rows)
+    batch = list(islice(remaining, BATCH))
+    zones = [_zone(head, batch, i, clock) for i, head in enumerate(heads)]
+    titles = [
+        f"{head.name} ({zone})" if zone else head.name
+        for head, zone in zip(heads, zones, strict=True)
+    ]
+    rule = ["---:" if head.kind in NUMBERS else "---" for head in heads]
+    out.write(f"{_piped(title.translate(_MARKS) for title in titles)}{_piped(rule)}".encode())
+    written = 0
+    while batch:
+        for cells in _texts(heads, zones, clock, batch):
+            out.write(_piped(cell.translate(_MARKS) for cell in cells).encode())
+        written += len(batch)
+        batch = list(islice(remaining, BATCH))
+    return written
+
+
+def _piped(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _zone(head: Head, rows: Sequence[Row], at: int, clock: Clock) -> str:
+    """Name the zone of the first time in a column of times; "" for any other column."""
+    if head.kind != "time":
+        return ""
+    first = next((row[at] for row in rows if row[at] is not None), None)
+    return "" if first is None else clock.zone(first)
+
+
+def _texts(
+    heads: Sequence[Head], zones: Sequence[str], clock: Clock, rows: Iterable[Row]
+) -> Iterator[list[str]]:
+    kinds = [head.kind for head in heads]
+    for row in rows:
+        yield [
+            spell(kind, value, clock, zone)
+            for kind, value, zone in zip(kinds, row, zones, strict=True)
+        ]
+
+
+def _widest(titles: Sequence[str], texts: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(width, column)) for column in zip(titles, *texts, strict=True)]
+
+
+def _fit(columns: Sequence[_Column], most: int) -> list[int]:
+    """Shorten columns until their lines fit; give those that are shown."""
+    every = list(range(len(columns)))
+    if _sum(columns[i].width for i in every) <= most:
+        return every
+    for column in columns:
+        if column.head.kind == "time" and column.width >= _TIME:
+            column.short_time = True
+            column.width = max(column.width - _DATE, len(column.title))
+    least = [
+        min(column.width, _READABLE) if column.head.kind in ("name", "text") else column.width
+        for column in columns
+    ]
+    shown: list[int] = []
+    for i in sorted(every, key=lambda i: columns[i].head.rank):
+        if not columns[i].head.rank or _sum(least[j] for j in (*shown, i)) <= most:
+            shown.append(i)
+    shown.sort()
+    if _sum(least[i] for i in shown) > most:
+        least = [
+            min(size, _READABLE // 2) if column.head.kind in ("name", "text") else size
+            for column, size in zip(columns, least, strict=True)
+        ]
+    # What is left goes to the narrowest of those that want more.
+    spare = most - _sum(least[i] for i in shown)
+    while spare > 0 and (wanting := [i for i in shown if least[i] < columns[i].width]):
+        least[min(wanting, key=lambda i: least[i])] += 1
+        spare -= 1
+    for column, size in zip(columns, least, strict=True):
+        column.width = size
+    return shown
+
+
+def _sum(widths: Iterable[int]) -> int:
+    """Give the length of a line of such columns."""
+    return sum(size + len(_GAP) for size in widths) - len(_GAP)
+
+
+def _paint(head: Head, value: object) -> str:
+    if head.kind == "failures" and value:
+        return _RED
+    return _YELLOW if head.kind == "gap" else ""
+
+
+def _painted(text: str, paint: str, screen: Screen) -> str:
+    return f"{paint}{text}{_PLAIN}" if paint and screen.colour else text
