@@ -2,12 +2,12 @@
 Holds the documentation to what the commands in it print.
 
 A fenced block of `console` has commands behind `$ ` and, below each, what it printed. All of a page
-are run, in order, in an empty folder that has the fixtures and, as demo.db and node.db, the node
-that README.md records, with a second one as other.db; `--write` puts their output in place of what
-stands there. A block of
-`pycon` is examples of Python as an interpreter shows them; those of one page are run one after
-another, behind its commands. What a block of `sh` asks of ctk needs a cluster or root: its flags
-are those that there are. The examples in the help are run like those of a page.
+are run, in order, in an empty folder that has the fixtures and files to ask: the node that
+README.md records as demo.db and node.db, a second one as other.db, that of shopnode.py as shop.db.
+`--write` puts their output in place of what stands there. A block of `pycon` is examples of Python
+as an interpreter shows them; those of one page are run one after another, behind its commands. What
+a block of `sh` asks of ctk needs a cluster or root: its flags are those that there are. The
+examples in the help are run like those of a page.
 """
 
 import doctest
@@ -51,6 +51,8 @@ def prepare(folder: Path) -> None:
         done = run(command, folder)
         assert done.returncode == 0, done.stdout
     (folder / "node.db").write_bytes((folder / "demo.db").read_bytes())
+    done = run(f"{sys.executable} {ROOT}/tests/shopnode.py shop.db", folder)
+    assert done.returncode == 0, done.stdout
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -217,6 +217,9 @@ def test_the_command_line_asks_several_files(
         flow.started_ns for flow in merged
     ]
     assert result.stderr.endswith("of 2 nodes: a connection that two of them saw counts twice\n")
+    shown = invoke("query", *files, "--last", "2").stdout.splitlines()
+    assert [line.split()[2] for line in shown[1:]] == ["n2", "n2"]
+    assert "NODE" not in invoke("query", files[0]).stdout
     result = invoke("query", *files, "SELECT sum(connections) FROM flows", "-o", "tsv")
     assert (result.stdout, result.stderr) == (
         "37\n",

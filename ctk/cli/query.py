@@ -8,15 +8,8 @@ from pathlib import Path
 import click
 
 import ctk
-from ctk.cli.options import (
-    Dbs,
-    FilterCommand,
-    filter_options,
-    output_options,
-    print_caveats,
-    remark,
-    sql_arguments,
-)
+from ctk.cli.filters import FilterCommand, filter_options
+from ctk.cli.options import Dbs, output_options, print_caveats, remark, sql_arguments
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_size
@@ -96,7 +89,7 @@ def query(
                 explain=explain,
                 attach=_by_name(attach),
             )
-            if explain and output.format == "table":
+            if explain and output.for_people:
                 render.plan(answer, sys.stdout.buffer)
                 return
             written = render.rows(answer.columns, answer, output, sys.stdout.buffer)
@@ -107,7 +100,7 @@ def query(
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
         flows = recording.flows(filters)
-        written = render.flows(flows, output, sys.stdout.buffer)
+        written = render.flows(flows, output, sys.stdout.buffer, nodes=isinstance(db, tuple))
         if written == output.most and next(flows, None) is not None:
             remark(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"

@@ -12,7 +12,15 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from ctk.conntrack.baseline import Baseline
-from ctk.conntrack.connections import OLDER, UNCOUNTED, UNMEASURED, UNWANTED, Connections
+from ctk.conntrack.connections import (
+    OLDER,
+    UNCOUNTED,
+    UNDATED,
+    UNDATED_UNCOUNTED,
+    UNMEASURED,
+    UNWANTED,
+    Connections,
+)
 from ctk.conntrack.decode import (
     DESTROY,
     NEW,
@@ -83,6 +91,7 @@ class Aggregator:
         # The groups of connections that were found: by their flow, their second and their kind.
         self._found: dict[tuple[int, int, bool], Group] = {}
         self._open_totals: list[Totals] = []
+        self._undated: set[Group] = set()  # found by an update: the next dump tells their begin
         self._events_at_open = 0
         self._folding, self._most_rows = None, MOST_ROWS
         if connections.strangers is not None:
@@ -113,18 +122,18 @@ class Aggregator:
             self._begin_groups()
             self._second_end_ns = at_ns - at_ns % SECOND + SECOND
         if at_ns < self._start_ns - SECOND:
-            yield from self.close()
+            yield from self._over()
             self._open(at_ns)
             self._second_end_ns = at_ns
         # at_ns is no earlier than any event of the batch, so this is once a window.
         while at_ns >= self._end_ns:
             self._count([event for event in events if event[AT] < self._end_ns])
             events = [event for event in events if event[AT] >= self._end_ns]
-            yield from self.close()
+            yield from self._over()
             self._open(min((event[AT] for event in events), default=at_ns))
         self._count(events)
         if self._is_large():
-            yield from self.close()
+            yield from self._over()
 
     def _open(self, at_ns: int) -> None:
         self._start_ns = at_ns - at_ns % self._width_ns
@@ -134,7 +143,16 @@ class Aggregator:
 
     def close(self) -> list[Window]:
         """End the open window whatever the time; nothing where it is empty."""
+        self._undated.clear()
+        return self._over()
+
+    def _over(self) -> list[Window]:
+        """Hand over the open window, but for what the dump under way will tell the begin of."""
         open_totals, self._open_totals = self._open_totals, []
+        if self._undated:
+            undated = [each for each in open_totals if each.group in self._undated]
+            open_totals = [each for each in open_totals if each.group not in self._undated]
+            self._open_totals = undated
         if self._folding is not None:
             self._folding.close(open_totals)
         for totals in open_totals:
@@ -190,9 +208,12 @@ class Aggregator:
                     connections.count(key, counters, at_ns)
                 continue
             group = live.get(key)
-            if group is not None and state and self._is_another(key, group, entry[START]):
+            counted, start_ns = 0, entry[START]
+            if group is not None and state & UNDATED and start_ns is not None:
+                counted = self._date(key, group, start_ns)
+                state = states.get(key, 0)
+            if group is not None and state and self._is_another(key, group, start_ns):
                 group = None
-            counted = 0
             before = connections.counters(key)
             if group is None:
                 group, counted = self._find(shown[1], key, entry)
@@ -232,6 +253,23 @@ class Aggregator:
             totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
         if totals.addresses is not None:
             totals.addresses.add(connections.ends(orig, reply, zone))
+
+    def end_dump(self) -> int:
+        """The dump is whole; return how many connections ended untold."""
+        self._undated.clear()
+        self.baseline = Baseline.after_first_dump()
+        return self.connections.end_dump()
+
+    def _date(self, key: int, group: Group, start_ns: int) -> int:
+        """Say when an undated connection began; return 1 where it counts."""
+        connections, sight = self.connections, self.baseline.first_sight(start_ns, over=False)
+        counted = sight.counted and connections.states[key] & UNDATED_UNCOUNTED
+        connections.clear_state(key, UNDATED | UNDATED_UNCOUNTED)
+        if sight.whole:
+            connections.clear_state(key, OLDER | UNCOUNTED | UNMEASURED)
+        group.began_ns, group.is_older = start_ns, not sight.whole
+        self._undated.discard(group)
+        return int(bool(counted))
 
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""
@@ -275,7 +313,7 @@ class Aggregator:
             else:
                 group = live.get(key)
             if group is None:
-                group, counted = self._find(flow, key, event)
+                group, counted = self._find_by_event(flow, key, event)
                 if what != DESTROY:
                     live[key] = group
             if group.folded:
@@ -288,7 +326,7 @@ class Aggregator:
                 totals.port = None
             totals.connections += counted
             if what == DESTROY:
-                self._end(totals, event, counted, self._moved_last(key, event))
+                self._end(totals, key, event, counted)
                 continue
             totals.ended_ns = at_ns
             if what == NEW:
@@ -312,8 +350,16 @@ class Aggregator:
         flow.group = group
         return group
 
-    def _end(self, totals: Totals, event: EventTuple, counts: int, moved: Counters | None) -> None:
+    def _end(self, totals: Totals, key: int, event: EventTuple, counts: int) -> None:
         """Count how a connection ended, and what moved since it was last looked at."""
+        start_ns, states = event[START], self.connections.states
+        if states and states.get(key, 0) & UNDATED and start_ns is not None:
+            totals.connections += self._date(key, totals.group, start_ns)
+        self._count_end(totals, event, counts, self._moved_last(key, event))
+
+    def _count_end(
+        self, totals: Totals, event: EventTuple, counts: int, moved: Counters | None
+    ) -> None:
         refused, unreplied = failure(event)
         totals.destroy_events += 1
         totals.refused += refused
@@ -353,7 +399,7 @@ class Aggregator:
             if isinstance(group, FoldedGroup) and any(failure(event)):
                 group = group.failures
             totals = self._totals(group, at_ns, port)
-            self._end(totals, event, counted, moved)
+            self._count_end(totals, event, counted, moved)
         else:
             group = self.connections.live[key] = group.into or group
             totals = self._totals(group, at_ns, port)
@@ -363,6 +409,18 @@ class Aggregator:
         totals.connections += counted
         if totals.addresses is not None:
             totals.addresses.add(flow.ends)
+
+    def _find_by_event(self, flow: Flow, key: int, event: EventTuple) -> tuple[Group, int]:
+        group, counted = self._find(flow, key, event)
+        what, orig, _, reply, zone, *_ = event
+        if what != DESTROY and event[START] is None:
+            self.connections.set_state(key, UNDATED if counted else UNDATED | UNDATED_UNCOUNTED)
+            flow = self.connections.own_flow(flow, orig, reply, zone)
+            # Its own, and not to be folded before its begin is known.
+            group = Group(flow, group.began_ns, is_older=group.is_older)
+            group.other = None
+            self._undated.add(group)
+        return group, counted
 
     def _find(self, flow: Flow | None, key: int, event: EventTuple) -> tuple[Group, int]:
         """Return the group of a connection whose begin was not seen, and 1 where it is counted."""

@@ -23,15 +23,16 @@ def schema(found: Sequence[ViewColumn], output: Output, out: BinaryIO) -> None:
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     name_width = max(len(cell(each.column)) for each in found)
     before: list[str] = []
-    for view, columns in groupby(found, attrgetter("view")):
-        listed = list(columns)
-        lines = [cell(view), *_wrapped(VIEWS.get(view, ""), "  ", "  ", width)]
-        if (names := [each.column for each in listed]) != before:
-            for each in listed:
-                head = f"  {cell(each.column):<{name_width}}  {cell(each.type):<7}  "
-                lines += _wrapped(each.meaning or "", head, " " * len(head), width)
-        before = names
-        out.write("".join(f"{line.rstrip()}\n" for line in [*lines, ""]).encode())
+    with output.paged(out) as page:
+        for view, columns in groupby(found, attrgetter("view")):
+            listed = list(columns)
+            lines = [cell(view), *_wrapped(VIEWS.get(view, ""), "  ", "  ", width)]
+            if (names := [each.column for each in listed]) != before:
+                for each in listed:
+                    head = f"  {cell(each.column):<{name_width}}  {cell(each.type):<7}  "
+                    lines += _wrapped(each.meaning or "", head, " " * len(head), width)
+            before = names
+            page.write("".join(f"{line.rstrip()}\n" for line in [*lines, ""]).encode())
 
 
 def _wrapped(text: str, first: str, others: str, width: int) -> list[str]:

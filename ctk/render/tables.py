@@ -90,8 +90,14 @@ def chosen(columns: Sequence[str], offered: Sequence[tuple[str, ...]]) -> list[i
 _TOLD = 8
 
 
-def flows(records: Iterable[FlowRecord], output: Output, out: BinaryIO) -> int:
-    """Write flows, every key of them or, in a table, what people look for; give their number."""
+def flows(
+    records: Iterable[FlowRecord], output: Output, out: BinaryIO, *, nodes: bool = False
+) -> int:
+    """
+    Write flows, every key of them or, in a table, what people look for; give their number.
+
+    With `nodes`, that is also who recorded each.
+    """
     if output.format == "name":
         return _names(map(flowcells.two_names, records), out)
     if not output.for_people:
@@ -105,7 +111,7 @@ def flows(records: Iterable[FlowRecord], output: Output, out: BinaryIO) -> int:
         return rows(keys, flowcells.picked(gets, records), output, out)
     shown = list(flowcells.KEYS if output.format == "vertical" else flowcells.SHOWN)
     if output.format == "table":
-        shown = [column for column in shown if not column[0].wide]
+        shown = [each for each in shown if not each[0].wide or (nodes and each[0].key == "node")]
     if output.columns:
         columns = list(flowcells.FOR_PEOPLE.values())
         at = chosen(output.columns, [(head.key, head.name) for head, _ in columns])

@@ -30,6 +30,7 @@ SCHEMA: tuple[str, ...] = (
     "m008_folded",
     "m010_peers_and_idle",
     "m011_meanings",
+    "m012_times_of_pods",
 )
 
 PAGE_BYTES = 4096
