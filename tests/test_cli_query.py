@@ -611,3 +611,17 @@ def test_json_of_the_views_is_json(invoke: Invoke, shop: Path) -> None:
         "addresses": ["10.0.0.1"],
         "ports": "[",
     }
+
+
+def test_a_time_without_an_offset_is_of_the_zone_in_which_times_are_shown(
+    invoke: Invoke, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("query", shop, "--since", "2024-11-25 19:48", "-o", "jsonl")
+    try:
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        assert len(invoke(*asked).stdout.splitlines()) == 3
+        assert invoke(*asked, "--utc").stdout == ""
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -15,13 +15,13 @@ import ctk
 from ctk.ask.keywords import flags_of
 from ctk.ask.recording import Recording
 from ctk.cli.bar import Bar
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
     Dbs,
-    FilterCommand,
     dbs_argument,
-    filter_options,
     print_caveats,
+    print_new_caveats,
     refuse_one_file_twice,
     remark,
 )
@@ -105,7 +105,8 @@ def export(
     Without, FILE is replaced when all is written.
 
     \b
-    ctk export node.db --format log --output flows.log --max-size 64MiB --cursor siem
+    ctk export node.db --format log --cursor siem \\
+      --output flows.log --max-size 64MiB
     """
     output = None if str(output) == "-" else output
     dbs = (db,) if isinstance(db, Path) else db
@@ -138,8 +139,8 @@ def export(
                     return interrupted.is_set()
 
                 written.write(flows, encoder, sink, stops)
-            if not interrupted.is_set() and encoder.footer:
-                sink.write_lines((encoder.footer,))
+            if not interrupted.is_set() and (end := encoder.end()):
+                sink.write_lines((end,))
             written.keep(sink)
             if interrupted.is_set():
                 raise click.Abort
@@ -166,9 +167,7 @@ def _follow(
         written.write(flows, encoder, sink, interrupted.is_set)
         written.keep(sink)
         after_each()
-        new = [caveat for caveat in flows.caveats if caveat.text not in told]
-        told.update(caveat.text for caveat in new)
-        print_caveats(new)
+        print_new_caveats(flows.caveats, told)
         if interrupted.is_set():
             return
 

@@ -3,17 +3,20 @@
 import re
 import sys
 from dataclasses import replace
+from itertools import chain, takewhile
 from pathlib import Path
 
 import click
 
 import ctk
+from ctk.ask.recording import Recording
+from ctk.cli.filters import FilterCommand, filter_options
+from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
     Dbs,
-    FilterCommand,
-    filter_options,
     output_options,
     print_caveats,
+    print_new_caveats,
     remark,
     sql_arguments,
 )
@@ -23,6 +26,8 @@ from ctk.numbers import parse_size
 from ctk.render import tables as render
 from ctk.render.tables import Output
 from ctk.timespan import SECOND, parse_age
+
+_BEFORE = 10  # flows that are listed before those that come, as `tail -f` has it
 
 
 @click.command(cls=FilterCommand, short_help="List the flows in DB, or ask it in SQL.")
@@ -52,6 +57,12 @@ from ctk.timespan import SECOND, parse_age
     help="Another SQLite file for SQL, by NAME.",
 )
 @click.option("--explain", is_flag=True, help="Say how SQLite would answer the SQL.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="List the last 10 flows, or those --since, and what comes, until Ctrl-C.",
+)
 @filter_options
 @output_options
 def query(
@@ -62,6 +73,7 @@ def query(
     memory: int,
     attach: tuple[tuple[str, str], ...],
     explain: bool,
+    follow: bool,
     filters: Filters,
     output: Output,
 ) -> None:
@@ -85,6 +97,8 @@ def query(
                 raise UsageError(f"{flag} is for SQL", hint=hint)
     elif (filters.first, filters.last, filters.terms) != (None, None, ()):
         raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
+    if follow:
+        _refuse_to_follow(sql, filters, output)
     with ctk.open(db) as recording:
         if sql is not None:
             answer = recording.sql(
@@ -104,6 +118,9 @@ def query(
                 remark(f"only the first {written:,} rows are shown: -o csv writes all")
             print_caveats(answer.caveats)
             return
+        if follow:
+            _follow(recording, filters, output)
+            return
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
         flows = recording.flows(filters)
@@ -113,6 +130,35 @@ def query(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
             )
         print_caveats(flows.caveats)
+
+
+def _refuse_to_follow(sql: str | None, filters: Filters, output: Output) -> None:
+    if sql is not None:
+        raise UsageError("what is followed are flows, not SQL", hint="filters, or no --follow")
+    if output.format == "json":
+        raise UsageError("json is one array: it cannot be gone on with", hint="-o jsonl")
+    if filters.first is not None or filters.until_ns is not None:
+        raise UsageError("--follow has no end", hint="--since 15m, or no --follow")
+
+
+def _follow(recording: Recording, filters: Filters, output: Output) -> None:
+    """List flows as they come, under one head, until somebody interrupts it."""
+    if (filters.since_ns, filters.last) == (None, None):
+        filters = replace(filters, last=_BEFORE)
+    output = replace(output, most=None, screen=replace(output.screen, pager=""))
+    told: set[str] = set()
+    with interrupts() as interrupted:
+        for flows in recording.follow(filters, wait=interrupted.wait).rounds():
+            going_on = takewhile(lambda _: not interrupted.is_set(), flows)
+            for first in going_on:
+                render.flows(chain((first,), going_on), output, sys.stdout.buffer)
+                # What was said above the first flows is not said again.
+                screen = replace(output.screen, left_out=lambda titles: None)
+                output = replace(output, titled=False, screen=screen)
+            sys.stdout.buffer.flush()
+            print_new_caveats(flows.caveats, told)
+            if interrupted.is_set():
+                return
 
 
 def _by_name(attach: tuple[tuple[str, str], ...]) -> dict[str, str]:
