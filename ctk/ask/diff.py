@@ -28,6 +28,8 @@ DIFF_SORTS = tuple(sort for sort, count in SORTS.items() if count not in SEEN)
 State = Literal["new", "vanished", "unknown", "changed", "same"]
 STATES: tuple[State, ...] = get_args(State)
 
+SPANS_HINT = "--before 2h..1h --after 1h.."
+
 _KINDS = ("src_kind", "dst_kind")
 Keys = tuple[Value, ...]
 
@@ -86,12 +88,11 @@ def two_spans(
     of_after: Callable[[Moment | None, Moment | None], Filters],
 ) -> tuple[Filters, Filters]:
     """Read two spans. Of one file's one may be left out: it is as long as the other, beside it."""
-    hint = "--before 2h..1h --after 1h.."
     one, other = of_before(*_ends(before)), of_after(*_ends(after))
     if two_files or (before is not None and after is not None):
         return one, other
     if before is None and after is None:
-        raise UsageError("there are no two spans, or files, to compare", hint=hint)
+        raise UsageError("there are no two spans, or files, to compare", hint=SPANS_HINT)
     given = one if after is None else other
     extent = coverage_of(conn).extent or (0, 0)
     since_ns = extent[0] if given.since_ns is None else given.since_ns

@@ -1,10 +1,14 @@
 """The spans in which something was lost or unknown."""
 
 import sqlite3
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from ctk.timespan import format_age
+
+if TYPE_CHECKING:
+    from ctk.ask.caveats import Caveat
 
 _IN_WORDS = {"thinned": "thinned to coarser sums"}
 
@@ -20,6 +24,20 @@ class StoredGap(NamedTuple):
     kind: str
     lost: int | None
     detail: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaps:
+    """The gaps that touch a span, oldest first."""
+
+    rows: tuple[StoredGap, ...]
+    caveats: "tuple[Caveat, ...]"
+
+    def __iter__(self) -> Iterator[StoredGap]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def gaps_of(

@@ -8,9 +8,8 @@ read at once, by several threads each its own, and none of them changes what ano
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from ctk.ask.connection import Connect
 from ctk.ask.keywords import Asked, filters_of
 from ctk.ask.moments import Moment, Reference, reference_of
+from ctk.ask.questions import Questions
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.source import source
@@ -25,17 +25,12 @@ from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
-    from ctk.ask.balance import Balance
     from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
-    from ctk.ask.diff import AskedSpan, Diff
-    from ctk.ask.failures import Failures
     from ctk.ask.flows import Flows
     from ctk.ask.follow import Follow
-    from ctk.ask.gaps import StoredGap
+    from ctk.ask.gaps import Gaps
     from ctk.ask.graph import Graph
-    from ctk.ask.idle import Idle
-    from ctk.ask.new import New
     from ctk.ask.pages import Position
     from ctk.ask.presets import Side
     from ctk.ask.schema import ViewColumn
@@ -46,21 +41,7 @@ if TYPE_CHECKING:
 _NOT_BUILT = ("clickhouse:", "chdb:")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gaps:
-    """The gaps that touch a span, oldest first."""
-
-    rows: "tuple[StoredGap, ...]"
-    caveats: "tuple[Caveat, ...]"
-
-    def __iter__(self) -> "Iterator[StoredGap]":
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-class Recording:
+class Recording(Questions):
     """
     What one file holds, read-only. The filters of a question are keyword arguments: see `Asked`.
 
@@ -206,95 +187,6 @@ class Recording:
         with self._connect() as conn:
             return series(conn, chosen, keys, step_ns, sort, limit)
 
-    def failures(
-        self,
-        filters: Filters | None = None,
-        /,
-        *,
-        limit: int | None = None,
-        **asked: Unpack[Asked],
-    ) -> "Failures":
-        """Say what failed, by client workload, service, backend and port: most failures first."""
-        from ctk.ask.failures import failures
-
-        self._check()
-        chosen = self._filters(filters, asked, "limit")
-        with self._connect() as conn:
-            return failures(conn, chosen, limit)
-
-    def diff(
-        self,
-        filters: Filters | None = None,
-        /,
-        *,
-        before: "AskedSpan | None" = None,
-        after: "AskedSpan | None" = None,
-        other: "Recording | None" = None,
-        by: str | Iterable[str] | None = None,
-        sort: str | None = None,
-        limit: int | None = None,
-        **asked: Unpack[Asked],
-    ) -> "Diff":
-        """
-        Say what changed from one span to another, or from this file to the `other`.
-
-        A span is "2h..1h", with either end left out, or a pair of times. Of two spans of one file
-        one may be left out: it is as long as the other, right before or after it. `by` is by
-        default client, server, dst_port and proto; `limit` is of rows of each state.
-        """
-        from ctk.ask.diff import BY, diff, two_spans
-
-        self._check()
-        keys = BY if by is None else keys_of(by)
-        chosen = self._filters(filters, asked, "before", "after", "other", "by", "sort", "limit")
-        later = other or self
-        with self._connect() as conn, later._connect() as later_conn:
-            spans = two_spans(conn, before, after, other is not None, self._span, later._span)
-            one, two = (replace(span, terms=chosen.terms) for span in spans)
-            if (chosen.since_ns, chosen.until_ns) != (None, None):
-                raise UsageError("since and until are of one span", hint="before=, after=")
-            return diff((conn, one), (later_conn, two), keys, sort, limit)
-
-    def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":
-        """List who talked to whom for the first time in a span: see `ctk.ask.new`."""
-        from ctk.ask.new import new
-
-        self._check()
-        chosen = self._filters(filters, asked)
-        with self._connect() as conn:
-            return new(conn, chosen)
-
-    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
-        """Say how evenly the connections and bytes of services go to their backends."""
-        from ctk.ask.balance import balance
-
-        self._check()
-        chosen = self._filters(filters, asked)
-        with self._connect() as conn:
-            return balance(conn, chosen)
-
-    def idle(
-        self,
-        filters: Filters | None = None,
-        /,
-        *,
-        min_idle: str | int = "5m",
-        **asked: Unpack[Asked],
-    ) -> "Idle":
-        """
-        List the live connections that have moved nothing for `min_idle`, the longest idle first.
-
-        It is what a recorder last saw: it looks every five minutes, and at its end.
-        """
-        from ctk.ask.idle import idle
-        from ctk.timespan import parse_age
-
-        self._check()
-        chosen = self._filters(filters, asked, "min_idle")
-        least_ns = parse_age(min_idle) if isinstance(min_idle, str) else min_idle
-        with self._connect() as conn:
-            return idle(conn, chosen, least_ns)
-
     def graph(
         self,
         filters: Filters | None = None,
@@ -370,10 +262,10 @@ class Recording:
         with self._connect() as conn:
             return schema_of(conn)
 
-    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
+    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> "Gaps":
         """Give the gaps that touch a span, oldest first."""
         from ctk.ask.caveats import caveats_of
-        from ctk.ask.gaps import gaps_of
+        from ctk.ask.gaps import Gaps, gaps_of
 
         self._check()
         span = self._filters(None, {"since": since, "until": until})
@@ -452,9 +344,6 @@ class Recording:
         if asked:
             raise TypeError("give Filters, or keyword arguments, not both")
         return filters
-
-    def _span(self, since: Moment | None, until: Moment | None) -> Filters:
-        return self._filters(None, {"since": since, "until": until})
 
     def _check(self) -> None:
         if not self._open:

@@ -147,7 +147,7 @@ def check_keys(keys: Sequence[str], spelled: str) -> None:
 def refuse_cut(filters: Filters, of: str) -> None:
     """Refuse `first` and `last` where an answer is not made of so many flows."""
     if (filters.first, filters.last) != (None, None):
-        raise UsageError(f"first and last cut flows, not {of}", hint="give a limit of rows instead")
+        raise UsageError(f"first and last cut flows, not {of}", hint="--limit 20 cuts the answer")
 
 
 def needs_flows(filters: Filters, keys: Sequence[str]) -> bool:

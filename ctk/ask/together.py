@@ -30,12 +30,12 @@ from ctk.ask.connection import Connect
 from ctk.ask.edges import MOST_EDGES, EdgeValues
 from ctk.ask.flows import Flows, Page, T
 from ctk.ask.follow import Follow
-from ctk.ask.gaps import StoredGap
+from ctk.ask.gaps import Gaps, StoredGap
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import PAGE_ROWS, Position, Row
 from ctk.ask.presets import Side
-from ctk.ask.recording import Gaps, Recording, keys_of
+from ctk.ask.recording import Recording, keys_of
 from ctk.ask.series import Series
 from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, plus
 from ctk.ask.top import Top, TopRow

@@ -1,0 +1,123 @@
+"""The questions that are asked of one file: what failed, changed, is new, uneven or idle."""
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Unpack
+
+from ctk.ask.keywords import Asked
+from ctk.ask.moments import Moment
+from ctk.errors import UsageError
+from ctk.model import Filters
+
+if TYPE_CHECKING:
+    from ctk.ask.balance import Balance
+    from ctk.ask.diff import AskedSpan, Diff
+    from ctk.ask.failures import Failures
+    from ctk.ask.idle import Idle
+    from ctk.ask.new import New
+
+
+class Questions(ABC):
+    """What `Recording` answers of one file; the filters are keyword arguments: see `Asked`."""
+
+    def failures(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Failures":
+        """Say what failed, by client workload, service, backend and port: most failures first."""
+        from ctk.ask.failures import failures
+
+        self._check()
+        chosen = self._filters(filters, asked, "limit")
+        with self._connect() as conn:
+            return failures(conn, chosen, limit)
+
+    def diff(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        before: "AskedSpan | None" = None,
+        after: "AskedSpan | None" = None,
+        other: "Questions | None" = None,
+        by: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Diff":
+        """
+        Say what changed from one span to another, or from this file to the `other`.
+
+        A span is "2h..1h", with either end left out, or a pair of times. Of one file's two one may
+        be left out: it is as long as the other, beside it. `limit` is of rows of each state.
+        """
+        from ctk.ask.diff import BY, SPANS_HINT, diff, two_spans
+        from ctk.ask.recording import keys_of
+
+        self._check()
+        keys = BY if by is None else keys_of(by)
+        chosen = self._filters(filters, asked, "before", "after", "other", "by", "sort", "limit")
+        later = other or self
+        with self._connect() as conn, later._connect() as later_conn:
+            spans = two_spans(conn, before, after, other is not None, self._span, later._span)
+            one, two = (replace(span, terms=chosen.terms) for span in spans)
+            if (chosen.since_ns, chosen.until_ns) != (None, None):
+                raise UsageError("since and until are of one span", hint=SPANS_HINT)
+            return diff((conn, one), (later_conn, two), keys, sort, limit)
+
+    def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":
+        """List who talked to whom for the first time in a span: see `ctk.ask.new`."""
+        from ctk.ask.new import new
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        with self._connect() as conn:
+            return new(conn, chosen)
+
+    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
+        """Say how evenly the connections and bytes of services go to their backends."""
+        from ctk.ask.balance import balance
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        with self._connect() as conn:
+            return balance(conn, chosen)
+
+    def idle(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        min_idle: str | int = "5m",
+        **asked: Unpack[Asked],
+    ) -> "Idle":
+        """List the live connections that move nothing, as a recorder last saw: `ctk.ask.idle`."""
+        from ctk.ask.idle import idle
+        from ctk.timespan import parse_age
+
+        self._check()
+        chosen = self._filters(filters, asked, "min_idle")
+        least_ns = parse_age(min_idle) if isinstance(min_idle, str) else min_idle
+        with self._connect() as conn:
+            return idle(conn, chosen, least_ns)
+
+    def _span(self, since: Moment | None, until: Moment | None) -> Filters:
+        return self._filters(None, {"since": since, "until": until})
+
+    @abstractmethod
+    def _connect(self) -> AbstractContextManager[sqlite3.Connection]: ...
+
+    @abstractmethod
+    def _filters(
+        self, filters: Filters | None, asked: Mapping[str, object], *others: str
+    ) -> Filters: ...
+
+    @abstractmethod
+    def _check(self) -> None: ...

@@ -1,0 +1,46 @@
+"""`ctk balance`: how evenly the backends of a service are used."""
+
+import sys
+from pathlib import Path
+
+import click
+
+import ctk
+from ctk.cli.limits import limit_option, most_rows, remark_cut
+from ctk.cli.options import (
+    FilterCommand,
+    db_argument,
+    filter_options,
+    output_options,
+    print_caveats,
+    remark,
+)
+from ctk.model import Filters
+from ctk.render import shares as render
+from ctk.render.tables import Output
+
+
+@click.command(cls=FilterCommand, short_help="Say how evenly a service's backends are used.")
+@db_argument
+@limit_option
+@filter_options
+@output_options
+def balance(db: Path, limit: int | None, filters: Filters, output: Output) -> None:
+    """
+    Say how evenly connections and bytes go to the backends of a service.
+
+    TO EVEN is a backend's share to an even one: 2.00 is twice as much. A backend that got nothing
+    is not here, since conntrack never saw it. --limit is of services.
+
+    \b
+    ctk balance node.db --service shop/web
+    ctk balance node.db --since 1h
+    """
+    with ctk.open(db) as recording:
+        found = recording.balance(filters)
+    services = found.services[: most_rows(limit, output)]
+    render.balance(services, output, sys.stdout.buffer)
+    if not services and output.for_people:
+        remark("no service was dialled")
+    remark_cut(len(services), len(found.services))
+    print_caveats(found.caveats)

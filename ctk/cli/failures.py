@@ -1,0 +1,46 @@
+"""`ctk failures`: what failed, from whom, since when."""
+
+import sys
+from pathlib import Path
+
+import click
+
+import ctk
+from ctk.cli.limits import limit_option, most_rows, remark_cut
+from ctk.cli.options import (
+    FilterCommand,
+    db_argument,
+    filter_options,
+    output_options,
+    print_caveats,
+    remark,
+)
+from ctk.model import Filters
+from ctk.render import failed as render
+from ctk.render.tables import Output
+
+
+@click.command(cls=FilterCommand, short_help="Say what failed, from whom, since when.")
+@db_argument
+@limit_option
+@filter_options
+@output_options
+def failures(db: Path, limit: int | None, filters: Filters, output: Output) -> None:
+    """
+    Say what failed: by client workload, service, backend and port, most failures first.
+
+    A refused connection was reset at once; one without a reply ended unanswered, minutes later. %
+    is of the connections that began in the span. What a network policy drops before the kernel
+    confirms it is in no conntrack event, so it is not here.
+
+    \b
+    ctk failures node.db --since 1h
+    ctk failures node.db --to-service shop/web --refused
+    """
+    with ctk.open(db) as recording:
+        found = recording.failures(filters, limit=most_rows(limit, output))
+    render.failures(found, output, sys.stdout.buffer)
+    if not found.rows and output.for_people:
+        remark("nothing failed")
+    remark_cut(len(found.rows), found.found)
+    print_caveats(found.caveats)

@@ -1,0 +1,59 @@
+"""`ctk idle`: live connections that move nothing."""
+
+import sys
+from pathlib import Path
+
+import click
+
+import ctk
+from ctk.ask.idle import LEAST_NS
+from ctk.cli.limits import limit_option, most_rows, remark_cut
+from ctk.cli.options import (
+    FilterCommand,
+    db_argument,
+    filter_options,
+    output_options,
+    print_caveats,
+    remark,
+)
+from ctk.model import Filters
+from ctk.render import shares as render
+from ctk.render.tables import Output
+from ctk.timespan import SECOND, format_age, format_time, parse_age
+
+
+@click.command(cls=FilterCommand, short_help="List live connections that move nothing.")
+@db_argument
+@click.option(
+    "--min-idle",
+    type=parse_age,
+    metavar="AGE",
+    default=format_age(LEAST_NS),
+    show_default=True,
+    help="Only those that have moved nothing for so long.",
+)
+@limit_option
+@filter_options
+@output_options
+def idle(db: Path, min_idle: int, limit: int | None, filters: Filters, output: Output) -> None:
+    """
+    List the live connections that have moved nothing for long, the longest idle first.
+
+    It is what a recorder last saw: it looks every five minutes, and at its end, so the kernel must
+    count what connections move. A keep-alive probe moves something. --since and --until are of
+    when they began.
+
+    \b
+    ctk idle node.db
+    ctk idle node.db --min-idle 1h --from-namespace shop --port 5432
+    """
+    with ctk.open(db) as recording:
+        found = recording.idle(filters, min_idle=min_idle)
+    rows = found.rows[: most_rows(limit, output)]
+    render.idle(rows, output, sys.stdout.buffer)
+    if found.as_of_ns is not None and output.for_people:
+        count = f"{len(found.rows):,} idle" if found.rows else "none idle"
+        as_of = format_time(found.as_of_ns // SECOND * SECOND).replace(".000000000", "")
+        remark(f"{count} as of {as_of}")
+    remark_cut(len(rows), len(found.rows))
+    print_caveats(found.caveats)

@@ -1,0 +1,47 @@
+"""`ctk new`: who talked to whom for the first time."""
+
+import sys
+from pathlib import Path
+
+import click
+
+import ctk
+from ctk.cli.limits import limit_option, most_rows, remark_cut
+from ctk.cli.options import (
+    FilterCommand,
+    db_argument,
+    filter_options,
+    output_options,
+    print_caveats,
+    remark,
+)
+from ctk.model import Filters
+from ctk.render import changes as render
+from ctk.render.tables import Output
+
+
+@click.command(cls=FilterCommand, short_help="List who talked to whom for the first time.")
+@db_argument
+@limit_option
+@filter_options
+@output_options
+def new(db: Path, limit: int | None, filters: Filters, output: Output) -> None:
+    """
+    List who talked to whom for the first time, the oldest first.
+
+    That is a client workload (or a pod without one, a node, an address), the service or workload
+    that it dialled, and the port. Another pod of a workload is not new. DB remembers for longer
+    than it keeps flows.
+
+    \b
+    ctk new node.db --since today
+    ctk new node.db --since 1h --from-namespace shop --to-kind external
+    """
+    with ctk.open(db) as recording:
+        found = recording.new(filters)
+    rows = found.rows[: most_rows(limit, output)]
+    render.new(rows, output, sys.stdout.buffer)
+    if not found.rows and output.for_people:
+        remark("nobody is new")
+    remark_cut(len(rows), len(found.rows))
+    print_caveats(found.caveats)

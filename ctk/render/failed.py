@@ -1,0 +1,78 @@
+"""What failed, as a table and for programs."""
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from ctk.render.cells import Head
+from ctk.render.tables import Output, answer
+from ctk.timespan import format_time
+
+if TYPE_CHECKING:
+    from ctk.ask.failures import Failure, Failures
+
+_HEADS = (
+    Head("client", "name"),
+    Head("service", "name", 2),
+    Head("backend", "name"),
+    Head("port", "text"),
+    Head("connections", "count", 3, title="CONNS"),
+    Head("refused", "failures"),
+    Head("unreplied", "failures", title="NO REPLY"),
+    Head("percent", "share", 4, title="%"),
+    Head("first_failed", "time", 1, title="SINCE"),
+    Head("last_failed", "time", 5, title="LAST"),
+    Head("note", "gap"),
+)
+_KEYS = (
+    *("client", "service", "backend", "port", "proto", "connections", "failed", "refused"),
+    *("unreplied", "share", "first_failed_at", "first_failed_ns", "last_failed_at"),
+    *("last_failed_ns", "exact_to_ns", "backends", "failing_backends"),
+)
+
+
+def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
+    """Write what failed; a note says where of a service's backends not all do."""
+    if output.for_people or output.format == "name":
+        lines = [_line(row) for row in found.rows]
+        noted = any(line[-1] for line in lines) or output.format != "table" or output.columns
+        heads = _HEADS if noted else _HEADS[:-1]
+        answer(heads, (line[: len(heads)] for line in lines), output, out)
+    else:
+        answer([Head(key) for key in _KEYS], map(_values, found.rows), output, out)
+
+
+def _line(row: "Failure") -> tuple[object, ...]:
+    counts = row.counts
+    return (
+        row.client,
+        row.service,
+        row.backend,
+        row.proto if row.port is None else f"{row.port}/{row.proto}",
+        counts.connections,
+        counts.refused,
+        counts.unreplied,
+        None if row.share is None else 100 * row.share,
+        row.first_ns,
+        row.last_ns,
+        _note(row),
+    )
+
+
+def _note(row: "Failure") -> str:
+    if row.backends is None or row.backends < 2:
+        return ""
+    if row.stands_out:
+        return f"only this backend of {row.backends:,} fails"
+    if row.failing == row.backends:
+        return f"all {row.backends:,} backends fail"
+    return f"{row.failing:,} of {row.backends:,} backends fail"
+
+
+def _values(row: "Failure") -> tuple[object, ...]:
+    counts = row.counts
+    return (
+        *(row.client, row.service, row.backend, row.port, row.proto),
+        *(counts.connections, counts.failed, counts.refused, counts.unreplied),
+        *(row.share, format_time(row.first_ns), row.first_ns),
+        *(format_time(row.last_ns), row.last_ns, row.exact_to_ns),
+        *(row.backends, row.failing),
+    )
