@@ -3,11 +3,14 @@
 import re
 import sys
 from dataclasses import replace
+from itertools import chain, takewhile
 from pathlib import Path
 
 import click
 
 import ctk
+from ctk.ask.recording import Recording
+from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
     Dbs,
     FilterCommand,
@@ -27,6 +30,7 @@ from ctk.timespan import SECOND, parse_age
 
 @click.command(cls=FilterCommand, short_help="List the flows in DB, or ask it in SQL.")
 @sql_arguments
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
 @click.option("-p", "--param", nargs=2, multiple=True, metavar="NAME VALUE", help="Value of :NAME.")
 @click.option(
     "--timeout",
@@ -57,6 +61,7 @@ from ctk.timespan import SECOND, parse_age
 def query(
     db: Dbs,
     sql: str | None,
+    follow: bool,
     param: tuple[tuple[str, str], ...],
     timeout: int,
     memory: int,
@@ -66,7 +71,7 @@ def query(
     output: Output,
 ) -> None:
     """
-    List the flows in DB, oldest first.
+    List the flows in DB, oldest first; with -f, then those that are written from now on.
 
     Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. `ctk schema` tells of
     its views and their columns. Times compare as numbers: started_ns >= ago('1h'),
@@ -83,6 +88,8 @@ def query(
             if given:
                 hint = '"select * from flows where src = :ip" -p ip 10.0.0.1'
                 raise UsageError(f"{flag} is for SQL", hint=hint)
+    elif follow:
+        raise UsageError("-f follows flows, not SQL", hint="ask with filters, or without -f")
     elif (filters.first, filters.last, filters.terms) != (None, None, ()):
         raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
     with ctk.open(db) as recording:
@@ -106,6 +113,9 @@ def query(
             return
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
+        if follow:
+            _follow(recording, filters, output)
+            return
         flows = recording.flows(filters)
         written = render.flows(flows, output, sys.stdout.buffer, nodes=isinstance(db, tuple))
         if written == output.most and next(flows, None) is not None:
@@ -113,6 +123,29 @@ def query(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"
             )
         print_caveats(flows.caveats)
+
+
+def _follow(recording: Recording, filters: Filters, output: Output) -> None:
+    """Write what there is, and what comes, until somebody interrupts it."""
+    if output.format == "json":
+        raise UsageError("json is one array, whose end would not come", hint="-o jsonl")
+    if filters.first is not None:
+        raise UsageError("--follow has no end", hint="--since 15m, or no --follow")
+    output = replace(output, most=None, screen=replace(output.screen, pager=""))
+    told: set[str] = set()
+    with interrupts() as interrupted:
+        for flows in recording.follow(filters, wait=interrupted.wait).rounds():
+            some = next(flows, None)
+            if some is not None:
+                until = takewhile(lambda _: not interrupted.is_set(), flows)
+                render.flows(chain([some], until), output, sys.stdout.buffer)
+                sys.stdout.flush()
+                output = replace(output, titled=False)
+            new = [caveat for caveat in flows.caveats if caveat.text not in told]
+            told.update(caveat.text for caveat in new)
+            print_caveats(new)
+            if interrupted.is_set():
+                return
 
 
 def _by_name(attach: tuple[tuple[str, str], ...]) -> dict[str, str]:
