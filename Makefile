@@ -3,7 +3,7 @@ BIN := .venv/bin
 NAMES := $(addprefix --objects fixtures/kube/,pods.page1.json pods.page2.json services.json endpointslices.json nodes.json)
 DEMO := demo.db
 .DEFAULT_GOAL := help
-.PHONY: help install tools demo demo-live test lint check bench docs clean
+.PHONY: help install tools demo demo-live test lint check bench docs man clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,13 @@ bench: install tools ## Measure recording and reading beside other tools (root, 
 
 docs: install ## Write the outputs in README.md anew, from real runs.
 	$(BIN)/python tests/docs.py --write
+
+man: install ## Make manual pages in build/man, from the help.
+	@mkdir -p build/man
+	@$(BIN)/ctk help --man >build/man/ctk.1
+	@for command in $$($(BIN)/python -c 'from ctk.cli import COMMANDS; print(*COMMANDS)'); do \
+	$(BIN)/ctk help $$command --man >build/man/ctk-$$command.1; done
+	@echo "man -l build/man/ctk.1"
 
 clean: ## Remove what was made.
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)*

@@ -36,6 +36,13 @@ class UsageError(CtkError):
     exit_code = 2
 
 
+class MissingFileError(UsageError):
+    """A command was not told which file to ask."""
+
+    def __init__(self) -> None:
+        super().__init__("no file is named", hint="name one, or set CTK_DB: CTK_DB=node.db")
+
+
 class SourceError(CtkError):
     """The kernel or a capture file could not be read."""
 

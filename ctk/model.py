@@ -240,6 +240,23 @@ class Closed(NamedTuple):
     inferred: bool = False
 
 
+class PodTimes(NamedTuple):
+    """
+    What was told of when a pod had its address: the next recording decides by it as this one did.
+
+    `told_ns` is when this state was told, and `watched_ns` since when all pods were known then,
+    None where a list told of it. The others are the API's, in whole seconds.
+    """
+
+    told_ns: int
+    watched_ns: int | None
+    started_ns: int
+    networked_ns: int | None = None
+    running_ns: int | None = None
+    ended_ns: int | None = None
+    grace_s: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ObjectRecord:
     """A pod, service or node as it stood from `valid_from_ns`; one row of the history views."""
@@ -256,6 +273,7 @@ class ObjectRecord:
     workload_kind: str | None = None  # pods
     phase: str | None = None  # pods
     host_network: bool = False  # pods
+    times: PodTimes | None = None  # pods; None in a file of before m012
     type: str | None = None  # services: ClusterIP, NodePort, LoadBalancer, ExternalName, headless
     ports: tuple[str, ...] = ()  # services: "name:port/proto" or "port/proto"
 
@@ -264,24 +282,40 @@ class ObjectClosed(NamedTuple):
     """
     The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`.
 
-    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered.
+    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered. It
+    was there until `sure_until_ns` then, where that is earlier.
     """
 
     kind: Literal["pod", "service", "node"]
     uid: str
     valid_to_ns: int
     inferred: bool = False
+    sure_until_ns: int | None = None
+
+
+class PodsTold(NamedTuple):
+    """
+    Whatever there was to know of pods is known up to `at_ns`.
+
+    `version` is the API server's: a watch tells what came after it.
+    """
+
+    at_ns: int
+    version: str | None = None
 
 
 class KnownObject(NamedTuple):
     """
     What the file knew of an object when a recording began.
 
-    `valid_to_ns` is None where it stood so when the file's knowledge ended.
+    `valid_to_ns` is None where it stood so when the file's knowledge ended. An end that nobody saw
+    is `inferred`: it was there until `sure_until_ns` then.
     """
 
     record: ObjectRecord
     valid_to_ns: int | None
+    inferred: bool = False
+    sure_until_ns: int | None = None
 
 
 class ClusterFound(NamedTuple):
@@ -301,7 +335,9 @@ class ServiceFound(NamedTuple):
 
 
 # What the table of endpoints learned, in order; the writer stores it with the next window.
-HistoryChange = Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed | ClusterFound
+HistoryChange = (
+    Completed | Closed | ServiceFound | ObjectRecord | ObjectClosed | ClusterFound | PodsTold
+)
 
 
 class Datagrams(NamedTuple):
@@ -378,7 +414,7 @@ class IdleConnections:
 
 
 class KnownUnknown(NamedTuple):
-    """An unknown endpoint of an earlier recording, given for times up to `asked_ns`."""
+    """An endpoint of an earlier recording that stood for want of better up to `asked_ns`."""
 
     endpoint: Endpoint
     asked_ns: int
@@ -391,6 +427,7 @@ class Previous(NamedTuple):
     committed_ns: int  # the end of its last window in the file
     ended_ns: int | None  # None after a crash
     boot_id: str | None
+    told_ns: int | None = None  # up to when pods were known, by it or by one before
     kept_nothing: bool = False  # its end is in the file, but for want of room not what lived then
 
 

@@ -461,3 +461,25 @@ def m010_peers_and_idle(db: Database) -> None:
 def m011_meanings(db: Database) -> None:
     """What each view and column means, as comments in the views."""
     make_views(db.conn)
+
+
+@migrations()
+def m012_times_of_pods(db: Database) -> None:
+    """What a recording decides by whose an address was: the next one decides by the same."""
+    conn = db.conn
+    for name in (
+        "told_ns",  # when the row's state was told
+        "watched_ns",  # since when all pods were known then
+        "started_ns",  # what follows is the API's, in whole seconds
+        "networked_ns",
+        "running_ns",
+        "ended_ns",
+        "grace_s",
+        "sure_until_ns",  # of an end that nobody saw
+    ):
+        conn.execute(f"ALTER TABLE pod ADD COLUMN {name} INTEGER")
+    # Up to when pods were known; NULL where nobody told.
+    conn.execute("ALTER TABLE recording ADD COLUMN told_ns INTEGER")
+    # Of the API server, as of then: a watch goes on from it.
+    conn.execute("ALTER TABLE recording ADD COLUMN pods_version TEXT")
+    conn.execute("UPDATE recording SET told_ns = committed_ns")

@@ -29,6 +29,11 @@ settings.register_profile("ctk", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("ctk")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "how often an export is killed and gone on with"
+    parser.addoption("--kills", type=int, default=4, help=text)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """

@@ -330,6 +330,40 @@ def test_a_connection_counts_once_whether_its_new_event_or_a_dump_comes_first(ba
         assert recording.end() == [(T, T + WIDTH, {80: Row(1, 1, 0, 1, moved=MOVED)})]
 
 
+@pytest.mark.parametrize(
+    ("start_ns", "counted", "is_older"),
+    [(SINCE, 1, False), (OLD, 0, True)],
+    ids=["younger", "older"],
+)
+@pytest.mark.parametrize("by", ["dump", "end"])
+def test_a_connection_that_an_update_finds_waits_for_what_tells_when_it_began(
+    start_ns, counted, is_older, by
+):
+    """Who was there then is asked by that time, not by that of the update."""
+    recording = Recording(baseline=AFTER_A_CRASH)
+    recording.events(A.update(T + 1), at_ns=T + 2)
+    recording.events(at_ns=T + WIDTH + 1)
+    assert recording.windows == []
+    if by == "dump":
+        recording.dump(A.listed(ONCE, start_ns=start_ns), at_ns=T + WIDTH + 2)
+    else:
+        ends = A.destroy(T + WIDTH + 2, ONCE, start_ns=start_ns)
+        recording.events(ends, at_ns=T + WIDTH + 3)
+    [window] = recording.aggregator.close()
+    [totals] = window.totals
+    assert (totals.group.began_ns, totals.group.is_older) == (start_ns, is_older)
+    assert totals.connections == counted
+    assert totals.measured == bool(counted)
+
+
+def test_what_no_dump_tells_the_begin_of_is_handed_over_when_the_dump_is_whole():
+    recording = Recording(baseline=AFTER_A_STOP)
+    recording.events(A.update(T + 1), at_ns=T + 2)
+    recording.aggregator.end_dump()
+    recording.events(at_ns=T + WIDTH + 1)
+    assert recording.windows == [(T, T + WIDTH, {80: Row(1, update=1)})]
+
+
 def test_between_two_dumps_only_what_moved_counts():
     recording = Recording()
     recording.events(A.new(T), at_ns=T)

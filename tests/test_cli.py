@@ -81,8 +81,9 @@ def test_a_reader_imports_neither_kubernetes_nor_pyroute2_nor_sqlite_utils(
     assert not loaded & {"kubernetes", "pyroute2", "sqlite_utils", "asyncio", "urllib3"}
 
 
-def test_the_version_is_one_line(invoke: Invoke) -> None:
-    result = invoke("--version")
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_one_line(invoke: Invoke, flag: str) -> None:
+    result = invoke(flag)
     assert (result.exit_code, result.stdout) == (0, "ctk 0.1.0\n")
 
 
@@ -93,7 +94,10 @@ def test_the_module_is_the_command() -> None:
 def test_no_command_shows_the_help_and_exits_2(invoke: Invoke) -> None:
     result = invoke()
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Commands:\n  record " in result.stderr
+    assert "Record:\n  record " in result.stderr
+
+
+NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db\n"
 
 
 @pytest.mark.parametrize(
@@ -101,10 +105,28 @@ def test_no_command_shows_the_help_and_exits_2(invoke: Invoke) -> None:
     [
         (["qury"], "Error: No such command 'qury'\nTry: ctk query\n"),
         (["frobnicate"], "Error: No such command 'frobnicate'\nTry: ctk --help\n"),
-        (["top"], "Error: Missing argument 'DB...'\nTry: ctk top --help\n"),
+        (["top"], NO_FILE),
+        (["query"], NO_FILE),
+        (["query", "select 1"], NO_FILE),
+        (["info"], NO_FILE),
+        (["snapshot", "copy.db"], NO_FILE),
+        (["record"], "Error: Missing argument 'DB'\nTry: ctk record --help\n"),
+        (["list"], "Error: No such command 'list'\nTry: ctk query\n"),
         (
             ["query", "x.db", "--podd", "w"],
-            "Error: No such option '--podd'\nTry: --pod or --to-pod or --port\n",
+            "Error: No such option '--podd'\nTry: --pod\n",
+        ),
+        *(
+            (["query", "x.db", flag, "1"], f"Error: No such option '{flag}'\nTry: {meant}\n")
+            for flag, meant in (
+                ("--limit", "--last"),
+                ("--src", "--from-ip"),
+                ("--selector", "--label"),
+                ("--name", "--namespace"),
+                ("--prot", "--protocol"),
+                ("--from-pods", "--from-pod"),
+                ("--not-pdo", "ctk query --help"),
+            )
         ),
         (["query", "x.db", "--xyzzy"], "Error: No such option '--xyzzy'\nTry: ctk query --help\n"),
         (
@@ -112,6 +134,11 @@ def test_no_command_shows_the_help_and_exits_2(invoke: Invoke) -> None:
             "Error: Invalid value for '-o' / '--format': 'xml' is not one of 'table', 'wide', "
             "'vertical', 'markdown', 'name', 'json', 'jsonl', 'csv', 'tsv'\n"
             "Try: ctk query --help\n",
+        ),
+        (
+            ["query", "x.db", "-o", "josn"],
+            "Error: Invalid value for '-o' / '--format': 'josn' is not one of 'table', 'json', "
+            "'jsonl', 'csv', 'tsv'\nTry: --format json\n",
         ),
         (
             ["query", "x.db", "--last", "many"],
@@ -250,3 +277,56 @@ def test_an_interrupt_ends_it_quietly(shop: Path) -> None:
         while ran.stdout.read(1 << 16):
             pass
         assert (ran.wait(20), ran.stderr.read().strip()) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["query", "DB", "--last", "2"],
+        ["query", "DB", "SELECT COUNT(*) FROM flows"],
+        ["top", "DB"],
+        ["export", "DB"],
+        ["info", "DB"],
+        ["schema", "DB"],
+    ],
+)
+def test_what_reads_asks_the_file_of_the_variable(
+    invoke: Invoke, shop: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    named = invoke(*(str(shop) if word == "DB" else word for word in words))
+    monkeypatch.setenv("CTK_DB", str(shop))
+    asked = invoke(*(word for word in words if word != "DB"))
+    assert (asked.exit_code, asked.stdout, asked.stderr) == (0, named.stdout, named.stderr)
+
+
+def test_a_file_that_is_named_goes_before_the_variable(
+    invoke: Invoke, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = invoke("query", shop, "SELECT 1").stdout
+    monkeypatch.setenv("CTK_DB", "no.db")
+    assert invoke("query", shop, "SELECT 1").stdout == named
+    assert invoke("top", shop).exit_code == 0
+    assert invoke("top").stderr.startswith("Error: there is no file no.db\n")
+
+
+def test_the_variable_may_name_several_files(
+    invoke: Invoke, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTK_DB", f"{shop}:{tmp_path / 'no.db'}")
+    assert invoke("top").stderr.startswith(f"Error: there is no file {tmp_path / 'no.db'}\n")
+
+
+def test_a_copy_of_the_file_of_the_variable(
+    invoke: Invoke, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTK_DB", str(shop))
+    assert invoke("snapshot", tmp_path / "copy.db").exit_code == 0
+    assert invoke("top", tmp_path / "copy.db").stdout == invoke("top").stdout
+    assert invoke("snapshot", "a.db", "b.db", "c.db").exit_code == 2
+
+
+def test_nothing_is_recorded_into_the_file_of_the_variable(
+    invoke: Invoke, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTK_DB", str(shop))
+    assert invoke("record").stderr.startswith("Error: Missing argument 'DB'\n")

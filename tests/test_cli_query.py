@@ -653,3 +653,10 @@ def test_what_has_no_end_is_not_followed(
 ) -> None:
     result = invoke("query", shop, "-f", *words)
     assert (result.exit_code, result.stderr.splitlines()[0]) == (2, f"Error: {message}")
+
+
+def test_following_ends_when_its_reader_does(shop: Path) -> None:
+    follow = f"{sys.executable} -m ctk query {shop} -f -o jsonl"
+    words = ["bash", "-c", f"{follow} | head -1; echo ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout.splitlines()[1:], done.stderr) == (["141"], "")

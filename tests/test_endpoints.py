@@ -14,12 +14,14 @@ from ctk.kube.endpoints import Endpoints
 from ctk.kube.identity import record_of
 from ctk.kube.objects import (
     Applied,
+    Bookmarked,
     Change,
     Deleted,
     EndpointSlice,
     KubeObject,
     Listed,
     Lost,
+    Missed,
     Node,
     Pod,
     Recovered,
@@ -34,8 +36,10 @@ from ctk.model import (
     Endpoint,
     Gap,
     KnownObject,
+    KnownUnknown,
     ObjectClosed,
     ObjectRecord,
+    PodsTold,
     ServiceFound,
     Via,
 )
@@ -267,7 +271,7 @@ def test_an_address_is_nobodys_before_and_after_its_pod() -> None:
     endpoints = cluster(node(), pod("old", start=-100))
     endpoints.apply(Deleted(pod("old", start=-100), T0 + 10 * S))
     endpoints.apply(Applied(pod("new", start=50), T0 + 52 * S))
-    asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -100, 39, 40, 49, 50, 1000)]
+    asked = [who(endpoints, "10.244.0.9", at) for at in (-200, -99, 39, 40, 49, 50, 1000)]
     assert asked == [
         "unknown",
         "pod old",
@@ -338,7 +342,7 @@ def test_a_deleted_pods_time_is_not_shortened_by_a_pod_that_started_earlier() ->
 
 def test_of_two_listed_with_one_address_the_later_has_it() -> None:
     endpoints = cluster(pod("later", start=50), pod("earlier", start=0), at=100)
-    assert [who(endpoints, "10.244.0.9", at) for at in (49, 50)] == ["pod earlier", "pod later"]
+    assert [who(endpoints, "10.244.0.9", at) for at in (49, 51)] == ["pod earlier", "pod later"]
 
 
 def test_a_listed_pod_that_is_over_owns_nothing_but_its_past() -> None:
@@ -434,7 +438,8 @@ def known(
     one: Pod | Node, to: int | None = None, start: int | None = None, **changed: Any
 ) -> KnownObject:
     """A row of the file's history; None: it stood so when the file's knowledge ended."""
-    record = record_of(replace(one, **changed), one.started_ns if start is None else T0 + start * S)
+    from_ns = one.started_ns if start is None else T0 + start * S
+    record = record_of(replace(one, **changed), from_ns, from_ns, -FOREVER_NS)
     return KnownObject(record, None if to is None else T0 + to * S)
 
 
@@ -506,7 +511,7 @@ def test_a_pod_that_died_while_the_recorder_was_away_keeps_its_last_connections(
     assert asked == ["pod server", "pod server", "unknown", "pod client"]
     fresh = Endpoints("n1", [], T0 + 105 * S, kube=True)
     listed(fresh, [newcomer], 110)
-    assert [who(fresh, "10.244.0.9", at) for at in (105, 106, 107)] == [
+    assert [who(fresh, "10.244.0.9", at) for at in (106, 107, 108)] == [
         "unknown",
         "unknown",
         "pod client",
@@ -541,7 +546,7 @@ def test_slack_is_for_other_nodes_clocks_and_for_times_that_were_watched() -> No
     endpoints.apply(Recovered("pods", T0 + 50 * S, T0 + 70 * S, "away"))
     later = pod("fourth", "10.244.1.8", start=72, node="n2")
     endpoints.apply(Applied(later, T0 + 73 * S))
-    asked = [who(endpoints, "10.244.1.7", at) for at in (59.5, 60)]
+    asked = [who(endpoints, "10.244.1.7", at) for at in (60.5, 61)]
     asked += [who(endpoints, "10.244.1.8", at) for at in (69.5, 70)]
     assert asked == ["unknown", "pod third", "unknown", "pod fourth"]
 
@@ -571,7 +576,7 @@ def test_the_first_list_says_how_the_file_goes_on() -> None:
             ("kept", T0),
             ("changed", at_ns),
             ObjectClosed("pod", "changed", at_ns, inferred=True),
-            ObjectClosed("pod", "gone", at_ns, inferred=True),
+            ObjectClosed("pod", "gone", at_ns, inferred=True, sure_until_ns=T0 + 100 * S),
         ],
         key=str,
     )
@@ -584,7 +589,10 @@ def test_the_first_list_tells_since_when_a_pod_that_the_file_heard_of_late_has_i
     None
 ):
     """The file knows when it was told; between, the pod before seemed to have it."""
-    endpoints = recalled(known(pod("old")), known(pod("new", start=90), start=95))
+    told_late = known(pod("new", start=90), start=95)
+    # As a file of before m012 has it.
+    told_late = told_late._replace(record=replace(told_late.record, times=None))
+    endpoints = recalled(known(pod("old")), told_late)
     used = {"networked_ns": T0 + 92 * S, "running_ns": T0 + 93 * S}
     endpoints.apply(Listed("pods", (pod("new", start=90, **used),), T0 + 115 * S))
     asked = [who(endpoints, "10.244.0.9", at) for at in (91, 93, 96)]
@@ -699,7 +707,7 @@ def test_a_deleted_pods_grace_ends_where_another_has_the_address() -> None:
     endpoints.apply(Applied(pod("next", start=52), T0 + 54 * S))
     history = endpoints.drain()
     closed = [each.valid_to_ns - T0 for each in history if isinstance(each, Closed)]
-    assert closed == [52 * S + S // 2]
+    assert closed == [80 * S, 52 * S + S // 2]  # the latest that is possible, then what is known
     told = {each.unknown: each.known.name for each in history if isinstance(each, Completed)}
     assert [told.get(each, each.name) for each in answers] == ["forced", "next"]
 
@@ -755,6 +763,113 @@ def test_an_address_passes_on_unseen_when_the_next_pod_got_it(
     listed(endpoints, [pod("new", start=103, **told)], 110)
     at_s = (102.5, 103.5, 106.5, 107.5, 109)
     assert [endpoints.at("10.244.0.9", T0 + int(at * S)).name for at in at_s] == names
+
+
+# What happened while nobody watched, where the server still tells of it.
+
+
+def missed(endpoints: Endpoints, *changes: Applied | Deleted, at: int = 110) -> None:
+    """The server tells of these before its first list of what is left."""
+    endpoints.apply(Missed(changes, T0 + at * S, whole=True))
+
+
+def gained(name: str, second: int, ran: int, **more: Any) -> Pod:
+    """A pod that got its network in that second, and ran in another."""
+    times = {"networked_ns": T0 + second * S, "running_ns": T0 + ran * S}
+    return pod(name, start=second - 1, **times, **more)
+
+
+def test_a_pod_that_came_and_went_while_nobody_watched_had_its_address() -> None:
+    """No list has it: once its connections went to the pod that the file knew last."""
+    endpoints = recalled(known(pod("dead")))
+    between, last = gained("between", 102, 103), gained("last", 106, 107)
+    asked = [101, 103, 105, 107, 108]
+    answers = [endpoints.at("10.244.0.9", T0 + at * S) for at in asked]
+    changes = [Deleted(pod("dead"), 0), Applied(between, 0), Deleted(between, 0), Applied(last, 0)]
+    missed(endpoints, *changes)
+    listed(endpoints, [last], 110)
+    names = ["pod dead", "pod between", "pod between", "pod last", "pod last"]
+    assert finally_named(endpoints, answers) == names
+
+
+def test_a_pod_that_the_server_tells_of_as_it_came_has_the_second_in_which_it_came() -> None:
+    """In a list alone, another that came and went may have had the address in that second."""
+    came = gained("came", 105, 105)
+    endpoints = recalled()
+    missed(endpoints, Applied(came, 0))
+    listed(endpoints, [came], 110)
+    assert who(endpoints, "10.244.0.9", 105) == "pod came"
+    untold = recalled()
+    listed(untold, [came], 110)
+    assert [who(untold, "10.244.0.9", at) for at in (105, 106)] == ["unknown", "pod came"]
+
+
+def test_what_was_missed_of_a_pod_that_goes_on_changes_nothing_of_it() -> None:
+    endpoints = recalled(known(pod("kept")))
+    answer = endpoints.at("10.244.0.9", T0 + 105 * S)
+    labelled = pod("kept", labels={"app": "next"})
+    missed(endpoints, Applied(labelled, 0))
+    listed(endpoints, [labelled], 110)
+    assert finally_named(endpoints, [answer]) == ["pod kept"]
+    assert who(endpoints, "10.244.0.9", 120) == "pod kept"
+
+
+def test_up_to_when_pods_are_known_and_where_a_watch_would_go_on() -> None:
+    endpoints = Endpoints("n1", [], T0, kube=True)
+    assert endpoints.told(T0 + 5 * S) == []
+    endpoints.apply(Listed("pods", (pod("web"),), T0 + 6 * S, version="7"))
+    assert endpoints.told(T0 + 7 * S) == [PodsTold(T0 + 7 * S, "7")]
+    endpoints.apply(Applied(pod("web", phase="Failed"), T0 + 8 * S, "9"))
+    endpoints.apply(Applied(service(), T0 + 8 * S, "10"))
+    assert endpoints.told(T0 + 9 * S) == [PodsTold(T0 + 9 * S, "9")]
+    endpoints.apply(Bookmarked(T0 + 9 * S, "12"))
+    endpoints.apply(Lost("pods", T0 + 10 * S, "away"))
+    assert endpoints.told(T0 + 20 * S) == [PodsTold(T0 + 10 * S, "12")]
+
+
+# What an earlier recording wrote, and a later one hears.
+
+
+def remembered(endpoints: Endpoints, endpoint: Endpoint, until: int) -> Endpoint:
+    """An endpoint that an earlier recording gave for want of better."""
+    endpoints.recall_unknown([KnownUnknown(endpoint, T0 + until * S)])
+    return endpoint
+
+
+def test_a_pod_that_was_named_after_its_address_passed_on_is_taken_back_by_the_next_recording() -> (
+    None
+):
+    """The recording was killed before it heard of the pod that had got the address."""
+    endpoints = recalled(known(pod("old"), to=97), until=100)
+    in_doubt = replace(endpoints.at("10.244.0.9", T0 + 50 * S), valid_from_ns=T0 + 99 * S + S // 2)
+    remembered(endpoints, in_doubt, 100)
+    missed(endpoints, Applied(gained("new", 98, 99), 0))
+    listed(endpoints, [gained("new", 98, 99)], 110)
+    assert finally_named(endpoints, [in_doubt]) == ["pod new"]
+
+
+def test_what_the_recording_before_could_not_tell_is_no_better_known_by_what_it_knew() -> None:
+    """It left the second of a handover unknown, and so it stays."""
+    endpoints = recalled(known(pod("old"), to=50), known(pod("new", start=49), start=49))
+    shared = Endpoint(address="10.244.0.9", kind="unknown", valid_from_ns=T0 + 50 * S)
+    remembered(endpoints, shared, 51)
+    listed(endpoints, [pod("new", start=49)], 110)
+    assert finally_named(endpoints, [shared]) == ["unknown"]
+
+
+def test_at_the_end_an_address_that_a_pod_to_come_may_have_is_left_to_the_next_recording() -> None:
+    """Its last owner was deleted a second ago, and another waits for an address."""
+    for waits, name in ((False, "pod old"), (True, "unknown")):
+        endpoints = cluster(pod("old"))
+        endpoints.apply(Deleted(pod("old"), T0 + 50 * S))
+        if waits:
+            pending = pod("next", "", start=50, phase="Pending")
+            endpoints.apply(Applied(pending, T0 + 50 * S + S // 2))
+        answer = endpoints.at("10.244.0.9", T0 + 51 * S)
+        endpoints.finish(T0 + 52 * S)
+        assert finally_named(endpoints, [answer]) == [name]
+        undecided_ns = T0 + 51 * S if waits else T0 + 52 * S
+        assert endpoints.told(T0 + 52 * S) == [PodsTold(undecided_ns)]
 
 
 def test_in_the_second_in_which_one_pod_ended_and_the_next_ran_an_address_is_nobodys() -> None:

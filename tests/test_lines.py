@@ -89,8 +89,8 @@ def test_an_array_is_one_whatever_is_in_it(odd: Path) -> None:
     pages = Flows(partial(connect.reader, odd), ALL, page_rows=10).pages(made.of_edge)
     text = b"".join(line for rows, edges in pages for line in made.lines(rows, edges))
     expected = [orjson.loads(encoder("jsonl", FLOW_KEYS)(record)) for record in records(odd)]
-    assert orjson.loads(text + made.footer) == expected
-    assert Templates("json", "ns").footer == b"[]\n"
+    assert orjson.loads(text + made.end()) == expected
+    assert Templates("json", "ns").end() == b"[]\n"
 
 
 @pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("tsv", "\t")])

@@ -14,8 +14,17 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ctk.kube.endpoints import Endpoints
-from ctk.kube.objects import Applied, Deleted, Listed, Lost, Pod, Recovered
-from ctk.model import Completed, Endpoint, KnownObject, ObjectClosed, ObjectRecord
+from ctk.kube.objects import Applied, Deleted, Listed, Lost, Missed, Node, Pod, Recovered
+from ctk.model import (
+    Completed,
+    Endpoint,
+    KnownObject,
+    KnownUnknown,
+    ObjectClosed,
+    ObjectRecord,
+    PodsTold,
+    PodTimes,
+)
 
 S = 1_000_000_000
 TICK = S // 20  # the drawn numbers are of these
@@ -76,6 +85,11 @@ class Life:
         yield self.unwired + 40, None
 
 
+NODE = Node(
+    uid="n1", name="n1", labels={}, addresses=(), pod_cidrs=("10.244.0.0/24",), started_ns=T0
+)
+
+
 def second(tick: int) -> int:
     """The API's times have whole seconds."""
     return T0 + tick * TICK // S * S
@@ -105,33 +119,101 @@ def drawn_lives(draw: st.DrawFn) -> list[Life]:
     return lives
 
 
+Key = tuple[object, ...]
+
+
+def key(each: Endpoint) -> Key:
+    return each.kind, each.uid, each.address, each.valid_from_ns
+
+
+@dataclass
+class State:
+    """A row of a pod's history."""
+
+    record: ObjectRecord
+    to_ns: int | None = None
+    inferred: bool = False
+    sure_until_ns: int | None = None
+
+    def open_at(self, told_ns: int) -> bool:
+        """Whether it was open when the knowledge of the recordings ended."""
+        if self.to_ns is None:
+            return True
+        return self.inferred and self.to_ns == max(self.record.valid_from_ns, told_ns)
+
+
 @dataclass
 class File:
-    """The history of pods, kept as the store keeps it."""
+    """The history of pods and who was named, kept as the store keeps it."""
 
-    rows: list[list[Any]] = field(default_factory=list)  # record, end, closed by a restart
-    until_ns: int = 0
+    states: list[State] = field(default_factory=list)
+    told_ns: int | None = None  # up to when pods are known
+    last_ns: int = 0  # up to when somebody recorded
+    endpoints: dict[Key, list[Endpoint]] = field(default_factory=dict)  # each the one it is now
 
-    def write(self, history: Iterable[object]) -> None:
+    def write(self, history: Iterable[object], told: Iterable[PodsTold]) -> None:
         for each in history:
             if isinstance(each, ObjectClosed):
-                for row in self.rows:
-                    if row[0].uid == each.uid and row[1] is None:
-                        row[1] = each.valid_to_ns
-            elif isinstance(each, ObjectRecord):
-                mine = [row for row in self.rows if row[0].uid == each.uid]
-                if mine and content(mine[-1][0]) == content(each) and mine[-1][2]:
-                    mine[-1][1:] = [None, False]
+                for state in self.states:
+                    if state.record.uid == each.uid and state.open_at(self.told_ns or 0):
+                        state.to_ns, state.inferred = each.valid_to_ns, each.inferred
+                        state.sure_until_ns = each.sure_until_ns
+            elif isinstance(each, ObjectRecord) and each.kind == "pod":
+                mine = [state for state in self.states if state.record.uid == each.uid]
+                goes_on = mine and mine[-1].open_at(self.told_ns or 0)
+                if goes_on and content(mine[-1].record) == content(each):
+                    times = [
+                        old if new is None else new
+                        for old, new in zip(mine[-1].record.times, each.times, strict=True)
+                    ]
+                    times[:2] = mine[-1].record.times[:2]
+                    record = replace(mine[-1].record, times=PodTimes._make(times))
+                    mine[-1].record, mine[-1].to_ns, mine[-1].inferred = record, None, False
                 else:
-                    self.rows.append([each, None, False])
+                    self.states.append(State(each))
+            elif isinstance(each, Completed):
+                row = self.row(each.unknown)
+                row[0] = each.known
+        for each in told:
+            self.told_ns = each.at_ns
 
-    def begin(self) -> list[KnownObject]:
-        known = [KnownObject(record, to_ns) for record, to_ns, _ in self.rows]
-        for row in self.rows:
-            row[2] = row[1] is None
-            if row[1] is None:
-                row[1] = max(self.until_ns, row[0].valid_from_ns)
+    def row(self, endpoint: Endpoint) -> list[Endpoint]:
+        """The row of an endpoint; what it turns out to be is written over it."""
+        for row in self.endpoints.values():
+            if key(row[0]) == key(endpoint):
+                return row
+        return self.endpoints.setdefault(key(endpoint), [endpoint])
+
+    def known(self) -> list[KnownObject]:
+        told_ns = self.told_ns or 0
+        known = [
+            KnownObject(
+                state.record,
+                None if state.open_at(told_ns) else state.to_ns,
+                state.inferred and not state.open_at(told_ns),
+                state.sure_until_ns,
+            )
+            for state in self.states
+        ]
+        for state in self.states:
+            if state.to_ns is None:
+                state.to_ns, state.inferred = max(told_ns, state.record.valid_from_ns), True
         return known
+
+    def provisional(self) -> list[KnownUnknown]:
+        rows = sorted({id(row): row[0] for row in self.endpoints.values()}.values(), key=begin)
+        given = []
+        for each in rows:
+            later = (
+                row for row in rows if row.address == each.address and begin(row) > begin(each)
+            )
+            asked_ns = min(map(begin, later), default=self.last_ns)
+            given.append(KnownUnknown(each, asked_ns))
+        return given
+
+
+def begin(endpoint: Endpoint) -> int:
+    return endpoint.valid_from_ns
 
 
 def content(record: ObjectRecord) -> object:
@@ -140,11 +222,15 @@ def content(record: ObjectRecord) -> object:
 
 @dataclass
 class Dial:
-    """A connection from a pod, and who it is said to be from."""
+    """A connection from a pod, and the row of the one it is said to be from."""
 
     life: Life
     at: int
-    answer: Endpoint | None = field(default=None, repr=False)
+    row: list[Endpoint] = field(default_factory=list, repr=False)
+
+    @property
+    def name(self) -> str | None:
+        return self.row[0].name
 
 
 class Recorder:
@@ -153,33 +239,32 @@ class Recorder:
     def __init__(self, file: File, at: int) -> None:
         self._file = file
         self.endpoints = Endpoints("n1", [], T0 + at * TICK, kube=True)
-        self.endpoints.recall(file.begin(), file.until_ns)
+        self.told: set[str] = {each.record.uid for each in file.states if each.record.addresses}
+        known = file.known()
+        if file.told_ns is not None:
+            self.endpoints.recall(known, file.told_ns)
+        self.endpoints.recall_unknown(file.provisional())
         self.dials: list[Dial] = []
-        self.told: set[str] = {row[0].uid for row in file.rows if row[0].addresses}
 
     def ask(self, dial: Dial) -> None:
-        dial.answer = self.endpoints.at(dial.life.address, T0 + dial.at * TICK)
+        answer = self.endpoints.at(dial.life.address, T0 + dial.at * TICK)
+        self._file.write(self.endpoints.drain(), ())
+        dial.row = self._file.row(answer)
         self.dials.append(dial)
 
     def apply(self, change: Any) -> None:
         self.endpoints.apply(change)
-        objects = (
-            change.objects if isinstance(change, Listed) else [getattr(change, "object", None)]
-        )
-        self.told.update(each.uid for each in objects if each is not None and each.addresses)
+        told = change.changes if isinstance(change, Missed) else [change]
+        for each in told:
+            objects = each.objects if isinstance(each, Listed) else [getattr(each, "object", None)]
+            self.told.update(each.uid for each in objects if each is not None and each.addresses)
 
-    def stop(self, at: int, *, killed: bool) -> list[tuple[Dial, str | None]]:
+    def stop(self, at: int, *, killed: bool) -> None:
+        now_ns = T0 + at * TICK
         if not killed:
-            self.endpoints.finish(T0 + at * TICK)
-        history = self.endpoints.drain()
-        self._file.write(history)
-        self._file.until_ns = T0 + at * TICK
-        known = {each.unknown: each.known for each in history if isinstance(each, Completed)}
-        finally_ = []
-        for dial in self.dials:
-            assert dial.answer is not None
-            finally_.append((dial, known.get(dial.answer, dial.answer).name))
-        return finally_
+            self.endpoints.finish(now_ns)
+        self._file.write(self.endpoints.drain(), self.endpoints.told(now_ns))
+        self._file.last_ns = now_ns
 
 
 def shared_second(dial: Dial, lives: list[Life], unseen: bool) -> bool:
@@ -205,13 +290,16 @@ def shared_second(dial: Dial, lives: list[Life], unseen: bool) -> bool:
     st.lists(st.tuples(st.integers(0, 15), st.integers(0, 400)), min_size=10, max_size=60),
     st.lists(st.integers(10, 300), max_size=8),
     st.lists(st.tuples(st.integers(0, END), st.integers(1, 200)), max_size=2),
+    st.booleans(),
 )
 def test_an_answer_is_the_pod_that_had_the_address_or_none(
     lives: list[Life],
     dialled: list[tuple[int, int]],
     turns: list[int],
     outages: list[tuple[int, int]],
+    keeps: bool,
 ) -> None:
+    """`keeps`: the server still has what happened while nobody watched."""
     dials = []
     for which, after in dialled:
         life = lives[which % len(lives)]
@@ -234,9 +322,10 @@ def test_an_answer_is_the_pod_that_had_the_address_or_none(
 
     file, recorder, heard, lost_ns = File(), None, False, None
     there: dict[str, Pod] = {}
+    happened: list[Applied | Deleted] = []  # since somebody heard of it
     waiting: list[Dial] = []  # made while nobody recorded; the kernel's table still has them
-    finally_: list[tuple[Dial, str | None]] = []
-    named: set[int] = set()  # those of pods whose address was told
+    told: set[str] = set()  # the pods whose address was told, in time for a dial's recorder
+    named: set[int] = set()
     unheard: set[int] = set()  # no list, or no end of the recording, said what was left
     for at, _, what in events:
         now_ns = T0 + at * TICK
@@ -250,11 +339,14 @@ def test_an_answer_is_the_pod_that_had_the_address_or_none(
             before = there.pop(name, None)
             if pod is not None:
                 there[name] = pod
+                change: Applied | Deleted = Applied(pod, now_ns)
+            else:
+                assert before is not None
+                change = Deleted(before, now_ns)
             if recorder is not None and heard:
-                change: Any = Applied(pod, now_ns) if pod else None
-                if pod is None and before is not None:
-                    change = Deleted(before, now_ns)
                 recorder.apply(change)
+            else:
+                happened.append(change)
         elif what == "start":
             recorder, heard, lost_ns = Recorder(file, at), False, None
             for dial in waiting:
@@ -263,11 +355,11 @@ def test_an_answer_is_the_pod_that_had_the_address_or_none(
         elif recorder is None:
             continue
         elif what == "stop":
-            told = recorder.told
             killed = at % 2 == 1
-            for dial, name_ in recorder.stop(at, killed=killed):
-                finally_.append((dial, name_))
-                if dial.life.name in told:
+            recorder.stop(at, killed=killed)
+            told |= recorder.told
+            for dial in recorder.dials:
+                if dial.life.name in recorder.told:
                     named.add(id(dial))
                     if killed or not heard:
                         unheard.add(id(dial))
@@ -277,23 +369,27 @@ def test_an_answer_is_the_pod_that_had_the_address_or_none(
                 heard, lost_ns = False, now_ns
                 recorder.apply(Lost("pods", now_ns, "away"))
         elif not heard:
-            for resource in ("services", "nodes", "endpointslices"):
-                recorder.apply(Listed(resource, (), now_ns))  # type: ignore[arg-type]
+            recorder.apply(Listed("nodes", (NODE,), now_ns))
+            recorder.apply(Listed("services", (), now_ns))
+            if keeps and (file.told_ns is not None or lost_ns is not None):
+                recorder.apply(Missed(tuple(happened), now_ns, whole=True))
+            happened.clear()
             recorder.apply(Listed("pods", tuple(there.values()), now_ns))
             if lost_ns is not None:
                 recorder.apply(Recovered("pods", lost_ns, now_ns, "away"))
             heard, lost_ns = True, None
     wrong = [
-        f"at {dial.at} {name} for {dial.life}"
-        for dial, name in finally_
-        if id(dial) in named and name not in (None, dial.life.name)
+        f"at {dial.at} {dial.name} for {dial.life}"
+        for dial in dials
+        if dial.life.name in told and dial.row and dial.name not in (None, dial.life.name)
     ]
     assert wrong == []
     if not outages:
         nameless = [
             f"at {dial.at} none for {dial.life}"
-            for dial, name in finally_
-            if name is None
+            for dial in dials
+            if dial.row
+            and dial.name is None
             and id(dial) in named - unheard
             and not shared_second(dial, lives, bool(turns))
         ]

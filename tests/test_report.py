@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
 
 import ctk
 from ctk.ask.graph import SUM_KEYS, Sums, graph, step_of, values_of
 from ctk.ask.top import top
 from ctk.model import Filters, FlowRow, Term
-from ctk.store import rollup
+from ctk.store import prune, rollup
+from ctk.store.orphans import Orphans
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND, WEEK
 
 VENDOR = Path(ctk.__file__).parent / "report/page/vendor"
@@ -32,18 +34,23 @@ def added(all_sums: Iterable[Sums]) -> tuple[int | None, ...]:
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(ROWS, terms(), MOMENT, MOMENT, FOLDED)
+@given(ROWS, terms(), MOMENT, MOMENT, FOLDED, st.one_of(st.none(), st.sampled_from([HOUR, DAY])))
 def test_the_edges_of_a_graph_are_what_top_counts(
     rows: list[FlowRow],
     terms: tuple[Term, ...],
     since_ns: int | None,
     until_ns: int | None,
     folded: int | None,
+    kept: int | None,
 ) -> None:
     conn = new()
     write(conn, rows)
     if folded is not None:
         finish(rollup.fold(conn, START + folded, SMALL))
+        if kept is not None:
+            retain = {"flow": kept, "1m": kept}
+            orphans = Orphans(conn, lambda table, ids: None)
+            finish(prune.by_age(conn, START + 3 * DAY, retain, orphans))
     filters = Filters(since_ns=since_ns, until_ns=until_ns, terms=terms)
     found = graph(conn, filters, series_of=3)
     by_service: dict[str | None, list[Sums]] = defaultdict(list)

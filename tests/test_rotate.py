@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctk.errors import StoreError, UsageError
+from ctk.render.compress import Compression, Packer, lines_in
 from ctk.render.rotate import RotatingFile
 
 
@@ -23,6 +24,14 @@ def _aside(path: Path) -> list[Path]:
     return sorted(
         numbered, key=lambda file: -int(file.name.removeprefix(f"{path.name}.").split(".")[0])
     )
+
+
+def _unpacked(file: Path) -> bytes:
+    if file.suffix == ".gz":
+        return gzip.decompress(file.read_bytes())
+    from backports import zstd
+
+    return zstd.decompress(file.read_bytes())
 
 
 def _text(file: Path) -> bytes:
@@ -69,6 +78,95 @@ def test_only_so_many_are_kept(tmp_path: Path) -> None:
         ("flows.log.1", b"c\n"),
         ("flows.log", b"d\n"),
     ]
+
+
+def test_all_are_kept_where_nobody_says_how_many(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    removed: list[int] = []
+    with RotatingFile(path, max_bytes=2, on_removed=removed.append) as file:
+        file.write_lines([b"%d\n" % number for number in range(9)])
+        assert file.lines == 9
+    assert [file.read_bytes() for file in (*_aside(path), path)] == [
+        b"%d\n" % number for number in range(9)
+    ]
+    assert removed == []
+
+
+@pytest.mark.parametrize(("keep", "removed"), [(0, [2, 2, 2]), (1, [2, 2]), (3, [])])
+def test_what_goes_is_counted_in_lines_without_the_header(
+    tmp_path: Path, keep: int, removed: list[int]
+) -> None:
+    told: list[int] = []
+    with RotatingFile(
+        tmp_path / "flows.csv", max_bytes=6, keep=keep, header=b"h\n", on_removed=told.append
+    ) as file:
+        file.write_lines([b"1\n"] * 7)
+    assert told == removed
+
+
+def test_an_old_file_is_put_aside_an_empty_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    at_s = [1_000.0]
+    with RotatingFile(path, max_age_s=60, header=b"h\n", clock=lambda: at_s[0]) as file:
+        for passed_s, line in ((0, b"a"), (59, b"b"), (60, b"c")):
+            at_s[0] = 1_000.0 + passed_s
+            file.write(line)
+        assert file.began_s == 1_060
+        at_s[0] = 1_120
+        file.flush()  # nothing comes, and its time is over
+        at_s[0] = 9_000
+        file.flush()
+    assert contents(path) == {
+        "flows.log.2": b"h\na\nb\n",
+        "flows.log.1": b"h\nc\n",
+        "flows.log": b"h\n",
+    }
+
+
+def test_a_file_goes_on_as_old_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    with RotatingFile(path, max_age_s=60, clock=lambda: 1_000.0) as file:
+        file.write(b"a")
+    with RotatingFile(path, max_age_s=60, began_s=1_000.0, clock=lambda: 1_061.0) as file:
+        file.write(b"b")
+    assert contents(path) == {"flows.log.1": b"a\n", "flows.log": b"b\n"}
+
+
+def test_nobody_sees_what_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "flows.log"
+    path.write_bytes(b"before\n")
+    path.chmod(0o640)
+    for finishes in (False, True):
+        with RotatingFile(path, whole=True, start_bytes=0) as file:
+            file.write(b"a")
+            assert path.read_bytes() == b"before\n"
+            if finishes:
+                file.finish()
+            else:
+                file.give_up()
+    assert contents(path) == {"flows.log": b"a\n"}
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_is_compressed_while_it_is_written_is_whole_after_each_flush(
+    tmp_path: Path, compression: Compression
+) -> None:
+    suffix = {"gzip": ".gz", "zstd": ".zst"}[compression]
+    path = tmp_path / f"flows.log{suffix}"
+    noise = random.Random(0)
+    written = [b"%d %s\n" % (n, noise.randbytes(9).hex().encode()) for n in range(400)]
+    with RotatingFile(path, max_bytes=2_000, packer=Packer(compression, 2_000)) as file:
+        for at in range(0, 400, 50):
+            file.write_lines(written[at : at + 50])
+            file.flush()
+            assert file.lines == at + 50
+            assert path.stat().st_size <= 2_000
+            assert lines_in(path) > 0
+    aside = sorted(tmp_path.glob("flows.log.*.*"), key=lambda each: -int(each.name.split(".")[2]))
+    assert len(aside) == 2
+    texts = [_unpacked(each) for each in (*aside, path)]
+    assert b"".join(texts) == b"".join(written)
 
 
 def test_none_need_be_kept(tmp_path: Path) -> None:

@@ -19,7 +19,17 @@ from apiserver import CLUSTER_UID, ApiServer, Fault, Request
 from ctk.errors import KubeError, UsageError
 from ctk.kube.api import Patience
 from ctk.kube.endpoints import Endpoints
-from ctk.kube.objects import RESOURCES, Applied, Change, Deleted, Listed, Lost, Recovered
+from ctk.kube.objects import (
+    RESOURCES,
+    Applied,
+    Bookmarked,
+    Change,
+    Deleted,
+    Listed,
+    Lost,
+    Missed,
+    Recovered,
+)
 from ctk.kube.watch import Watch
 from ctk.model import ClusterFound
 
@@ -72,7 +82,7 @@ class Watching:
             for change in self.pending:
                 if isinstance(change, Applied | Deleted):
                     matches = getattr(change.object, "name", "") == name
-                elif isinstance(change, ClusterFound):
+                elif isinstance(change, Bookmarked | ClusterFound | Missed):
                     matches = False
                 else:
                     matches = change.resource == resource
@@ -232,6 +242,56 @@ def test_a_stream_that_breaks_is_taken_up_at_the_last_bookmark(
         "13",
         "18",
     ]
+    assert watching.losses() == []
+
+
+def pods_version(listed: Change) -> str:
+    assert isinstance(listed, Listed)
+    assert listed.version is not None
+    return listed.version
+
+
+def test_what_happened_since_an_earlier_watch_comes_before_the_list(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    """A pod that came and went meanwhile is in no list."""
+    kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+    with Watching(kubeconfig) as watching:
+        version = pods_version(watching.until(Listed))
+    api.put(pod("between"))
+    api.delete(pod("between"))
+    api.put(pod("left"))
+    again = Watching(kubeconfig)
+    again.watch.start(again.queue, version)
+    try:
+        listed = again.until(Listed)
+    finally:
+        again.watch.stop()
+    assert isinstance(listed, Listed)
+    [missed] = [each for each in again.taken if isinstance(each, Missed)]
+    assert [(type(each), each.object.name) for each in missed.changes] == [
+        (Applied, "between"),
+        (Deleted, "between"),
+        (Applied, "left"),
+    ]
+    assert missed.whole
+    assert again.taken.index(missed) < again.taken.index(listed)
+    assert "left" in [each.name for each in listed.objects]
+
+
+def test_where_the_server_has_forgotten_what_happened_there_is_the_list_alone(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    api.put(pod("between"))
+    api.compact()
+    watching = Watching(api.kubeconfig(tmp_path / "kubeconfig"))
+    watching.watch.start(watching.queue, "1")
+    try:
+        watching.until(Listed)
+    finally:
+        watching.watch.stop()
+    [missed] = [each for each in watching.taken if isinstance(each, Missed)]
+    assert (missed.changes, missed.whole) == ((), False)
     assert watching.losses() == []
 
 

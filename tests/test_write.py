@@ -27,10 +27,12 @@ from ctk.model import (
     LiveConnections,
     ObjectClosed,
     ObjectRecord,
+    PodsTold,
+    PodTimes,
     Previous,
     ServiceFound,
 )
-from ctk.store import connect, identities
+from ctk.store import connect, identities, recordings
 from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
 from ctk.timespan import DAY
@@ -240,7 +242,8 @@ def test_identities_keep_their_rows_over_a_restart(path: Path) -> None:
 
 def test_what_is_not_seen_again_after_a_restart_ended_with_the_last_commit(path: Path) -> None:
     with connect.writer(path) as conn:
-        _window(_writer(conn), _row(TO_DB), changes=[_pod("uid-web"), _pod("uid-db-0")])
+        pods = [_pod("uid-web"), _pod("uid-db-0")]
+        _window(_writer(conn), _row(TO_DB), changes=[*pods, PodsTold(T + S)])
     with connect.writer(path) as conn:
         writer = _writer(conn, T + 60 * S)
         _window(writer, changes=[_pod("uid-web", T + 60 * S)])
@@ -397,11 +400,12 @@ def test_what_the_file_knew_is_read_before_the_first_window(path: Path) -> None:
     with connect.writer(path) as conn:
         changes = [first, relabelled, gone, old, node, _web_service()]
         ended = [ObjectClosed("pod", "uid-old", T - 5 * S), ObjectClosed("pod", "uid-gone", T + S)]
-        _window(_writer(conn), changes=[*changes, *ended], committed_ns=T + 9 * S)
+        changes += [*ended, PodsTold(T + 9 * S)]
+        _window(_writer(conn), changes=changes, committed_ns=T + 10 * S)
     with connect.writer(path) as conn:
         writer = _writer(conn, T + 60 * S)
         known = list(writer.known_objects(since_ns=T))
-        assert [(_fields(record), to_ns) for record, to_ns in known] == [
+        assert [(_fields(each.record), each.valid_to_ns) for each in known] == [
             (_fields(first), T + S),
             (_fields(gone), T + S),
             (_fields(relabelled), None),
@@ -409,6 +413,34 @@ def test_what_the_file_knew_is_read_before_the_first_window(path: Path) -> None:
         ]
         _window(writer)
         assert [each.valid_to_ns for each in writer.known_objects(T)] == [T + S, T + S, None, None]
+
+
+def test_the_next_recording_hears_what_this_one_decided_by(path: Path) -> None:
+    """When a pod got its address and ran; up to when pods were known, and where a watch was."""
+    times = PodTimes(T + 3, T, T - 9 * S, T - 5 * S, T - 4 * S)
+    later = times._replace(told_ns=T + 9, watched_ns=None, networked_ns=None, ended_ns=T + S)
+    pods = [_pod("uid-1", times=times), _pod("uid-2", times=times)]
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, changes=[*pods, PodsTold(T + 5, "41")])
+        goes_on = replace(pods[0], times=later)
+        gone = ObjectClosed("pod", "uid-2", T + 7, inferred=True, sure_until_ns=T + 6)
+        _window(writer, changes=[goes_on, gone, PodsTold(T + 8, "42")])
+    with connect.writer(path) as conn:
+        assert recordings.pods_version(conn, "n1") == "42"
+        assert recordings.pods_version(conn, "n2") is None
+        writer = _writer(conn, T + 60 * S)
+        assert writer.previous is not None
+        assert writer.previous.told_ns == T + 8
+        first, second = writer.known_objects(T)
+        assert first.record.times == times._replace(ended_ns=T + S)
+        assert (first.valid_to_ns, first.inferred) == (None, False)
+        assert (second.valid_to_ns, second.inferred, second.sure_until_ns) == (T + 7, True, T + 6)
+        _window(writer)  # nobody told this one of pods before it was killed
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 90 * S)
+        assert [each.valid_to_ns for each in writer.known_objects(T)] == [None, T + 7]
+        assert recordings.pods_version(conn, "n1") == "42"
 
 
 def _fields(record: ObjectRecord) -> dict[str, object]:
@@ -438,7 +470,7 @@ def test_an_end_that_nobody_saw_is_said_to_be_inferred(path: Path) -> None:
             Closed(WEB, T + S, inferred=True),
             Closed(DB, T + S),
         ]
-        _window(writer, changes=ends)
+        _window(writer, changes=[*ends, PodsTold(T + S)])
         assert _all(conn, "SELECT name, valid_to_ns, end_inferred FROM pods") == [
             ("1", T + S, 0),
             ("2", T + S, 1),

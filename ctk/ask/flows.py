@@ -136,12 +136,12 @@ class Flows(Iterator[FlowRecord]):
 _started = itemgetter(STARTED)
 _PLACES = ("started_at", "ended_at", *ROW_KEYS, *EDGE_KEYS)
 _in_order = itemgetter(*(_PLACES.index(key) for key in FLOW_KEYS))
-_ENDED = 3 + ROW_KEYS.index("ended_ns")
+ENDED = 3 + ROW_KEYS.index("ended_ns")
 
 
 def record_of(row: Row, edge: EdgeValues) -> FlowRecord:
     """Give a row of a page, and what its edge says, as a record."""
-    started_at, ended_at = _text(row[STARTED]), _text(row[_ENDED])
+    started_at, ended_at = _text(row[STARTED]), _text(row[ENDED])
     return FlowRecord._make(_in_order((started_at, ended_at, *row[3:], *edge)))
 
 

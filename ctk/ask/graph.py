@@ -16,7 +16,7 @@ from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.gaps import StoredGap, gaps_of
 from ctk.ask.selectors import both, edge_condition, row_condition
 from ctk.ask.series import cover_steps
-from ctk.ask.spans import Held, Piece, clip, exact_extent, held
+from ctk.ask.spans import Held, Piece, clip, cover, exact_extent, held
 from ctk.ask.sums import hides, needs_flows
 from ctk.errors import UsageError
 from ctk.model import Filters, Kind
@@ -153,12 +153,13 @@ def graph(
         if span[1] - span[0] <= _READ_EXACTLY and levels[0].pruned_ns <= span[0]:
             levels = levels[:1]
         step_ns = step_ns or step_of(span[1] - span[0])
-        pieces = cover_steps(levels, *span, step_ns)
+        # Both cover the same span; steps need finer buckets than sums do.
+        pieces, in_steps = cover(levels, *span), cover_steps(levels, *span, step_ns)
         reach = pieces[0].since_ns, pieces[-1].until_ns
         if reach != span:
             caveats.append(Widened(*reach))
-        source = _Source(conn, levels, pieces, filters)
-        found = source.edges()
+        source = _Source(conn, levels, filters)
+        found = source.edges(pieces)
         if found.folded or hides(conn, pieces, filters):
             caveats.append(Folded())
         chosen = {
@@ -169,6 +170,9 @@ def graph(
         total = Sums()
         for edge in found.edges:
             total.add(*values_of(edge.sums))
+        edge_steps = source.edge_steps(in_steps, step_ns, chosen)
+        for place, steps in edge_steps.items():
+            _narrow(found.edges[place], steps, step_ns)
         return Graph(
             since_ns=reach[0],
             until_ns=reach[1],
@@ -176,8 +180,8 @@ def graph(
             sums=total,
             labels=found.labels,
             step_ns=step_ns,
-            steps=source.steps(step_ns),
-            edge_steps=source.edge_steps(step_ns, chosen),
+            steps=source.steps(in_steps, step_ns),
+            edge_steps=edge_steps,
             precise_ns=max(source.width_of[piece.table] for piece in pieces),
             gaps=gaps,
             caveats=tuple(caveats),
@@ -219,11 +223,9 @@ class _Source:
         self,
         conn: sqlite3.Connection,
         levels: Sequence[Held],
-        pieces: Sequence[Piece],
         filters: Filters,
     ) -> None:
         self._conn = conn
-        self._pieces = pieces
         self.width_of = {level.table: level.width_ns for level in levels}
         self._conditions = ["started_ns >= ? AND started_ns < ?"]
         self._values: tuple[object, ...] = ()
@@ -234,10 +236,12 @@ class _Source:
             self._conditions.append(row.sql)
             self._values = row.values
 
-    def _rows(self, columns: Iterable[str], *more: str) -> tuple[str, tuple[object, ...]]:
+    def _rows(
+        self, pieces: Sequence[Piece], columns: Iterable[str], *more: str
+    ) -> tuple[str, tuple[object, ...]]:
         """Give the SELECT of these columns of every row that fits."""
         selects, values = [], []
-        for piece in self._pieces:
+        for piece in pieces:
             width_ns = self.width_of[piece.table]
             ended = "started_ns + lasted_ns" if width_ns == 1 else f"started_ns + {width_ns}"
             read = ", ".join(columns).replace("{ended_ns}", ended)
@@ -246,9 +250,11 @@ class _Source:
             values += [piece.since_ns, piece.until_ns, *self._values]
         return " UNION ALL ".join(selects), tuple(values)
 
-    def edges(self) -> _Found:
+    def edges(self, pieces: Sequence[Piece]) -> _Found:
         """Sum up by who stands at both ends; what fails first, then what moved most."""
-        rows, values = self._rows(("edge_id", "started_ns", "{ended_ns} AS ended_ns", *SUM_KEYS))
+        rows, values = self._rows(
+            pieces, ("edge_id", "started_ns", "{ended_ns} AS ended_ns", *SUM_KEYS)
+        )
         failed = "CASE WHEN refused + unreplied THEN {} END"
         sql = f"""
             WITH moved AS (
@@ -304,19 +310,24 @@ class _Source:
             folded,
         )
 
-    def steps(self, step_ns: int) -> dict[int, Sums]:
+    def steps(self, pieces: Sequence[Piece], step_ns: int) -> dict[int, Sums]:
         """Sum up all that fits by step."""
-        rows, values = self._rows((f"started_ns - started_ns % {step_ns} AS at_ns", *SUM_KEYS))
+        rows, values = self._rows(
+            pieces, (f"started_ns - started_ns % {step_ns} AS at_ns", *SUM_KEYS)
+        )
         sql = f"SELECT at_ns, {_summed()} FROM ({rows}) GROUP BY at_ns"
         return {at_ns: Sums(*sums) for at_ns, *sums in self._conn.execute(sql, values)}
 
-    def edge_steps(self, step_ns: int, chosen: Mapping[int, int]) -> dict[int, dict[int, Sums]]:
+    def edge_steps(
+        self, pieces: Sequence[Piece], step_ns: int, chosen: Mapping[int, int]
+    ) -> dict[int, dict[int, Sums]]:
         """Sum up edges of the file by step, each to the place that `chosen` has for it."""
         found: dict[int, dict[int, Sums]] = {}
         if not chosen:
             return found
         ids = ", ".join(map(str, chosen))
         rows, values = self._rows(
+            pieces,
             ("edge_id", f"started_ns - started_ns % {step_ns} AS at_ns", *SUM_KEYS),
             f"edge_id IN ({ids})",
         )
@@ -342,6 +353,14 @@ class _Source:
 class _Leaves(NamedTuple):
     by_id: dict[int, Leaf]
     labels: dict[Leaf, str]
+
+
+def _narrow(edge: LeafEdge, steps: Mapping[int, Sums], step_ns: int) -> None:
+    """Say when an edge failed by its steps, where these are narrower than the buckets it is of."""
+    failed = [at_ns for at_ns, sums in steps.items() if sums.refused + sums.unreplied]
+    if failed and edge.failed_first_ns is not None and edge.failed_last_ns is not None:
+        edge.failed_first_ns = max(edge.failed_first_ns, min(failed))
+        edge.failed_last_ns = min(edge.failed_last_ns, max(failed) + step_ns)
 
 
 def _summed() -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from ctk.ask.caveats import NothingFits, nothing_recorded
+from ctk.ask.names import has_names, names_of
 from ctk.ask.pages import STARTED, Pages
 from ctk.ask.selectors import edge_condition
 from ctk.ask.spans import exact_extent, held
@@ -18,19 +19,7 @@ from ctk.model import Field, Filters, Term
 from ctk.timespan import SECOND, format_age, format_time
 
 _WILD = r"[*?]"
-_MOST_NAMES = 20_000  # that are compared with what was asked: 50 ms
 _SHOWN = 3  # of the names that are there
-
-# The names that a filter may ask for, as SQL over the file.
-_NAMES: dict[Field, str] = {
-    "namespace": "SELECT namespace FROM endpoint WHERE namespace IS NOT NULL",
-    "pod": "SELECT namespace || '/' || name FROM endpoint WHERE kind = 'pod'",
-    "workload": "SELECT namespace || '/' || workload FROM endpoint WHERE workload IS NOT NULL",
-    "service": "SELECT service FROM edge WHERE service IS NOT NULL",
-    "node": "SELECT COALESCE(node, CASE kind WHEN 'node' THEN name END) FROM endpoint"
-    " WHERE node IS NOT NULL OR kind = 'node'",
-    "zone": "SELECT zone FROM node_zone WHERE zone IS NOT NULL",
-}
 _SIDES = {"any": "", "from": " from", "to": " to"}
 
 
@@ -38,14 +27,6 @@ def why_nothing(conn: sqlite3.Connection, filters: Filters) -> Iterator[NothingF
     """Say why no flow fits, as far as the file tells; not where nothing was recorded at all."""
     if not list(nothing_recorded(conn)):
         yield NothingFits(tuple(_reasons(conn, filters)))
-
-
-def names(conn: sqlite3.Connection, field: Field) -> list[str]:
-    """Give the names in the file that a filter may ask for; none where it asks for no name."""
-    if field not in _NAMES:
-        return []
-    sql = f"SELECT DISTINCT * FROM ({_NAMES[field]}) ORDER BY 1 LIMIT {_MOST_NAMES}"
-    return [name for (name,) in conn.execute(sql) if name]
 
 
 def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
@@ -84,7 +65,7 @@ def _missing(conn: sqlite3.Connection, term: Term) -> Iterator[str]:
         if term.side != "any" and _is_there(conn, alone._replace(side="any")):
             yield f"nothing went{_SIDES[term.side]} {_said(term.field, value)}"
             continue
-        near = _near(value, names(conn, term.field))
+        near = _near(value, names_of(conn, term.field))
         yield f"no {_said(term.field, value)} in this file{f' ({near})' if near else ''}"
 
 
@@ -96,13 +77,14 @@ def _is_there(conn: sqlite3.Connection, term: Term) -> bool:
 
 
 def _said(field: Field, value: str) -> str:
-    if field in _NAMES:
+    if has_names(field):
         return f"{field} {'like' if re.search(_WILD, value) else 'named'} {value}"
     return {"ip": "address", "kind": "endpoint of kind"}.get(field, field) + f" {value}"
 
 
 def _near(value: str, known: list[str]) -> str:
     """Give the names that are nearest to one, or all where they are few."""
+    known = [name for name in known if name.isprintable()]  # the file may come from anywhere
     if re.search(_WILD, value) or not known:
         return ""
     own = {name if "/" in value else name.rpartition("/")[2]: name for name in known}

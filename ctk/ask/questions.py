@@ -1,4 +1,4 @@
-"""The questions that are asked of one file: what failed, changed, is new, uneven or idle."""
+"""The questions asked of one file at a time: what failed, changed, is new, uneven, idle."""
 
 import sqlite3
 from abc import ABC, abstractmethod

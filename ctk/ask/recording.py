@@ -19,7 +19,7 @@ from ctk.ask.keywords import Asked, filters_of
 from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.ask.questions import Questions
 from ctk.errors import UsageError
-from ctk.model import Filters
+from ctk.model import Field, Filters
 from ctk.store.source import source
 from ctk.timespan import parse_age
 
@@ -302,6 +302,14 @@ class Recording(Questions):
     def sql_connection(self, text: str) -> Connect:
         """Give what opens a connection for SQL."""
         return self._connect
+
+    def names(self, field: Field) -> list[str]:
+        """Give the names in the file that a filter may ask for; none where it asks for no name."""
+        from ctk.ask.names import names_of
+
+        self._check()
+        with self._connect() as conn:
+            return names_of(conn, field)
 
     def identity(self) -> str:
         """Give what tells this file, and every copy of it, from others; "" for an empty one."""

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
-from ctk.ask.connection import one_moment
+from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.presets import SIDES, Side, expanded
-from ctk.ask.spans import Held, clip, cover, held
+from ctk.ask.selectors import Condition, all_of, bucket_condition, folded_condition
+from ctk.ask.spans import Held, Piece, clip, cover, held, holding
 from ctk.ask.sums import (
     COUNTS,
     NOTHING,
@@ -26,6 +27,9 @@ from ctk.timespan import FOREVER_NS
 
 # So many rows are read for exact times rather than buckets of them: that takes some 50 ms.
 _READ_FOR_TIMES = 50_000
+
+# A SELECT of SQLite unites 500 tables at most, and each costs some to prepare.
+_MOST_PARTS = 100
 
 # What is None where nothing was measured.
 _MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
@@ -93,6 +97,9 @@ def top(
             levels = _finest(conn, levels, span)
             span = clip(conn, levels, filters.since_ns, filters.until_ns)
         pieces = [] if span is None else cover(levels, *span)
+        reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
+        if span is not None and flows_only and (filters.first, filters.last) == (None, None):
+            pieces = _holding(conn, filters, span)
         summed = sum_up(conn, pieces, filters, by, seen=seen, side=side)
         found = conn.execute(_sql(summed.sql, summed.keys, sort), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
@@ -103,7 +110,6 @@ def top(
         rows = tuple(
             TopRow(tuple(row[len(_MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
         )
-        reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
         recorded = _recorded(conn, filters, reach)
         caveats = list(caveats_of(conn, filters))
         if flows_only:
@@ -142,6 +148,32 @@ def _finest(conn: sqlite3.Connection, levels: Sequence[Held], span: tuple[int, i
         if level.pruned_ns <= span[0] and rows <= _READ_FOR_TIMES:
             return list(levels[: i + 1])
     return list(levels)
+
+
+def _holding(conn: sqlite3.Connection, filters: Filters, span: tuple[int, int]) -> list[Piece]:
+    """Give the parts of a span in which flows may fit, as rollups tell; few, so some are joined."""
+    conditions = []
+    if (possible := folded_condition(filters.terms)) is not None:
+        choose_edges(conn, "possible", possible)
+        conditions.append(Condition("+edge_id IN (SELECT id FROM temp.possible)"))
+    if (counts := bucket_condition(filters.terms)) is not None:
+        conditions.append(counts)
+    levels = held(conn)
+    parts = [span]
+    if conditions:
+        parts = list(holding(conn, levels, span, all_of(conditions), newest_first=False))
+    joined: list[tuple[int, int]] = []
+    for since_ns, until_ns in parts:
+        if joined and joined[-1][1] == since_ns:
+            joined[-1] = (joined[-1][0], until_ns)
+        else:
+            joined.append((since_ns, until_ns))
+    while len(joined) > _MOST_PARTS:
+        joined = [
+            (pair[0][0], pair[-1][1])
+            for pair in (joined[i : i + 2] for i in range(0, len(joined), 2))
+        ]
+    return [Piece(levels[0].table, *part) for part in joined]
 
 
 def _recorded(

@@ -12,28 +12,41 @@ from typing import Any
 
 import click
 
-from ctk.errors import CtkError, UsageError
+from ctk.errors import CtkError, MissingFileError, UsageError
 
-# Name and short help of every command, so that `ctk --help` imports none of them.
-COMMANDS: dict[str, str] = {
-    "record": "Record what this node's connections do into DB.",
-    "query": "List the flows in DB, or ask it in SQL.",
-    "top": "Rank who moved most in DB.",
-    "failures": "Say what failed, from whom, since when.",
-    "diff": "Say what changed between two spans, or two files.",
-    "new": "List who talked to whom for the first time.",
-    "series": "Sum DB up over time: steps without holes.",
-    "balance": "Say how evenly a service's backends are used.",
-    "idle": "List live connections that move nothing.",
-    "export": "Write the flows in DB out, for other programs.",
-    "cursor": "List or forget how far exports with --cursor are.",
-    "report": "Make one HTML file of DB, to attach and to look at.",
-    "serve": "Show DB as a page, while it is being written or afterwards.",
-    "info": "Say what DB holds.",
-    "schema": "Say what may be asked in SQL: views and columns.",
-    "doctor": "Find what keeps ctk from recording here, and what it would not see.",
-    "snapshot": "Copy DB safely while it is being written.",
+# Name and short help of every command, by what it is for, so that `ctk --help` imports none.
+GROUPS: dict[str, dict[str, str]] = {
+    "Record": {
+        "record": "Record what this node's connections do into DB.",
+        "doctor": "Find what keeps ctk from recording here, and what it would not see.",
+    },
+    "Ask": {
+        "query": "List the flows in DB, or ask it in SQL.",
+        "top": "Rank who moved most in DB.",
+        "failures": "Say what failed, from whom, since when.",
+        "diff": "Say what changed between two spans, or two files.",
+        "new": "List who talked to whom for the first time.",
+        "series": "Sum DB up over time: steps without holes.",
+        "balance": "Say how evenly a service's backends are used.",
+        "idle": "List live connections that move nothing.",
+        "schema": "Say what may be asked in SQL: views and columns.",
+        "info": "Say what DB holds.",
+    },
+    "Look": {
+        "report": "Make one HTML file of DB, to attach and to look at.",
+        "serve": "Show DB as a page, while it is being written or afterwards.",
+    },
+    "Copy": {
+        "export": "Write the flows in DB out, for other programs.",
+        "cursor": "List or forget how far exports with --cursor are.",
+        "snapshot": "Copy DB safely while it is being written.",
+    },
+    "Help": {
+        "help": "Show the help of a command, or its manual page.",
+        "completion": "Print a script that completes ctk in your shell.",
+    },
 }
+COMMANDS = {name: said for commands in GROUPS.values() for name, said in commands.items()}
 
 # What a shell reports for a program that SIGINT or SIGPIPE ended.
 INTERRUPTED = 130
@@ -43,11 +56,13 @@ DEFECT = 70  # EX_SOFTWARE of sysexits.h: ctk itself failed where it should not
 
 class Commands(click.Group):
     """
-    The commands of `COMMANDS`.
+    The commands of `GROUPS`.
 
     A failure is `Error:` and `Try:` on stderr. A traceback comes before them only where the
     failure is a defect of ctk.
     """
+
+    groups = GROUPS
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of the help, not of the alphabet."""
@@ -66,16 +81,19 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or suggest what was meant."""
         if args[0] not in COMMANDS:
-            from difflib import get_close_matches
+            from ctk.cli import meant
 
-            meant = " or ".join(f"ctk {name}" for name in get_close_matches(args[0], COMMANDS))
-            raise UsageError(f"No such command {args[0]!r}", hint=meant or "ctk --help")
+            near = meant.command(args[0], COMMANDS)
+            hint = f"ctk {near or '--help'}"
+            raise UsageError(f"No such command {args[0]!r}", hint=hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", said) for name, said in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; where its reader went away (`| head`), exit without a word."""
@@ -125,13 +143,21 @@ def _show(error: CtkError) -> int:
 
 
 def _from_click(error: click.ClickException) -> CtkError:
+    from ctk.cli import meant
+
     hint = None
-    if possibilities := getattr(error, "possibilities", None):
-        hint = " or ".join(name for name in possibilities if not name.startswith("--not-"))
+    message = error.format_message()
     context = getattr(error, "ctx", None)
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        if error.param.envvar:
+            return MissingFileError()
+    elif isinstance(error, click.NoSuchOption) and context is not None:
+        hint = meant.flag(error.option_name, context)
+        message = error.message
+    elif isinstance(error, click.BadParameter):
+        hint = meant.choice(error)
     if not hint and context is not None:
         hint = f"{context.command_path} --help"
-    message = error.message if possibilities else error.format_message()
     shown = CtkError(message.rstrip("."), hint=hint)
     shown.exit_code = error.exit_code
     return shown
@@ -185,10 +211,9 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -201,4 +226,11 @@ def main() -> None:
     Who talked to whom on this Kubernetes node, when, how much, and what failed.
 
     Record on a node, copy the file off, and ask it anywhere.
+
+    \b
+    ctk record node.db --kubeconfig ~/.kube/config --enable-accounting
+    ctk top node.db --since 1h
+    ctk query node.db --failed --from-namespace shop --last 20
+
+    Where CTK_DB names a file, DB may be left out of what reads it.
     """

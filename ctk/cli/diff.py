@@ -9,12 +9,11 @@ import click
 import ctk
 from ctk.ask.diff import BY, DIFF_SORTS, Diff
 from ctk.ask.sums import check_keys
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
     Dbs,
-    FilterCommand,
     dbs_argument,
-    filter_options,
     output_options,
     print_caveats,
     remark,

@@ -15,16 +15,9 @@ import ctk
 from ctk.ask.keywords import flags_of
 from ctk.ask.recording import Recording
 from ctk.cli.bar import Bar
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts
-from ctk.cli.options import (
-    Dbs,
-    FilterCommand,
-    dbs_argument,
-    filter_options,
-    print_caveats,
-    refuse_one_file_twice,
-    remark,
-)
+from ctk.cli.options import Dbs, dbs_argument, print_caveats, refuse_one_file_twice, remark
 from ctk.errors import StoreError, UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_count, parse_size
@@ -105,7 +98,8 @@ def export(
     Without, FILE is replaced when all is written.
 
     \b
-    ctk export node.db --format log --output flows.log --max-size 64MiB --cursor siem
+    ctk export node.db --format log --cursor siem \\
+      --output flows.log --max-size 64MiB
     """
     output = None if str(output) == "-" else output
     dbs = (db,) if isinstance(db, Path) else db
@@ -138,8 +132,8 @@ def export(
                     return interrupted.is_set()
 
                 written.write(flows, encoder, sink, stops)
-            if not interrupted.is_set() and encoder.footer:
-                sink.write_lines((encoder.footer,))
+            if not interrupted.is_set() and (end := encoder.end()):
+                sink.write_lines((end,))
             written.keep(sink)
             if interrupted.is_set():
                 raise click.Abort

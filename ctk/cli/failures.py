@@ -6,11 +6,10 @@ from pathlib import Path
 import click
 
 import ctk
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
-    FilterCommand,
     db_argument,
-    filter_options,
     output_options,
     print_caveats,
     remark,

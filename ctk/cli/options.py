@@ -1,7 +1,7 @@
 """
-Option decorators that commands share, and what they make of the words they are given.
+Arguments and options that commands share, and what they make of the words they are given.
 
-A command gets one `Filters` and one `Output`, never the flags themselves.
+A command gets one `Output`, never the flags themselves; its filters are those of filters.py.
 """
 
 import functools
@@ -9,31 +9,33 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, get_args
 
 import click
 
-import ctk
 from ctk.ask.caveats import Caveat, HasGaps
-from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
-from ctk.ask.moments import Reference
-from ctk.errors import UsageError
-from ctk.numbers import parse_count
+from ctk.ask.keywords import as_flag
+from ctk.errors import MissingFileError, UsageError
 from ctk.render.layout import Screen
 from ctk.render.pager import chosen as chosen_pager
 from ctk.render.tables import Format, Output
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # More rows than these of a table on a terminal are not read by anybody.
 TERMINAL_ROWS = 1_000
 
-# The store says who may not read it: click would call that a wrong argument, with exit code 2.
-db_argument = click.argument("db", type=click.Path(path_type=Path, readable=False))
+# In place of DB in each command that reads; where several are asked, they stand with ":" between.
+DB_VARIABLE = "CTK_DB"
 
+# The store says who may not read it: click would call that a wrong argument, with exit code 2.
+_PATH: Any = click.Path(path_type=Path, readable=False)
+db_argument = click.argument("db", type=_PATH, envvar=DB_VARIABLE)
 
 # What may be asked of several files; it is called with `db`, one path or as many as were given.
 dbs_argument = click.argument(
@@ -41,7 +43,8 @@ dbs_argument = click.argument(
     nargs=-1,
     required=True,
     metavar="DB...",
-    type=click.Path(path_type=Path, readable=False),
+    type=_PATH,
+    envvar=DB_VARIABLE,
     callback=lambda _ctx, _param, paths: paths[0] if len(paths) == 1 else paths,
 )
 Dbs = Path | tuple[Path, ...]
@@ -52,13 +55,54 @@ def sql_arguments(command: F) -> F:
 
     @functools.wraps(command)
     def split(words: tuple[str, ...], **given: Any) -> Any:
-        *before, last = words
-        sql = last if before and is_sql(last) else None
-        paths = tuple(map(Path, before if sql is not None else words))
+        sql = words[-1] if words and is_sql(words[-1]) else None
+        paths = tuple(map(Path, words if sql is None else words[:-1])) or paths_of_variable()
+        if not paths:
+            raise MissingFileError
         return command(db=paths[0] if len(paths) == 1 else paths, sql=sql, **given)
 
-    words = click.argument("words", nargs=-1, required=True, metavar="DB... [SQL]")
+    words = click.argument(
+        "words", nargs=-1, metavar="DB... [SQL]", shell_complete=_complete_with_files
+    )
     return words(split)  # type: ignore[return-value]
+
+
+def db_and_out_arguments(command: F) -> F:
+    """Give a command a file to read and one to write; it is called with `db` and `out`."""
+
+    @functools.wraps(command)
+    def split(words: tuple[str, ...], **given: Any) -> Any:
+        paths = [*(paths_of_variable() if len(words) == 1 else ()), *map(Path, words)]
+        if len(paths) < 2:
+            raise MissingFileError
+        if len(paths) > 2:
+            raise UsageError("only one file is copied at a time", hint="node.db copy.db")
+        return command(db=paths[0], out=paths[1], **given)
+
+    words = click.argument("words", nargs=-1, metavar="DB OUT", shell_complete=_complete_with_files)
+    return words(split)  # type: ignore[return-value]
+
+
+def paths_of_variable() -> tuple[Path, ...]:
+    """Give the files that CTK_DB names."""
+    return tuple(map(Path, filter(None, os.environ.get(DB_VARIABLE, "").split(os.pathsep))))
+
+
+def complete_keys(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Complete the keys of `--by`."""
+    from ctk.cli.complete import keys
+
+    return keys(incomplete)
+
+
+def _complete_with_files(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 def is_sql(word: str) -> bool:
@@ -105,118 +149,6 @@ def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
         if whole in taken:
             raise UsageError(f"{flag} is {taken[whole]}", hint="give it another name")
         taken[whole] = flag
-
-
-class FilterCommand(click.Command):
-    """
-    A command with filters.
-
-    `--not --pod web` is parsed as the hidden flag `--not-pod web`, since click's own parser
-    forgets the order in which different flags came.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join each --not to the filter behind it, then parse."""
-        return super().parse_args(ctx, _join_not(args))
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the filters under a heading of their own."""
-        sections: dict[str, list[tuple[str, str]]] = {"Filters": [], "Options": []}
-        for param in self.get_params(ctx):
-            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                filtering = (param.name or "").startswith("filter_")
-                sections["Filters" if filtering else "Options"].append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-            if title == "Filters":
-                formatter.write_paragraph()
-                with formatter.indentation():
-                    formatter.write_text(
-                        "The same flag twice is 'or', different flags are 'and'. Flags from "
-                        "--namespace to --port look at both sides; --from-pod, --to-pod and so on "
-                        "at one."
-                    )
-
-
-# Flags that have a letter, by it.
-_LETTERS = {"n": "namespace", "l": "label"}
-
-
-def _join_not(args: list[str]) -> list[str]:
-    joined: list[str] = []
-    remaining = iter(args)
-    for arg in remaining:
-        if arg == "--":
-            return [*joined, arg, *remaining]
-        if arg != "--not":
-            joined.append(arg)
-            continue
-        negated = next(remaining, "")
-        if negated[:1] == "-" and negated[1:2] in _LETTERS:
-            joined += [f"--not-{_LETTERS[negated[1]]}", *([negated[2:]] if negated[2:] else [])]
-        elif negated[:2] == "--" and _is_filter(negated[2:].partition("=")[0]):
-            joined.append(f"--not-{negated[2:]}")
-        else:
-            raise UsageError("--not needs a filter behind it", hint="--not --pod NAME")
-    return joined
-
-
-def _is_filter(long_name: str) -> bool:
-    name = long_name.replace("-", "_")
-    return name in NAMES and not NAMES[name].negated
-
-
-def filter_options(command: F) -> F:
-    """Give a `FilterCommand` the filter flags; it is called with `filters`, a `Filters`."""
-
-    @functools.wraps(command)
-    def collect(**given: Any) -> Any:
-        asked = {name: given.pop(f"filter_{name}") for name in (*SPAN, *NAMES)}
-        given_flags = {name: value for name, value in asked.items() if value != ()}
-        if given.pop("all_namespaces") and asked["namespace"]:
-            raise UsageError("-A and --namespace exclude each other", hint="give one of them")
-
-        def reference() -> Reference:
-            with ctk.open(given["db"]) as recording:
-                return recording.reference()
-
-        filters = filters_of(
-            given_flags, now_ns=time.time_ns(), reference=reference, spelled=as_flag
-        )
-        return command(filters=filters, **given)
-
-    for option in reversed(_filter_params()):
-        collect = option(collect)
-    return collect  # type: ignore[return-value]
-
-
-def _filter_params() -> list[Callable[[Any], Any]]:
-    number: dict[str, Any] = {"type": parse_count, "metavar": "N"}
-    moment: dict[str, Any] = {"metavar": "TIME"}
-    text = "From then on: 15m, '10 min ago', 09:00, yesterday, 2024-11-25T18:47:22Z."
-    params = [
-        click.option("--since", "filter_since", **moment, help=text),
-        click.option("--until", "filter_until", **moment, help="Before then: written the same."),
-        click.option(
-            "--for", "filter_for_", metavar="AGE", help="So long from --since, or up to --until."
-        ),
-        click.option("--last", "filter_last", **number, help="Only the last N."),
-        click.option("--first", "filter_first", **number, help="Only the first N."),
-    ]
-    for name, (field, side, negated) in NAMES.items():
-        letter = [f"-{letter}" for letter, long_name in _LETTERS.items() if long_name == name]
-        names = [*letter, as_flag(name), f"filter_{name}"]
-        kind: dict[str, Any] = {"is_flag": True}
-        if field.form is not None:
-            kind = {"multiple": True, "metavar": field.form}
-        hidden = negated or side != "any"
-        params.append(click.option(*names, **kind, help=field.help, hidden=hidden))
-    text = "Negate the filter behind it: --not --pod web-1."
-    params.append(click.option("--not", "filter_not", is_flag=True, expose_value=False, help=text))
-    text = "Of all namespaces, as without it."
-    params.append(click.option("-A", "--all-namespaces", is_flag=True, help=text))
-    return params
 
 
 _OUTPUT = (

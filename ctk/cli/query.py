@@ -10,16 +10,9 @@ import click
 
 import ctk
 from ctk.ask.recording import Recording
-from ctk.cli.interrupt import interrupts
-from ctk.cli.options import (
-    Dbs,
-    FilterCommand,
-    filter_options,
-    output_options,
-    print_caveats,
-    remark,
-    sql_arguments,
-)
+from ctk.cli.filters import FilterCommand, filter_options
+from ctk.cli.interrupt import interrupts, nobody_reads
+from ctk.cli.options import Dbs, output_options, print_caveats, remark, sql_arguments
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_size
@@ -134,7 +127,13 @@ def _follow(recording: Recording, filters: Filters, output: Output) -> None:
     output = replace(output, most=None, screen=replace(output.screen, pager=""))
     told: set[str] = set()
     with interrupts() as interrupted:
-        for flows in recording.follow(filters, wait=interrupted.wait).rounds():
+
+        def wait(seconds: float) -> bool:
+            if nobody_reads(sys.stdout):  # `| head` has what it wants
+                raise BrokenPipeError
+            return interrupted.wait(seconds)
+
+        for flows in recording.follow(filters, wait=wait).rounds():
             some = next(flows, None)
             if some is not None:
                 until = takewhile(lambda _: not interrupted.is_set(), flows)

@@ -1,16 +1,17 @@
 """`ctk record`: the flags, and what they refuse."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import click
 
 from ctk.cli.options import (
     cluster_options,
-    db_argument,
     refuse_one_file_twice,
     refuse_two_clusters,
 )
+from ctk.cli.sections import SectionedCommand
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr
 from ctk.errors import UsageError
@@ -39,8 +40,27 @@ def _retention(text: str) -> tuple[str, int]:
     return ("flow" if level == "flows" else level), parse_age(age)
 
 
-@click.command()
-@db_argument
+class RecordCommand(SectionedCommand):
+    """`record`, with its options by what they are about."""
+
+    headings = MappingProxyType(
+        {
+            name: heading
+            for heading, names in (
+                ("Names", "kubeconfig context scope objects no_kube cluster_name node_name"),
+                ("What is recorded", "from_capture capture events cidr exclude_cidr protocol port"),
+                ("How it is kept", "window_ns aggregate max_time_ns max_bytes retain"),
+                ("The kernel", "enable_accounting dump_every_ns buffer_bytes buffer_max_bytes"),
+                ("Records as they come", "prints log log_max_bytes log_keep log_compress"),
+            )
+            for name in names.split()
+        }
+    )
+
+
+# Not by CTK_DB, which names what is asked: what is written is named where it is.
+@click.command(cls=RecordCommand)
+@click.argument("db", type=click.Path(path_type=Path, readable=False))
 @cluster_options
 @click.option(
     "--scope",

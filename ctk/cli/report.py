@@ -9,7 +9,8 @@ import click
 
 from ctk.ask.keywords import filters_of
 from ctk.ask.recording import Recording
-from ctk.cli.options import FilterCommand, db_argument, filter_options, refuse_one_file_twice
+from ctk.cli.filters import FilterCommand, filter_options
+from ctk.cli.options import db_argument, refuse_one_file_twice
 from ctk.errors import UsageError
 from ctk.model import Filters
 

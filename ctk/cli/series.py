@@ -7,12 +7,11 @@ import click
 import ctk
 from ctk.ask.series import SERIES_COUNTS, parse_step
 from ctk.ask.sums import check_keys
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import remark_cut
 from ctk.cli.options import (
     Dbs,
-    FilterCommand,
     dbs_argument,
-    filter_options,
     output_options,
     print_caveats,
 )

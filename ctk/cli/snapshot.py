@@ -7,13 +7,12 @@ from pathlib import Path
 
 import click
 
-from ctk.cli.options import db_argument
+from ctk.cli.options import db_and_out_arguments
 from ctk.errors import UsageError
 
 
 @click.command(short_help="Copy DB safely while it is being written.")
-@db_argument
-@click.argument("out", type=click.Path(path_type=Path, readable=False))
+@db_and_out_arguments
 def snapshot(db: Path, out: Path) -> None:
     """
     Copy DB to OUT, as of one moment, while a recorder goes on writing it.

@@ -8,11 +8,11 @@ import ctk
 from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, Side
 from ctk.ask.sums import KEYS, SORTS, check_keys
 from ctk.ask.top import Top
+from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.options import (
     Dbs,
-    FilterCommand,
+    complete_keys,
     dbs_argument,
-    filter_options,
     output_options,
     print_caveats,
     remark,
@@ -49,6 +49,7 @@ ctk top node.db --by src_workload,dst_port --from-namespace shop --rate
     multiple=True,
     default=("pairs",),
     metavar="KEYS",
+    shell_complete=complete_keys,
     help="What to rank; again for a further list.  [default: pairs]",
 )
 @click.option(

@@ -12,7 +12,15 @@ from itertools import groupby
 from typing import Final, Literal, NamedTuple
 
 from ctk.conntrack.baseline import Baseline
-from ctk.conntrack.connections import OLDER, UNCOUNTED, UNMEASURED, UNWANTED, Connections
+from ctk.conntrack.connections import (
+    OLDER,
+    UNCOUNTED,
+    UNDATED,
+    UNDATED_UNCOUNTED,
+    UNMEASURED,
+    UNWANTED,
+    Connections,
+)
 from ctk.conntrack.decode import (
     DESTROY,
     IPS_SEEN_REPLY,
@@ -77,6 +85,7 @@ class Aggregator:
         # The groups of connections that were found: by their flow, their second and their kind.
         self._found: dict[tuple[int, int, bool], Group] = {}
         self._open_totals: list[Totals] = []
+        self._undated: set[Group] = set()  # found by an update: the next dump tells their begin
         self._events_at_open = 0
 
     # Windows.
@@ -103,18 +112,18 @@ class Aggregator:
             self.regroup()
             self._second_end_ns = at_ns - at_ns % SECOND + SECOND
         if at_ns < self._start_ns - SECOND:
-            yield from self.close()
+            yield from self._over()
             self._open(at_ns)
             self._second_end_ns = at_ns
         # at_ns is no earlier than any event of the batch, so this is once a window.
         while at_ns >= self._end_ns:
             self._count([event for event in events if event[_AT] < self._end_ns])
             events = [event for event in events if event[_AT] >= self._end_ns]
-            yield from self.close()
+            yield from self._over()
             self._open(min((event[_AT] for event in events), default=at_ns))
         self._count(events)
         if self._is_large():
-            yield from self.close()
+            yield from self._over()
 
     def _open(self, at_ns: int) -> None:
         self._start_ns = at_ns - at_ns % self._width_ns
@@ -122,7 +131,16 @@ class Aggregator:
 
     def close(self) -> list[Window]:
         """End the open window whatever the time; nothing where it is empty."""
+        self._undated.clear()
+        return self._over()
+
+    def _over(self) -> list[Window]:
+        """Hand over the open window, but for what the dump under way will tell the begin of."""
         open_totals, self._open_totals = self._open_totals, []
+        if self._undated:
+            undated = [each for each in open_totals if each.group in self._undated]
+            open_totals = [each for each in open_totals if each.group not in self._undated]
+            self._open_totals = undated
         for totals in open_totals:
             totals.group.totals = None
         self._events_at_open = self.events
@@ -172,9 +190,12 @@ class Aggregator:
                     connections.count(key, counters, at_ns)
                 continue
             group = live.get(key)
+            counted = 0
+            if group is not None and state & UNDATED and start_ns is not None:
+                counted = self._date(key, group, start_ns)
+                state = states.get(key, 0)
             if group is not None and state and self._is_another(key, group, start_ns):
                 group = None
-            counted = 0
             before = connections.counters(key)
             if group is None:
                 over = tcp_state in _OVER
@@ -195,6 +216,23 @@ class Aggregator:
                 connections.count(key, counters, at_ns)
             if totals.apart is not None:
                 totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
+
+    def end_dump(self) -> int:
+        """The dump is whole; return how many connections ended untold."""
+        self._undated.clear()
+        self.baseline = Baseline.after_first_dump()
+        return self.connections.end_dump()
+
+    def _date(self, key: int, group: Group, start_ns: int) -> int:
+        """Say when an undated connection began; return 1 where it counts."""
+        connections, sight = self.connections, self.baseline.first_sight(start_ns, over=False)
+        counted = sight.counted and connections.states[key] & UNDATED_UNCOUNTED
+        connections.clear_state(key, UNDATED | UNDATED_UNCOUNTED)
+        if sight.whole:
+            connections.clear_state(key, OLDER | UNCOUNTED | UNMEASURED)
+        group.began_ns, group.is_older = start_ns, not sight.whole
+        self._undated.discard(group)
+        return int(bool(counted))
 
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""
@@ -281,6 +319,10 @@ class Aggregator:
             elif status is not None:
                 totals.unreplied += 1
                 counts |= COUNTS_UNREPLIED
+        start_ns = rest[4]
+        states = self.connections.states
+        if states and states.get(key, 0) & UNDATED and start_ns is not None:
+            totals.connections += self._date(key, totals.group, start_ns)
         state, before = self.connections.end(key)
         counters = _counters(*rest[:4])
         moved = None
@@ -302,7 +344,13 @@ class Aggregator:
         what, _, _, _, _, _, at_ns, _, tcp_state, *rest = event
         *numbers, start_ns, _ = rest
         over = what == DESTROY or tcp_state in _OVER
-        return self._find(flow, key, at_ns, start_ns, _counters(*numbers), over=over)
+        counters = _counters(*numbers)
+        group, counted = self._find(flow, key, at_ns, start_ns, counters, over=over)
+        if what != DESTROY and start_ns is None:
+            self.connections.set_state(key, UNDATED if counted else UNDATED | UNDATED_UNCOUNTED)
+            group = Group(flow, group.began_ns, is_older=group.is_older)  # its own
+            self._undated.add(group)
+        return group, counted
 
     def _find(
         self,

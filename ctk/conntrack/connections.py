@@ -18,6 +18,8 @@ lives. Most connections are just that; the few of which more must be known have 
                | all: counted now |        |            |                     |
     UNMEASURED | (with OLDER)     | stays  | end, bytes | live, counters are  | MISSED
                |                  |        | not known  | its baseline        |
+    UNDATED    | it is the same   | stays  | end; it    | live; it says when  | MISSED
+               |                  |        | says when  | that began          |
     UNWANTED   | -                | -      | -          | UNWANTED, handed on | MISSED
 
 "found" is a first sight without a new event: `Baseline` says how it counts. "end, untold" is
@@ -43,6 +45,8 @@ OLDER = 4  # found without a start time, and taken for older than the recording
 UNCOUNTED = 8  # OLDER, and not counted as a connection
 UNMEASURED = 16  # an event told of an older one: what it moved before is in no dump yet
 UNWANTED = 32  # restored, though the filter does not want it now: it is kept for the next recording
+UNDATED = 64  # found by an update, which does not tell when it began
+UNDATED_UNCOUNTED = 128  # and not counted as a connection
 _MAY_HAVE_ENDED = RESTORED | MISSED
 _UNTIL_NEXT_DUMP = OLDER | UNCOUNTED
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from ctk.kube import recall
-from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record
+from ctk.kube.identity import Owner, endpoint_of, record_of, same, same_record, times_of
 from ctk.kube.objects import (
+    Applied,
     Deleted,
     EndpointSlice,
     KubeObject,
@@ -21,7 +22,8 @@ from ctk.kube.objects import (
     Service,
     resource_of,
 )
-from ctk.kube.owners import Claim, Owners
+from ctk.kube.owners import Owners
+from ctk.kube.ownership import Claim
 from ctk.kube.provisional import ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts, Target
 from ctk.model import (
@@ -31,8 +33,9 @@ from ctk.model import (
     HistoryChange,
     KnownObject,
     ObjectClosed,
+    PodTimes,
 )
-from ctk.timespan import SECOND
+from ctk.timespan import FOREVER_NS, SECOND
 
 KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
     "pods": "pod",
@@ -57,7 +60,7 @@ class Cluster:
         settle: Callable[[str], None],
     ) -> None:
         self._history, self._owners, self._provisional = history, owners, provisional
-        self._service_ports, self._settle = service_ports, settle
+        self._service_ports, self._tell = service_ports, settle
         self._pods: dict[str, Pod] = {}  # by uid, as are the nodes
         self._nodes: dict[str, Node] = {}
         self._listing = False  # what is told now may have been so for long
@@ -74,9 +77,16 @@ class Cluster:
     def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
         """Take in what the file knew up to then; nothing is told of it but the ends it lacks."""
         for change in recall.changes(known):
-            self.put(change.object, change.at_ns)
-            if isinstance(change, Deleted):
-                self.drop(resource_of(change.object), change.object.uid, change.at_ns)
+            each = change.object
+            if not change.ends:
+                self._owners.pods_watched_ns = change.watched_ns
+                self.put(each, change.at_ns)
+                continue
+            if change.sure_until_ns is not None:
+                for address in each.addresses:
+                    self._owners.doubt(address, each.uid, change.sure_until_ns)
+            self.drop(resource_of(each), each.uid, change.at_ns, inferred=change.inferred)
+        self._owners.pods_watched_ns = None
         self._owners.recall_until(told_until_ns)
         self._recalled = {*self._pods, *self._nodes}
         # The file has their history; it forgot only when its endpoints end.
@@ -120,7 +130,7 @@ class Cluster:
         if new.terminating and not (old and old.terminating):
             # Its address may be another's before its object is deleted.
             for address in new.owned:
-                self._owners.doubt(address, new.uid, at_ns)
+                self._owners.doubt(address, new.uid, self._no_later(at_ns))
         if new.final and (new.ended_ns is not None if old is None else not old.final):
             # It may have got an address and ended between two looks.
             for address in new.addresses:
@@ -189,7 +199,7 @@ class Cluster:
                 continue
             if recalled:
                 claim = self._claim(new, new.started_ns, at_ns)
-                self._owners.confirm(address, new.uid, new.started_ns, claim)
+                self._owners.confirm(address, new.uid, claim)
             if not same(endpoint_of(old, address, 0), told := endpoint_of(new, address, at_ns)):
                 self._owners.rename(told)
         if has:
@@ -235,9 +245,47 @@ class Cluster:
                 self.zones.pop(gone.name, None)
         if gone is not None:
             self._recalled.discard(uid)
+            if self._owners.missed_since_ns is not None:
+                for address in gone.addresses:
+                    self._owners.doubt(address, uid, self._owners.missed_since_ns)
+            known_ns = [self._owners.sure_until_ns(address, uid) for address in gone.addresses]
             for address in gone.addresses:
                 self._owners.take(address, uid, to_ns, sure_until_ns=at_ns, inferred=inferred)
-            self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred))
+            sure_until_ns = min(known_ns, default=at_ns)
+            told = sure_until_ns if inferred and sure_until_ns < at_ns else None
+            self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred, told))
+
+    def put_last(self, each: KubeObject, at_ns: int) -> None:
+        """An object is gone, and this was its last state: it may say when it ended."""
+        resource = resource_of(each)
+        if each.uid in self.known(resource):
+            self.put(each, at_ns)
+            self.drop(resource, each.uid, at_ns, inferred=self._owners.missed_since_ns is not None)
+
+    def put_missed(self, changes: Iterable[Applied | Deleted], at_ns: int, *, whole: bool) -> None:
+        """
+        Take in what happened while nobody watched, in order, though not when.
+
+        Nothing is settled by it: the list follows.
+        """
+        lost_ns, until_ns = self._owners.lost_ns, self._owners.recalled_until_ns
+        since_ns = self._owners.missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
+        if whole:
+            self._owners.watch("pod", since_ns)
+        self._listing = True
+        # Each a ns later: so the next recording takes them in in this order, too.
+        for told_ns, change in enumerate(changes, at_ns):
+            put = self.put if isinstance(change, Applied) else self.put_last
+            put(change.object, told_ns)
+        self._listing, self._owners.missed_since_ns = False, None
+
+    def _settle(self, address: str) -> None:
+        if not self._listing:  # otherwise more is known of it when all is told
+            self._tell(address)
+
+    def _no_later(self, at_ns: int) -> int:
+        """When something happened that is told now, at the earliest."""
+        return at_ns if self._owners.missed_since_ns is None else self._owners.missed_since_ns
 
     def put_all(self, listed: Listed) -> None:
         """Take in all there is of a resource: what is missing is gone."""
@@ -250,6 +298,15 @@ class Cluster:
         for uid in self.known(resource).keys() - {each.uid for each in listed.objects}:
             if listed.only_node in (None, getattr(self.known(resource)[uid], "node", None)):
                 self.drop(resource, uid, at_ns, inferred=True)
+
+    def awaits_address(self, node: str | None, when_ns: int) -> bool:
+        """Whether a pod of a node may have had an address then that is not told yet."""
+        return any(
+            pod.node == node
+            and pod.started_ns <= when_ns
+            and not (pod.addresses or pod.final or pod.host_network)
+            for pod in self._pods.values()
+        )
 
     def known(self, resource: Resource) -> Mapping[str, KubeObject]:
         """What there is of a resource, by uid."""
@@ -264,12 +321,17 @@ class Cluster:
     def _record(self, old: Owner | None, new: Owner, at_ns: int) -> None:
         """Write an object's history, where something of it changed that history keeps."""
         recalled = new.uid in self._recalled
+        watched_ns = self._owners.pods_watched_ns
         if old is None:
-            self._history.append(record_of(new, new.started_ns))
+            self._history.append(record_of(new, new.started_ns, at_ns, watched_ns))
         elif not same_record(old, new):
             kind = KIND_OF[resource_of(new)]
             self._history.append(ObjectClosed(kind, new.uid, at_ns, inferred=recalled))
-            self._history.append(record_of(new, at_ns))
-        elif recalled:
-            # It goes on as the file knew it.
-            self._history.append(record_of(new, old.started_ns))
+            self._history.append(record_of(new, at_ns, at_ns, watched_ns))
+        elif recalled or _times(old) != _times(new):
+            # It goes on as it stood.
+            self._history.append(record_of(new, old.started_ns, at_ns, watched_ns))
+
+
+def _times(owner: Owner) -> PodTimes | None:
+    return times_of(owner, 0, None) if isinstance(owner, Pod) else None

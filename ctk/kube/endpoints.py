@@ -16,21 +16,24 @@ writes it.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ctk.kube.cluster import KIND_OF, Cluster
 from ctk.kube.identity import same
 from ctk.kube.objects import (
     Applied,
+    Bookmarked,
     Change,
     Deleted,
     Listed,
     Lost,
+    Missed,
+    Pod,
     Recovered,
     Resource,
-    resource_of,
 )
 from ctk.kube.owners import Owners
-from ctk.kube.provisional import Provisional, ProvisionalEndpoints
+from ctk.kube.provisional import Provisional, ProvisionalEndpoints, next_second_ns
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
@@ -43,6 +46,7 @@ from ctk.model import (
     Kind,
     KnownObject,
     KnownUnknown,
+    PodsTold,
     Via,
 )
 from ctk.timespan import FOREVER_NS
@@ -72,6 +76,8 @@ class Endpoints:
         self._staleness = Staleness()
         self._listed: set[Resource] = set()
         self._settled_ns = started_ns
+        self._pods_version: str | None = None  # where a watch of pods would go on
+        self._undecided_ns = FOREVER_NS  # since when the next recording is to decide anew
 
     # What is asked of it.
 
@@ -128,6 +134,13 @@ class Endpoints:
         self._history.clear()
         return history
 
+    def told(self, at_ns: int) -> list[PodsTold]:
+        """Say up to when pods are known, at `at_ns`; nothing where nobody told of them."""
+        if "pods" not in self._listed:
+            return []
+        until_ns = min(at_ns, self._owners.lost_ns, self._undecided_ns)
+        return [PodsTold(until_ns, self._pods_version)]
+
     @property
     def untold(self) -> int:
         """How many changes `drain` would return."""
@@ -156,12 +169,25 @@ class Endpoints:
 
     def recall_unknown(self, unknown: Iterable[KnownUnknown]) -> None:
         """
-        Take in what earlier recordings could not name, oldest first.
+        Take in what earlier recordings could not name for sure, oldest first.
 
         A pod that is told only now may have been behind it: then it is completed, as what this
-        recording asks about is.
+        recording asks about is. After `recall`, which tells what of a pod's was sure.
         """
-        self._provisional.recall(unknown)
+        owners, told_ns = self._owners, self._owners.recalled_until_ns
+        given: list[KnownUnknown] = []
+        for each in unknown:
+            endpoint = each.endpoint
+            if endpoint.kind == "pod":
+                if owners.began(endpoint) or not owners.had(endpoint):
+                    continue
+                if endpoint.valid_from_ns < told_ns:
+                    # While pods are watched it is asked about anew in each second.
+                    asked_ns = min(each.asked_ns, next_second_ns(endpoint.valid_from_ns) - 1)
+                    given.append(each._replace(asked_ns=asked_ns))
+                    continue
+            given.append(each)
+        self._provisional.recall(given)
 
     def set_local_addresses(self, addresses: frozenset[str]) -> None:
         """
@@ -183,13 +209,18 @@ class Endpoints:
         match change:
             case Applied(each):
                 self._cluster.put(each, at_ns)
+                self._know_pods(change)
             case Deleted(each):
-                resource = resource_of(each)
-                if each.uid in self._cluster.known(resource):
-                    self._cluster.put(each, at_ns)  # its last state may say when it ended
-                    self._cluster.drop(resource, each.uid, at_ns)
+                self._cluster.put_last(each, at_ns)
+                self._know_pods(change)
+            case Missed(changes, _, whole):
+                self._cluster.put_missed(changes, at_ns, whole=whole)
+            case Bookmarked(_, version):
+                self._pods_version = version
             case Listed():
                 self._cluster.put_all(change)
+                if change.resource == "pods":
+                    self._pods_version = change.version
                 self._watch(change.resource, at_ns)
             case Lost(resource):
                 self._staleness.lose(change)
@@ -220,10 +251,14 @@ class Endpoints:
         self._owners.expire(before_ns)
         self._service_ports.expire(before_ns)
 
+    def _know_pods(self, change: Applied | Deleted) -> None:
+        if isinstance(change.object, Pod):
+            self._pods_version = change.version
+
     def _watch(self, resource: Resource, at_ns: int) -> None:
         """A resource is known, all of it, and watched from then on."""
         if resource in KIND_OF:
-            self._owners.watched_from_ns[KIND_OF[resource]] = at_ns
+            self._owners.watch(KIND_OF[resource], at_ns)
             self._settle_all()
         if resource == "pods":
             self._provisional.awaiting_pods = False
@@ -261,6 +296,10 @@ class Endpoints:
         def settled(given: Provisional) -> bool:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
+            if given.recalled and not self._owners.says_more(
+                address, owned, endpoint.valid_from_ns
+            ):
+                return False
             sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
             if owned is not None and not sure:
                 passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)
@@ -270,11 +309,16 @@ class Endpoints:
                 return False
             if owned is not None and given.asked_ns < owned.to_ns:
                 known = owned.endpoint
+                if not sure:
+                    # The next recording may hear of another: this is not a span of its own.
+                    known = replace(known, valid_from_ns=endpoint.valid_from_ns)
+                    if self._cluster.awaits_address(known.node, given.asked_ns):
+                        # One that this recording did not hear of any more may have had it.
+                        known = _unknown(endpoint)
+                        self._undecided_ns = min(self._undecided_ns, known.valid_from_ns)
             elif endpoint.kind == "pod":
                 # It was not that pod all the time, and rows that point to it don't tell when.
-                known = Endpoint(
-                    address=address, kind="unknown", valid_from_ns=endpoint.valid_from_ns
-                )
+                known = _unknown(endpoint)
             else:
                 return True
             if not same(endpoint, known):
@@ -283,3 +327,7 @@ class Endpoints:
             return True
 
         self._provisional.settle(address, settled)
+
+
+def _unknown(endpoint: Endpoint) -> Endpoint:
+    return Endpoint(address=endpoint.address, kind="unknown", valid_from_ns=endpoint.valid_from_ns)

@@ -1,7 +1,7 @@
 """What of an object its addresses say, and what of it the file's history keeps."""
 
 from ctk.kube.objects import Node, Pod, Service
-from ctk.model import Endpoint, ObjectRecord
+from ctk.model import Endpoint, ObjectRecord, PodTimes
 
 Owner = Pod | Service | Node
 
@@ -54,7 +54,22 @@ def _said(each: Endpoint) -> tuple[object, ...]:
     return (*owner, each.workload, each.workload_kind, each.node, each.labels)
 
 
-def record_of(owner: Owner, from_ns: int) -> ObjectRecord:
+def times_of(pod: Pod, told_ns: int, watched_ns: int | None) -> PodTimes:
+    """When a pod had its address, as far as it says."""
+    return PodTimes(
+        told_ns,
+        watched_ns,
+        pod.started_ns,
+        pod.networked_ns,
+        pod.running_ns,
+        pod.ended_ns,
+        pod.grace_s,
+    )
+
+
+def record_of(
+    owner: Owner, from_ns: int, told_ns: int, watched_ns: int | None = None
+) -> ObjectRecord:
     """The row of history for an owner as it stands."""
     match owner:
         case Pod():
@@ -71,6 +86,7 @@ def record_of(owner: Owner, from_ns: int) -> ObjectRecord:
                 workload_kind=owner.workload_kind,
                 phase=owner.phase,
                 host_network=owner.host_network,
+                times=times_of(owner, told_ns, watched_ns),
             )
         case Service():
             return ObjectRecord(

@@ -111,12 +111,17 @@ KubeObject = Pod | Service | EndpointSlice | Node
 
 
 class Listed(NamedTuple):
-    """All there is of a resource, or of the pods of `only_node`, at `at_ns`."""
+    """
+    All there is of a resource, or of the pods of `only_node`, at `at_ns`.
+
+    `version`, here and below, is the server's: a watch goes on from it.
+    """
 
     resource: Resource
     objects: tuple[KubeObject, ...]
     at_ns: int
     only_node: str | None = None
+    version: str | None = None
 
 
 class Applied(NamedTuple):
@@ -124,6 +129,7 @@ class Applied(NamedTuple):
 
     object: KubeObject
     at_ns: int
+    version: str | None = None
 
 
 class Deleted(NamedTuple):
@@ -131,6 +137,26 @@ class Deleted(NamedTuple):
 
     object: KubeObject
     at_ns: int
+    version: str | None = None
+
+
+class Missed(NamedTuple):
+    """
+    What happened to pods while nobody watched, in order; a list of all that is left follows.
+
+    `whole`: nothing else did.
+    """
+
+    changes: tuple[Applied | Deleted, ...]
+    at_ns: int
+    whole: bool
+
+
+class Bookmarked(NamedTuple):
+    """Nothing happened to pods up to this version."""
+
+    at_ns: int
+    version: str
 
 
 class Lost(NamedTuple):
@@ -151,7 +177,7 @@ class Recovered(NamedTuple):
     why: str
 
 
-Change = Listed | Applied | Deleted | Lost | Recovered | ClusterFound
+Change = Listed | Applied | Deleted | Missed | Bookmarked | Lost | Recovered | ClusterFound
 
 _RESOURCE_OF: Mapping[type[KubeObject], Resource] = {
     Pod: "pods",

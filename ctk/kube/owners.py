@@ -6,10 +6,10 @@ Pods pass addresses on, so each address has a row of spans; of one kind, none of
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from ctk.kube.identity import same
+from ctk.kube.ownership import Claim, Ownership
 from ctk.model import Closed, Endpoint, HistoryChange, Kind
 from ctk.timespan import FOREVER_NS, SECOND
 
@@ -24,38 +24,6 @@ _KILLED_LATE_NS = 2 * SECOND
 _TOLD_LATE_NS = 60 * SECOND
 # Who wins where two own an address at a time: a load balancer's address may be a node's own.
 _RANK: Mapping[Kind, int] = {"node": 0, "pod": 1, "service": 2}
-
-
-@dataclass(slots=True, eq=False)
-class Ownership:
-    """
-    The span in which an address was an endpoint's.
-
-    From `sure_until_ns` on the address may have passed to another that is not known yet: since
-    its object is deleted, say, though its processes may go on until `to_ns`.
-    """
-
-    endpoint: Endpoint
-    from_ns: int
-    claim: "Claim"
-    to_ns: int = FOREVER_NS
-    sure_until_ns: int = FOREVER_NS
-    gone_ns: int = FOREVER_NS  # its object was gone then, at the latest
-    inferred: bool = False  # nobody saw it end
-    recalled: bool = False  # known from the file only
-
-
-class Claim(NamedTuple):
-    """
-    What is told of how an endpoint got an address. The API's times have whole seconds.
-
-    `came_ns` is when a pod was first seen in the second of its start, without an address yet.
-    """
-
-    told_ns: int
-    gained_ns: int  # the second from which on the address is no other's
-    running_ns: int | None = None  # the second from which on a pod may have used it
-    came_ns: int | None = None
 
 
 class Owners:
@@ -78,6 +46,8 @@ class Owners:
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
+        self.recalled_until_ns = -FOREVER_NS  # up to when the file knew
+        self.missed_since_ns: int | None = None  # what is told now happened then or later
         # Since when each kind is watched without a break.
         self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
 
@@ -87,6 +57,31 @@ class Owners:
             if owned.from_ns <= when_ns < owned.to_ns:
                 return owned
         return None
+
+    def says_more(self, address: str, owned: Ownership | None, when_ns: int) -> bool:
+        """
+        Whether an answer for then may be another than that of the recording that was asked.
+
+        What the file knew then it decided by; only an owner that it had not heard of is new.
+        """
+        if when_ns >= self.recalled_until_ns:
+            return True
+        if owned is not None:
+            return owned.is_news
+        return any(each.is_news for each in self._spans.get(address, ()))
+
+    def began(self, endpoint: Endpoint) -> bool:
+        """Whether that is where one of the owner's spans began, of those that are kept."""
+        return any(
+            each.endpoint.uid == endpoint.uid
+            and each.endpoint.valid_from_ns == endpoint.valid_from_ns
+            for each in self._spans.get(endpoint.address, ())
+        )
+
+    def had(self, endpoint: Endpoint) -> bool:
+        """Whether the address is known to have been that owner's at some time."""
+        spans = self._spans.get(endpoint.address, ())
+        return any(each.endpoint.uid == endpoint.uid for each in spans)
 
     def is_owned(self, address: str) -> bool:
         """Whether an address is somebody's now."""
@@ -115,27 +110,40 @@ class Owners:
                 # Nothing used it before its first container ran: what is older may be another's.
                 used_ns = claim.running_ns or claim.gained_ns
                 from_ns = max(from_ns, used_ns, self._displace(rival, claim))
-        slack_from_ns = from_ns if rivals else self._slack_from_ns(endpoint, claim.gained_ns)
+        from_ns = max(from_ns, self._seen_from_ns(endpoint, claim))
+        slack_from_ns = (
+            from_ns if rivals else self._slack_from_ns(endpoint, max(from_ns, claim.gained_ns))
+        )
         self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
     def give_past(
         self, endpoint: Endpoint, claim: Claim, ended_ns: int, sure_until_ns: int
     ) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
-        from_ns, to_ns = max(endpoint.valid_from_ns, claim.gained_ns), ended_ns
-        for rival in self._rivals(endpoint):
-            if rival.claim.gained_ns >= claim.gained_ns:
-                to_ns = min(to_ns, rival.claim.gained_ns)
-                if rival.claim.gained_ns == claim.gained_ns:
-                    # Both got the address in one second: that is nobody's.
-                    rival.from_ns = max(rival.from_ns, claim.gained_ns + SECOND)
+        rivals, to_ns = self._rivals(endpoint), ended_ns
+        from_ns = max(endpoint.valid_from_ns, claim.gained_ns, self._seen_from_ns(endpoint, claim))
+        if rivals:
+            from_ns = max(from_ns, claim.running_ns or 0)
+        for rival in rivals:
+            gained_ns = rival.claim.gained_ns
+            second_ns = gained_ns + SECOND
+            if gained_ns == claim.gained_ns and rival.to_ns <= second_ns < ended_ns:
+                # The rival had it first, and only in the second in which both got it: nobody's.
+                rival.from_ns = second_ns
+                from_ns = max(from_ns, second_ns)
+            elif gained_ns >= claim.gained_ns:
+                if gained_ns < ended_ns:
+                    # It passed on in that second: nobody's, unless the rival used it later only.
+                    rival.from_ns = max(rival.from_ns, second_ns)
+                    used_late = (rival.claim.running_ns or 0) >= second_ns
+                    to_ns = min(to_ns, second_ns if used_late else gained_ns)
             elif rival.to_ns == FOREVER_NS and rival.claim.told_ns >= ended_ns:
                 # It started first, and got the address when this one had ended.
                 rival.from_ns = max(rival.from_ns, ended_ns)
             else:
                 from_ns = max(from_ns, self._displace(rival, claim))
-        if from_ns >= to_ns:
-            return
+        # Where others leave nothing of it, it is still one who had the address before the next.
+        from_ns = min(from_ns, to_ns)
         owned = Ownership(_since(endpoint, from_ns), from_ns, claim, to_ns)
         self._insert(owned)
         if sure_until_ns >= to_ns:
@@ -166,12 +174,17 @@ class Owners:
             self._close(owned, to_ns)
             return
         if inferred:
-            # Whoever got the address before is in the list that lacks this one.
-            known_until_ns = self._sure_until_ns(owned)
-            earliest_ns = sure_until_ns - _POSTED_LATE_NS
-            sure_until_ns = max(min(sure_until_ns, known_until_ns), earliest_ns)
+            sure_until_ns = min(sure_until_ns, self._sure_until_ns(owned))
+            if self.missed_since_ns is None:
+                # Whoever got the address before is in the list that lacks this one.
+                sure_until_ns = max(sure_until_ns, gone_ns - _POSTED_LATE_NS)
         owned.recalled, owned.gone_ns = False, gone_ns
         self._wait(owned, to_ns, sure_until_ns)
+
+    def sure_until_ns(self, address: str, uid: str) -> int:
+        """Up to when an address is that owner's for sure; FOREVER_NS where it is not its own."""
+        owned = self._open(address, uid)
+        return FOREVER_NS if owned is None else self._sure_until_ns(owned)
 
     def rename(self, endpoint: Endpoint) -> None:
         """The owner of an address has other labels, say, from now on: another endpoint."""
@@ -180,19 +193,38 @@ class Owners:
             sure_until_ns = owned.sure_until_ns
             self._close(owned, endpoint.valid_from_ns)
             renamed = Ownership(_since(endpoint, owned.to_ns), owned.to_ns, owned.claim)
+            renamed.is_news = owned.is_news
             renamed.sure_until_ns = sure_until_ns
             self._insert(renamed)
+
+    @property
+    def pods_watched_ns(self) -> int | None:
+        """Since when all pods are told; None where they are not."""
+        from_ns = self.watched_from_ns["pod"]
+        return None if from_ns == FOREVER_NS else from_ns
+
+    @pods_watched_ns.setter
+    def pods_watched_ns(self, from_ns: int | None) -> None:
+        self.watched_from_ns["pod"] = FOREVER_NS if from_ns is None else from_ns
+
+    def watch(self, kind: Kind, from_ns: int) -> None:
+        """All owners of a kind are told from then on."""
+        self.watched_from_ns[kind] = min(self.watched_from_ns[kind], from_ns)
 
     def doubt(self, address: str, uid: str, since_ns: int) -> None:
         """From then on it is not sure that the address is still that owner's."""
         owned = self._open(address, uid)
         if owned is not None:
+            # Whose it is was sure in the second in which it got it.
+            since_ns = max(since_ns, owned.claim.gained_ns + SECOND)
             owned.sure_until_ns = min(owned.sure_until_ns, since_ns)
 
     def recall_until(self, told_until_ns: int) -> None:
         """All that is known is what the file knew, up to then."""
+        self.recalled_until_ns = told_until_ns
         for spans in self._spans.values():
             for owned in spans:
+                owned.is_news = False
                 if owned.to_ns == FOREVER_NS:
                     owned.sure_until_ns = told_until_ns
                 owned.recalled = owned.sure_until_ns < owned.to_ns
@@ -202,12 +234,13 @@ class Owners:
         for owned in self._in_grace:
             owned.recalled = False
 
-    def confirm(self, address: str, uid: str, started_ns: int, claim: Claim) -> None:
-        """The owner that the file knew still has the address; and told when it started."""
+    def confirm(self, address: str, uid: str, claim: Claim) -> None:
+        """The owner that the file knew still has the address; and told since when."""
         owned = self._open(address, uid)
         if owned is None:
             return
-        owned.recalled, owned.sure_until_ns, owned.claim = False, FOREVER_NS, claim
+        owned.recalled, owned.sure_until_ns = False, FOREVER_NS
+        owned.claim = claim._replace(told_ns=min(claim.told_ns, owned.claim.told_ns))
         others = [each for each in self._rivals(owned.endpoint) if each is not owned]
         # The file knows when it was told of the address, and the server since when it was used.
         used_ns = max(claim.gained_ns + SECOND, claim.running_ns or 0)
@@ -216,9 +249,9 @@ class Owners:
                 rival.to_ns = owned.from_ns = used_ns
         if self._always and not others:
             owned.from_ns = -FOREVER_NS
-        elif all(each.to_ns <= started_ns for each in others):
+        elif all(each.to_ns <= claim.gained_ns for each in others):
             # The file may have thrown away how it stood at first.
-            owned.from_ns = min(owned.from_ns, started_ns)
+            owned.from_ns = min(owned.from_ns, claim.gained_ns)
 
     def settle(self, now_ns: int) -> list[str]:
         """End spans whose grace is over, and that no other can come and shorten; gives those."""
@@ -240,6 +273,18 @@ class Owners:
                 self._spans[address] = kept
             else:
                 self._spans.pop(address, None)
+
+    def _seen_from_ns(self, endpoint: Endpoint, claim: Claim) -> int:
+        """
+        From when on nobody else can have had an address that a pod gained.
+
+        Where pods were not watched, another that nobody told of may have had it in that second.
+        """
+        if self._always or endpoint.kind != "pod":
+            return -FOREVER_NS
+        # A list that tells of it tells of all that there are, too.
+        watched_ns = min(self.watched_from_ns["pod"], claim.told_ns)
+        return min(watched_ns, claim.gained_ns + SECOND)
 
     def _slack_from_ns(self, endpoint: Endpoint, from_ns: int) -> int:
         """From when on an address is an endpoint's that gained it then, from no other owner."""
@@ -296,6 +341,8 @@ class Owners:
         """A span ends then, unless another turns out to have the address before."""
         owned.to_ns, owned.sure_until_ns = to_ns, sure_until_ns
         self._in_grace[owned] = None
+        # The latest end that is possible is told at once, for whoever reads the file after a kill.
+        self._history.append(Closed(owned.endpoint, to_ns, inferred=True))
         self._due_ns = min(self._due_ns, to_ns + _TOLD_LATE_NS)
 
     def _open(self, address: str, uid: str | None) -> Ownership | None:

@@ -36,6 +36,7 @@ class Provisional:
     endpoint: Endpoint
     until_ns: int  # from then on another is given
     asked_ns: int
+    recalled: bool = False  # an earlier recording gave it
 
 
 class ProvisionalEndpoints:
@@ -105,7 +106,7 @@ class ProvisionalEndpoints:
         """Take in those of earlier recordings: they may be completed, and are given no more."""
         for endpoint, asked_ns in unknown:
             given = self._of.setdefault(endpoint.address, [])
-            given.append(Provisional(endpoint, asked_ns, asked_ns))
+            given.append(Provisional(endpoint, asked_ns, asked_ns, recalled=True))
         while len(self._of) > _MOST:
             self._of.popitem(last=False)
 
@@ -120,7 +121,7 @@ class ProvisionalEndpoints:
             self._of.get(endpoint.address, ()) if endpoint.kind in ("unknown", "pod") else ()
         ):
             if each.endpoint is endpoint and each.until_ns != FOREVER_NS:
-                return min(each.until_ns, _next_second_ns(each.asked_ns))
+                return min(each.until_ns, next_second_ns(each.asked_ns))
         return FOREVER_NS
 
     def settle(self, address: str, settled: Callable[[Provisional], bool]) -> None:
@@ -216,13 +217,13 @@ class ProvisionalEndpoints:
         awaited = is_new and from_ns < self._awaited_until_ns
         if not self.pods_lost and (endpoint.kind == "pod" or awaited):
             # Another pod may have the address soon, and have had it since any second.
-            return _next_second_ns(from_ns)
+            return next_second_ns(from_ns)
         if endpoint.kind == "pod" or (self.synced and not self.stale):
             return from_ns + _GOOD_NS
         if self.awaiting_pods:
             # The owner that the list tells may have started in any second of the last ones.
             recent = from_ns >= self._started_ns - _GOOD_NS
-            return _next_second_ns(from_ns) if recent else from_ns + _GOOD_NS
+            return next_second_ns(from_ns) if recent else from_ns + _GOOD_NS
         return from_ns + _GOOD_STALE_NS
 
     def _holds(self, given: Provisional, when_ns: int) -> bool:
@@ -243,7 +244,8 @@ class ProvisionalEndpoints:
         )
 
 
-def _next_second_ns(when_ns: int) -> int:
+def next_second_ns(when_ns: int) -> int:
+    """When the second of a time is over."""
     return (when_ns // SECOND + 1) * SECOND
 
 

@@ -1,35 +1,56 @@
-"""What the file knew of pods and nodes, told again in the order in which it happened."""
+"""What the file knew of pods and nodes, told again in the order in which it was told."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from ctk.kube.objects import Applied, Deleted, Node, Pod
-from ctk.model import KnownObject, ObjectRecord
+from ctk.kube.objects import GRACE_S, Node, Pod
+from ctk.model import KnownObject, ObjectRecord, PodTimes
+from ctk.timespan import FOREVER_NS
 
 
-def changes(known: Iterable[KnownObject]) -> Iterator[Applied | Deleted]:
-    """
-    Give each state of each object when it began, and its end where it has one.
+class Recalled(NamedTuple):
+    """An object stood so from `at_ns` on, or `ends` then."""
 
-    A pod's start is that of its first known state: the file keeps neither startTime nor grace.
-    """
+    object: Pod | Node
+    at_ns: int
+    watched_ns: int | None = None  # since when all pods were known, as of then
+    ends: bool = False
+    inferred: bool = False
+    sure_until_ns: int | None = None
+
+
+def changes(known: Iterable[KnownObject]) -> Iterator[Recalled]:
+    """Give each state of each object when it was told, and its end where it has one."""
     states: dict[str, list[KnownObject]] = {}
     for each in known:
         if each.record.kind in ("pod", "node"):
             states.setdefault(each.record.uid, []).append(each)
-    told: list[tuple[int, bool, Applied | Deleted]] = []
+    told: list[Recalled] = []
     for of_one in states.values():
         of_one.sort(key=lambda state: state.record.valid_from_ns)
+        # Of a file of before m012, a pod's start is that of its first known state.
         started_ns = of_one[0].record.valid_from_ns
         for state in of_one:
-            at_ns = state.record.valid_from_ns
-            told.append((at_ns, True, Applied(_object(state.record, started_ns), at_ns)))
-        ended_ns = of_one[-1].valid_to_ns
-        if ended_ns is not None:
-            last = _object(of_one[-1].record, started_ns)
-            told.append((ended_ns, False, Deleted(last, ended_ns)))
-    # Of two at one time an end comes first: what one gave back the other got.
-    for _, _, change in sorted(told, key=lambda each: each[:2]):
-        yield change
+            times = state.record.times
+            at_ns = state.record.valid_from_ns if times is None else times.told_ns
+            # A file of before m012 does not tell who was watched: all were.
+            watched_ns = -FOREVER_NS if times is None else times.watched_ns
+            told.append(Recalled(_object(state.record, started_ns), at_ns, watched_ns))
+        last = of_one[-1]
+        if last.valid_to_ns is not None:
+            end = told[-1]._replace(at_ns=last.valid_to_ns, ends=True, inferred=last.inferred)
+            told.append(end._replace(sure_until_ns=last.sure_until_ns))
+    yield from sorted(told, key=_order)
+
+
+def _order(change: Recalled) -> tuple[int, int, int]:
+    """
+    Of several at one time an end comes first: what one gave back the other got.
+
+    In a list the objects come by their start, and then ends that nobody saw.
+    """
+    rank = 2 if change.inferred else 0 if change.ends else 1
+    return change.at_ns, rank, change.object.started_ns
 
 
 def _object(record: ObjectRecord, started_ns: int) -> Pod | Node:
@@ -42,6 +63,7 @@ def _object(record: ObjectRecord, started_ns: int) -> Pod | Node:
             pod_cidrs=(),
             started_ns=started_ns,
         )
+    times = record.times or PodTimes(record.valid_from_ns, None, started_ns)
     return Pod(
         uid=record.uid,
         namespace=record.namespace or "",
@@ -53,6 +75,9 @@ def _object(record: ObjectRecord, started_ns: int) -> Pod | Node:
         phase=record.phase,
         host_network=record.host_network,
         addresses=record.addresses,
-        started_ns=started_ns,
-        ended_ns=None,
+        started_ns=times.started_ns,
+        ended_ns=times.ended_ns,
+        grace_s=GRACE_S if times.grace_s is None else times.grace_s,
+        networked_ns=times.networked_ns,
+        running_ns=times.running_ns,
     )

@@ -6,7 +6,7 @@ pod behind it.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ctk.kube.objects import EndpointSlice, Service
@@ -27,6 +27,7 @@ class _Span:
     service: str
     source: str  # the uid of the Service or EndpointSlice that says so
     from_ns: int
+    told_ns: int  # that it did was told then
     to_ns: int = FOREVER_NS
 
 
@@ -51,14 +52,32 @@ class ServicePorts:
         found = _covering(self._by_own_address.get((address, proto, port), ()), when_ns)
         return found.pop() if len(found) == 1 else None
 
-    def of_pod_address(self, address: str, proto: str, port: int, when_ns: int) -> str | None:
+    def of_pod_address(
+        self,
+        address: str,
+        proto: str,
+        port: int,
+        when_ns: int,
+        had_it: Callable[[int], bool] = lambda when_ns: True,
+    ) -> str | None:
         """
         The service that a pod backs on exactly this port, where one can be told.
 
         That is the only one with a ClusterIP, else the only one: what dials a pod itself may have
-        found it by any of its services.
+        found it by any of its services. A slice does not say since when it lists an address: for a
+        time before it was told, the pod must be the one that `had_it` then, too.
         """
-        found = _covering(self._by_pod_address.get((address, proto, port), ()), when_ns)
+        spans = self._by_pod_address.get((address, proto, port), ())
+        found = _covering(
+            (
+                each
+                for each in spans
+                if self._always
+                or when_ns >= each.told_ns - _WRITTEN_LATE_NS
+                or had_it(each.told_ns)
+            ),
+            when_ns,
+        )
         if len(found) > 1:
             found &= self._with_cluster_address
         return found.pop() if len(found) == 1 else None
@@ -145,7 +164,7 @@ class ServicePorts:
                     self._closed.append((each.to_ns, table, target))
         added = new - old
         for target in added:
-            table.setdefault(target, []).append(_Span(service, source, from_ns))
+            table.setdefault(target, []).append(_Span(service, source, from_ns, at_ns))
         return added
 
 

@@ -37,7 +37,12 @@ class UnresolvedDials:
             return service, "address"
         # A pod that isn't watched (`--scope node`) is unknown, but its slice names the service.
         if kind in ("pod", "unknown"):
-            service = ports.of_pod_address(address, proto, port, when_ns)
+
+            def had_it(told_ns: int) -> bool:
+                owned = self._owners.at(address, told_ns)
+                return owned is not None and owned.endpoint.uid == dialled.uid
+
+            service = ports.of_pod_address(address, proto, port, when_ns, had_it)
             if service is not None:
                 return service, "endpoint"
         return None

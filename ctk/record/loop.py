@@ -21,7 +21,7 @@ from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
-from ctk.model import Datagrams, LiveConnections
+from ctk.model import Datagrams, HistoryChange, LiveConnections
 from ctk.record import host
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
@@ -131,12 +131,13 @@ class Recorder:
     def _recall(self) -> None:
         """Tell who owned addresses when the file was last written: they may own them still."""
         previous = self._writer.previous
-        if previous is not None and self._plan.live:
-            told_ns = previous.committed_ns
-            known = self._writer.known_objects(told_ns - _OWNERS_KEPT_NS)
-            self._endpoints.recall(known, told_ns)
-            unknown = self._writer.unknown_endpoints(told_ns - _UNKNOWN_KEPT_NS)
-            self._endpoints.recall_unknown(unknown)
+        if previous is None or not self._plan.live:
+            return
+        if previous.told_ns is not None:
+            known = self._writer.known_objects(previous.told_ns - _OWNERS_KEPT_NS)
+            self._endpoints.recall(known, previous.told_ns)
+        unknown = self._writer.unknown_endpoints(previous.committed_ns - _UNKNOWN_KEPT_NS)
+        self._endpoints.recall_unknown(unknown)
 
     # The stream.
 
@@ -183,11 +184,10 @@ class Recorder:
         if batch.lengths:
             self._aggregator.add_dump(self._decoder.read(batch))
             return
-        self._connections.end_dump()
+        self._aggregator.end_dump()
         self._in_dump = False
         self._count_resets(batch.at_ns)
         self._dumped_ns = batch.at_ns
-        self._aggregator.baseline = Baseline.after_first_dump()
 
     def _look_at_interfaces(self) -> None:
         """Take in this host's addresses: a CNI makes interfaces after the recorder has started."""
@@ -233,7 +233,10 @@ class Recorder:
 
     def _commit(self, at_ns: int) -> bool:
         self._collect_gaps(at_ns)
-        return self._committer.commit(at_ns, self._endpoints.drain(), self._aggregator.events)
+        return self._committer.commit(at_ns, self._learned(at_ns), self._aggregator.events)
+
+    def _learned(self, at_ns: int) -> list[HistoryChange]:
+        return [*self._endpoints.drain(), *self._endpoints.told(at_ns)]
 
     def _collect_gaps(self, at_ns: int) -> None:
         self._ledger.add(self._stream.gaps())
@@ -279,7 +282,7 @@ class Recorder:
         try:
             self._committer.add(self._aggregator.close(), self._now_ns)
             self._collect_gaps(self._now_ns)
-            self._committer.save(self._now_ns, self._endpoints.drain(), self._aggregator.events)
+            self._committer.save(self._now_ns, self._learned(self._now_ns), self._aggregator.events)
         except Exception:
             # What ended the recording is raised by who calls this; it may have broken this, too.
             log.exception("the last window is not in the file")

@@ -33,7 +33,7 @@ from ctk.record.rows import as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
-from ctk.store.recordings import overlaps
+from ctk.store.recordings import overlaps, pods_version
 from ctk.timespan import SECOND
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         for warning in warnings:
             log.warning("%s", warning)
         if watch is not None:
-            watch.start(changes)
+            watch.start(changes, pods_version(conn, plan.node))
             stack.callback(watch.stop)
 
         def show(status: Status) -> None:

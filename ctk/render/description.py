@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render import layout
 from ctk.render.cells import NONE, Clock, Head, safe, scaled
-from ctk.render.tables import Output, rows
+from ctk.render.tables import Output, answer
 from ctk.timespan import SECOND
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def description(held: "Description", output: Output, out: BinaryIO) -> None:
         del named["caveats"]
         option = OPT_INDENT_2 if output.format == "json" else None
         out.write(dumps(named, option=option) + b"\n")
-    elif not output.for_people:
+    elif output.columns or output.format not in ("table", "wide"):
         found = ((table.table, table.rows, table.bytes) for table in held.tables)
-        rows(("table", "rows", "bytes"), found, output, out)
+        answer(_TABLE, found, output, out)
     else:
         screen = output.screen
         clock = Clock(utc=screen.utc)

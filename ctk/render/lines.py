@@ -10,11 +10,11 @@ from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from ctk.ask.edges import EdgeValues
-from ctk.ask.flows import minute_text, record_of
+from ctk.ask.flows import ENDED, minute_text, record_of
 from ctk.ask.pages import STARTED, Row
 from ctk.render.encode import encoder
 from ctk.store.columns import EDGE_KEYS, FLOW_COLUMNS, FLOW_KEYS, FlowRecord
-from ctk.timespan import SECOND
+from ctk.timespan import MINUTE, SECOND
 
 TimeUnit = Literal["ns", "us", "rfc3339"]
 
@@ -23,26 +23,25 @@ class Encoder(Protocol):
     """
     Makes lines of flows, with their ends, one of each row of a page.
 
-    A line is empty where the form leaves that flow out. `header` comes before the first line, and
-    `footer` behind the last.
+    A line is empty where the form leaves that flow out. `header` comes before the first line.
     """
 
     @property
     def header(self) -> bytes: ...
-
-    @property
-    def footer(self) -> bytes: ...
 
     def of_edge(self, values: EdgeValues) -> Any:
         """Give what `lines` is to be told of an edge."""
 
     def lines(self, rows: Sequence[Row], edges: Mapping[int, Any]) -> list[bytes]: ...
 
+    def end(self) -> bytes:
+        """Give what comes behind the last line, once."""
+
 
 class Records:
     """Makes each line of a whole record; where that is empty, it has no end either."""
 
-    header = footer = b""
+    header = b""
 
     def __init__(self, line: Callable[[FlowRecord], bytes]) -> None:
         self._line = line
@@ -53,6 +52,9 @@ class Records:
     def lines(self, rows: Sequence[Row], edges: Mapping[int, EdgeValues]) -> list[bytes]:
         made = (self._line(record_of(row, edges[row[2]])) for row in rows)
         return [line and line + b"\n" for line in made]
+
+    def end(self) -> bytes:
+        return b""
 
 
 # JSON never has it. In CSV, a name may: its flows are encoded one by one.
@@ -74,9 +76,8 @@ class Templates:
         self._is_first = form == "json"
         self.header = b"" if self._is_json else self._encode(self._keys) + b"\n"
 
-    @property
-    def footer(self) -> bytes:
-        """What ends an array, one without flows too."""
+    def end(self) -> bytes:
+        """End an array, one without flows too."""
         if not self._before:
             return b""
         return b"[]\n" if self._is_first else b"]\n"
@@ -106,21 +107,32 @@ class Templates:
         page = dumps(rows)[2:-2]
         if not self._is_json:
             page = page.replace(b"null", b"")
-        is_ns, is_us, seconds = self._unit == "ns", self._unit == "us", _SECONDS
+        is_ns, is_us, of_minute = self._unit == "ns", self._unit == "us", _OF_MINUTE
+        minute, low_ns, high_ns = b"", 0, 0  # of the row before, which most share
         made = []
         for row, text in zip(rows, page.split(b"],["), strict=True):
             template = edges[row[2]]
             if type(template) is not bytes:
                 made.append(self._by_itself(row, template))
                 continue
-            _, _, _, start, end, *rest = text.split(b",")
-            texts = (seconds[start[:-9]], start[-9:], seconds[end[:-9]], end[-9:])
-            if is_ns:
-                made.append(template % (*texts, start, end, *rest))
-            elif is_us:
-                made.append(template % (*texts, start[:-3], end[:-3], *rest))
+            start_ns, end_ns = row[STARTED], row[ENDED]
+            if not low_ns <= start_ns < high_ns:
+                low_ns = start_ns - start_ns % MINUTE
+                high_ns = low_ns + MINUTE
+                minute = minute_text(low_ns // MINUTE).encode()
+            started = minute + of_minute[(start_ns - low_ns) // SECOND]
+            if low_ns <= end_ns < high_ns:
+                ended = minute + of_minute[(end_ns - low_ns) // SECOND]
             else:
-                made.append(template % (*texts, *rest))
+                ended = _up_to_second(end_ns)
+            _, _, _, start, end, *rest = text.split(b",")
+            if is_ns:
+                made.append(template % (started, start[-9:], ended, end[-9:], start, end, *rest))
+            elif is_us:
+                numbers = (start[:-3], end[:-3])
+                made.append(template % (started, start[-9:], ended, end[-9:], *numbers, *rest))
+            else:
+                made.append(template % (started, start[-9:], ended, end[-9:], *rest))
         return made
 
     def _by_itself(self, row: Row, edge: bytes | EdgeValues) -> bytes:
@@ -162,28 +174,9 @@ def in_unit(key: str, time: TimeUnit) -> str | None:
     return None if time == "rfc3339" else key.replace("_ns", f"_{time}")
 
 
-class _Minutes(dict[int, bytes]):
-    """The text of a minute since the epoch, up to its seconds."""
-
-    def __missing__(self, minute: int) -> bytes:
-        if len(self) > _MOST_TEXTS:
-            self.clear()
-        text = self[minute] = minute_text(minute).encode()
-        return text
-
-
-class _Seconds(dict[bytes, bytes]):
-    """The text of a time up to its fraction, by the digits of its second since the epoch."""
-
-    def __missing__(self, digits: bytes) -> bytes:
-        if len(self) > _MOST_TEXTS:
-            self.clear()
-        minute, second = divmod(int(digits), 60)
-        text = self[digits] = _MINUTES[minute] + _OF_MINUTE[second]
-        return text
-
-
-_MOST_TEXTS = 500
 _OF_MINUTE = [b"%02d." % second for second in range(60)]
-_MINUTES = _Minutes()
-_SECONDS = _Seconds()
+
+
+def _up_to_second(time_ns: int) -> bytes:
+    minute, in_minute_ns = divmod(time_ns, MINUTE)
+    return minute_text(minute).encode() + _OF_MINUTE[in_minute_ns // SECOND]

@@ -54,8 +54,7 @@ class ParquetEncoder:
         self._write_group()
         return [self._out.take(), *[b""] * (len(rows) - 1)]
 
-    @property
-    def footer(self) -> bytes:
+    def end(self) -> bytes:
         """End the file: what is left, and Parquet's own index of it."""
         if self._rows:
             self._write_group()

@@ -29,6 +29,7 @@ SCHEMA: tuple[str, ...] = (
     "m007_clusters",
     "m010_peers_and_idle",
     "m011_meanings",
+    "m012_times_of_pods",
 )
 
 PAGE_BYTES = 4096

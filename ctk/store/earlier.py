@@ -21,42 +21,45 @@ _EARLIER = f"""
     " AND ".join(f"edge.{name} IS :{name}" for name in EDGE_OWN if not name.startswith("service"))
 }
     AND EXISTS (SELECT 1 FROM recording WHERE recording.recorder_id = :recorder_id
-        AND started_ns <= :at_ns AND committed_ns > :at_ns)
+        AND started_ns <= :last_ns AND committed_ns > MAX(started_ns, :at_ns))
     ORDER BY src.valid_from_ns + backend.valid_from_ns DESC LIMIT 1
 """
 # An address is asked about anew after a time, so each of its rows ends where the next begins.
 _UNKNOWN = f"""
     SELECT asked_ns, {", ".join(ENDPOINT_FIELDS)} FROM (
         SELECT *, IFNULL(LEAD(valid_from_ns) OVER (PARTITION BY packed ORDER BY valid_from_ns, id),
-            :closed_ns) AS asked_ns
+            :last_ns) AS asked_ns
         FROM endpoint WHERE kind IN ('unknown', 'pod', 'node') AND id > 0
-    ) WHERE kind = 'unknown' AND valid_from_ns >= :since_ns AND asked_ns >= valid_from_ns
+    ) WHERE kind IN ('unknown', 'pod') AND valid_from_ns >= :since_ns AND asked_ns >= valid_from_ns
     ORDER BY valid_from_ns DESC LIMIT {CACHED // 4}
 """
 
 
-def unknown_endpoints(
-    conn: sqlite3.Connection, since_ns: int, closed_ns: int | None
-) -> list[KnownUnknown]:
+def provisional(conn: sqlite3.Connection, since_ns: int, last_ns: int | None) -> list[KnownUnknown]:
     """
-    Return the newest endpoints that were unknown when they began, from `since_ns` on, oldest first.
+    Return the newest endpoints that were unknown, or a pod, from `since_ns` on, oldest first.
 
-    `closed_ns` is when the knowledge of all recordings ended.
+    `last_ns` is up to when the file has events.
     """
-    found = conn.execute(_UNKNOWN, {"since_ns": since_ns, "closed_ns": closed_ns})
+    found = conn.execute(_UNKNOWN, {"since_ns": since_ns, "last_ns": last_ns})
     return [KnownUnknown(endpoint_of(columns), asked_ns) for asked_ns, *columns in found][::-1]
 
 
-def edge_id(conn: sqlite3.Connection, recorder_id: int, flow: FlowTuple, at_ns: int) -> int | None:
+def edge_id(
+    conn: sqlite3.Connection, recorder_id: int, flow: FlowTuple, at_ns: int, last_ns: int
+) -> int | None:
     """
-    Return the id of an edge whose endpoints had these addresses then, as a recording heard.
+    Return the id of an edge whose endpoints had these addresses then, as a recording knew them.
 
-    None where nobody recorded then: what the file says of that time is inferred.
+    It may have heard of the connection when that began, or have found it by its first dump; the
+    last of them began at `last_ns`. None where nobody recorded since: what the file says of that
+    time is inferred.
     """
     # Only the tuples are asked for: the endpoints are those of the file.
     nobody = Endpoint(address="", kind="unknown", valid_from_ns=at_ns)
     own = own_columns(Edge(flow, nobody, nobody, nobody, None, None))
     sides = {"src": flow.src, "dialled": flow.dst, "backend": flow.reply_src}
     bound = dict(zip(EDGE_OWN, own, strict=True)) | sides
-    found = conn.execute(_EARLIER, {**bound, "recorder_id": recorder_id, "at_ns": at_ns}).fetchone()
+    bound |= {"recorder_id": recorder_id, "at_ns": at_ns, "last_ns": last_ns}
+    found = conn.execute(_EARLIER, bound).fetchone()
     return int(found[0]) if found else None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Literal
 
-from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord
+from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord, PodTimes
 
 _OBJECT_COLUMNS = {
     "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
@@ -14,6 +14,13 @@ _OBJECT_COLUMNS = {
     "service": "uid, namespace, name, type, addresses, ports, labels",
     "node": "uid, name, addresses, labels",
 }
+
+# What the next recording decides by, as this one did; no part of how a pod stands.
+_TIMES = PodTimes._fields
+
+# Whether a row, of an endpoint too, was open when the knowledge of all recordings ended: it was
+# closed then, or where it began if it was told after the last commit of events.
+OPEN_THEN = "(end_inferred AND valid_to_ns = MAX(valid_from_ns, ?))"
 
 
 def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None) -> None:
@@ -27,13 +34,13 @@ def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None
     table, columns = change.kind, _OBJECT_COLUMNS[change.kind]
     row = tuple(_object_value(change, column) for column in columns.split(", "))
     last = conn.execute(
-        f"SELECT id, valid_to_ns, {columns} FROM {table} WHERE uid = ?"
+        f"SELECT id, valid_to_ns IS NULL OR {OPEN_THEN}, {columns} FROM {table} WHERE uid = ?"
         " ORDER BY valid_from_ns DESC, id DESC LIMIT 1",
-        (change.uid,),
+        (closed_ns, change.uid),
     ).fetchone()
     if last is not None:
-        last_id, valid_to_ns, *content = last
-        if tuple(content) == row and valid_to_ns in (None, closed_ns):
+        last_id, is_open, *content = last
+        if tuple(content) == row and is_open:
             _reopen(conn, change, last_id, closed_ns)
             return
         conn.execute(
@@ -41,6 +48,8 @@ def record(conn: sqlite3.Connection, change: ObjectRecord, closed_ns: int | None
             " WHERE id = ? AND valid_to_ns IS NULL",
             (change.valid_from_ns, last_id),
         )
+    if change.times is not None:
+        columns, row = f"{columns}, {', '.join(_TIMES)}", (*row, *change.times)
     bound = ",".join("?" * (len(row) + 1))
     conn.execute(
         f"INSERT INTO {table}({columns}, valid_from_ns) VALUES ({bound})",
@@ -62,9 +71,17 @@ def _reopen(
     conn.execute(
         f"UPDATE {change.kind} SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?", (row_id,)
     )
+    if change.times is not None:
+        # Its address is known since the state was told first, and so is what came after.
+        later = _TIMES[2:]
+        conn.execute(
+            f"UPDATE pod SET {', '.join(f'{name} = IFNULL(?, {name})' for name in later)}"
+            " WHERE id = ?",
+            (*change.times[2:], row_id),
+        )
     conn.executemany(
         "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0"
-        " WHERE packed = ? AND uid = ? AND valid_to_ns = ?",
+        f" WHERE packed = ? AND uid = ? AND {OPEN_THEN}",
         [(pack(address), change.uid, closed_ns) for address in change.addresses],
     )
 
@@ -80,21 +97,27 @@ def known_objects(
     kinds: tuple[Literal["pod", "node"], ...] = ("pod", "node")
     for kind in kinds:
         columns = _OBJECT_COLUMNS[kind].split(", ")
+        times = ("sure_until_ns", *_TIMES) if kind == "pod" else ("NULL",)
         found = conn.execute(
-            f"SELECT valid_to_ns, end_inferred, valid_from_ns, {', '.join(columns)} FROM {kind}"
+            f"SELECT CASE WHEN NOT {OPEN_THEN} THEN valid_to_ns END,"
+            f" end_inferred, valid_from_ns, {', '.join((*columns, *times))} FROM {kind}"
             " WHERE valid_to_ns IS NULL OR valid_to_ns >= ? ORDER BY valid_from_ns, id",
-            (since_ns,),
+            (closed_ns, since_ns),
         )
         for valid_to_ns, end_inferred, valid_from_ns, *values in found:
-            record = _object(kind, valid_from_ns, dict(zip(columns, values, strict=True)))
-            open_then = end_inferred and valid_to_ns == closed_ns
-            yield KnownObject(record, None if open_then else valid_to_ns)
+            fields = dict(zip(columns, values, strict=False))
+            sure_until_ns, *told = values[len(columns) :]
+            record = _object(kind, valid_from_ns, fields, told)
+            inferred = bool(end_inferred) and valid_to_ns is not None
+            yield KnownObject(record, valid_to_ns, inferred, sure_until_ns if inferred else None)
 
 
 def _object(
-    kind: Literal["pod", "node"], valid_from_ns: int, fields: dict[str, Any]
+    kind: Literal["pod", "node"], valid_from_ns: int, fields: dict[str, Any], told: list[Any]
 ) -> ObjectRecord:
     fields = {"namespace": None} | fields
+    if told and told[0] is not None:
+        fields["times"] = PodTimes._make(told)
     fields["addresses"] = tuple(json.loads(fields["addresses"]))
     fields["labels"] = json.loads(fields["labels"])
     if "host_network" in fields:
@@ -108,9 +131,14 @@ def close(conn: sqlite3.Connection, change: ObjectClosed, closed_ns: int | None)
 
     One that stood so when the last recording ended, at `closed_ns`, may have gone on after that.
     """
+    is_open = f"(valid_to_ns IS NULL OR {OPEN_THEN})"
+    if change.sure_until_ns is not None:
+        conn.execute(
+            f"UPDATE pod SET sure_until_ns = ? WHERE uid = ? AND {is_open}",
+            (change.sure_until_ns, change.uid, closed_ns),
+        )
     conn.execute(
-        f"UPDATE {change.kind} SET valid_to_ns = ?, end_inferred = ?"
-        " WHERE uid = ? AND (valid_to_ns IS NULL OR end_inferred AND valid_to_ns = ?)",
+        f"UPDATE {change.kind} SET valid_to_ns = ?, end_inferred = ? WHERE uid = ? AND {is_open}",
         (change.valid_to_ns, change.inferred, change.uid, closed_ns),
     )
 

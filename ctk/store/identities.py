@@ -26,7 +26,7 @@ from ctk.model import (
 from ctk.store import bulk, history
 from ctk.store.bloom import BloomFilter
 from ctk.store.columns import EDGE_OWN, EDGE_SIDES, ENDPOINT_IDENTITY, EdgeRow, edge_path
-from ctk.store.history import compact, pack
+from ctk.store.history import OPEN_THEN, compact, pack
 
 _NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
 CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again
@@ -250,9 +250,12 @@ class Identities:
                     self._ended[endpoint] = _End(valid_to_ns, inferred)
                     self.conn.execute(
                         f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
-                        f" WHERE {_SAME_ENDPOINT}"
-                        " AND (valid_to_ns IS NULL OR end_inferred AND valid_to_ns = ?)",
-                        (valid_to_ns, inferred, *_identity(endpoint), self.closed_ns),
+                        f" WHERE {_SAME_ENDPOINT} AND (valid_to_ns IS NULL OR {OPEN_THEN}"
+                        " OR end_inferred AND valid_to_ns >= ?)",
+                        (
+                            *(valid_to_ns, inferred, *_identity(endpoint)),
+                            *(self.closed_ns, valid_to_ns),
+                        ),
                     )
                 case ObjectRecord():
                     history.record(self.conn, change, self.closed_ns)
@@ -303,14 +306,19 @@ class Identities:
         self._new_endpoints.append(endpoint)
         return found
 
-    def _search_endpoint(self, endpoint: Endpoint, identity: tuple[object, ...]) -> int | None:
+    def _search_endpoint(
+        self, endpoint: Endpoint, identity: tuple[object, ...], *, ended: bool = False
+    ) -> int | None:
         if identity[0] not in self._addresses:
             return None
         match = self.conn.execute(
             f"SELECT id, valid_to_ns FROM endpoint WHERE {_SAME_ENDPOINT}"
-            " AND (valid_to_ns IS NULL OR valid_to_ns = ?) AND valid_from_ns = IFNULL(?,"
+            f" AND (? OR valid_to_ns IS NULL OR {OPEN_THEN}) AND valid_from_ns = IFNULL(?,"
             " valid_from_ns) ORDER BY valid_from_ns DESC LIMIT 1",
-            (*identity, self.closed_ns, endpoint.valid_from_ns if _is_apart(endpoint) else None),
+            (
+                *(*identity, ended, self.closed_ns),
+                endpoint.valid_from_ns if _is_apart(endpoint) else None,
+            ),
         ).fetchone()
         if match is None:
             return None
@@ -325,7 +333,7 @@ class Identities:
     def _complete(self, unknown: Endpoint, known: Endpoint) -> None:
         found = self._endpoints.get(unknown)
         if found is None:
-            found = self._search_endpoint(unknown, _identity(unknown))
+            found = self._search_endpoint(unknown, _identity(unknown), ended=True)
         if found is None:
             # No flow points to it yet; one of a connection that began before may still come.
             found = self.endpoint_id(known)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import NamedTuple
 
-from ctk.model import EventCounts, Gap, Previous
+from ctk.model import EventCounts, Gap, PodsTold, Previous
 from ctk.store import bulk
 from ctk.timespan import MINUTE
 
@@ -89,6 +89,12 @@ class RecordingRow:
         """Say which cluster the recording is of."""
         self._conn.execute("UPDATE recording SET cluster_uid = ? WHERE id = ?", (uid, self.id))
 
+    def told(self, told: PodsTold) -> None:
+        """Say up to when pods are known; a watch that turns out to be down since takes it back."""
+        self._conn.execute(
+            "UPDATE recording SET told_ns = ?, pods_version = ? WHERE id = ?", (*told, self.id)
+        )
+
     def insert_gaps(self, gaps: Iterable[Gap]) -> None:
         """Add gaps; the one of a full disk may be in the file already."""
         for gap in gaps:
@@ -128,7 +134,9 @@ class RecordingRow:
 def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
     """The last recording of `node`, None where there is none."""
     row = conn.execute(
-        "SELECT started_ns, committed_ns, ended_ns, boot_id, EXISTS (SELECT 1 FROM gap"
+        "SELECT started_ns, committed_ns, ended_ns, boot_id, (SELECT MAX(told_ns)"
+        " FROM recording AS each WHERE each.recorder_id = recording.recorder_id),"
+        " EXISTS (SELECT 1 FROM gap"
         " WHERE recording_id = recording.id AND kind = 'disk full'"
         " AND gap.ended_ns >= recording.ended_ns) AND NOT EXISTS (SELECT 1 FROM connection)"
         " FROM recording"
@@ -136,6 +144,16 @@ def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
         (node,),
     ).fetchone()
     return Previous._make((*row[:-1], bool(row[-1]))) if row else None
+
+
+def pods_version(conn: sqlite3.Connection, node: str) -> str | None:
+    """The version up to which a recording of `node` knew pods, of the last that did."""
+    row = conn.execute(
+        "SELECT pods_version FROM recording WHERE told_ns IS NOT NULL"
+        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
+        (node,),
+    ).fetchone()
+    return row[0] if row else None
 
 
 def _recorder_id(conn: sqlite3.Connection, node: str, cluster: str | None) -> int:

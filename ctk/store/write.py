@@ -31,6 +31,7 @@ from ctk.model import (
     KnownUnknown,
     LiveConnections,
     LoneEvent,
+    PodsTold,
     Previous,
 )
 from ctk.store import earlier, history, live, prune, rollup
@@ -73,8 +74,10 @@ class Writer:
             started_ns=started_ns,
             boot_id=boot_id,
         )
-        (last_ns,) = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()
-        self._identities = Identities(conn, self._recording.recorder_id, last_ns, edges_held)
+        (told_ns, self._last_ns) = conn.execute(
+            "SELECT MAX(told_ns), MAX(committed_ns) FROM recording"
+        ).fetchone()
+        self._identities = Identities(conn, self._recording.recorder_id, told_ns, edges_held)
         self._flows = FlowTable(conn, self._identities, self._levels)
         self._orphans = Orphans(conn, self._identities.forget)
         self.thinned = 0  # how many gaps say that rows were folded before their time
@@ -128,6 +131,8 @@ class Writer:
                 for change in changes:
                     if isinstance(change, ClusterFound):
                         recording.found_cluster(change.uid)
+                    elif isinstance(change, PodsTold):
+                        recording.told(change)
                 recording.insert_gaps(gaps)
                 recording.advance(committed_ns, counters)
         except BaseException:
@@ -160,10 +165,12 @@ class Writer:
 
     def earlier_edge_id(self, flow: FlowTuple, at_ns: int) -> int | None:
         """Return the id of this node's edge of these tuples whose endpoints were there then."""
-        if self.previous is None:
+        previous = self.previous
+        if previous is None:
             return None
         with explained(self._path):
-            found = earlier.edge_id(self._conn, self._identities.recorder_id, flow, at_ns)
+            recorder_id, last_ns = self._identities.recorder_id, previous.started_ns
+            found = earlier.edge_id(self._conn, recorder_id, flow, at_ns, last_ns)
         return None if found is None or self._identities.is_forgotten(found) else found
 
     def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
@@ -183,7 +190,7 @@ class Writer:
     def unknown_endpoints(self, since_ns: int) -> list[KnownUnknown]:
         """Return the newest endpoints that were unknown when they began, from then on."""
         with explained(self._path):
-            return earlier.unknown_endpoints(self._conn, since_ns, self._identities.closed_ns)
+            return earlier.provisional(self._conn, since_ns, self._last_ns)
 
     def maintain(self, now_ns: int, retain: Mapping[str, int]) -> Iterator[None]:
         """

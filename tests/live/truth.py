@@ -283,7 +283,10 @@ def _but(truth: Truth, dial: Dial, expected: str, row: Row) -> str:
         return f"{but}, never told"
     before, after = truth.neighbours(life)
     second = dial.at_ns // _SECOND_NS
-    if any(heir and heir.began_ns // _SECOND_NS == second for heir in (after, before and life)):
+    if any(
+        heir and second in (heir.wired_ns // _SECOND_NS, heir.began_ns // _SECOND_NS)
+        for heir in (after, before and life)
+    ):
         # The API has whole seconds: an address that passed on in this one was either's.
         return f"{but}, that second"
     for each in truth.sessions:

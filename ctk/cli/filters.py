@@ -1,0 +1,154 @@
+"""The filters that commands share: a command gets one `Filters`, never the flags themselves."""
+
+import functools
+import time
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import ctk
+from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
+from ctk.ask.moments import Reference
+from ctk.cli.sections import SectionedCommand
+from ctk.errors import UsageError
+from ctk.model import Field
+from ctk.numbers import parse_count
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SIDES_NOTE = (
+    "The same flag twice, or values with commas between, is 'or'; different flags are 'and'. In a"
+    " name * is any text, ? one character. Flags from --namespace to --port look at both sides;"
+    " --from-pod, --to-pod and so on at one. A time without an offset is local; ages count from"
+    " the end of a file that nobody writes."
+)
+
+
+class FilterCommand(SectionedCommand):
+    """
+    A command with filters.
+
+    `--not --pod web` is parsed as the hidden flag `--not-pod web`, since click's own parser
+    forgets the order in which different flags came.
+    """
+
+    notes = MappingProxyType({"Filters": _SIDES_NOTE})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join each --not to the filter behind it, then parse."""
+        return super().parse_args(ctx, _join_not(args, halfway=ctx.resilient_parsing))
+
+    def heading(self, param: click.Parameter) -> str:
+        """List the filters under a heading of their own."""
+        is_filter = (param.name or "").startswith("filter_")
+        return "Filters" if is_filter else super().heading(param)
+
+    def sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """List the filters first."""
+        found = super().sections(ctx)
+        return {"Filters": found.pop("Filters"), **found}
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Complete a flag; those of one side are hidden from the help only."""
+        from click.shell_completion import CompletionItem
+
+        sides = [
+            CompletionItem(as_flag(name), help=named.asked.help)
+            for name, named in NAMES.items()
+            if named.side != "any" and not named.negated and as_flag(name).startswith(incomplete)
+        ]
+        return super().shell_complete(ctx, incomplete) + (sides if incomplete[:2] == "--" else [])
+
+
+# Flags that have a letter, by it.
+_LETTERS = {"n": "namespace", "l": "label"}
+
+
+def _join_not(args: list[str], *, halfway: bool) -> list[str]:
+    joined: list[str] = []
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "--":
+            return [*joined, arg, *remaining]
+        if arg != "--not":
+            joined.append(arg)
+            continue
+        negated = next(remaining, "")
+        if negated[:1] == "-" and negated[1:2] in _LETTERS:
+            joined += [f"--not-{_LETTERS[negated[1]]}", *([negated[2:]] if negated[2:] else [])]
+        elif negated[:2] == "--" and _is_filter(negated[2:].partition("=")[0]):
+            joined.append(f"--not-{negated[2:]}")
+        elif not halfway:  # or it is being written, and is to be completed
+            raise UsageError("--not needs a filter behind it", hint="--not --pod NAME")
+    return joined
+
+
+def _is_filter(long_name: str) -> bool:
+    name = long_name.replace("-", "_")
+    return name in NAMES and not NAMES[name].negated
+
+
+def filter_options(command: F) -> F:
+    """Give a `FilterCommand` the filter flags; it is called with `filters`, a `Filters`."""
+
+    @functools.wraps(command)
+    def collect(**given: Any) -> Any:
+        asked = {name: given.pop(f"filter_{name}") for name in (*SPAN, *NAMES)}
+        given_flags = {name: value for name, value in asked.items() if value != ()}
+        if given.pop("filter_all") and asked["namespace"]:
+            raise UsageError("-A and --namespace exclude each other", hint="give one of them")
+
+        def reference() -> Reference:
+            with ctk.open(given["db"]) as recording:
+                return recording.reference()
+
+        filters = filters_of(
+            given_flags, now_ns=time.time_ns(), reference=reference, spelled=as_flag
+        )
+        return command(filters=filters, **given)
+
+    for option in reversed(_filter_params()):
+        collect = option(collect)
+    return collect  # type: ignore[return-value]
+
+
+def _filter_params() -> list[Callable[[Any], Any]]:
+    number: dict[str, Any] = {"type": parse_count, "metavar": "N"}
+    moment: dict[str, Any] = {"metavar": "TIME"}
+    text = "From then on: 15m, '10 min ago', 09:00, yesterday, 2024-11-25T18:47:22Z."
+    params = [
+        click.option("--since", "filter_since", **moment, help=text),
+        click.option("--until", "filter_until", **moment, help="Before then: written the same."),
+        click.option(
+            "--for", "filter_for_", metavar="AGE", help="So long from --since, or up to --until."
+        ),
+        click.option("--last", "filter_last", **number, help="Only the last N."),
+        click.option("--first", "filter_first", **number, help="Only the first N."),
+    ]
+    for name, (field, side, negated) in NAMES.items():
+        letter = [f"-{letter}" for letter, long_name in _LETTERS.items() if long_name == name]
+        names = [*letter, as_flag(name), f"filter_{name}"]
+        kind: dict[str, Any] = {"is_flag": True}
+        if field.form is not None:
+            complete = functools.partial(_complete, field.field)
+            kind = {"multiple": True, "metavar": field.form, "shell_complete": complete}
+        hidden = negated or side != "any"
+        params.append(click.option(*names, **kind, help=field.help, hidden=hidden))
+    text = "Negate the filter behind it: --not --pod web-1."
+    params.append(click.option("--not", "filter_not", is_flag=True, expose_value=False, help=text))
+    text = "Of all namespaces, as without it."
+    params.append(click.option("-A", "filter_all", "--all-namespaces", is_flag=True, help=text))
+    return params
+
+
+def _complete(
+    field: Field, ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    from ctk.cli.complete import values
+
+    return values(ctx, field, incomplete)

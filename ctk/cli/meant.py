@@ -1,0 +1,126 @@
+"""What somebody meant who wrote a flag, a command or a value that there is not: for `Try:`."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import click
+
+from ctk.errors import nearest
+
+# What other tools (hubble, nfdump, kubectl, tcpdump, journalctl) call ours, the likeliest first.
+_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "address": ("--ip",),
+    "after": ("--since",),
+    "all": ("--all-namespaces",),
+    "app": ("--label",),
+    "before": ("--until",),
+    "bidirectional": ("--side",),
+    "cidr": ("--ip",),
+    "count": ("--last", "--limit"),
+    "daemonset": ("--workload",),
+    "database": ("--help",),
+    "deploy": ("--workload",),
+    "deployment": ("--workload",),
+    "destination": ("--to-ip",),
+    "dport": ("--to-port",),
+    "dst": ("--to-ip",),
+    "duration": ("--for",),
+    "end": ("--until",),
+    "error": ("--failed",),
+    "errors": ("--failed",),
+    "from": ("--since",),
+    "group": ("--by",),
+    "group-by": ("--by",),
+    "head": ("--first", "--limit"),
+    "host": ("--ip",),
+    "iface": ("--node",),
+    "job": ("--workload",),
+    "json": ("--format",),
+    "limit": ("--last", "--first"),
+    "lines": ("--last", "--limit"),
+    "net": ("--ip",),
+    "ns": ("--namespace",),
+    "number": ("--last", "--limit"),
+    "order-by": ("--sort",),
+    "out": ("--output", "--format"),
+    "output": ("--output", "--format"),
+    "proto": ("--protocol",),
+    "reset": ("--refused",),
+    "selector": ("--label",),
+    "source": ("--from-ip",),
+    "sport": ("--from-port",),
+    "src": ("--from-ip",),
+    "start": ("--since",),
+    "statefulset": ("--workload",),
+    "svc": ("--service",),
+    "tail": ("--last",),
+    "tcp": ("--protocol",),
+    "to": ("--until",),
+    "top": ("--limit", "--last"),
+    "type": ("--kind",),
+    "udp": ("--protocol",),
+    "verdict": ("--failed",),
+}
+_COMMANDS: Mapping[str, str] = {
+    "backup": "snapshot",
+    "capture": "record",
+    "check": "doctor",
+    "copy": "snapshot",
+    "dump": "export",
+    "flows": "query",
+    "list": "query",
+    "man": "help",
+    "observe": "query",
+    "show": "query",
+    "sql": "query",
+    "start": "record",
+    "stats": "top",
+    "status": "info",
+    "version": "--version",
+    "watch": "record",
+}
+
+
+def command(word: str, known: Iterable[str]) -> str | None:
+    """Give the command that was meant; None where none is near."""
+    near = _COMMANDS.get(word.lower())
+    return near if near in (*known, "--version") else nearest(word, known)
+
+
+def flag(word: str, ctx: click.Context) -> str | None:
+    """Give the flag of a command that was meant, by its meaning or its spelling, or None."""
+    known = [
+        name
+        for param in ctx.command.get_params(ctx)
+        for name in param.opts
+        if isinstance(param, click.Option) and name.startswith("--")
+    ]
+    known = [name for name in known if not name.startswith("--not-")]
+    bare = word.strip("-").lower()
+    meant = [name for name in _FLAGS.get(bare, ()) if name in known]
+    begun = sorted((name for name in known if name.startswith(word) and len(bare) > 1), key=len)
+    near = next(iter([*meant, *begun]), None)
+    if near is None and len(bare) > 2:
+        near = _spelled(word, known)
+    return near
+
+
+def _spelled(word: str, known: Iterable[str]) -> str | None:
+    from difflib import SequenceMatcher
+
+    near = nearest(word, known)
+    # The two dashes are alike in all of them.
+    if near is None or SequenceMatcher(None, word.strip("-"), near.strip("-")).ratio() < 0.7:
+        return None
+    return near
+
+
+def choice(error: click.BadParameter) -> str | None:
+    """Give the choice that was meant by a value that is none, behind its flag."""
+    kind = getattr(error.param, "type", None)
+    value = re.match(r"'(.*)' is not one of ", error.message, re.DOTALL)
+    if not isinstance(kind, click.Choice) or value is None or error.param is None:
+        return None
+    near = nearest(value[1], map(str, kind.choices))
+    option = max(error.param.opts, key=len) if isinstance(error.param, click.Option) else ""
+    return near and f"{option} {near}".strip()

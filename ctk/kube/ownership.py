@@ -1,0 +1,40 @@
+"""A span in which an address was an endpoint's, and what was told of how it got it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ctk.model import Endpoint
+from ctk.timespan import FOREVER_NS
+
+
+@dataclass(slots=True, eq=False)
+class Ownership:
+    """
+    The span in which an address was an endpoint's.
+
+    From `sure_until_ns` on the address may have passed to another that is not known yet: since
+    its object is deleted, say, though its processes may go on until `to_ns`.
+    """
+
+    endpoint: Endpoint
+    from_ns: int
+    claim: "Claim"
+    to_ns: int = FOREVER_NS
+    sure_until_ns: int = FOREVER_NS
+    gone_ns: int = FOREVER_NS  # its object was gone then, at the latest
+    inferred: bool = False  # nobody saw it end
+    recalled: bool = False  # known from the file only
+    is_news: bool = True  # the file did not know of it when the recording began
+
+
+class Claim(NamedTuple):
+    """
+    What is told of how an endpoint got an address. The API's times have whole seconds.
+
+    `came_ns` is when a pod was first seen in the second of its start, without an address yet.
+    """
+
+    told_ns: int
+    gained_ns: int  # the second from which on the address is no other's
+    running_ns: int | None = None  # the second from which on a pod may have used it
+    came_ns: int | None = None

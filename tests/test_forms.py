@@ -1,0 +1,247 @@
+"""The forms for other systems: ECS, OpenTelemetry, Parquet, and the hash they share."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from pyarrow import parquet
+from test_eventlog import PROBE
+
+import ctk
+from ctk.render.community import community_id
+from ctk.render.ecs import ecs_line
+from ctk.render.otel import DRAFT, OtelLines
+from ctk.timespan import parse_time
+
+Invoke = Callable[..., Result]
+
+
+# What the Community ID's own implementation gives (communityid 1.5.0); the first three are in its
+# specification.
+@pytest.mark.parametrize(
+    ("proto", "src", "src_port", "dst", "dst_port", "expected"),
+    [
+        ("tcp", "128.232.110.120", 34855, "66.35.250.204", 80, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+        ("tcp", "66.35.250.204", 80, "128.232.110.120", 34855, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+        ("udp", "192.168.1.52", 54585, "8.8.8.8", 53, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="),
+        ("sctp", "192.168.170.8", 7, "192.168.170.56", 7, "1:MP2EtRCAUIZvTw6MxJHLV7N7JDs="),
+        ("tcp", "10.0.0.1", 5000, "10.0.0.1", 80, "1:LD76GfTIBU2lu/ZefEgEGuuBPew="),
+        (
+            *("tcp", "fe80::200:86ff:fe05:80da", 1022, "fe80::260:97ff:fe07:69ea", 22),
+            "1:gS2aYcRwGJWe7UratL8/84dclq4=",
+        ),
+        ("gre", "10.0.0.2", None, "10.0.0.1", None, "1:+KlEHDT0vJgzs/eNmzHq0aSpRYw="),
+        ("47", "10.0.0.2", None, "10.0.0.1", None, "1:+KlEHDT0vJgzs/eNmzHq0aSpRYw="),
+        # Where a flow does not say enough there is none: ports that were merged, ICMP's type,
+        # addresses that were folded together.
+        ("tcp", "10.0.0.1", None, "10.0.0.2", 80, None),
+        ("icmp", "10.0.0.1", None, "10.0.0.2", None, None),
+        ("tcp", "other", 1, "10.0.0.2", 80, None),
+    ],
+)
+def test_a_community_id_is_what_other_tools_compute(
+    proto: str,
+    src: str,
+    src_port: int | None,
+    dst: str,
+    dst_port: int | None,
+    expected: str | None,
+) -> None:
+    record = PROBE._replace(
+        proto=proto,
+        src=src,
+        src_port=src_port,
+        dst=dst,
+        dst_port=dst_port,
+        ip_version=6 if ":" in src else 4,
+    )
+    assert community_id(record) == expected
+
+
+SERVED = PROBE._replace(
+    cluster="prod",
+    src_kind="pod",
+    src_namespace="shop",
+    src_name="web-1",
+    src_workload="web",
+    src_workload_kind="Deployment",
+    src_node="n1",
+    src_node_zone="a",
+    src_labels='{"app":"web","app.kubernetes.io/name":"web"}',
+    dst="10.96.0.10",
+    dst_port=53,
+    nat_dst="10.244.0.3",
+    nat_dst_port=8181,
+    service="kube-system/kube-dns",
+    service_via="address",
+    destroy_events=1,
+    bytes_out=120,
+    packets_out=2,
+    bytes_in=0,
+    packets_in=0,
+)
+
+
+def test_an_ecs_event_has_the_fields_of_the_schema_and_the_rest_under_ctk() -> None:
+    assert json.loads(ecs_line(SERVED)) == {
+        "@timestamp": "2024-11-25T18:47:22.852716307Z",
+        "ecs": {"version": "8.11.0"},
+        "event": {
+            "kind": "event",
+            "category": ["network"],
+            "type": ["connection", "start", "end"],
+            "module": "ctk",
+            "dataset": "ctk.flow",
+            "start": "2024-11-25T18:47:22.852716307Z",
+            "end": "2024-11-25T18:47:22.852816307Z",
+            "duration": 100_000,
+        },
+        "source": {
+            "address": "10.244.0.1",
+            "ip": "10.244.0.1",
+            "port": 53388,
+            "bytes": 120,
+            "packets": 2,
+        },
+        "destination": {
+            "address": "10.96.0.10",
+            "ip": "10.96.0.10",
+            "port": 53,
+            "bytes": 0,
+            "packets": 0,
+            "nat": {"ip": "10.244.0.3", "port": 8181},
+        },
+        "network": {
+            "transport": "tcp",
+            "iana_number": "6",
+            "type": "ipv4",
+            "bytes": 120,
+            "packets": 2,
+            "community_id": community_id(SERVED),
+        },
+        "related": {"ip": ["10.244.0.1", "10.244.0.3", "10.96.0.10"]},
+        "observer": {"hostname": "n1", "product": "ctk", "type": "sensor"},
+        "orchestrator": {"type": "kubernetes", "cluster": {"name": "prod"}},
+        "ctk": {
+            "source": {
+                "kind": "pod",
+                "namespace": "shop",
+                "name": "web-1",
+                "workload": "web",
+                "workload_kind": "Deployment",
+                "node": "n1",
+                "node_zone": "a",
+                "labels": {"app": "web", "app_kubernetes_io/name": "web"},
+            },
+            "destination": {
+                "kind": "pod",
+                "namespace": "kube-system",
+                "name": "coredns-7c65d6cfc9-sq2br",
+                "workload": "coredns",
+                "workload_kind": "Deployment",
+                "node": "n1",
+                "labels": {"k8s-app": "kube-dns", "pod-template-hash": "7c65d6cfc9"},
+            },
+            "service": "kube-system/kube-dns",
+            "service_via": "address",
+            "zone": 0,
+            "connections": 1,
+            "new_events": 1,
+            "update_events": 1,
+            "destroy_events": 1,
+            "unreplied": 0,
+            "refused": 0,
+        },
+    }
+
+
+def test_an_ecs_event_leaves_out_what_is_not_known() -> None:
+    folded = PROBE._replace(src_port=None, ip_version=None, proto="ipv9", dst="other")
+    event = json.loads(ecs_line(folded))
+    assert event["source"] == {"address": "10.244.0.1", "ip": "10.244.0.1"}
+    assert event["network"] == {"transport": "ipv9"}
+    assert "cluster" not in event["orchestrator"]
+    icmp = json.loads(ecs_line(PROBE._replace(proto="icmpv6", src="::1", dst="::2", ip_version=6)))
+    assert icmp["network"] == {"transport": "ipv6-icmp", "iana_number": "58", "type": "ipv6"}
+
+
+def test_otel_log_records_have_the_names_of_the_draft_and_say_so() -> None:
+    def plain(attributes: list[dict[str, Any]]) -> dict[str, Any]:
+        return {each["key"]: next(iter(each["value"].values())) for each in attributes}
+
+    [of_resource] = json.loads(OtelLines()(SERVED))["resourceLogs"]
+    assert plain(of_resource["resource"]["attributes"]) == {
+        "service.name": "ctk",
+        "k8s.node.name": "n1",
+        "k8s.cluster.name": "prod",
+    }
+    [scoped] = of_resource["scopeLogs"]
+    assert (scoped["scope"]["name"], scoped["scope"]["version"]) == ("ctk", ctk.__version__)
+    assert plain(scoped["scope"]["attributes"]) == {"ctk.draft": DRAFT}
+    [logged] = scoped["logRecords"]
+    attributes = plain(logged.pop("attributes"))
+    # 64 bits are text in OTLP's JSON: a number would be rounded.
+    assert logged == {
+        "timeUnixNano": "1732560442852716307",
+        "observedTimeUnixNano": "1732560442852816307",
+        "severityNumber": 9,
+        "severityText": "INFO",
+        "eventName": "network.flow",
+    }
+    assert {key: attributes[key] for key in attributes if not key.startswith("ctk.")} == {
+        "source.address": "10.244.0.1",
+        "source.port": "53388",
+        "destination.address": "10.96.0.10",
+        "destination.port": "53",
+        "network.transport": "tcp",
+        "network.type": "ipv4",
+        "flow.community_id": community_id(SERVED),
+        "flow.bytes.delta": "120",
+        "flow.packets.delta": "2",
+        "flow.reverse.bytes.delta": "0",
+        "flow.reverse.packets.delta": "0",
+        "source.k8s.node.name": "n1",
+        "source.k8s.namespace.name": "shop",
+        "source.k8s.pod.name": "web-1",
+        "source.k8s.deployment.name": "web",
+        "source.k8s.pod.label.app": "web",
+        "source.k8s.pod.label.app.kubernetes.io/name": "web",
+        "destination.k8s.node.name": "n1",
+        "destination.k8s.namespace.name": "kube-system",
+        "destination.k8s.pod.name": "coredns-7c65d6cfc9-sq2br",
+        "destination.k8s.deployment.name": "coredns",
+        "destination.k8s.pod.label.k8s-app": "kube-dns",
+        "destination.k8s.pod.label.pod-template-hash": "7c65d6cfc9",
+        "destination.k8s.service.name": "kube-dns",
+    }
+    assert attributes["ctk.nat_dst"] == "10.244.0.3"
+    assert attributes["ctk.connections"] == "1"
+
+
+@pytest.mark.parametrize("time", ["ns", "us", "rfc3339"])
+def test_a_parquet_file_has_the_flows_with_types(
+    invoke: Invoke, shop: Path, tmp_path: Path, time: str
+) -> None:
+    out = tmp_path / "flows.parquet"
+    assert invoke("export", shop, "-o", "parquet", "--time", time, "--output", out).exit_code == 0
+    table = parquet.read_table(BytesIO(out.read_bytes()))
+    lines = invoke("export", shop, "--time", time).stdout.splitlines()
+    expected = [json.loads(line) for line in lines]
+    assert table.column_names == list(expected[0])
+    for name in ("started_at", "ended_at"):
+        column = table[name].cast("int64").to_pylist()
+        assert column == [parse_time(flow.pop(name), 0) for flow in expected]
+    for flow in expected:
+        for key in ("src_labels", "dst_labels"):
+            flow[key] = None if flow[key] is None else json.dumps(flow[key], separators=(",", ":"))
+    assert table.drop_columns(["started_at", "ended_at"]).to_pylist() == expected
+    kinds = {field.name: str(field.type) for field in table.schema}
+    assert (kinds["started_at"], kinds["bytes_in"], kinds["src"]) == (
+        "timestamp[ns, tz=UTC]",
+        "int64",
+        "string",
+    )
