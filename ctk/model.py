@@ -414,10 +414,15 @@ class IdleConnections:
 
 
 class KnownUnknown(NamedTuple):
-    """An endpoint of an earlier recording that stood for want of better up to `asked_ns`."""
+    """
+    An endpoint of an earlier recording that stood for want of better up to `asked_ns`.
+
+    `undecided`: it left to the next one to say who it was.
+    """
 
     endpoint: Endpoint
     asked_ns: int
+    undecided: bool = False
 
 
 class Previous(NamedTuple):

@@ -327,8 +327,11 @@ class ApiServer:
         self, resource: str, query: dict[str, str], going_on: Callable[[], bool]
     ) -> Iterator[Json]:
         """The events of a watch, with bookmarks, until its timeout."""
-        until = time.monotonic() + float(query.get("timeoutSeconds", "1800"))
-        bookmark_at = time.monotonic() + self.bookmark_s
+        lasts_s = float(query.get("timeoutSeconds", "1800"))
+        until = time.monotonic() + lasts_s
+        # A real server sends one 2 s before the end, too.
+        first_s = min(self.bookmark_s, lasts_s - 2) if lasts_s > 2 else self.bookmark_s
+        bookmark_at = time.monotonic() + first_s
         with self._changed:
             version = int(query.get("resourceVersion") or 0) or self._version
             seen = sum(1 for event in self._events if event[0] <= version)

@@ -137,8 +137,8 @@ NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db
         ),
         (
             ["query", "x.db", "-o", "josn"],
-            "Error: Invalid value for '-o' / '--format': 'josn' is not one of 'table', 'json', "
-            "'jsonl', 'csv', 'tsv'\nTry: --format json\n",
+            "Error: Invalid value for '-o' / '--format': 'josn' is not one of 'table', 'wide', "
+            "'vertical', 'markdown', 'name', 'json', 'jsonl', 'csv', 'tsv'\nTry: --format json\n",
         ),
         (
             ["query", "x.db", "--last", "many"],

@@ -19,15 +19,18 @@ def test_cursors_are_listed_where_they_are_kept(invoke: Invoke, shop: Path, tmp_
     [siem] = json.loads(invoke("cursor", "list", shop, "-o", "json").stdout)
     assert siem == {
         "name": "siem",
-        "until": "2024-11-25T18:47:22.852716307Z",
+        "until_ns": 1732560442852716307,
         "format": "jsonl",
         "filters": "--to-port 8181",
-        "bytes": None,
+        "bytes": 0,
         "file": f"{shop}.siem.cursor",
     }
     [to_file] = json.loads(invoke("cursor", "list", out, "-o", "json").stdout)
     assert (to_file["name"], to_file["bytes"]) == ("a.b", out.stat().st_size)
-    assert "siem" in invoke("cursor", "list", shop).stdout
+    assert invoke("cursor", "list", shop, "--utc").stdout == (
+        "NAME  UNTIL (UTC)          FORMAT  FILTERS         IN FILE\n"
+        "siem  2024-11-25 18:47:22  jsonl   --to-port 8181      0 B\n"
+    )
 
 
 def test_a_cursor_that_is_forgotten_begins_anew(invoke: Invoke, shop: Path) -> None:

@@ -114,6 +114,46 @@ def await_lines(path: Path, count: int) -> None:
         time.sleep(0.02)
 
 
+def test_a_query_follows_under_one_head_from_the_last_ten_on(tmp_path: Path) -> None:
+    path, out = tmp_path / "node.db", tmp_path / "out"
+    with recorder(path) as writer, out.open("wb") as file:
+        write(writer, *range(30))
+        command = [
+            sys.executable,
+            "-m",
+            "ctk",
+            "query",
+            str(path),
+            "-f",
+            "--columns",
+            "time,source",
+        ]
+        with subprocess.Popen([*command, "--utc"], stdout=file) as following:
+            await_lines(out, 11)
+            write(writer, 30, 31)
+            await_lines(out, 13)
+            following.send_signal(signal.SIGINT)
+            assert following.wait(30) == 0
+    head, *lines = out.read_text().splitlines()
+    assert head.split()[0] == "TIME"
+    assert [line.split()[1] for line in lines] == [f"22:13:{20 + at}" for at in range(20, 32)]
+
+
+@pytest.mark.parametrize(
+    ("words", "stderr"),
+    [
+        (("SELECT 1",), "what is followed are flows, not SQL\nTry: filters, or no --follow\n"),
+        (("-o", "json"), "json is one array: it cannot be gone on with\nTry: -o jsonl\n"),
+        (("--first", "3"), "--follow has no end\nTry: --since 15m, or no --follow\n"),
+    ],
+)
+def test_a_query_that_cannot_be_followed_is_refused(
+    invoke: Invoke, shop: Path, words: Sequence[str], stderr: str
+) -> None:
+    result = invoke("query", shop, *words, "-f")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"Error: {stderr}")
+
+
 def test_a_file_that_another_took_the_place_of_is_not_followed(tmp_path: Path) -> None:
     path, other = tmp_path / "node.db", tmp_path / "other.db"
     with recorder(path) as writer:

@@ -16,7 +16,7 @@ from click.testing import Result
 from edges import with_ids
 from sample import AT, ROWS
 
-from ctk.model import EventCounts, FlowRow
+from ctk.model import EventCounts
 from ctk.store import connect
 from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
@@ -613,46 +613,18 @@ def test_json_of_the_views_is_json(invoke: Invoke, shop: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("form", ["jsonl", "table"])
-def test_follow_shows_what_is_written_until_it_is_interrupted(tmp_path: Path, form: str) -> None:
-    path = tmp_path / "live.db"
-    with connect.writer(path) as conn:
-        writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
-
-        def write(*rows: FlowRow) -> None:
-            writer.window(with_ids(writer, rows), committed_ns=AT, counters=EventCounts())
-
-        write(*ROWS[:3])
-        words = [sys.executable, "-m", "ctk", "query", str(path), "-f", "--last", "2", "-o", form]
-        with subprocess.Popen(words, stdout=-1, stderr=-1, text=True) as followed:
-            assert followed.stdout is not None
-            lines = [followed.stdout.readline() for _ in range(2 if form == "jsonl" else 3)]
-            write(*ROWS[3:5])
-            lines += [followed.stdout.readline() for _ in range(2)]
-            followed.send_signal(signal.SIGINT)
-            stdout, stderr = followed.communicate(timeout=20)
-    assert (followed.returncode, stdout, stderr) == (0, "", "")
-    if form == "jsonl":
-        found = [json.loads(line)["started_ns"] for line in lines]
-        assert found == [row.started_ns for row in ROWS[1:5]]
-    else:
-        times = ["18:47:32", "18:47:42", "18:47:52", "18:48:02"]
-        assert [line.split()[1] for line in lines] == ["(UTC)", *times]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["SELECT 1"], "-f follows flows, not SQL"),
-        (["-o", "json"], "json is one array, whose end would not come"),
-        (["--first", "3"], "--follow has no end"),
-    ],
-)
-def test_what_has_no_end_is_not_followed(
-    invoke: Invoke, shop: Path, words: list[str], message: str
+def test_a_time_without_an_offset_is_of_the_zone_in_which_times_are_shown(
+    invoke: Invoke, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = invoke("query", shop, "-f", *words)
-    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, f"Error: {message}")
+    asked = ("query", shop, "--since", "2024-11-25 19:48", "-o", "jsonl")
+    try:
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        assert len(invoke(*asked).stdout.splitlines()) == 3
+        assert invoke(*asked, "--utc").stdout == ""
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_following_ends_when_its_reader_does(shop: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Applied, Deleted, Listed, Lost, Missed, Node, Pod, Recovered
 from ctk.model import (
+    Closed,
     Completed,
     Endpoint,
     KnownObject,
@@ -150,6 +151,7 @@ class File:
     told_ns: int | None = None  # up to when pods are known
     last_ns: int = 0  # up to when somebody recorded
     endpoints: dict[Key, list[Endpoint]] = field(default_factory=dict)  # each the one it is now
+    undecided: dict[Key, int] = field(default_factory=dict)  # with up to when they were given
 
     def write(self, history: Iterable[object], told: Iterable[PodsTold]) -> None:
         for each in history:
@@ -174,6 +176,8 @@ class File:
             elif isinstance(each, Completed):
                 row = self.row(each.unknown)
                 row[0] = each.known
+            elif isinstance(each, Closed) and each.endpoint.kind == "unknown":
+                self.undecided[key(each.endpoint)] = each.valid_to_ns
         for each in told:
             self.told_ns = each.at_ns
 
@@ -208,7 +212,8 @@ class File:
                 row for row in rows if row.address == each.address and begin(row) > begin(each)
             )
             asked_ns = min(map(begin, later), default=self.last_ns)
-            given.append(KnownUnknown(each, asked_ns))
+            undecided_ns = self.undecided.get(key(each))
+            given.append(KnownUnknown(each, undecided_ns or asked_ns, undecided_ns is not None))
         return given
 
 

@@ -16,7 +16,7 @@ from ctk.model import Datagrams, Gap
 from ctk.record import commit, loop
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Listening, Plan
-from ctk.store import connect
+from ctk.store import connect, rollup
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,30 @@ def test_while_another_process_holds_the_lock_windows_wait_and_nothing_is_lost(t
         f"{db} is locked by another program; recording goes on, and writes when it is free",
         "the file is written again: all of it",
     ]
+
+
+def test_folding_and_pruning_go_on_between_reads_a_slice_each(tmp_path, monkeypatch):
+    """With slices that are over after a step it takes some reads; with long ones none."""
+    monkeypatch.setattr(rollup, "_READ_AT_ONCE", 1)
+
+    def reads_until_folded(slice_s: float) -> int:
+        monkeypatch.setattr(commit, "_SLICE_S", slice_s)
+        db = tmp_path / f"{slice_s}.db"
+        seen = []
+
+        def steps() -> Iterator[Datagrams]:
+            for n in range(10):
+                yield opened(n)
+            for i in range(40):
+                yield tick(T + 100 * SECOND + i)
+                seen.extend(ask(db, "SELECT folded_ns FROM level WHERE name = '1m'"))
+
+        record(db, steps(), live=True)
+        assert seen[-1] > (T,)
+        return seen.index(seen[-1])
+
+    assert reads_until_folded(60.0) == 0
+    assert reads_until_folded(0.0) > 0
 
 
 def test_what_waits_for_the_lock_is_bounded_and_what_is_given_up_is_a_gap(tmp_path, monkeypatch):

@@ -249,6 +249,21 @@ def test_no_step_of_a_sweep_reads_or_deletes_more_than_its_slice(
     assert _stored_ids(conn) == _pointed_to(conn, [])
 
 
+def test_no_step_of_a_fold_reads_or_writes_more_than_its_slice(conn: sqlite3.Connection) -> None:
+    """60 flows of 60 edges, all but two of them folded into "other": two rows a step."""
+    writer = _writer(conn)
+    peers = [Endpoint(address=f"8.9.0.{i}", kind="external", valid_from_ns=0) for i in range(60)]
+    edges = [edge("tcp", 0, POD, peer, 443, None, peer, None, None, None) for peer in peers]
+    _write(writer, [_row(START + i, one) for i, one in enumerate(edges)])
+    changes = []
+    before = conn.total_changes
+    for _ in rollup.fold(conn, START + MINUTE, SMALL):
+        changes.append(conn.total_changes - before)
+        before = conn.total_changes
+    assert len(changes) > 60
+    assert max(changes) <= 20
+
+
 def test_two_hours_fold_and_prune_right_at_every_ten_seconds(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
     everything: list[FlowRow] = []

@@ -6,18 +6,20 @@ Who is absent is only said to have vanished, or to be new, where nothing can hav
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from heapq import nsmallest
+from typing import Literal, NamedTuple, get_args
 
 from ctk.ask.caveats import Caveat, Folded, Widened
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
 from ctk.ask.moments import Moment
-from ctk.ask.sums import SEEN, SORTS, Counts, Value, plus, refuse_cut
+from ctk.ask.sums import COUNTS, KEYS, SEEN, SORTS, Counts, Value, refuse_cut
 from ctk.ask.top import top
 from ctk.errors import UsageError
 from ctk.model import Filters
+from ctk.store.columns import joins_of
 from ctk.store.peers import STRANGERS
 from ctk.timespan import SECOND, format_time
 
@@ -30,7 +32,6 @@ STATES: tuple[State, ...] = get_args(State)
 
 SPANS_HINT = "--before 2h..1h --after 1h.."
 
-_KINDS = ("src_kind", "dst_kind")
 Keys = tuple[Value, ...]
 
 
@@ -118,7 +119,6 @@ def _ends(span: AskedSpan | None) -> tuple[Moment | None, Moment | None]:
 class _Answer:
     side: Side
     counts: Mapping[Keys, Counts]
-    strangers: frozenset[Keys]  # groups with an external or unknown side
     folded: bool
     caveats: tuple[Caveat, ...]
 
@@ -138,26 +138,32 @@ def diff(
     if sort is not None and sort not in DIFF_SORTS:
         hint = f"one of {', '.join(DIFF_SORTS)}"
         raise UsageError(f"{sort!r} is not a count to sort by", hint=hint)
-    one, other = (
-        _answer(*asked, by, name) for asked, name in ((before, "before"), (after, "after"))
-    )
+    one, other = _answer(*before, by, "before"), _answer(*after, by, "after")
+    # Who is not among one side's groups may be in a row of it that stands for many.
+    gone = _strangers(before[0], by) if other.folded else ()
+    hidden = gone if other.folded and before[0] is after[0] else ()
+    if one.folded and not hidden:
+        hidden = _strangers(after[0], by)
     measured = any(
         counts.bytes is not None for counts in (*one.counts.values(), *other.counts.values())
     )
     sort = sort or ("bytes" if measured else "connections")
-    changes: dict[State, list[Change]] = {state: [] for state in STATES}
+    compared = _Compared(one, other, hidden, gone, COUNTS.index(SORTS[sort]))
+    # Of thousands of groups few are shown: what is told of one is put together for these alone.
+    groups: dict[State, list[Keys]] = {state: [] for state in STATES}
     for keys in one.counts.keys() | other.counts.keys():
-        change = _change(keys, one, other, SORTS[sort])
-        changes[change.state].append(change)
-    for some in changes.values():
-        some.sort(key=lambda change: (-abs(change.per_s or 0), *map(str, change.keys)))
+        groups[compared.state(keys)].append(keys)
+    rows: list[Change] = []
+    for state, some in groups.items():
+        shown = len(some) if limit is None else limit
+        rows += (compared.change(state, keys) for keys in nsmallest(shown, some, compared.order))
     return Diff(
         by=tuple(by),
         sort=sort,
         before=one.side,
         after=other.side,
-        rows=tuple(change for some in changes.values() for change in some[:limit]),
-        states={state: len(some) for state, some in changes.items()},
+        rows=tuple(rows),
+        states={state: len(some) for state, some in groups.items()},
         caveats=tuple(dict.fromkeys([*one.caveats, *other.caveats])),
     )
 
@@ -166,22 +172,31 @@ def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name:
     refuse_cut(filters, "groups")
     with one_moment(conn):
         coverage = coverage_of(conn)
-        ranked = top(conn, filters, (*by, *_KINDS), None, None)
+        ranked = top(conn, filters, by, None, None)
     # Where finer rows were pruned, more was counted than was asked for.
     since_ns, until_ns = filters.since_ns, filters.until_ns
     for caveat in ranked.caveats:
         if isinstance(caveat, Widened):
             since_ns, until_ns = caveat.since_ns, caveat.until_ns
-    counts: dict[Keys, Counts] = {}
-    strangers: set[Keys] = set()
-    for row in ranked.rows:
-        keys = row.keys[: len(by)]
-        counts[keys] = plus(counts[keys], row.counts) if keys in counts else row.counts
-        if any(kind in STRANGERS for kind in row.keys[len(by) :]):
-            strangers.add(keys)
+    counts = {row.keys: row.counts for row in ranked.rows}
     side = _side(coverage, since_ns, until_ns, len(counts), name)
     folded = any(isinstance(caveat, Folded) for caveat in ranked.caveats)
-    return _Answer(side, counts, frozenset(strangers), folded, ranked.caveats)
+    return _Answer(side, counts, folded, ranked.caveats)
+
+
+def _strangers(conn: sqlite3.Connection, by: Sequence[str]) -> Container[Keys]:
+    """Give the groups that some edge with an external or unknown side is of."""
+    if "src_port" in by:  # it is of flows, not of edges
+        return _Everything()
+    keys = ", ".join(KEYS[key] for key in by)
+    condition = " OR ".join(f"{side}.kind IN {STRANGERS}" for side in ("src", "backend"))
+    joins = joins_of(f"{keys} {condition}")
+    return set(conn.execute(f"SELECT DISTINCT {keys} FROM edge {joins} WHERE {condition}"))
+
+
+class _Everything:
+    def __contains__(self, keys: object) -> bool:
+        return True
 
 
 def _side(
@@ -209,27 +224,43 @@ def _side(
     )
 
 
-def _change(keys: Keys, one: _Answer, other: _Answer, count: str) -> Change:
-    before, after = one.counts.get(keys), other.counts.get(keys)
-    was, now = _per_s(before, one.side, count), _per_s(after, other.side, count)
-    if before is None:
-        state: State = "unknown" if _may_hide(one, keys in other.strangers) else "new"
-    elif after is None:
-        state = "unknown" if _may_hide(other, keys in one.strangers) else "vanished"
-    else:
-        state = "same" if _alike(before, one.side, after, other.side) else "changed"
-    per_s = None if was is None or now is None else now - was
-    return Change(state=state, keys=keys, before=before, after=after, per_s=per_s)
+class _Compared(NamedTuple):
+    """Two answers, and which groups may be hidden in a row that stands for many."""
 
+    one: _Answer
+    other: _Answer
+    hidden: Container[Keys]  # on the side before
+    gone: Container[Keys]  # on the side after
+    at: int  # the place of the count that sorts
 
-def _per_s(counts: Counts | None, side: Side, count: str) -> float | None:
-    """Give a count by the second; who is not there counts 0."""
-    counted = 0 if counts is None else getattr(counts, count)
-    return None if counted is None else counted * SECOND / side.recorded_ns
+    def state(self, keys: Keys) -> State:
+        one, other = self.one, self.other
+        before, after = one.counts.get(keys), other.counts.get(keys)
+        if before is None:
+            return "new" if one.side.is_whole and keys not in self.hidden else "unknown"
+        if after is None:
+            return "vanished" if other.side.is_whole and keys not in self.gone else "unknown"
+        return "same" if _alike(before, one.side, after, other.side) else "changed"
 
+    def change(self, state: State, keys: Keys) -> Change:
+        before, after = self.one.counts.get(keys), self.other.counts.get(keys)
+        return Change(
+            state=state, keys=keys, before=before, after=after, per_s=self._more_per_s(keys)
+        )
 
-def _may_hide(answer: _Answer, is_stranger: bool) -> bool:
-    return not answer.side.is_whole or (answer.folded and is_stranger)
+    def order(self, keys: Keys) -> tuple[float | str, ...]:
+        """Put the largest change first."""
+        return (-abs(self._more_per_s(keys) or 0), *map(str, keys))
+
+    def _more_per_s(self, keys: Keys) -> float | None:
+        was, now = self._per_s(self.one, keys), self._per_s(self.other, keys)
+        return None if was is None or now is None else now - was
+
+    def _per_s(self, answer: _Answer, keys: Keys) -> float | None:
+        """Give the count that sorts by the second; who is not there counts 0."""
+        counts = answer.counts.get(keys)
+        counted = 0 if counts is None else counts[self.at]
+        return None if counted is None else counted * SECOND / answer.side.recorded_ns
 
 
 def _alike(before: Counts, one: Side, after: Counts, other: Side) -> bool:

@@ -3,7 +3,7 @@
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
@@ -65,7 +65,9 @@ class Questions(ABC):
         keys = BY if by is None else keys_of(by)
         chosen = self._filters(filters, asked, "before", "after", "other", "by", "sort", "limit")
         later = other or self
-        with self._connect() as conn, later._connect() as later_conn:
+        with ExitStack() as stack:
+            conn = stack.enter_context(self._connect())
+            later_conn = conn if other is None else stack.enter_context(later._connect())
             spans = two_spans(conn, before, after, other is not None, self._span, later._span)
             one, two = (replace(span, terms=chosen.terms) for span in spans)
             if (chosen.since_ns, chosen.until_ns) != (None, None):

@@ -31,9 +31,10 @@ def values(ctx: click.Context, field: Field, incomplete: str) -> list[Completion
 
 def keys(incomplete: str) -> list[CompletionItem]:
     """Complete the keys of `--by`."""
+    from ctk.ask.presets import EITHER_KEYS, PRESETS
     from ctk.ask.sums import KEYS
 
-    return _listed(incomplete, KEYS)
+    return _listed(incomplete, dict.fromkeys([*PRESETS, *EITHER_KEYS, *KEYS]))
 
 
 def _listed(incomplete: str, known: Iterable[str]) -> list[CompletionItem]:

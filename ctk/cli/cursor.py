@@ -2,18 +2,24 @@
 
 import sys
 from pathlib import Path
-from typing import get_args
 
 import click
 
-from ctk.cli.options import remark
+from ctk.cli.options import output_options, remark
 from ctk.errors import UsageError
 from ctk.render import tables as render
+from ctk.render.cells import Head
 from ctk.render.cursor import Cursor, beside, path_of
-from ctk.render.tables import Format, Output
-from ctk.timespan import format_time
+from ctk.render.tables import Output
 
-_COLUMNS = ("name", "until", "format", "filters", "bytes", "file")
+_COLUMNS = (
+    Head("name", "name"),
+    Head("until_ns", "time", title="UNTIL"),
+    Head("format"),
+    Head("filters", rank=1),
+    Head("bytes", "bytes", title="IN FILE"),
+    Head("file", wide=True),
+)
 _place = click.argument("db", type=click.Path(path_type=Path), metavar="DB")
 
 
@@ -27,34 +33,31 @@ def cursor() -> None:
     """
 
 
-@cursor.command("list")
+@cursor.command("list", short_help="List the cursors beside DB.")
 @_place
-@click.option(
-    "-o",
-    "--format",
-    "form",
-    type=click.Choice(get_args(Format)),
-    default="table",
-    show_default=True,
-    help="The form of the answer.",
-)
-def list_(db: Path, form: Format) -> None:
+@output_options
+def list_(db: Path, output: Output) -> None:
     """List the cursors beside DB: up to when each has the flows, in which format and filters."""
     _refuse_nothing(db)
-    rows = []
-    for name, path in beside(db):
-        kept = Cursor.load(path)
-        if kept is not None:
-            until = format_time(kept.started_ns) if kept.started_ns >= 0 else None
-            facts = (kept.form or None, kept.filters or None, kept.output_bytes or None)
-            rows.append((name, until, *facts, str(path)))
+    found = [(name, Cursor.load(path), path) for name, path in beside(db)]
+    rows = [
+        (
+            name,
+            kept.started_ns if kept.started_ns >= 0 else None,
+            kept.form or None,
+            kept.filters or None,
+            kept.output_bytes,
+            str(path),
+        )
+        for name, kept, path in found
+        if kept is not None
+    ]
     if not rows:
         remark(f"no cursor is kept beside {db}: that of an export to --output FILE is beside FILE")
-    if rows or form != "table":
-        render.rows(_COLUMNS, rows, Output(format=form), sys.stdout.buffer)
+    render.answer(_COLUMNS, rows, output, sys.stdout.buffer)
 
 
-@cursor.command()
+@cursor.command(short_help="Forget the cursor NAME.")
 @_place
 @click.argument("name")
 def reset(db: Path, name: str) -> None:

@@ -17,7 +17,14 @@ from ctk.ask.recording import Recording
 from ctk.cli.bar import Bar
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts
-from ctk.cli.options import Dbs, dbs_argument, print_caveats, refuse_one_file_twice, remark
+from ctk.cli.options import (
+    Dbs,
+    dbs_argument,
+    print_caveats,
+    print_new_caveats,
+    refuse_one_file_twice,
+    remark,
+)
 from ctk.errors import StoreError, UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_count, parse_size
@@ -160,9 +167,7 @@ def _follow(
         written.write(flows, encoder, sink, interrupted.is_set)
         written.keep(sink)
         after_each()
-        new = [caveat for caveat in flows.caveats if caveat.text not in told]
-        told.update(caveat.text for caveat in new)
-        print_caveats(new)
+        print_new_caveats(flows.caveats, told)
         if interrupted.is_set():
             return
 

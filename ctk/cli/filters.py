@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
+from datetime import UTC
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -108,7 +109,11 @@ def filter_options(command: F) -> F:
                 return recording.reference()
 
         filters = filters_of(
-            given_flags, now_ns=time.time_ns(), reference=reference, spelled=as_flag
+            given_flags,
+            now_ns=time.time_ns(),
+            reference=reference,
+            zone=UTC if given.get("utc") else None,  # of the options of the output
+            spelled=as_flag,
         )
         return command(filters=filters, **given)
 

@@ -233,3 +233,10 @@ def print_caveats(caveats: Iterable[Caveat]) -> None:
         click.echo(
             click.style(caveat.text, fg="yellow") if gap else caveat.text, err=True, color=colour
         )
+
+
+def print_new_caveats(caveats: Iterable[Caveat], told: set[str]) -> None:
+    """Say what is not told yet, and add it to what is."""
+    new = [caveat for caveat in caveats if caveat.text not in told]
+    told.update(caveat.text for caveat in new)
+    print_caveats(new)

@@ -12,7 +12,14 @@ import ctk
 from ctk.ask.recording import Recording
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts, nobody_reads
-from ctk.cli.options import Dbs, output_options, print_caveats, remark, sql_arguments
+from ctk.cli.options import (
+    Dbs,
+    output_options,
+    print_caveats,
+    print_new_caveats,
+    remark,
+    sql_arguments,
+)
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.numbers import parse_size
@@ -20,10 +27,11 @@ from ctk.render import tables as render
 from ctk.render.tables import Output
 from ctk.timespan import SECOND, parse_age
 
+_BEFORE = 10  # flows that are listed before those that come, as `tail -f` has it
+
 
 @click.command(cls=FilterCommand, short_help="List the flows in DB, or ask it in SQL.")
 @sql_arguments
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
 @click.option("-p", "--param", nargs=2, multiple=True, metavar="NAME VALUE", help="Value of :NAME.")
 @click.option(
     "--timeout",
@@ -49,22 +57,28 @@ from ctk.timespan import SECOND, parse_age
     help="Another SQLite file for SQL, by NAME.",
 )
 @click.option("--explain", is_flag=True, help="Say how SQLite would answer the SQL.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="List the last 10 flows, or those --since, and what comes, until Ctrl-C.",
+)
 @filter_options
 @output_options
 def query(
     db: Dbs,
     sql: str | None,
-    follow: bool,
     param: tuple[tuple[str, str], ...],
     timeout: int,
     memory: int,
     attach: tuple[tuple[str, str], ...],
     explain: bool,
+    follow: bool,
     filters: Filters,
     output: Output,
 ) -> None:
     """
-    List the flows in DB, oldest first; with -f, then those that are written from now on.
+    List the flows in DB, oldest first.
 
     Or ask DB in SQL, given as a word, as @FILE, or as - on standard input. `ctk schema` tells of
     its views and their columns. Times compare as numbers: started_ns >= ago('1h'),
@@ -81,10 +95,10 @@ def query(
             if given:
                 hint = '"select * from flows where src = :ip" -p ip 10.0.0.1'
                 raise UsageError(f"{flag} is for SQL", hint=hint)
-    elif follow:
-        raise UsageError("-f follows flows, not SQL", hint="ask with filters, or without -f")
     elif (filters.first, filters.last, filters.terms) != (None, None, ()):
         raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
+    if follow:
+        _refuse_to_follow(sql, filters, output)
     with ctk.open(db) as recording:
         if sql is not None:
             answer = recording.sql(
@@ -104,11 +118,11 @@ def query(
                 remark(f"only the first {written:,} rows are shown: -o csv writes all")
             print_caveats(answer.caveats)
             return
-        if (filters.first, filters.last) != (None, None):
-            output = replace(output, most=None)
         if follow:
             _follow(recording, filters, output)
             return
+        if (filters.first, filters.last) != (None, None):
+            output = replace(output, most=None)
         flows = recording.flows(filters)
         written = render.flows(flows, output, sys.stdout.buffer, nodes=isinstance(db, tuple))
         if written == output.most and next(flows, None) is not None:
@@ -118,12 +132,19 @@ def query(
         print_caveats(flows.caveats)
 
 
-def _follow(recording: Recording, filters: Filters, output: Output) -> None:
-    """Write what there is, and what comes, until somebody interrupts it."""
+def _refuse_to_follow(sql: str | None, filters: Filters, output: Output) -> None:
+    if sql is not None:
+        raise UsageError("what is followed are flows, not SQL", hint="filters, or no --follow")
     if output.format == "json":
-        raise UsageError("json is one array, whose end would not come", hint="-o jsonl")
-    if filters.first is not None:
+        raise UsageError("json is one array: it cannot be gone on with", hint="-o jsonl")
+    if filters.first is not None or filters.until_ns is not None:
         raise UsageError("--follow has no end", hint="--since 15m, or no --follow")
+
+
+def _follow(recording: Recording, filters: Filters, output: Output) -> None:
+    """List flows as they come, under one head, until somebody interrupts it."""
+    if (filters.since_ns, filters.last) == (None, None):
+        filters = replace(filters, last=_BEFORE)
     output = replace(output, most=None, screen=replace(output.screen, pager=""))
     told: set[str] = set()
     with interrupts() as interrupted:
@@ -134,15 +155,14 @@ def _follow(recording: Recording, filters: Filters, output: Output) -> None:
             return interrupted.wait(seconds)
 
         for flows in recording.follow(filters, wait=wait).rounds():
-            some = next(flows, None)
-            if some is not None:
-                until = takewhile(lambda _: not interrupted.is_set(), flows)
-                render.flows(chain([some], until), output, sys.stdout.buffer)
-                sys.stdout.flush()
-                output = replace(output, titled=False)
-            new = [caveat for caveat in flows.caveats if caveat.text not in told]
-            told.update(caveat.text for caveat in new)
-            print_caveats(new)
+            going_on = takewhile(lambda _: not interrupted.is_set(), flows)
+            for first in going_on:
+                render.flows(chain((first,), going_on), output, sys.stdout.buffer)
+                # What was said above the first flows is not said again.
+                screen = replace(output.screen, left_out=lambda titles: None)
+                output = replace(output, titled=False, screen=screen)
+            sys.stdout.buffer.flush()
+            print_new_caveats(flows.caveats, told)
             if interrupted.is_set():
                 return
 

@@ -51,7 +51,10 @@ class RecordCommand(SectionedCommand):
                 ("What is recorded", "from_capture capture events cidr exclude_cidr protocol port"),
                 ("How it is kept", "window_ns aggregate max_time_ns max_bytes retain"),
                 ("The kernel", "enable_accounting dump_every_ns buffer_bytes buffer_max_bytes"),
-                ("Records as they come", "prints log log_max_bytes log_keep log_compress"),
+                (
+                    "Records as they come",
+                    "prints log log_accounting log_max_bytes log_keep log_compress",
+                ),
             )
             for name in names.split()
         }

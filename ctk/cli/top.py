@@ -5,7 +5,8 @@ import sys
 import click
 
 import ctk
-from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, Side
+from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, Side, expanded
+from ctk.ask.recording import Recording
 from ctk.ask.sums import KEYS, SORTS, check_keys
 from ctk.ask.top import Top
 from ctk.cli.filters import FilterCommand, filter_options
@@ -22,7 +23,7 @@ from ctk.model import Filters
 from ctk.numbers import parse_count
 from ctk.render import ranking as render
 from ctk.render.tables import Output
-from ctk.timespan import format_age
+from ctk.timespan import SECOND, format_age, parse_age
 
 _SHOWN = 20  # of a table, unless --limit says otherwise
 
@@ -39,6 +40,7 @@ A flow between two pods counts for both of them, or for the one of --side; the t
 ctk top node.db --since 24h
 ctk top node.db --by pods --by services --sort failed
 ctk top node.db --by src_workload,dst_port --from-namespace shop --rate
+ctk top node.db --watch
 """
 
 
@@ -73,6 +75,13 @@ ctk top node.db --by src_workload,dst_port --from-namespace shop --rate
     metavar="N",
     help=f"How many rows; 0 for all.  [default: {_SHOWN} of a table, else all]",
 )
+@click.option(
+    "--watch",
+    metavar="AGE",
+    is_flag=False,
+    flag_value="2s",
+    help="Look again every so often; on a terminal a table that keys move: ? shows them.  [2s]",
+)
 @filter_options
 @output_options
 def top(
@@ -82,6 +91,7 @@ def top(
     side: Side,
     rate: bool,
     limit: int | None,
+    watch: str | None,
     filters: Filters,
     output: Output,
 ) -> None:
@@ -89,6 +99,9 @@ def top(
     lists = [[key.strip() for key in keys.split(",")] for keys in by]
     for keys in lists:
         check_keys(keys, "--by")
+    if watch is not None:
+        _watch(db, lists, sort, filters, output, watch)
+        return
     if rate and (filters.first, filters.last) != (None, None):
         raise UsageError(
             "--rate needs a span of time", hint="--since 1h in place of --first, --last"
@@ -122,3 +135,30 @@ def _say(ranked: list[Top], output: Output, rate: bool) -> None:
     if rate and ranked[0].span is not None:
         remark(f"rates are of {format_age(ranked[0].span[1] - ranked[0].span[0])}")
     print_caveats(dict.fromkeys(caveat for each in ranked for caveat in each.caveats))
+
+
+def _watch(
+    db: Dbs, lists: list[list[str]], sort: str | None, filters: Filters, output: Output, age: str
+) -> None:
+    """Show the first list again and again: as a table that moves, or, piped, one after another."""
+    from ctk.report.livetable import Look, Seen
+    from ctk.report.terminal import stream, watch
+
+    if len(lists) > 1:
+        raise UsageError("--watch shows one list", hint="give --by once")
+    every_s = parse_age(age) / SECOND
+    if not every_s:
+        raise UsageError(f"{age!r} is too short to look", hint="--watch 2s")
+    with ctk.open(db) as recording:
+        if not isinstance(recording, Recording):
+            raise UsageError("--watch looks at one file", hint="name one")
+        look = Look(by=expanded(lists[0]), filters=filters, sort=sort or "bytes")
+        if sys.stdin.isatty() and sys.stdout.isatty() and output.format == "table":
+            watch(recording, look, every_s)
+            return
+
+        def show(seen: Seen) -> None:
+            render.top(seen.top, output, sys.stdout.buffer)
+            _say([seen.top], output, rate=False)
+
+        stream(recording, look, every_s, show)

@@ -38,6 +38,7 @@ from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import (
+    Closed,
     ClusterFound,
     Completed,
     Endpoint,
@@ -77,7 +78,6 @@ class Endpoints:
         self._listed: set[Resource] = set()
         self._settled_ns = started_ns
         self._pods_version: str | None = None  # where a watch of pods would go on
-        self._undecided_ns = FOREVER_NS  # since when the next recording is to decide anew
 
     # What is asked of it.
 
@@ -138,8 +138,7 @@ class Endpoints:
         """Say up to when pods are known, at `at_ns`; nothing where nobody told of them."""
         if "pods" not in self._listed:
             return []
-        until_ns = min(at_ns, self._owners.lost_ns, self._undecided_ns)
-        return [PodsTold(until_ns, self._pods_version)]
+        return [PodsTold(min(at_ns, self._owners.lost_ns), self._pods_version)]
 
     @property
     def untold(self) -> int:
@@ -296,9 +295,7 @@ class Endpoints:
         def settled(given: Provisional) -> bool:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
-            if given.recalled and not self._owners.says_more(
-                address, owned, endpoint.valid_from_ns
-            ):
+            if given.decided and not self._owners.says_more(address, owned, endpoint.valid_from_ns):
                 return False
             sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
             if owned is not None and not sure:
@@ -313,9 +310,10 @@ class Endpoints:
                     # The next recording may hear of another: this is not a span of its own.
                     known = replace(known, valid_from_ns=endpoint.valid_from_ns)
                     if self._cluster.awaits_address(known.node, given.asked_ns):
-                        # One that this recording did not hear of any more may have had it.
+                        # One that this recording did not hear of any more may have had it. The end
+                        # says to the next one that it is to be decided.
                         known = _unknown(endpoint)
-                        self._undecided_ns = min(self._undecided_ns, known.valid_from_ns)
+                        undecided.append(Closed(known, given.asked_ns, inferred=True))
             elif endpoint.kind == "pod":
                 # It was not that pod all the time, and rows that point to it don't tell when.
                 known = _unknown(endpoint)
@@ -326,7 +324,9 @@ class Endpoints:
             self._history.extend(self._unresolved.completed(endpoint))
             return True
 
+        undecided: list[Closed] = []
         self._provisional.settle(address, settled)
+        self._history.extend(undecided)
 
 
 def _unknown(endpoint: Endpoint) -> Endpoint:

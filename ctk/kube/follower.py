@@ -184,25 +184,30 @@ class Follower:
         Put what happened in between on the queue, as far as the server still has it.
 
         Who came and went meanwhile is in no list. A server keeps a minute of it at the least, and
-        sends all of it at once.
+        sends all of it at once; that it has is told by a bookmark, 2 s before the watch ends.
         """
         query = {
             "watch": "1",
+            "allowWatchBookmarks": "true",
             "resourceVersion": from_version,
-            "timeoutSeconds": "1",
+            "timeoutSeconds": "3",
             **self._selector,
         }
         missed: list[Applied | Deleted] = []
-        whole = False
+        whole = _reached(from_version, to_version)
         try:
-            with self._get(query, self._patience.silence) as response:
-                for event in self._lines(response):
-                    change = self._change(event)
-                    if isinstance(change, Applied | Deleted):
-                        if _is_past(change.version, to_version):
+            if not whole:
+                with self._get(query, self._patience.silence) as response:
+                    for line in self._lines(response):
+                        change = self._change(line)
+                        if change is None:
+                            continue
+                        whole = _reached(change.version, to_version)
+                        is_past = whole and change.version != to_version
+                        if isinstance(change, Applied | Deleted) and not is_past:
+                            missed.append(change)
+                        if whole:
                             break
-                        missed.append(change)
-            whole = True
         except (BrokenError, RefusedError) as error:
             log.debug("%s: not all that was missed is known: %s", self.resource, error)
         self._version = to_version
@@ -310,10 +315,10 @@ class Follower:
         raise BrokenError("stopped")
 
 
-def _is_past(version: str | None, other: str) -> bool:
-    """Whether a version is later than another; they are numbers wherever etcd gives them."""
+def _reached(version: str | None, other: str) -> bool:
+    """Whether a version is no earlier than another: they are numbers wherever etcd gives them."""
     try:
-        return int(version or "") > int(other)
+        return int(version or "") >= int(other)
     except ValueError:
         return False
 

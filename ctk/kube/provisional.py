@@ -36,7 +36,7 @@ class Provisional:
     endpoint: Endpoint
     until_ns: int  # from then on another is given
     asked_ns: int
-    recalled: bool = False  # an earlier recording gave it
+    decided: bool = False  # by an earlier recording, with what that knew
 
 
 class ProvisionalEndpoints:
@@ -104,9 +104,9 @@ class ProvisionalEndpoints:
 
     def recall(self, unknown: Iterable[KnownUnknown]) -> None:
         """Take in those of earlier recordings: they may be completed, and are given no more."""
-        for endpoint, asked_ns in unknown:
+        for endpoint, asked_ns, undecided in unknown:
             given = self._of.setdefault(endpoint.address, [])
-            given.append(Provisional(endpoint, asked_ns, asked_ns, recalled=True))
+            given.append(Provisional(endpoint, asked_ns, asked_ns, decided=not undecided))
         while len(self._of) > _MOST:
             self._of.popitem(last=False)
 

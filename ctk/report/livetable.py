@@ -30,7 +30,7 @@ SHOWN: Mapping[str, str] = {
     "refused": "REFUSED",
     "unreplied": "UNREPLIED",
 }
-_NARROWEST = 12  # of a key's column
+_NARROWEST = 18  # of a column of names: legible when shortened
 _COUNT_WIDTH = 11
 HELP = (
     "q          leave",
@@ -287,12 +287,11 @@ def _table(look: Look, seen: Seen, columns: int, room: int) -> list[Line]:
     while len(counts) > 1 and least + len(counts) * _COUNT_WIDTH > columns:
         # The column that is sorted by stays.
         counts.remove(next(name for name in reversed(counts) if name != look.sort))
-    each = max((columns - len(counts) * _COUNT_WIDTH) // len(look.by) - 2, 4)
     texts = [[NONE if key is None else safe(key) for key in keys] for keys, _ in rows]
-    wide = [
-        min(max([width(key), *(width(text[at]) for text in texts)]), each)
-        for at, key in enumerate(look.by)
+    needed = [
+        max([width(key), *(width(text[at]) for text in texts)]) for at, key in enumerate(look.by)
     ]
+    wide = _shared(needed, columns - len(counts) * _COUNT_WIDTH - 2 * (len(needed) - 1))
     arrow = "^" if look.reverse else "v"
     names = [f"{SHOWN[name]}{arrow if name == look.sort else ''}" for name in counts]
     head = _line([shorten(key.upper(), wide[i]) for i, key in enumerate(look.by)], wide, names)
@@ -308,6 +307,15 @@ def _table(look: Look, seen: Seen, columns: int, room: int) -> list[Line]:
     if not rows:
         lines.append(Line("no flows fit", "quiet"))
     return lines
+
+
+def _shared(needed: Sequence[int], room: int) -> list[int]:
+    """Give each column what it needs while there is room; what is short is shared evenly."""
+    wide = list(needed)
+    for left, at in enumerate(sorted(range(len(needed)), key=needed.__getitem__), -len(needed)):
+        wide[at] = min(needed[at], max(room // -left, 4))
+        room -= wide[at]
+    return wide
 
 
 def _line(keys: Sequence[str], wide: Sequence[int], counts: Sequence[str]) -> str:

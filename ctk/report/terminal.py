@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ctk.ask.caveats import HasGaps
 from ctk.ask.sums import Counts, Value
 from ctk.report.livetable import Look, Seen, Style, press, screen
-from ctk.timespan import SECOND, format_age
+from ctk.timespan import format_age
 
 if TYPE_CHECKING:
     from ctk.ask.recording import Recording
@@ -144,8 +144,3 @@ def stream(
             show(asking.ask(look))
             sys.stdout.flush()
             time.sleep(every_s)
-
-
-def parse_interval(every_ns: int) -> float:
-    """Turn an age into seconds between two looks, a tenth at least."""
-    return max(every_ns / SECOND, 0.1)

@@ -26,9 +26,9 @@ _EARLIER = f"""
 """
 # An address is asked about anew after a time, so each of its rows ends where the next begins.
 _UNKNOWN = f"""
-    SELECT asked_ns, {", ".join(ENDPOINT_FIELDS)} FROM (
+    SELECT IIF(undecided, valid_to_ns, asked_ns), undecided, {", ".join(ENDPOINT_FIELDS)} FROM (
         SELECT *, IFNULL(LEAD(valid_from_ns) OVER (PARTITION BY packed ORDER BY valid_from_ns, id),
-            :last_ns) AS asked_ns
+            :last_ns) AS asked_ns, kind = 'unknown' AND valid_to_ns IS NOT NULL AS undecided
         FROM endpoint WHERE kind IN ('unknown', 'pod', 'node') AND id > 0
     ) WHERE kind IN ('unknown', 'pod') AND valid_from_ns >= :since_ns AND asked_ns >= valid_from_ns
     ORDER BY valid_from_ns DESC LIMIT {CACHED // 4}
@@ -42,7 +42,10 @@ def provisional(conn: sqlite3.Connection, since_ns: int, last_ns: int | None) ->
     `last_ns` is up to when the file has events.
     """
     found = conn.execute(_UNKNOWN, {"since_ns": since_ns, "last_ns": last_ns})
-    return [KnownUnknown(endpoint_of(columns), asked_ns) for asked_ns, *columns in found][::-1]
+    return [
+        KnownUnknown(endpoint_of(columns), asked_ns, bool(undecided))
+        for asked_ns, undecided, *columns in found
+    ][::-1]
 
 
 def edge_id(

@@ -251,10 +251,12 @@ class Identities:
                     self.conn.execute(
                         f"UPDATE endpoint SET valid_to_ns = ?, end_inferred = ?"
                         f" WHERE {_SAME_ENDPOINT} AND (valid_to_ns IS NULL OR {OPEN_THEN}"
-                        " OR end_inferred AND valid_to_ns >= ?)",
+                        " OR end_inferred AND valid_to_ns >= ?)"
+                        " AND valid_from_ns = IFNULL(?, valid_from_ns)",
                         (
                             *(valid_to_ns, inferred, *_identity(endpoint)),
                             *(self.closed_ns, valid_to_ns),
+                            endpoint.valid_from_ns if endpoint.kind == "unknown" else None,
                         ),
                     )
                 case ObjectRecord():

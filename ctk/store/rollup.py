@@ -341,7 +341,7 @@ _OTHER_KEY = {
     "nat_dst_port": "CASE WHEN tail.backend_id > 0 THEN edge.nat_dst_port END",
 }
 # SQLite holds what it sorts for a GROUP BY in memory: all of 250,000 edges took 17 MB.
-_TAIL_AT_ONCE = 20_000
+_TAIL_AT_ONCE = 10_000
 _TAIL_NOW = "SELECT edge_id FROM temp.tail ORDER BY edge_id LIMIT ?"
 _SUM_TAIL = f"""
     SELECT {", ".join(_OTHER_KEY.values())}, {_SUMS}

@@ -208,8 +208,9 @@ class Writer:
             steps = chain(
                 self._give_back_connections(),
                 rollup.fold(self._conn, now_ns, self._levels, self._flows.folding),
-                self._flows.late.recap(),
                 prune.by_age(self._conn, now_ns, retain, self._orphans),
+                # Not in the middle of a sweep: it counts on edges that a finished bucket has.
+                self._flows.late.recap(),
                 prune.spare(self._conn) if limit is None else limit.steps(now_ns),
             )
             for step in steps:

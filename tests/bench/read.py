@@ -12,6 +12,7 @@ import argparse
 import csv
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -136,7 +137,28 @@ def filters(db: Path) -> Iterator[Sequence[str]]:
     yield ("--failed",)
 
 
-def ask_ctk(db: Path, until_ns: int) -> dict[str, list[dict[str, object]]]:
+def export(db: Path, form: str, where: Path) -> dict[str, object]:
+    """What one export of all flows to a file costs, as a whole process."""
+    out = where / f"flows.{form}"
+    argv = (CTK, "export", db, "--format", form, "--output", out)
+    began = time.perf_counter()
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    took = time.perf_counter() - began
+    size = out.stat().st_size
+    out.unlink()
+    return {
+        "export": form,
+        "s": round(took, 2),
+        "CPU s": round(used.ru_utime + used.ru_stime, 2),
+        "peak MB": round(used.ru_maxrss / 1024, 1),
+        "file MB": round(size / 10**6, 1),
+    }
+
+
+def ask_ctk(db: Path, until_ns: int, where: Path) -> dict[str, list[dict[str, object]]]:
     ranked: list[dict[str, object]] = []
     for keys in KEYS:
         row: dict[str, object] = {"top --by": keys}
@@ -151,7 +173,9 @@ def ask_ctk(db: Path, until_ns: int) -> dict[str, list[dict[str, object]]]:
         }
         for chosen in filters(db)
     ]
-    return {"top": ranked, "query": listed, "info": [{"s": seconds((CTK, "info", db))}]}
+    exported = [export(db, form, where) for form in ("jsonl", "log", "csv", "parquet")]
+    info: list[dict[str, object]] = [{"s": seconds((CTK, "info", db))}]
+    return {"top": ranked, "query": listed, "export": exported, "info": info}
 
 
 def others(db: Path, where: Path, flows: int) -> Iterator[Tool]:
@@ -312,7 +336,7 @@ def main() -> None:
             (last_ns,) = conn.execute("SELECT max(started_ns) FROM flow").fetchone()
         conn.close()
         until_ns = last_ns - last_ns % HOUR + HOUR
-        answers = ask_ctk(db, until_ns)
+        answers = ask_ctk(db, until_ns, where)
         columns = ("bytes_per_flow", "rollups_on_top")
         show(f"{flows:,} flows", [{name: sizes[name] for name in columns}])
         for question, rows in answers.items():
