@@ -13,6 +13,7 @@ from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
     Dbs,
+    complete_keys,
     dbs_argument,
     output_options,
     print_caveats,
@@ -32,7 +33,12 @@ _SPAN = "SINCE..UNTIL"
 @click.option("--before", metavar=_SPAN, help="The one span: 2h..1h, or 09:00..10:00.")
 @click.option("--after", metavar=_SPAN, help="The other: 1h.. is until now.")
 @click.option(
-    "--by", default=",".join(BY), show_default=True, metavar="KEYS", help="What is compared."
+    "--by",
+    default=",".join(BY),
+    show_default=True,
+    metavar="KEYS",
+    shell_complete=complete_keys,
+    help="What is compared.",
 )
 @click.option(
     "--sort",

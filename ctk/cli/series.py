@@ -11,6 +11,7 @@ from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import remark_cut
 from ctk.cli.options import (
     Dbs,
+    complete_keys,
     dbs_argument,
     output_options,
     print_caveats,
@@ -25,7 +26,12 @@ _SHOWN = 10
 
 @click.command(cls=FilterCommand, short_help="Sum DB up over time: steps without holes.")
 @dbs_argument
-@click.option("--by", metavar="KEYS", help="A line for each of these, too: service, src_node, ...")
+@click.option(
+    "--by",
+    metavar="KEYS",
+    shell_complete=complete_keys,
+    help="A line for each of these, too: service, src_node, ...",
+)
 @click.option(
     "--step",
     type=parse_step,
