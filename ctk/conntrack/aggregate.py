@@ -96,7 +96,7 @@ class Aggregator:
         self._folding, self._most_rows = None, MOST_ROWS
         if connections.strangers is not None:
             self._folding = Folding(connections.strangers)
-            self._most_rows = max(MOST_ROWS, 2 * connections.strangers.most + MOST_ROWS // 5)
+            self._most_rows = max(MOST_ROWS, 2 * connections.strangers.most)
 
     # Windows.
 

@@ -19,6 +19,8 @@ class Folding:
         self._strangers = strangers
         # By what they are left with, and the second in which their connections began.
         self._groups: dict[tuple[int, int], FoldedGroup] = {}
+        # Each flow that is folded when the window is full has cost ten times one that never was.
+        self._slack = strangers.most // 4
         self._kept = 0  # flows of strangers in the parts of the window that were handed over
         self.begin_window()
 
@@ -30,7 +32,7 @@ class Folding:
 
     def _begin_part(self) -> None:
         self._entered = 0  # totals of strangers that are not folded, in this part of the window
-        self._most = 2 * self._strangers.most
+        self._most = self._strangers.most + self._slack
 
     def regroup(self) -> None:
         """From now on others have new groups: who their known side belongs to may differ."""
@@ -50,7 +52,7 @@ class Folding:
         if self._entered > self._most:
             self._fold_smallest(open_totals)
             self._entered = 1 + sum(each.group.other is not None for each in open_totals)
-            self._most = self._entered + self._strangers.most
+            self._most = self._entered + self._slack
 
     def close(self, open_totals: list[Totals]) -> None:
         """Fold what is too much in a window that is over, or in a part of it."""
