@@ -6,10 +6,11 @@ integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
-from socket import AF_INET, AF_INET6, inet_ntop
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
@@ -132,6 +133,13 @@ class Endpoint:
     uid: str | None = None
 
 
+# Stand for many strangers, that past a cap are not told apart: b"" in an edge's tuples.
+OTHER: Mapping[Kind, Endpoint] = {
+    "external": Endpoint(address="other", kind="external", valid_from_ns=0),
+    "unknown": Endpoint(address="other", kind="unknown", valid_from_ns=0),
+}
+
+
 class Edge(NamedTuple):
     """
     What all rows of one flow have in common: who dialled what and who answered.
@@ -145,6 +153,7 @@ class Edge(NamedTuple):
     backend: Endpoint  # who answered: the reply tuple's source; `dialled` itself without NAT
     service: str | None  # "namespace/name"
     service_via: Via | None
+    failed: bool | None = None  # of what is folded, those rows in which a connection failed
 
     @property
     def nat_src(self) -> str | None:
@@ -163,6 +172,13 @@ class Edge(NamedTuple):
 def address_text(packed: bytes) -> str:
     """Return 4 or 16 bytes in network order as inet_ntop writes them."""
     return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
+
+
+def packed(address: str) -> bytes:
+    """Return 4 or 16 bytes, network order: a CIDR is a range of them. What is no address is b""."""
+    with suppress(OSError):
+        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+    return b""
 
 
 class FlowRow(NamedTuple):
@@ -383,23 +399,6 @@ class EventCounts(NamedTuple):
     events: int = 0
     lost: int = 0
     malformed: int = 0
-
-
-class LiveConnections(NamedTuple):
-    """
-    Connections of one flow that go on after a clean stop, and what of each is counted already.
-
-    Packed, eight bytes a number in this host's order: there may be millions, and only this boot
-    of this host can use them.
-    """
-
-    flow: bytes  # 8 of them, a hash of the flow's tuples
-    began_ns: int
-    edge_id: int
-    has_ports: bool  # whether its protocol has ports
-    keys: bytes  # one a connection: CTA_ID << 16 | source port
-    # Five a connection: packets and bytes out, packets and bytes in, when it last moved any.
-    counters: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -303,7 +303,7 @@ def test_past_the_cap_the_smallest_external_edges_become_other(conn: sqlite3.Con
         " FROM flows_1m ORDER BY dst_kind, dst"
     ).fetchall() == [
         ("10.0.0.1", 4, "8.8.8.3", 443, "external", None, 1, 500),
-        ("10.0.0.1", 4, "other", None, "external", None, 3, 200 + 300 + 400),
+        ("10.0.0.1", 4, "other", 443, "external", None, 3, 200 + 300 + 400),
         ("10.0.0.1", 4, "10.0.0.2", 443, "pod", "db", 1, 100),
         ("10.0.0.1", 4, "2001:db8::1", 443, "unknown", None, 4, 600),
     ]

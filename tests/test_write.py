@@ -9,6 +9,7 @@ import pytest
 from edges import edge, packed, with_ids
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError
+from ctk.kept import LiveConnections
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -24,7 +25,6 @@ from ctk.model import (
     EventCounts,
     FlowRow,
     Gap,
-    LiveConnections,
     ObjectClosed,
     ObjectRecord,
     PodsTold,
@@ -167,6 +167,8 @@ def test_a_row_reads_back_as_the_contract_says(conn: sqlite3.Connection) -> None
         "packets_out": 9,
         "bytes_in": 0,
         "packets_in": None,
+        "src_addresses": None,
+        "dst_addresses": None,
     }
 
 

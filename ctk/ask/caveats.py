@@ -98,11 +98,25 @@ class Coarse:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Past a cap, a rollup's external addresses were folded into one row, "other"."""
+    """
+    Past a cap, addresses outside the cluster were folded into one row, "other".
+
+    `addresses` is how many, None where flows that fit may be among them. Past some hundreds it is
+    an estimate, and where very many rows answered it is a lower bound (`more`).
+    """
+
+    addresses: int | None = None
+    is_exact: bool = True
+    more: bool = False
 
     @property
     def text(self) -> str:
-        return "some external addresses, each with little, are counted together as 'other'"
+        number = "some"
+        if self.addresses is not None:
+            about = "" if self.is_exact else "about "
+            number = f"{'at least ' if self.more else about}{self.addresses:,}"
+        noun, are = ("address", "is") if self.addresses == 1 else ("addresses", "are")
+        return f"{number} external {noun}, each with little, {are} counted together as 'other'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
 from ctk.ask.edges import EdgeValues
+from ctk.ask.folded import folded_of
 from ctk.ask.pages import PAGE_ROWS, STARTED, Pages, Position, Row
+from ctk.ask.spans import Piece
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
 from ctk.timespan import FOREVER_NS, MINUTE, SECOND
@@ -89,6 +91,8 @@ class Flows(Iterator[FlowRecord]):
             read = replace(self._filters, since_ns=since_ns, until_ns=until_ns)
             found = list(caveats_of(conn, read))
             found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
+            span = (-FOREVER_NS if since_ns is None else since_ns, until_ns or FOREVER_NS)
+            found += folded_of(conn, [Piece("flow", *span)], self._filters)
             if self._found_none and self._after is None:
                 from ctk.ask.nothing import why_nothing
 

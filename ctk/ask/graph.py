@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of, pruned_of_span
+from ctk.ask.caveats import Caveat, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import choose_edges, one_moment
+from ctk.ask.folded import folded_of
 from ctk.ask.gaps import StoredGap, gaps_of
 from ctk.ask.selectors import both, edge_condition, row_condition
 from ctk.ask.series import cover_steps
 from ctk.ask.spans import Held, Piece, clip, cover, exact_extent, held
-from ctk.ask.sums import hides, needs_flows
+from ctk.ask.sums import needs_flows
 from ctk.errors import UsageError
 from ctk.model import Filters, Kind
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND, WEEK
@@ -160,8 +161,7 @@ def graph(
             caveats.append(Widened(*reach))
         source = _Source(conn, levels, filters)
         found = source.edges(pieces)
-        if found.folded or hides(conn, pieces, filters):
-            caveats.append(Folded())
+        caveats += folded_of(conn, pieces, filters, shown=found.folded)
         chosen = {
             edge_id: place
             for place in range(min(series_of, len(found.edges)))

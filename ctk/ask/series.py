@@ -14,8 +14,9 @@ from typing import NamedTuple
 from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
+from ctk.ask.folded import folded_of
 from ctk.ask.spans import Held, Piece, clip, cover, held
-from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Value, hides, needs_flows, plus, sum_up
+from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Value, needs_flows, plus, sum_up
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE, SECOND, WEEK, format_time, parse_age
@@ -142,9 +143,8 @@ def series(
             caveats.append(Widened(*reach))
         coarse = _coarse(levels, pieces, step_ns)
         caveats += coarse
-        if folded or hides(conn, pieces, filters):
-            caveats.append(Folded())
-        elif not steps:
+        caveats += folded_of(conn, pieces, filters, shown=folded)
+        if not steps and not any(isinstance(each, Folded) for each in caveats):
             from ctk.ask.nothing import why_nothing
 
             caveats[:0] = why_nothing(conn, filters)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import choose_edges, one_moment
+from ctk.ask.folded import folded_of
 from ctk.ask.presets import SIDES, Side, expanded
 from ctk.ask.selectors import Condition, all_of, bucket_condition, folded_condition
 from ctk.ask.spans import Held, Piece, clip, cover, held, holding
@@ -17,7 +18,6 @@ from ctk.ask.sums import (
     Counts,
     Value,
     added,
-    hides,
     needs_flows,
     sum_up,
 )
@@ -116,9 +116,8 @@ def top(
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         if reach is not None and reach != span:
             caveats.append(Widened(*reach))
-        if folded or hides(conn, pieces, filters):
-            caveats.append(Folded())
-        elif not groups:
+        caveats += folded_of(conn, pieces, filters, shown=bool(folded))
+        if not groups and not any(isinstance(each, Folded) for each in caveats):
             from ctk.ask.nothing import why_nothing
 
             caveats[:0] = why_nothing(conn, filters)

@@ -14,6 +14,7 @@ from ctk.cli.options import (
 from ctk.cli.sections import SectionedCommand
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.filters import Cidr
+from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
 from ctk.model import EVENT_NAMES, EventName, parse_protocol
 from ctk.numbers import parse_port, parse_size
@@ -40,6 +41,14 @@ def _retention(text: str) -> tuple[str, int]:
     return ("flow" if level == "flows" else level), parse_age(age)
 
 
+def _peers(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not (text.isdecimal() and text.isascii() and len(text) <= 9):
+        raise UsageError(f"{text!r} is not a number of peers", hint="write it as 10000, or all")
+    return int(text)
+
+
 class RecordCommand(SectionedCommand):
     """`record`, with its options by what they are about."""
 
@@ -49,7 +58,7 @@ class RecordCommand(SectionedCommand):
             for heading, names in (
                 ("Names", "kubeconfig context scope objects no_kube cluster_name node_name"),
                 ("What is recorded", "from_capture capture events cidr exclude_cidr protocol port"),
-                ("How it is kept", "window_ns aggregate max_time_ns max_bytes retain"),
+                ("How it is kept", "window_ns aggregate max_time_ns max_bytes peers retain"),
                 ("The kernel", "enable_accounting dump_every_ns buffer_bytes buffer_max_bytes"),
                 (
                     "Records as they come",
@@ -146,6 +155,14 @@ class RecordCommand(SectionedCommand):
     type=parse_size,
     metavar="SIZE",
     help="Keep DB and its -wal within it: the oldest and finest rows go first.",
+)
+@click.option(
+    "--peers",
+    type=_peers,
+    default=str(MOST_PEERS),
+    show_default=True,
+    metavar="N|all",
+    help="External and unknown peers that a window keeps, the biggest; others are summed up.",
 )
 @click.option(
     "--retain",

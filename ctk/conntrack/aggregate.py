@@ -9,7 +9,7 @@ whoever takes the window.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import (
@@ -23,13 +23,21 @@ from ctk.conntrack.connections import (
 )
 from ctk.conntrack.decode import (
     DESTROY,
-    IPS_SEEN_REPLY,
     NEW,
-    TCP_CONNTRACK_CLOSE,
-    TCP_CONNTRACK_TIME_WAIT,
     EventTuple,
 )
-from ctk.conntrack.groups import Apart, Counters, Flow, Group, Totals, moved_since
+from ctk.conntrack.folding import Folding
+from ctk.conntrack.groups import (
+    Apart,
+    Counters,
+    Flow,
+    FoldedGroup,
+    Group,
+    Other,
+    Totals,
+    moved_since,
+)
+from ctk.conntrack.outcome import AT, PORT, START, counters_of, failure, is_over
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -41,8 +49,6 @@ from ctk.model import (
 from ctk.timespan import SECOND
 
 Aggregation = Literal["ports", "connections", "none"]
-_AT: Final = 6  # the place of at_ns in an event (a test holds it against decode.Event)
-_OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
 MOST_EVENTS = 20_000
@@ -87,6 +93,10 @@ class Aggregator:
         self._open_totals: list[Totals] = []
         self._undated: set[Group] = set()  # found by an update: the next dump tells their begin
         self._events_at_open = 0
+        self._folding, self._most_rows = None, MOST_ROWS
+        if connections.strangers is not None:
+            self._folding = Folding(connections.strangers)
+            self._most_rows = max(MOST_ROWS, 2 * connections.strangers.most + MOST_ROWS // 5)
 
     # Windows.
 
@@ -98,18 +108,18 @@ class Aggregator:
         empty batch is a tick. Where the clock went back by over a second, the window is closed
         and one begins at the new time.
         """
-        self.behind = bool(events) and at_ns - events[0][_AT] >= SECOND
+        self.behind = bool(events) and at_ns - events[0][AT] >= SECOND
         if not self.behind:
             yield from self._add(events, at_ns)
             return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
-        for _, second in groupby(events, lambda event: event[_AT] // SECOND):
+        for _, second in groupby(events, lambda event: event[AT] // SECOND):
             waited = list(second)
-            yield from self._add(waited, max(waited[-1][_AT], self._start_ns))
+            yield from self._add(waited, max(waited[-1][AT], self._start_ns))
 
     def _add(self, events: list[EventTuple], at_ns: int) -> Iterator[Window]:
         if at_ns >= self._second_end_ns:
-            self.regroup()
+            self._begin_groups()
             self._second_end_ns = at_ns - at_ns % SECOND + SECOND
         if at_ns < self._start_ns - SECOND:
             yield from self._over()
@@ -117,10 +127,10 @@ class Aggregator:
             self._second_end_ns = at_ns
         # at_ns is no earlier than any event of the batch, so this is once a window.
         while at_ns >= self._end_ns:
-            self._count([event for event in events if event[_AT] < self._end_ns])
-            events = [event for event in events if event[_AT] >= self._end_ns]
+            self._count([event for event in events if event[AT] < self._end_ns])
+            events = [event for event in events if event[AT] >= self._end_ns]
             yield from self._over()
-            self._open(min((event[_AT] for event in events), default=at_ns))
+            self._open(min((event[AT] for event in events), default=at_ns))
         self._count(events)
         if self._is_large():
             yield from self._over()
@@ -128,6 +138,8 @@ class Aggregator:
     def _open(self, at_ns: int) -> None:
         self._start_ns = at_ns - at_ns % self._width_ns
         self._end_ns = self._start_ns + self._width_ns
+        if self._folding is not None:
+            self._folding.begin_window()
 
     def close(self) -> list[Window]:
         """End the open window whatever the time; nothing where it is empty."""
@@ -141,6 +153,8 @@ class Aggregator:
             undated = [each for each in open_totals if each.group in self._undated]
             open_totals = [each for each in open_totals if each.group not in self._undated]
             self._open_totals = undated
+        if self._folding is not None:
+            self._folding.close(open_totals)
         for totals in open_totals:
             totals.group.totals = None
         self._events_at_open = self.events
@@ -149,6 +163,11 @@ class Aggregator:
 
     def regroup(self) -> None:
         """From now on connections form new groups: who they belong to may differ."""
+        self._begin_groups()
+        if self._folding is not None:
+            self._folding.regroup()
+
+    def _begin_groups(self) -> None:
         for flow in self._grouping:
             flow.group = None
         self._grouping.clear()
@@ -162,12 +181,12 @@ class Aggregator:
         """Yield the groups of the open window and of live connections; some come several times."""
         for totals in self._open_totals:
             yield totals.group
-        yield from self.connections.live.values()
+        yield from (group.into or group for group in self.connections.live.values())
 
     def _is_large(self) -> bool:
         if self._apart:
             return self.events - self._events_at_open >= MOST_EVENTS
-        return len(self._open_totals) >= MOST_ROWS
+        return len(self._open_totals) >= self._most_rows
 
     # Dumps.
 
@@ -177,20 +196,19 @@ class Aggregator:
         connections.forget_idle_flows()
         live, states = connections.live, connections.states
         for entry in entries:
-            _, orig, port, reply, zone, ct_id, at_ns, _, tcp_state, *rest = entry
-            packets_out, bytes_out, packets_in, bytes_in, start_ns, _ = rest
+            _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
             shown = connections.find(orig, reply, zone, ct_id << 16 | port)
             key = None if shown is None else connections.listed(shown[0])
             if shown is None or key is None:
                 continue
-            counters = _counters(packets_out, bytes_out, packets_in, bytes_in)
+            counters = counters_of(entry)
             state = states.get(key, 0) if states else 0
             if state & UNWANTED:
                 if counters is not None and counters != connections.counters(key):
                     connections.count(key, counters, at_ns)
                 continue
             group = live.get(key)
-            counted = 0
+            counted, start_ns = 0, entry[START]
             if group is not None and state & UNDATED and start_ns is not None:
                 counted = self._date(key, group, start_ns)
                 state = states.get(key, 0)
@@ -198,24 +216,43 @@ class Aggregator:
                 group = None
             before = connections.counters(key)
             if group is None:
-                over = tcp_state in _OVER
-                group, counted = self._find(shown[1], key, at_ns, start_ns, counters, over=over)
+                group, counted = self._find(shown[1], key, entry)
                 live[key] = group
                 before = connections.counters(key)
             elif counters is not None and state & UNMEASURED:
                 connections.clear_state(key, UNMEASURED)
                 before = counters
                 connections.count(key, counters, at_ns)
-            if not counted and counters == before:
-                continue
-            totals = self._totals(group, at_ns, port)
-            totals.connections += counted
-            moved = None
-            if counters is not None and counters != before:
-                moved = self._moved(totals, before, counters)
-                connections.count(key, counters, at_ns)
-            if totals.apart is not None:
-                totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
+            if counted or counters != before:
+                self._count_listed(group, key, entry, counted, before)
+
+    def _count_listed(
+        self,
+        group: Group,
+        key: int,
+        entry: EventTuple,
+        counted: int,
+        before: Counters | None,
+    ) -> None:
+        """Count a connection that a dump listed, and what it moved since the last look."""
+        (_, orig, port, reply, zone, _, at_ns, *_), connections = entry, self.connections
+        counters, moved = counters_of(entry), None
+        if counters is not None and counters != before:
+            moved = self._moved(before, counters)
+            connections.count(key, counters, at_ns)
+        if group.folded:
+            group = connections.live[key] = connections.counted_under(
+                group, (orig, reply, zone), moved
+            )
+        totals = self._totals(group, at_ns, port)
+        totals.ended_ns = at_ns
+        totals.connections += counted
+        if moved is not None:
+            totals.add(moved)
+        if totals.apart is not None:
+            totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
+        if totals.addresses is not None:
+            totals.addresses.add(connections.ends(orig, reply, zone))
 
     def end_dump(self) -> int:
         """The dump is whole; return how many connections ended untold."""
@@ -250,13 +287,13 @@ class Aggregator:
         connections = self.connections
         connections.forget_idle_flows()
         flows, live, ended = connections.flows, connections.live, connections.ended
-        open_totals, by_port, apart = self._open_totals, self._by_port, self._apart
+        by_port = self._by_port
         for event in events:
             what, orig, port, reply, zone, ct_id, at_ns = event[:7]
             try:
                 flow = flows[orig, reply, zone]
             except KeyError:
-                flow = connections.flow(orig, reply, zone)
+                flow = connections.flow(orig, reply, zone, ct_id << 16 | port)
             if flow is None:
                 continue
             key = flow.base | ct_id << 16 | port
@@ -279,15 +316,16 @@ class Aggregator:
                 group, counted = self._find_by_event(flow, key, event)
                 if what != DESTROY:
                     live[key] = group
+            if group.folded:
+                self._count_folded(group, flow, key, event, counted)
+                continue
             totals = group.totals
             if totals is None:
-                totals = group.totals = Totals(group, at_ns, port, Apart() if apart else None)
-                open_totals.append(totals)
+                totals = self._totals(group, at_ns, port)
             elif totals.port != port:
                 totals.port = None
             totals.connections += counted
             if what == DESTROY:
-                totals.destroy_events += 1
                 self._end(totals, key, event, counted)
                 continue
             totals.ended_ns = at_ns
@@ -301,70 +339,94 @@ class Aggregator:
                     totals.apart.lone.append((at_ns, port, counted | COUNTS_UPDATE))
 
     def _begin(self, flow: Flow, at_ns: int) -> Group:
-        group = Group(flow, at_ns)
-        if not self._by_port:
-            if flow.group is None:
-                self._grouping.append(flow)
-            flow.group = group
+        if isinstance(flow, Other) and self._folding is not None:
+            group: Group = self._folding.group(flow, at_ns)
+        else:
+            group = Group(flow, at_ns)
+            if self._by_port:
+                return group
+        if flow.group is None:
+            self._grouping.append(flow)
+        flow.group = group
         return group
 
     def _end(self, totals: Totals, key: int, event: EventTuple, counts: int) -> None:
         """Count how a connection ended, and what moved since it was last looked at."""
-        _, _, port, _, _, _, at_ns, status, tcp_state, *rest = event
-        if status is None or not status & IPS_SEEN_REPLY:
-            # A refused connection ends at once in state CLOSE: reset before it was established.
-            if tcp_state == TCP_CONNTRACK_CLOSE:
-                totals.refused += 1
-                counts |= COUNTS_REFUSED
-            elif status is not None:
-                totals.unreplied += 1
-                counts |= COUNTS_UNREPLIED
-        start_ns = rest[4]
-        states = self.connections.states
+        start_ns, states = event[START], self.connections.states
         if states and states.get(key, 0) & UNDATED and start_ns is not None:
             totals.connections += self._date(key, totals.group, start_ns)
-        state, before = self.connections.end(key)
-        counters = _counters(*rest[:4])
-        moved = None
-        if counters is not None and not state & UNMEASURED:
-            moved = self._moved(totals, before, counters)
-        if totals.apart is not None:
-            totals.apart.add((at_ns, port, counts | COUNTS_DESTROY), moved)
+        self._count_end(totals, event, counts, self._moved_last(key, event))
 
-    def _moved(self, totals: Totals, before: Counters | None, now: Counters) -> Counters:
+    def _count_end(
+        self, totals: Totals, event: EventTuple, counts: int, moved: Counters | None
+    ) -> None:
+        refused, unreplied = failure(event)
+        totals.destroy_events += 1
+        totals.refused += refused
+        totals.unreplied += unreplied
+        if moved is not None:
+            totals.add(moved)
+        if totals.apart is not None:
+            counts |= COUNTS_DESTROY | COUNTS_REFUSED * refused | COUNTS_UNREPLIED * unreplied
+            totals.apart.add((event[AT], event[PORT], counts), moved)
+
+    def _moved_last(self, key: int, event: EventTuple) -> Counters | None:
+        """Drop what is kept of a connection that ended; return what moved since the last look."""
+        state, before = self.connections.end(key)
+        counters = counters_of(event)
+        if counters is None or state & UNMEASURED:
+            return None
+        return self._moved(before, counters)
+
+    def _moved(self, before: Counters | None, now: Counters) -> Counters:
         moved = moved_since(before, now)
         if moved is None:
             # Another tool zeroed them: what they show moved since, and what moved before is lost.
             self.counters_reset += 1
             moved = now
-        totals.add(moved)
         return moved
 
+    # What is folded.
+
+    def _count_folded(
+        self, group: Group, flow: Flow, key: int, event: EventTuple, counted: int
+    ) -> None:
+        """Count an event of a connection that stands under what its flow was folded into."""
+        what, orig, port, reply, zone, _, at_ns, *_ = event
+        if what == DESTROY:
+            moved = self._moved_last(key, event)
+            group = self.connections.counted_under(group, (orig, reply, zone), moved)
+            if isinstance(group, FoldedGroup) and any(failure(event)):
+                group = group.failures
+            totals = self._totals(group, at_ns, port)
+            self._count_end(totals, event, counted, moved)
+        else:
+            group = self.connections.live[key] = group.into or group
+            totals = self._totals(group, at_ns, port)
+            totals.ended_ns = at_ns
+            totals.new_events += what == NEW
+            totals.update_events += what != NEW
+        totals.connections += counted
+        if totals.addresses is not None:
+            totals.addresses.add(flow.ends)
+
     def _find_by_event(self, flow: Flow, key: int, event: EventTuple) -> tuple[Group, int]:
-        what, _, _, _, _, _, at_ns, _, tcp_state, *rest = event
-        *numbers, start_ns, _ = rest
-        over = what == DESTROY or tcp_state in _OVER
-        counters = _counters(*numbers)
-        group, counted = self._find(flow, key, at_ns, start_ns, counters, over=over)
-        if what != DESTROY and start_ns is None:
+        group, counted = self._find(flow, key, event)
+        what, orig, _, reply, zone, *_ = event
+        if what != DESTROY and event[START] is None:
             self.connections.set_state(key, UNDATED if counted else UNDATED | UNDATED_UNCOUNTED)
-            group = Group(flow, group.began_ns, is_older=group.is_older)  # its own
+            flow = self.connections.own_flow(flow, orig, reply, zone)
+            # Its own, and not to be folded before its begin is known.
+            group = Group(flow, group.began_ns, is_older=group.is_older)
+            group.other = None
             self._undated.add(group)
         return group, counted
 
-    def _find(
-        self,
-        flow: Flow | None,
-        key: int,
-        at_ns: int,
-        start_ns: int | None,
-        counters: Counters | None,
-        *,
-        over: bool,
-    ) -> tuple[Group, int]:
+    def _find(self, flow: Flow | None, key: int, event: EventTuple) -> tuple[Group, int]:
         """Return the group of a connection whose begin was not seen, and 1 where it is counted."""
         connections, baseline = self.connections, self.baseline
-        counted, whole = baseline.first_sight(start_ns, over=over)
+        at_ns, start_ns, counters = event[AT], event[START], counters_of(event)
+        counted, whole = baseline.first_sight(start_ns, over=is_over(event))
         began_ns = baseline.began_ns(start_ns, at_ns, whole=whole)
         if not whole:
             # What it moved so far was before this recording, or was counted by the one before.
@@ -374,6 +436,8 @@ class Aggregator:
                 connections.set_state(key, UNMEASURED)
             if start_ns is None:
                 connections.set_state(key, OLDER if counted else OLDER | UNCOUNTED)
+        if isinstance(flow, Other) and self._folding is not None:
+            return self._folding.group(flow, began_ns), int(counted)
         alike = (key >> 48, began_ns // SECOND, whole)
         group = None if self._by_port else self._found.get(alike)
         if group is None:
@@ -382,19 +446,13 @@ class Aggregator:
 
     def _totals(self, group: Group, at_ns: int, port: int) -> Totals:
         totals = group.totals
-        if totals is None:
-            totals = group.totals = Totals(group, at_ns, port, Apart() if self._apart else None)
-            self._open_totals.append(totals)
-        elif totals.port != port:
-            totals.port = None
-        totals.ended_ns = at_ns
+        if totals is not None:
+            if totals.port != port:
+                totals.port = None
+            return totals
+        if group.other is not None and self._folding is not None:
+            self._folding.enter(self._open_totals)
+        apart = Apart() if self._apart and not group.folded else None
+        totals = group.totals = Totals(group, at_ns, port, apart)
+        self._open_totals.append(totals)
         return totals
-
-
-def _counters(
-    packets_out: int | None, bytes_out: int | None, packets_in: int | None, bytes_in: int | None
-) -> Counters | None:
-    """Return the four counters, None where acct is off; the kernel sends all or none."""
-    if packets_out is None or bytes_out is None or packets_in is None or bytes_in is None:
-        return None
-    return Counters(packets_out, bytes_out, packets_in, bytes_in)

@@ -35,9 +35,20 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from ctk.conntrack.attributes import MalformedError
-from ctk.conntrack.groups import Counters, Flow, FlowKey, Group, base_of
+from ctk.conntrack.groups import (
+    Counters,
+    Ends,
+    Flow,
+    FlowKey,
+    FoldedGroup,
+    Group,
+    Other,
+    base_of,
+)
+from ctk.conntrack.strangers import Strangers
 from ctk.conntrack.tuples import TupleReader
-from ctk.model import FlowTuple, LiveConnections
+from ctk.kept import LiveConnections
+from ctk.model import FlowTuple
 
 RESTORED = 1  # taken up from the file after a clean stop, and not listed by a dump yet
 MISSED = 2  # the last dump did not list it
@@ -64,7 +75,12 @@ class Connections:
     One that is idle takes some 400 bytes where it is of a flow of its own, 200 where not.
     """
 
-    def __init__(self, wanted: Callable[[FlowTuple], bool] | None = None) -> None:
+    def __init__(
+        self,
+        wanted: Callable[[FlowTuple], bool] | None = None,
+        strangers: Strangers | None = None,
+    ) -> None:
+        self.strangers = strangers  # None where none of their flows is folded
         self.live: dict[int, Group] = {}
         self.states: dict[int, int] = {}  # of those that have one
         # None stands for a flow that the filter does not want.
@@ -73,7 +89,7 @@ class Connections:
         self.ended: set[int] | None = None  # while a dump is under way: it may list them yet
         self._counters: dict[int, bytes] = {}  # packed, as the windows have counted them so far
         self._wanted = wanted
-        self._tuples = TupleReader()
+        self._tuples = TupleReader() if strangers is None else strangers.tuples
         self._older_flows: dict[FlowKey, Flow | None] = {}
         # What the dump under way did not list yet, each under itself: 48 bytes less a connection
         # where its counters stand under the very same object.
@@ -81,21 +97,61 @@ class Connections:
 
     # Flows.
 
-    def flow(self, orig: bytes, reply: bytes, zone: int) -> Flow | None:
-        """Enter a flow that is not among `flows`; None where it is not wanted or well-formed."""
+    def flow(self, orig: bytes, reply: bytes, zone: int, of_flow: int = 0) -> Flow | None:
+        """
+        Enter a flow that is not among `flows`; None where it is not wanted or well-formed.
+
+        A flow that is folded is not entered: it is the `Other` that it is folded into. `of_flow`
+        are the bits of a key that are the connection's own.
+        """
         key = (orig, reply, zone)
         try:
             flow = self._older_flows[key]
         except KeyError:
-            try:
-                flow_tuple = self._tuples.read(orig, reply, zone)
-            except MalformedError:
-                self.malformed += 1
-                return None  # not kept: each of them is to be counted
-            wanted = self._wanted is None or self._wanted(flow_tuple)
-            flow = Flow(key, flow_tuple) if wanted else None
+            other = None
+            if self.strangers is not None:
+                other = self.strangers.other_of(orig, reply, zone)
+                if other is not None and self._is_folded(other, of_flow):
+                    return other
+            return self.enter(key, other)
         self.flows[key] = flow
         return flow
+
+    def ends(self, orig: bytes, reply: bytes, zone: int) -> Ends:
+        """Return the addresses in a well-formed flow's tuples."""
+        flow = self._tuples.read(orig, reply, zone)
+        return Ends(flow.src, flow.dst, flow.reply_src)
+
+    def enter(self, key: FlowKey, other: Other | None) -> Flow | None:
+        """Enter a flow, whatever it may be folded into."""
+        try:
+            flow_tuple = self._tuples.read(*key)
+        except MalformedError:
+            self.malformed += 1
+            return None  # not kept: each of them is to be counted
+        wanted = self._wanted is None or self._wanted(flow_tuple)
+        flow = self.flows[key] = Flow(key, flow_tuple, other) if wanted else None
+        return flow
+
+    def own_flow(self, flow: Flow, orig: bytes, reply: bytes, zone: int) -> Flow:
+        """Return a flow of its own for one that may be folded, and is well-formed."""
+        return self.enter((orig, reply, zone), flow) or flow if isinstance(flow, Other) else flow
+
+    def counted_under(self, group: Group, key: FlowKey, moved: Counters | None) -> Group:
+        """Say where a folded connection of a flow counts that moved so much: it may stand out."""
+        folded = group.into or group
+        if moved is None or self.strangers is None or not self.strangers.stands_out(moved):
+            return folded
+        flow = self.enter(key, self.strangers.other_of(*key))
+        return folded if flow is None else Group(flow, group.began_ns)
+
+    def _is_folded(self, other: Other, of_flow: int) -> bool:
+        """Say whether the flow that `other` was looked up for is folded: it was, or it is now."""
+        assert self.strangers is not None
+        group = self.live.get(other.base | of_flow)
+        if group is not None:
+            return group.folded
+        return self._wanted is None and self.strangers.is_folded_at_once(other)
 
     def forget_idle_flows(self) -> None:
         """Forget flows that had no event for long, where there are many; between batches."""
@@ -176,7 +232,7 @@ class Connections:
             key = base_of(orig, reply, zone) | of_flow
             if key in self.live and key not in self.states:
                 return key, None
-            flow = self.flow(orig, reply, zone)
+            flow = self.flow(orig, reply, zone, of_flow)
         if flow is not None:
             return flow.base | of_flow, flow
         key = base_of(orig, reply, zone) | of_flow
@@ -220,27 +276,39 @@ class Connections:
         while some := list(islice(connections, _EXPORTED_AT_ONCE)):
             groups: defaultdict[tuple[Group, bool], list[int]] = defaultdict(list)
             for key, group in some:
-                if group.edge_id is not None:
-                    groups[group, key in counters].append(key)
+                counted_under = group.into or group
+                if counted_under.edge_id is not None:
+                    groups[counted_under, key in counters].append(key)
             for (group, measured), keys in groups.items():
                 assert group.edge_id is not None
+                each_of_a_flow = isinstance(group, FoldedGroup)
                 yield LiveConnections(
-                    flow=(keys[0] >> 48).to_bytes(8, "big"),
+                    flow=b"".join(
+                        [
+                            (key >> 48).to_bytes(8, "big")
+                            for key in (keys if each_of_a_flow else keys[:1])
+                        ]
+                    ),
                     began_ns=group.began_ns,
                     edge_id=group.edge_id,
                     has_ports=group.has_ports,
                     keys=array("Q", [key & _OF_FLOW for key in keys]).tobytes(),
                     counters=b"".join([counters[key] for key in keys]) if measured else None,
+                    folded=group.sides if isinstance(group, FoldedGroup) else None,
                 )
 
     def restore(self, kept: Iterable[LiveConnections], *, by_port: bool) -> None:
         """Take up what a clean stop kept. `by_port`: each connection is a row of its own."""
         for some in kept:
-            base = int.from_bytes(some.flow, "big") << 48
+            bases = [
+                int.from_bytes(some.flow[at : at + 8], "big") << 48
+                for at in range(0, len(some.flow), 8)
+            ]
             group = _restored(some)
             for n, of_flow in enumerate(array("Q", some.keys)):
-                key = base | of_flow
-                self.live[key] = _restored(some) if by_port else group
+                key = bases[n if len(bases) > 1 else 0] | of_flow
+                alone = by_port and some.folded is None
+                self.live[key] = _restored(some) if alone else group
                 if some.counters is not None:
                     start = n * _COUNTERS.size
                     self._counters[key] = some.counters[start : start + _COUNTERS.size]
@@ -248,6 +316,9 @@ class Connections:
 
 
 def _restored(some: LiveConnections) -> Group:
-    group = Group(None, some.began_ns, has_ports=some.has_ports)
+    if some.folded is not None:
+        group: Group = FoldedGroup(None, some.folded, some.began_ns, has_ports=some.has_ports)
+    else:
+        group = Group(None, some.began_ns, has_ports=some.has_ports)
     group.edge_id = some.edge_id
     return group

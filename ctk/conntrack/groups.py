@@ -4,13 +4,18 @@ Flows, the groups of their connections, and what a group did in the open window.
 A flow is what connections share when their source port is dropped. Who is behind its addresses may
 change, so the connections that began in the same second form a group: the group is attributed once,
 by when they began, and every later event of them counts under it, however long they live.
+
+Flows of strangers, whose address nobody in the cluster has, can be folded (strangers.py): many of
+them, with the strangers' addresses cut out, are one `Other`, which has groups of its own.
 """
 
 from hashlib import blake2b
 from operator import sub
 from typing import NamedTuple
 
-from ctk.model import FlowTuple, LoneEvent
+from ctk.distinct import Distinct
+from ctk.kept import Sides
+from ctk.model import FlowTuple, Kind, LoneEvent
 
 FlowKey = tuple[bytes, bytes, int]  # orig, reply and zone, as decode gives them
 
@@ -30,15 +35,59 @@ class Flow:
 
     `base` is a 64-bit hash of its key, shifted past a connection's own bits: a flow that was
     forgotten comes back with the same. Of a million live flows two share one with a chance of 1 in
-    37 million.
+    37 million. `other` is what it may be folded into, where a side of it is a stranger.
     """
 
-    __slots__ = ("base", "group", "tuple")
+    __slots__ = ("base", "group", "other", "tuple")
 
-    def __init__(self, key: FlowKey, flow_tuple: FlowTuple) -> None:
+    def __init__(self, key: FlowKey, flow_tuple: FlowTuple, other: "Other | None" = None) -> None:
         self.base = base_of(*key)
         self.group: Group | None = None  # the one that connections beginning now belong to
         self.tuple = flow_tuple
+        self.other = other
+
+    @property
+    def ends(self) -> "Ends":
+        flow = self.tuple
+        return Ends(flow.src, flow.dst, flow.reply_src)
+
+
+class Ends(NamedTuple):
+    """The addresses of a flow: who dialled, what was dialled, and who answered."""
+
+    src: bytes
+    dialled: bytes
+    backend: bytes
+
+
+StrangerKinds = tuple[Kind | None, Kind | None, Kind | None]  # of Ends; None for those known
+
+
+class Other(Flow):
+    """
+    What is left of many flows without the addresses of their strangers.
+
+    Its tuples have b"" there. `base` and `ends` are those of the flow that was looked up last: a
+    flow that is folded is no object of its own.
+    """
+
+    __slots__ = ("_ends", "kinds", "sides")
+
+    def __init__(self, flow_tuple: FlowTuple, kinds: StrangerKinds) -> None:
+        self.base = 0
+        self.group = None
+        self.tuple = flow_tuple
+        self.other = None
+        self.kinds = kinds
+        self.sides = Sides(*(kind is not None for kind in kinds))
+        self._ends = Ends(b"", b"", b"")
+
+    def look(self, base: int, ends: Ends) -> None:
+        self.base, self._ends = base, ends
+
+    @property
+    def ends(self) -> Ends:
+        return self._ends
 
 
 def base_of(orig: bytes, reply: bytes, zone: int) -> int:
@@ -50,7 +99,18 @@ def base_of(orig: bytes, reply: bytes, zone: int) -> int:
 class Group:
     """Connections of one flow that began in the same second."""
 
-    __slots__ = ("began_ns", "edge_id", "flow", "has_ports", "is_older", "totals")
+    __slots__ = (
+        "began_ns",
+        "edge_id",
+        "ends",
+        "flow",
+        "folded",
+        "has_ports",
+        "into",
+        "is_older",
+        "other",
+        "totals",
+    )
 
     def __init__(
         self,
@@ -66,6 +126,42 @@ class Group:
         self.is_older = is_older  # than this recording: an earlier one may have attributed it
         self.edge_id: int | None = None  # of the row that says who they belong to
         self.totals: Totals | None = None  # of the open window, where the group had events
+        # What it may be folded into where it is of strangers, and who they are.
+        self.other: Other | None = None if flow is None else flow.other
+        self.ends: Ends | None = None if flow is None or flow.other is None else flow.ends
+        self.folded = False  # whether its connections count under `into`, or it is one of those
+        self.into: FoldedGroup | None = None
+
+
+class FoldedGroup(Group):
+    """
+    Connections of one `Other` that began in the same second.
+
+    What failed of them stands apart, in `failures`: a group that no connection is in.
+    """
+
+    __slots__ = ("_failures", "failed", "failures_of", "sides")
+
+    def __init__(
+        self, other: Other | None, sides: Sides, began_ns: int, *, has_ports: bool = True
+    ) -> None:
+        super().__init__(other, began_ns, has_ports=has_ports)
+        self.folded = True
+        self.sides = sides
+        self.failed = False  # whether it is the `failures` of another
+        self.failures_of: int | None = None  # the edge of the other, where it has no flow
+        self._failures: FoldedGroup | None = None
+
+    @property
+    def failures(self) -> "FoldedGroup":
+        if self._failures is None:
+            other = self.flow if isinstance(self.flow, Other) else None
+            made = FoldedGroup(other, self.sides, self.began_ns, has_ports=self.has_ports)
+            made.failed = True
+            if other is None:  # taken up from the file: its edge says what it is
+                made.failures_of = self.edge_id
+            self._failures = made
+        return self._failures
 
 
 class Apart:
@@ -85,10 +181,34 @@ class Apart:
             self.measured.append((event, moved))
 
 
+class Addresses:
+    """How many addresses of strangers a folded group had events of in one window."""
+
+    __slots__ = ("_of_backend", "dst", "src")
+
+    def __init__(self, sides: Sides) -> None:
+        self.src = Distinct() if sides.src else None
+        self.dst = Distinct() if sides.dialled or sides.backend else None
+        self._of_backend = not sides.dialled
+
+    def add(self, ends: Ends) -> None:
+        if self.src is not None:
+            self.src.add(ends.src)
+        if self.dst is not None:
+            self.dst.add(ends.backend if self._of_backend else ends.dialled)
+
+    def merge(self, other: "Addresses") -> None:
+        """Count those of the same sides, too."""
+        for mine, its in ((self.src, other.src), (self.dst, other.dst)):
+            if mine is not None and its is not None:
+                mine.merge(its)
+
+
 class Totals:
     """What a group did in one window."""
 
     __slots__ = (
+        "addresses",
         "apart",
         "bytes_in",
         "bytes_out",
@@ -110,6 +230,7 @@ class Totals:
     def __init__(self, group: Group, at_ns: int, port: int, apart: Apart | None) -> None:
         self.group = group
         self.apart = apart
+        self.addresses = Addresses(group.sides) if isinstance(group, FoldedGroup) else None
         self.port: int | None = port  # the source port; None once there were several
         self.started_ns = self.ended_ns = at_ns
         self.connections = self.new_events = self.update_events = self.destroy_events = 0
@@ -125,6 +246,22 @@ class Totals:
         self.bytes_out += bytes_out
         self.packets_in += packets_in
         self.bytes_in += bytes_in
+
+    def take(self, other: "Totals") -> None:
+        """Add what another group did in the same window."""
+        self.started_ns = min(self.started_ns, other.started_ns)
+        self.ended_ns = max(self.ended_ns, other.ended_ns)
+        if self.port != other.port:
+            self.port = None
+        self.connections += other.connections
+        self.new_events += other.new_events
+        self.update_events += other.update_events
+        self.destroy_events += other.destroy_events
+        self.unreplied += other.unreplied
+        self.refused += other.refused
+        if other.measured:
+            moved = other.packets_out, other.bytes_out, other.packets_in, other.bytes_in
+            self.add(Counters(*moved))
 
 
 def moved_since(before: Counters | None, now: Counters) -> Counters | None:

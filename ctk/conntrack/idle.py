@@ -40,6 +40,7 @@ class IdleLook:
 
     def _look_at(self, key: int) -> None:
         group = self._connections.live.get(key)
+        group = None if group is None else group.into or group
         if group is None or group.edge_id is None:  # it ended, or no window of it is in the file
             return
         moved = self._connections.moved(key)

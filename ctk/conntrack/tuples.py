@@ -31,6 +31,7 @@ from ctk.conntrack.attributes import (
     header,
     walk,
 )
+from ctk.kept import Sides
 from ctk.model import PROTOCOLS, FlowTuple
 
 # There is one for each family and protocol, and ICMP type; past it parse_tuples reads.
@@ -132,10 +133,10 @@ def _with_ports(orig: bytes, reply: bytes, reply_at: int) -> bytes:
     return region + bytes(4 if missing == 4 else 0)
 
 
-class _Layout:
+class Layout:
     """Where addresses and ports are in tuples of one shape; all other bytes are the template."""
 
-    __slots__ = ("_addresses", "_ports", "_proto", "mask", "template")
+    __slots__ = ("_addresses", "_ports", "_proto", "_size", "mask", "template")
 
     def __init__(self, orig: bytes, reply: bytes, like: FlowTuple) -> None:
         whole, places = _places(orig, reply)
@@ -162,11 +163,29 @@ class _Layout:
                 place(CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT),
                 place(CTA_TUPLE_REPLY, CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT),
             ]
-        mask = bytearray(b"\xff" * len(tuples))
-        for value in self._addresses + self._ports:
-            mask[value] = bytes(value.stop - value.start)
-        self.mask = int.from_bytes(mask, "big")
+        self._size = len(tuples)
+        self.mask = self._without(self._addresses + self._ports)
         self.template = int.from_bytes(tuples, "big") & self.mask
+
+    def ends(self, tuples: bytes) -> tuple[bytes, bytes, bytes]:
+        """Give who dialled, what was dialled, and who answered."""
+        src, dst, reply_src, _ = self._addresses
+        return tuples[src], tuples[dst], tuples[reply_src]
+
+    def mask_without(self, sides: Sides, *, ports: bool) -> int:
+        """Give the mask of what is left of tuples without the addresses of some sides."""
+        src, dst, reply_src, reply_dst = self._addresses
+        cut = [] if ports else [*self._ports]
+        cut += [src, reply_dst] if sides.src else []
+        cut += [dst] if sides.dialled else []
+        cut += [reply_src] if sides.backend else []
+        return self._without(cut)
+
+    def _without(self, cut: list[slice]) -> int:
+        mask = bytearray(b"\xff" * self._size)
+        for value in cut:
+            mask[value] = bytes(value.stop - value.start)
+        return int.from_bytes(mask, "big")
 
     def read(self, tuples: bytes, zone: int) -> FlowTuple:
         src, dst, reply_src, reply_dst = [tuples[place] for place in self._addresses]
@@ -182,22 +201,29 @@ class TupleReader:
     """Reads tuples as `parse_tuples` does; remembers the layouts it has met."""
 
     def __init__(self) -> None:
-        self._layouts: defaultdict[tuple[int, int], list[_Layout]] = defaultdict(list)
+        self._layouts: defaultdict[tuple[int, int], list[Layout]] = defaultdict(list)
         self._learned = 0
 
     def read(self, orig: bytes, reply: bytes, zone: int) -> FlowTuple:
         """Return what `parse_tuples` returns; it raises the same MalformedError."""
-        tuples = orig + reply
-        number = int.from_bytes(tuples, "big")
-        shape = (len(orig), len(reply))
-        for layout in self._layouts.get(shape, ()):
-            if number & layout.mask == layout.template:
-                return layout.read(tuples, zone)
+        found = self.layout(orig, reply)
+        if found is not None:
+            layout, tuples, _ = found
+            return layout.read(tuples, zone)
         flow = parse_tuples(orig, reply, zone)
         if self._learned < _MOST_LAYOUTS and _is_plain(orig, reply, flow):
             self._learned += 1
-            self._layouts[shape].append(_Layout(orig, reply, flow))
+            self._layouts[len(orig), len(reply)].append(Layout(orig, reply, flow))
         return flow
+
+    def layout(self, orig: bytes, reply: bytes) -> tuple[Layout, bytes, int] | None:
+        """Give the layout that was learned of such tuples, both as bytes, and as a number."""
+        tuples = orig + reply
+        number = int.from_bytes(tuples, "big")
+        for layout in self._layouts.get((len(orig), len(reply)), ()):
+            if number & layout.mask == layout.template:
+                return layout, tuples, number
+        return None
 
 
 def _is_plain(orig: bytes, reply: bytes, flow: FlowTuple) -> bool:

@@ -124,6 +124,17 @@ class Endpoints:
             self._unresolved.remember(dialled, proto, port, when_ns)
         return found
 
+    def stranger_kind(self, address: bytes) -> Kind | None:
+        """
+        Say which kind of stranger has an address: external or unknown.
+
+        None where it is, or lately was, somebody's that is known; and for an unknown one while not
+        all that is in the cluster is known. In 0.2 us, for it is asked about every new flow.
+        """
+        if address in self._owners.packed:
+            return None
+        return self._provisional.stranger_kind(address)
+
     def zone_of(self, node: str | None) -> str | None:
         """The topology zone of the node with this name, as its label says now."""
         return None if node is None else self._cluster.zones.get(node)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ctk.kube.identity import same
 from ctk.kube.ownership import Claim, Ownership
-from ctk.model import Closed, Endpoint, HistoryChange, Kind
+from ctk.model import Closed, Endpoint, HistoryChange, Kind, packed
 from ctk.timespan import FOREVER_NS, SECOND
 
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
@@ -42,6 +42,7 @@ class Owners:
         self._node_name = node_name
         self._always = always
         self._spans: dict[str, list[Ownership]] = {}
+        self.packed: set[bytes] = set()  # the addresses of all spans, as the kernel writes them
         self._ended: deque[tuple[int, str]] = deque()
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
         self._due_ns = FOREVER_NS  # when the first of them is over for good
@@ -273,6 +274,7 @@ class Owners:
                 self._spans[address] = kept
             else:
                 self._spans.pop(address, None)
+                self.packed.discard(packed(address))
 
     def _seen_from_ns(self, endpoint: Endpoint, claim: Claim) -> int:
         """
@@ -356,7 +358,10 @@ class Owners:
         return [each for each in spans if each.endpoint.kind == endpoint.kind]
 
     def _insert(self, owned: Ownership) -> None:
-        spans = self._spans.setdefault(owned.endpoint.address, [])
+        address = owned.endpoint.address
+        if address not in self._spans:
+            self.packed.add(packed(address))
+        spans = self._spans.setdefault(address, [])
         spans.append(owned)
         spans.sort(key=_rank)
 

@@ -14,7 +14,7 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.model import Completed, Endpoint, KnownUnknown
+from ctk.model import Completed, Endpoint, Kind, KnownUnknown, address_text, packed
 from ctk.timespan import FOREVER_NS, SECOND
 
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes
@@ -27,6 +27,10 @@ _MOST_EACH = 128
 _NOT_ALL_PUBLIC = frozenset(
     ("0", "10", "100", "127", "169", "172", "192", "198", "203", *map(str, range(224, 256)))
 )
+_NOT_ALL_PUBLIC_BYTES = frozenset(map(int, _NOT_ALL_PUBLIC))
+# Networks (/24 and /64) of which some addresses are public, and some are not.
+_MIXED = frozenset((packed("192.0.0.0")[:3], packed("::")[:8], packed("2001:1::")[:8]))
+_MOST_KINDS = 2**16  # networks of which it is remembered what an address of theirs is
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +55,8 @@ class ProvisionalEndpoints:
     ) -> None:
         self._node_name = node_name
         self._local = frozenset(local_addresses)
+        self._local_packed = frozenset(map(packed, self._local))
+        self._kinds: dict[bytes, Kind] = {}  # of addresses by their /24 or /64
         self._started_ns = started_ns
         self._kube = kube
         self._this_node: Node | None = None
@@ -141,6 +147,7 @@ class ProvisionalEndpoints:
 
     def reconsider(self) -> Iterator[Completed]:
         """More is known: what was unknown may be external, and this node may have labels."""
+        self._kinds.clear()
         for address in self._of:
             yield from self._reconsider(address, ("unknown", "node"))
 
@@ -153,6 +160,7 @@ class ProvisionalEndpoints:
     ) -> Iterator[Completed]:
         """This node has these addresses now; `owned` says which have another owner."""
         lost, self._local = self._local - addresses, addresses
+        self._local_packed = frozenset(map(packed, addresses))
         for address in lost:
             for each in self._of.get(address, ()):
                 if each.endpoint.kind == "node" and not ip_address(address).is_loopback:
@@ -167,13 +175,17 @@ class ProvisionalEndpoints:
             bits = cidr.max_prefixlen - cidr.prefixlen
             networks = self._pod_cidrs.setdefault((cidr.version, bits), set())
             networks.add(int(cidr.network_address) >> bits)
+        self._kinds.clear()
         if node.name == self._node_name:
             self._this_node = node
             yield from self.reconsider()
 
     def learn_near(self, addresses: Iterable[str]) -> None:
         """The cluster has these addresses: a private one near them is not external."""
+        before = len(self._near)
         self._near.update(map(_neighbourhood, addresses))
+        if len(self._near) != before:
+            self._kinds.clear()
 
     def stranger(self, address: str, when_ns: int) -> Endpoint:
         """What can be said of an address by itself."""
@@ -193,6 +205,38 @@ class ProvisionalEndpoints:
         return Endpoint(
             address=address, kind="external" if outside else "unknown", valid_from_ns=when_ns
         )
+
+    def stranger_kind(self, address: bytes) -> Kind | None:
+        """
+        Say which kind of stranger has an address that no object of the cluster has.
+
+        None for this node's own, and for an unknown one while not all owners are known.
+        """
+        if address in self._local_packed:
+            return None
+        # A flood asks about each address: most public ones need no more than this.
+        if len(address) == 4:
+            if address[0] not in _NOT_ALL_PUBLIC_BYTES:
+                return "external"
+            network = address[:3]
+        else:
+            if address[0] >> 5 == 1 and address[1] not in (0x01, 0x02, 0xFF):
+                return "external"  # of 2000::/3, where 2001, 2002 and 3fff have exceptions
+            network = address[:8]
+        kind = self._kinds.get(network)
+        if kind is None:
+            kind = self.stranger(address_text(address), 0).kind
+            if network not in _MIXED and not self._has_narrow_cidrs(len(address)):
+                if len(self._kinds) >= _MOST_KINDS:
+                    self._kinds.clear()
+                self._kinds[network] = kind
+        is_open = self._kube and (not self.synced or self.stale or self.pods_lost)
+        return None if kind == "node" or (kind == "unknown" and is_open) else kind
+
+    def _has_narrow_cidrs(self, size: int) -> bool:
+        """Whether some pods' networks are narrower than those by which kinds are remembered."""
+        wanted = (4, 8) if size == 4 else (6, 64)
+        return any(version == wanted[0] and bits < wanted[1] for version, bits in self._pod_cidrs)
 
     def _reconsider(self, address: str, kinds: tuple[str, ...]) -> Iterator[Completed]:
         for each in self._of[address]:

@@ -6,12 +6,12 @@ service, who answered. What it gets is the id of that edge's row. An id stands i
 next window; if that window fails the id is void, and the group is asked about again.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
-from ctk.conntrack.groups import Flow, Group
+from ctk.conntrack.groups import FoldedGroup, Group, Other, StrangerKinds
 from ctk.kube.endpoints import Endpoints
-from ctk.model import Edge, FlowTuple, address_text
+from ctk.model import OTHER, Edge, Endpoint, FlowTuple, Kind, address_text
 
 _MOST_CACHED = 16_384
 
@@ -41,11 +41,14 @@ class Attribution:
         self._read = read
         self._earlier = earlier
         # Answers for times after the last change that is known.
-        self._answers: dict[int, _Answer] = {}  # by a flow's base, which hashes at once
+        # By a flow's base, which hashes at once; of what is folded, by what is left of it.
+        self._answers: dict[Hashable, _Answer] = {}
         self._pending: dict[int, Edge] = {}  # given out since the last window that was written
 
     def edge_id(self, group: Group) -> int:
         """Return the id of the edge that the group's connections belong to."""
+        if isinstance(group, FoldedGroup):
+            return self._of_folded(group)
         if group.edge_id is None:
             if group.flow is None:
                 raise RuntimeError("a group without a flow has an edge")
@@ -53,7 +56,20 @@ class Attribution:
             # An earlier recording heard of it when it began, and knew more of who was there then.
             group.edge_id = self._earlier(flow.tuple, began_ns) if group.is_older else None
             if group.edge_id is None:
-                group.edge_id = self._ask(flow, began_ns)
+                group.edge_id = self._ask(flow.base, flow.tuple, began_ns)
+        return group.edge_id
+
+    def _of_folded(self, group: FoldedGroup) -> int:
+        if group.edge_id is None:
+            if group.failures_of is not None:
+                [edge] = self.edges([group.failures_of]).values()
+                group.edge_id = self._give(edge._replace(failed=True))
+            elif isinstance(group.flow, Other):
+                flow, failed = group.flow, group.failed
+                of = (flow.tuple, flow.kinds, failed)
+                group.edge_id = self._ask(of, flow.tuple, group.began_ns, flow.kinds, failed)
+            else:
+                raise RuntimeError("a folded group without a flow has an edge")
         return group.edge_id
 
     def edges(self, ids: Iterable[int]) -> dict[int, Edge]:
@@ -73,40 +89,53 @@ class Attribution:
     def committed(self, groups: Iterable[Group]) -> None:
         """The window of these groups is in the file: an id is all they need from now on."""
         for group in groups:
-            group.flow = None
+            if not group.folded:  # of those there are few, and their failures come later
+                group.flow = None
         self._pending.clear()
 
     def rolled_back(self, groups: Iterable[Group]) -> None:
         """The window of these groups is not in the file: ids given out for it are void."""
         for group in groups:
-            if group.flow is not None:
+            if group.flow is not None and (not group.folded or group.edge_id in self._pending):
                 group.edge_id = None
         self._answers.clear()
         self._pending.clear()
 
-    def _ask(self, known: Flow, when_ns: int) -> int:
-        endpoints, flow = self._endpoints, known.tuple
-        answer = self._answers.get(known.base)
+    def _ask(
+        self,
+        of: Hashable,
+        flow: FlowTuple,
+        when_ns: int,
+        kinds: StrangerKinds = (None, None, None),
+        failed: bool = False,
+    ) -> int:
+        """Ask who it was; `kinds` says whose addresses are cut out of the flow's tuples."""
+        endpoints = self._endpoints
+        answer = self._answers.get(of)
         if answer is not None and endpoints.settled_ns <= when_ns < answer.until_ns:
             return answer.edge_id
-        src = endpoints.at(address_text(flow.src), when_ns)
-        dialled = endpoints.at(address_text(flow.dst), when_ns)
-        backend = dialled
-        if flow.reply_src != flow.dst:
-            backend = endpoints.at(address_text(flow.reply_src), when_ns)
+
+        def at(address: bytes, kind: Kind | None) -> Endpoint:
+            return OTHER[kind] if kind else endpoints.at(address_text(address), when_ns)
+
+        src = at(flow.src, kinds[0])
+        dialled = backend = at(flow.dst, kinds[1])
+        if flow.reply_src != flow.dst or kinds[2] != kinds[1]:
+            backend = at(flow.reply_src, kinds[2])
         service = via = None
-        if flow.dst_port is not None:
+        if flow.dst_port is not None and not kinds[1]:
             found = endpoints.service(dialled, flow.proto, flow.dst_port, when_ns)
             if found is not None:
                 service, via = found
-        edge = Edge(flow, src, dialled, backend, service, via)
-        edge_id = self._id_of(edge)
-        self._pending[edge_id] = edge
+        edge_id = self._give(Edge(flow, src, dialled, backend, service, via, failed or None))
         if when_ns >= endpoints.settled_ns:
             if len(self._answers) >= _MOST_CACHED:
                 self._answers.clear()
-            until_ns = min(endpoints.good_until_ns(src), endpoints.good_until_ns(dialled))
-            if backend is not dialled:
-                until_ns = min(until_ns, endpoints.good_until_ns(backend))
-            self._answers[known.base] = _Answer(edge_id, until_ns)
+            until_ns = min(map(endpoints.good_until_ns, {src, dialled, backend}))
+            self._answers[of] = _Answer(edge_id, until_ns)
+        return edge_id
+
+    def _give(self, edge: Edge) -> int:
+        edge_id = self._id_of(edge)
+        self._pending[edge_id] = edge
         return edge_id

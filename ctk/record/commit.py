@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctk.conntrack.aggregate import Aggregation, Window
 from ctk.conntrack.groups import Group
 from ctk.errors import DiskFullError, FileBusyError, StoreError
-from ctk.model import Edge, FlowRow, GapKind, HistoryChange, LiveConnections
+from ctk.kept import LiveConnections
+from ctk.model import GapKind, HistoryChange
 from ctk.record.attribution import Attribution
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Plan
-from ctk.record.rows import Rows, events_of, rows_of, size_of
+from ctk.record.rows import Rows, Told, events_of, rows_of, size_of
 from ctk.store.write import Writer
 
 log = logging.getLogger("ctk")
@@ -67,11 +68,13 @@ class Committer:
         """Return the groups of the windows that wait."""
         return [totals.group for window in self._windows for totals in window.totals]
 
-    def told(self, window: Window) -> list[tuple[FlowRow, Edge]]:
+    def told(self, window: Window) -> list[Told]:
         """Return a window's rows with their edges, for who follows the recording."""
-        rows = list(self._rows(window).each())
-        edges = self._attribution.edges(row.edge_id for row in rows)
-        return [(row, edges[row.edge_id]) for row in rows]
+        rows = self._rows(window)
+        edges = self._attribution.edges(row.edge_id for row in rows.each())
+        return [
+            Told(row, edges[row.edge_id], rows.addresses.get(row.edge_id)) for row in rows.each()
+        ]
 
     def add(self, windows: Sequence[Window], until_ns: int) -> None:
         """Take windows that are over; the next commit writes them, and goes at least so far."""
@@ -94,6 +97,7 @@ class Committer:
             self._writer.window(
                 [row for some in rows for row in some.rows],
                 events=[each for some in rows for each in some.events.items()],
+                addresses=[each for some in rows for each in some.folded()],
                 gaps=self._ledger.to_write(at_ns),
                 changes=self._changes,
                 committed_ns=at_ns,

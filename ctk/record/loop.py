@@ -19,9 +19,11 @@ from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
+from ctk.conntrack.strangers import Strangers
+from ctk.kept import LiveConnections
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
-from ctk.model import Datagrams, HistoryChange, LiveConnections
+from ctk.model import Datagrams, HistoryChange
 from ctk.record import host
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
@@ -93,15 +95,15 @@ class Recorder:
             max_bytes=plan.max_bytes,
         )
         self._decoder = Decoder()
-        self._connections = Connections(plan.wanted)
+        self._local_addresses = stream.local_addresses
+        self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
+        self._connections = Connections(plan.wanted, self._strangers())
         self._aggregator = Aggregator(
             self._connections,
             self._take_up(),
             window_ns=plan.window_ns,
             aggregation=plan.aggregation,
         )
-        self._local_addresses = stream.local_addresses
-        self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
         self._recall()
         writer = self._writer
         self._attribution = Attribution(
@@ -127,6 +129,12 @@ class Recorder:
         kept = self._writer.load_connections()
         self._connections.restore(kept, by_port=self._plan.aggregation == "connections")
         return Baseline.after_clean_stop(started_ns, previous)
+
+    def _strangers(self) -> Strangers | None:
+        peers, kind_of = self._plan.peers, self._endpoints.stranger_kind
+        if peers is None:
+            return None
+        return Strangers(kind_of, most=peers, may_be_named=self._plan.cluster)
 
     def _recall(self) -> None:
         """Tell who owned addresses when the file was last written: they may own them still."""
@@ -274,7 +282,7 @@ class Recorder:
         if not self._plan.live:
             return
         for group in self._connections.live.values():
-            self._attribution.edge_id(group)
+            self._attribution.edge_id(group.into or group)
         yield from self._connections.export()
 
     def save(self) -> None:

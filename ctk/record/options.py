@@ -41,6 +41,7 @@ class Options:
     port: tuple[int, ...]
     max_time_ns: int | None
     max_bytes: int | None
+    peers: int | None
     retain: Mapping[str, int]
     enable_accounting: bool
     dump_every_ns: int | None
@@ -66,6 +67,7 @@ class Options:
         return {
             "window_ns": self.window_ns,
             "aggregate": self.aggregate,
+            "peers": "all" if self.peers is None else self.peers,
             "events": self.events,
             "cidr": [_as_text(cidr) for cidr in self.cidr],
             "exclude_cidr": [_as_text(cidr) for cidr in self.exclude_cidr],

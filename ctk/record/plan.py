@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 
 from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.capture import CaptureWriter
-from ctk.model import Datagrams, Edge, Endpoint, FlowRow, FlowTuple, Gap
+from ctk.conntrack.strangers import MOST_PEERS
+from ctk.model import Datagrams, Endpoint, FlowTuple, Gap
+from ctk.record.rows import Told
 from ctk.timespan import SECOND
 
 
@@ -51,6 +53,7 @@ class Plan:
     window_ns: int = 10 * SECOND
     aggregation: Aggregation = "ports"
     wanted: Callable[[FlowTuple], bool] | None = None
+    peers: int | None = MOST_PEERS  # flows of strangers that a window keeps; None for all
     retain: Mapping[str, int] = field(default_factory=dict)  # ns by level
     max_bytes: int | None = None
     settings: Mapping[str, object] = field(default_factory=dict)  # as they stand in `recordings`
@@ -61,7 +64,7 @@ class Plan:
 class Listening:
     """Who else is told, as it happens."""
 
-    rows: Callable[[Iterable[tuple[FlowRow, Edge]]], None] | None = None
+    rows: Callable[[Iterable[Told]], None] | None = None
     pods: Callable[[Endpoint], None] = lambda pod: None
     status: Callable[[Status], None] = lambda status: None
     capture: CaptureWriter | None = None

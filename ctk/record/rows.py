@@ -7,21 +7,36 @@ from typing import NamedTuple
 import orjson
 
 from ctk.conntrack.aggregate import Aggregation, Window
-from ctk.conntrack.groups import Counters, Group, Totals
+from ctk.conntrack.groups import Addresses, Counters, Group, Totals
+from ctk.distinct import Distinct
 from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
 from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord, edge_path
 from ctk.store.flows import sum_of
+from ctk.store.folded import FoldedCount
 from ctk.timespan import format_time
 
+_IP_VERSIONS = {4: 4, 16: 6}  # by an address's bytes; an edge of others only has none
 _NOT_MEASURED = (None, None, None, None)
 Measured = tuple[int | None, int | None, int | None, int | None]  # in a FlowRow's order
 
 
 class Rows(NamedTuple):
-    """The rows of a window; of single events without counters, the events by their edge's id."""
+    """
+    The rows of a window; of single events without counters, the events by their edge's id.
+
+    Of an edge that stands for many there is one row.
+    """
 
     rows: list[FlowRow]
     events: dict[int, list[LoneEvent]]
+    addresses: dict[int, Addresses]  # that rows stand for, by their edge's id
+
+    def folded(self) -> Iterator[FoldedCount]:
+        """Yield how many addresses the rows stand for that stand for many."""
+        for row in self.rows if self.addresses else ():
+            counted = self.addresses.get(row.edge_id)
+            if counted is not None:
+                yield FoldedCount(row.edge_id, row.started_ns, counted.src, counted.dst)
 
     def __len__(self) -> int:
         return len(self.rows) + sum(map(len, self.events.values()))
@@ -39,6 +54,7 @@ def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Agg
     merged: dict[int, FlowRow] = {}
     alone: list[FlowRow] = []
     events: dict[int, list[LoneEvent]] = {}
+    addresses: dict[int, Addresses] = {}
     for totals in window.totals:
         edge_id = edge_id_of(totals.group)
         if totals.apart is not None:
@@ -50,12 +66,16 @@ def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Agg
                 alone.append(_row_of_event(edge_id, event, _measured(moved)))
             continue
         row = _row(edge_id, totals, window)
-        if aggregation == "connections":
+        if totals.addresses is not None:
+            counted = addresses.setdefault(edge_id, totals.addresses)
+            if counted is not totals.addresses:
+                counted.merge(totals.addresses)
+        elif aggregation == "connections":
             alone.append(row)
             continue
         other = merged.get(edge_id)
         merged[edge_id] = row if other is None else sum_of(other, row)
-    return Rows([*merged.values(), *alone], events)
+    return Rows([*merged.values(), *alone], events, addresses)
 
 
 def events_of(window: Window) -> int:
@@ -113,41 +133,44 @@ def _measured(moved: Counters) -> Measured:
     return bytes_out, packets_out, bytes_in, packets_in
 
 
+class Told(NamedTuple):
+    """A row with its edge, and how many addresses it stands for where it stands for many."""
+
+    row: FlowRow
+    edge: Edge
+    addresses: Addresses | None = None
+
+
 def as_record(
-    row: FlowRow,
-    edge: Edge,
+    told: Told,
     node: str,
     cluster: str | None = None,
     zone_of: Callable[[str | None], str | None] = lambda node: None,
 ) -> FlowRecord:
-    """The row, which is one of `edge`, as the `flows` view shows it."""
+    """The row as the `flows` view shows it."""
+    row, edge, addresses = told
     src, dialled, backend = edge.src, edge.dialled, edge.backend
-    values: dict[str, object] = dict(zip(_TAKEN, _take(_Told(row, edge)), strict=True))
+    values: dict[str, object] = dict(zip(_TAKEN, _take(told), strict=True))
     values |= {
         "started_at": format_time(row.started_ns),
         "ended_at": format_time(row.ended_ns),
         "ended_ns": row.ended_ns,
         "cluster": cluster,
         "node": node,
-        "ip_version": 6 if ":" in src.address else 4,
+        "ip_version": _IP_VERSIONS.get(len(edge.flow.src or edge.flow.dst)),
         "src_port": row.src_port,
         "nat_dst": backend.address if backend.address != dialled.address else None,
         "src_node_zone": zone_of(src.node),
         "src_labels": _as_json(src),
         "dst_node_zone": zone_of(backend.node),
         "dst_labels": _as_json(backend),
+        "src_addresses": _count(addresses.src) if addresses else None,
+        "dst_addresses": _count(addresses.dst) if addresses else None,
     }
     return FlowRecord._make(map(values.__getitem__, FLOW_KEYS))
 
 
-class _Told(NamedTuple):
-    """What a record is made of."""
-
-    row: FlowRow
-    edge: Edge
-
-
-# Where a column of these tables is found in a _Told.
+# Where a column of these tables is found in a Told.
 _TABLES = {
     "f": "row",
     "edge": "edge",
@@ -158,7 +181,7 @@ _TABLES = {
 
 
 def _places() -> Iterator[tuple[str, str]]:
-    """The keys that are a column of a table as it is, and where in a _Told they are found."""
+    """The keys that are a column of a table as it is, and where in a Told they are found."""
     for key, column in FLOW_COLUMNS.items():
         table, dot, name = column.sql.partition(".")
         if dot and table in _TABLES and name.isidentifier() and not column.json:
@@ -167,6 +190,10 @@ def _places() -> Iterator[tuple[str, str]]:
 
 _TAKEN, _FOUND_AT = zip(*_places(), strict=True)
 _take = attrgetter(*_FOUND_AT)
+
+
+def _count(addresses: Distinct | None) -> int | None:
+    return None if addresses is None else len(addresses)
 
 
 def _as_json(endpoint: Endpoint) -> str | None:

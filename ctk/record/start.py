@@ -24,12 +24,11 @@ from ctk.conntrack.socket import Socket
 from ctk.errors import UsageError
 from ctk.kube.objects import Change
 from ctk.kube.parse import read_objects
-from ctk.model import Edge, FlowRow
 from ctk.record import loop
 from ctk.record.followers import RecordLog, RecordPrinter
 from ctk.record.options import Options
 from ctk.record.plan import Listening, Plan, Status
-from ctk.record.rows import as_record
+from ctk.record.rows import Told, as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
@@ -113,6 +112,7 @@ def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Pla
         window_ns=options.window_ns,
         aggregation=options.aggregate,
         wanted=event_filter.wants if event_filter else None,
+        peers=options.peers,
         retain=options.retain,
         max_bytes=options.max_bytes,
         settings=options.settings(),
@@ -219,14 +219,14 @@ def _record_log(stack: ExitStack, options: Options, stop: Stop) -> RecordLog | N
 
 def _teller(
     followers: list[RecordPrinter | RecordLog], node: str
-) -> Callable[[Iterable[tuple[FlowRow, Edge]]], None]:
+) -> Callable[[Iterable[Told]], None]:
     """Give what hands each row of a window to each follower, as a record."""
 
-    def tell(rows: Iterable[tuple[FlowRow, Edge]]) -> None:
+    def tell(rows: Iterable[Told]) -> None:
         for follower in followers:
             follower.begin_window()
-        for row, edge in rows:
-            record = as_record(row, edge, node)
+        for told in rows:
+            record = as_record(told, node)
             for follower in followers:
                 follower.write(record)
 

@@ -62,6 +62,8 @@ def log_line(record: FlowRecord) -> bytes:
     line["packetsOut"] = record.packets_out
     line["bytesIn"] = record.bytes_in
     line["packetsIn"] = record.packets_in
+    line["srcAddresses"] = record.src_addresses
+    line["dstAddresses"] = record.dst_addresses
     return dumps({key: value for key, value in line.items() if value or key in _ALWAYS})
 
 

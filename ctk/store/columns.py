@@ -21,8 +21,8 @@ class Column(NamedTuple):
     """
     Where a key of a flow comes from.
 
-    `sql` is over the tables of JOINS and `f`, a table of flows. Two things are said of `f` with a
-    placeholder, since its tables differ in them: {ended_ns} and {src_port}.
+    `sql` is over the tables of JOINS and `f`, a table of flows. Three things are said of `f` with
+    a placeholder, since its tables differ in them: {ended_ns}, {src_port} and {level}.
     """
 
     sql: str
@@ -44,6 +44,13 @@ def _count(key: str) -> Column:
 
 def _measured(key: str) -> Column:
     return Column(f"f.{key}", counted=True, measured=True)
+
+
+def _counted(column: str) -> str:
+    """Give the SQL of a column of `folded`, which has rows for edges that stand for many only."""
+    same = "folded.started_ns = f.started_ns AND folded.edge_id = f.edge_id"
+    found = f"SELECT {column} FROM folded WHERE folded.level = '{{level}}' AND {same}"
+    return f"CASE WHEN f.edge_id < 0 THEN ({found}) END"
 
 
 # The edges that stand for many have no address on one side, or none on both.
@@ -105,6 +112,9 @@ class FlowRecord(NamedTuple):
     packets_out: Annotated[int | None, _measured("packets_out")]
     bytes_in: Annotated[int | None, _measured("bytes_in")]
     packets_in: Annotated[int | None, _measured("packets_in")]
+    # How many addresses stand behind "other"; None where a side is one address.
+    src_addresses: Annotated[int | None, Column(_counted("src_addresses"))] = None
+    dst_addresses: Annotated[int | None, Column(_counted("dst_addresses"))] = None
 
 
 FLOW_COLUMNS: Mapping[str, Column] = {
@@ -154,11 +164,15 @@ def joins_of(expressions: str) -> str:
 
 
 def flow_sql(
-    ended_ns: str = "f.started_ns + f.lasted_ns", src_port: str = "f.src_port"
+    ended_ns: str = "f.started_ns + f.lasted_ns",
+    src_port: str = "f.src_port",
+    level: str = "flow",
 ) -> dict[str, str]:
-    """Give the SQL of every key, over a table of flows that says its end and source port so."""
+    """Give the SQL of every key, over a level's table, which says its end and source port so."""
     return {
-        key: column.sql.replace("{ended_ns}", ended_ns).replace("{src_port}", src_port)
+        key: column.sql.replace("{ended_ns}", ended_ns)
+        .replace("{src_port}", src_port)
+        .replace("{level}", level)
         for key, column in FLOW_COLUMNS.items()
     }
 
@@ -177,6 +191,7 @@ class EdgeRow(NamedTuple):
     nat_dst_port: int | None
     service: str | None  # "namespace/name"
     service_via: Via | None
+    failed: bool | None = None  # of an edge that stands for many: its rows have failures
 
 
 EDGE_SIDES = EdgeRow._fields.index("recorder_id")  # that many ids of endpoints come first

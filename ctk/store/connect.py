@@ -27,6 +27,7 @@ SCHEMA: tuple[str, ...] = (
     "m005_views",
     "m006_late_flows",
     "m007_clusters",
+    "m008_folded",
     "m010_peers_and_idle",
     "m011_meanings",
     "m012_times_of_pods",

@@ -4,7 +4,8 @@ import sqlite3
 
 from ctk.model import Edge, Endpoint, FlowTuple, KnownUnknown
 from ctk.store.columns import EDGE_OWN
-from ctk.store.identities import CACHED, ENDPOINT_FIELDS, endpoint_of, own_columns
+from ctk.store.identities import CACHED, own_columns
+from ctk.store.values import ENDPOINT_FIELDS, endpoint_of
 
 # Of several the one whose endpoints came last: what was unknown may have got a name meanwhile.
 _EARLIER = f"""

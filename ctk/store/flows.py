@@ -11,10 +11,11 @@ from itertools import chain
 from operator import itemgetter
 
 from ctk.model import LONE_COUNTS, FlowRow, LoneEvent, counts_of
-from ctk.store import bulk, rollup
+from ctk.store import bulk, folded, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
+from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
-from ctk.store.late import LateRows, plus
+from ctk.store.late import LateRows, count_late, plus
 from ctk.timespan import FOREVER_NS
 
 _FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
@@ -49,7 +50,10 @@ class FlowTable:
         self.newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns
 
     def insert(
-        self, rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
+        self,
+        rows: Iterable[FlowRow],
+        events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        addresses: Sequence[FoldedCount] = (),
     ) -> None:
         """
         Insert rows, and lone events under their edge, in any order, and the edges that are new.
@@ -77,6 +81,11 @@ class FlowTable:
         if settled or settled_lone:
             late = chain(ordered[:settled], map(_row_of, lone[:settled_lone]))
             self.late.add(by_level, ((row.started_ns, row.edge_id, row.counts) for row in late))
+        for count in _beside(ordered, addresses):
+            if count.started_ns < settled_ns:
+                count_late(self._conn, by_level, count)
+            if count.started_ns >= (by_level["flow"].pruned_ns or -FOREVER_NS):
+                folded.add(self._conn, "flow", [count])
         pruned, pruned_lone = _split(ordered, lone, by_level["flow"].pruned_ns or -FOREVER_NS)
         del ordered[:pruned], lone[:pruned_lone]
         before, lone_before = _split(ordered, lone, self.newest_ns + 1)
@@ -135,6 +144,17 @@ def sum_of(one: FlowRow, other: FlowRow) -> FlowRow:
             *plus(one.counts, other.counts),
         )
     )
+
+
+def _beside(rows: Sequence[FlowRow], addresses: Sequence[FoldedCount]) -> Iterator[FoldedCount]:
+    """Yield counts of addresses with the start of the row that they are of: rows may be merged."""
+    starts: dict[int, list[int]] = {}
+    for row in rows if addresses else ():
+        if row.edge_id < 0:
+            starts.setdefault(row.edge_id, []).append(row.started_ns)
+    for count in addresses:
+        first_ns, *others_ns = starts[count.edge_id]
+        yield count if count.started_ns in others_ns else count._replace(started_ns=first_ns)
 
 
 def _split(ordered: Sequence[FlowRow], lone: Sequence[_Lone], at_ns: int) -> tuple[int, int]:

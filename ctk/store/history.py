@@ -3,10 +3,9 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Literal
 
-from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord, PodTimes
+from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord, PodTimes, packed
 
 _OBJECT_COLUMNS = {
     "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
@@ -82,7 +81,7 @@ def _reopen(
     conn.executemany(
         "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0"
         f" WHERE packed = ? AND uid = ? AND {OPEN_THEN}",
-        [(pack(address), change.uid, closed_ns) for address in change.addresses],
+        [(packed(address), change.uid, closed_ns) for address in change.addresses],
     )
 
 
@@ -151,14 +150,6 @@ def close_open(conn: sqlite3.Connection, at_ns: int) -> None:
             " WHERE valid_to_ns IS NULL",
             (at_ns,),
         )
-
-
-def pack(address: str) -> bytes:
-    """4 or 16 bytes, network order: a CIDR is a range of them. What is no address packs empty."""
-    try:
-        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
-    except OSError:
-        return b""
 
 
 def compact(value: Mapping[str, str] | Iterable[str]) -> str:

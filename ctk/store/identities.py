@@ -7,27 +7,30 @@ that is already in the file, from before a restart, keeps its row.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ctk.model import (
-    NO_LABELS,
+    OTHER,
     Closed,
     Completed,
     Edge,
     Endpoint,
-    FlowTuple,
     HistoryChange,
     ObjectClosed,
     ObjectRecord,
     ServiceFound,
+    packed,
 )
-from ctk.store import bulk, history
+from ctk.store import bulk, folded, history
 from ctk.store.bloom import BloomFilter
 from ctk.store.columns import EDGE_OWN, EDGE_SIDES, ENDPOINT_IDENTITY, EdgeRow, edge_path
-from ctk.store.history import OPEN_THEN, compact, pack
+from ctk.store.history import OPEN_THEN, compact
+from ctk.store.values import ENDPOINT_FIELDS, edge_of, endpoint_of
 
+_OTHERS = {OTHER[kind]: row_id for kind, row_id in folded.ENDPOINT_IDS.items()}
+_OTHER_ENDPOINTS = {row_id: endpoint for endpoint, row_id in _OTHERS.items()}
 _NO_NAMES = [None] * (len(ENDPOINT_IDENTITY) - 1)
 CACHED = 2**15  # ids remembered of each kind; past it the older half is looked up again
 
@@ -36,7 +39,6 @@ _ENDPOINT = bulk.plain("endpoint", ("id", "address", "packed", *ENDPOINT_IDENTIT
 # Most endpoints are external and have no names: five bound values cost half of fourteen.
 _NAMELESS = bulk.plain("endpoint", ("id", "address", "packed", "kind", "valid_from_ns"))
 _EDGE = bulk.plain("edge", ("id", *EdgeRow._fields, "first_ns"))
-ENDPOINT_FIELDS = ("address", *ENDPOINT_IDENTITY, "valid_from_ns")
 _ENDPOINTS_BY_ID = (
     f"SELECT id, {', '.join(ENDPOINT_FIELDS)} FROM endpoint"
     " WHERE id IN (SELECT value FROM json_each(?))"
@@ -93,6 +95,7 @@ class Identities:
         self._ended: dict[Endpoint, _End] = {}
         self._next_endpoint = _next_id(conn, "endpoint")
         self._next_edge = _next_id(conn, "edge")
+        self._last_other: int | None = None  # edge that stands for many; rollups make some, too
         # What the file may have, though its id is not remembered.
         self._addresses = BloomFilter(
             found for (found,) in conn.execute("SELECT packed FROM endpoint")
@@ -122,18 +125,26 @@ class Identities:
         backend_id = dialled_id if backend is dialled else self.endpoint_id(backend)
         row = (src_id, dialled_id, backend_id, self.recorder_id, *own_columns(edge))
         talk = (src_id, dialled_id, edge.flow.dst_port)
-        if talk in self._talks:
+        is_other = min(src_id, dialled_id, backend_id) < 0
+        if is_other or talk in self._talks:
             match = self.conn.execute(_SAME_EDGE, row).fetchone()
             if match and match[0] not in self._forgotten_edges:
                 found = int(match[0])
         if found is None:
-            found = self._next_edge
-            self._next_edge += 1
+            found = self._next_id(is_other=is_other)
             self._edge_rows.append((found, *row))
             self._talks.add(talk)
         self.edges[edge] = found
         self._new_edges.append(edge)
         return found
+
+    def _next_id(self, *, is_other: bool) -> int:
+        if is_other:
+            last = self._last_other
+            self._last_other = folded.next_edge_id(self.conn) if last is None else last - 1
+            return self._last_other
+        self._next_edge += 1
+        return self._next_edge - 1
 
     def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
         """Make edges again from their rows, to which they go on to belong, ended or not."""
@@ -143,14 +154,18 @@ class Identities:
             side for row in rows.values() for side in (row.src_id, row.dialled_id, row.backend_id)
         }
         asked = self.conn.execute(_ENDPOINTS_BY_ID, (json.dumps(list(sides)),))
-        endpoints = {found: endpoint_of(columns) for found, *columns in asked}
+        endpoints = {
+            found: _OTHER_ENDPOINTS.get(found) or endpoint_of(columns) for found, *columns in asked
+        }
         edges = {
-            found: _edge(
+            found: edge_of(
                 row, endpoints[row.src_id], endpoints[row.dialled_id], endpoints[row.backend_id]
             )
             for found, row in rows.items()
         }
-        self._endpoints.update((endpoint, found) for found, endpoint in endpoints.items())
+        self._endpoints.update(
+            (endpoint, found) for found, endpoint in endpoints.items() if found > 0
+        )
         self.edges.update((edge, found) for found, edge in edges.items())
         return edges
 
@@ -195,6 +210,8 @@ class Identities:
         self.conn.executemany(_REOPEN, self._reopened)
         bulk.run(self.conn, _ENDPOINT, self._endpoint_rows)
         bulk.run(self.conn, _NAMELESS, self._nameless_rows)
+        if self._last_other is not None:
+            folded.make_endpoints(self.conn)
         seen = first_ns or {}
         bulk.run(self.conn, _EDGE, [(*row, seen.get(row[0])) for row in self._edge_rows])
         self._reopened.clear()
@@ -204,6 +221,7 @@ class Identities:
 
     def committed(self) -> None:
         """The window is committed."""
+        self._last_other = None
         self._new_endpoints.clear()
         self._new_edges.clear()
 
@@ -232,6 +250,7 @@ class Identities:
         self._new_edges.clear()
         self._next_endpoint = _next_id(self.conn, "endpoint")
         self._next_edge = _next_id(self.conn, "edge")
+        self._last_other = None
 
     def change(self, changes: Iterable[HistoryChange]) -> None:
         """
@@ -291,6 +310,8 @@ class Identities:
         history.close_open(self.conn, at_ns)
 
     def _find_or_add(self, endpoint: Endpoint) -> int:
+        if endpoint in _OTHERS:
+            return _OTHERS[endpoint]
         identity = _identity(endpoint)
         found = self._search_endpoint(endpoint, identity)
         if found is None:
@@ -298,9 +319,9 @@ class Identities:
             self._next_endpoint += 1
             self._addresses.add(identity[0])
             begin, end = endpoint.valid_from_ns, self._ended.get(endpoint)
-            packed, kind, *names = identity
+            address, kind, *names = identity
             if end is None and names == _NO_NAMES:
-                self._nameless_rows.append((found, endpoint.address, packed, kind, begin))
+                self._nameless_rows.append((found, endpoint.address, address, kind, begin))
             else:
                 row = (found, endpoint.address, *identity, begin, *(end or _OPEN))
                 self._endpoint_rows.append(row)
@@ -363,31 +384,7 @@ def _is_apart(endpoint: Endpoint) -> bool:
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:
     """Give the address as `endpoint.packed` holds it, and then ENDPOINT_IDENTITY."""
     labels = compact(endpoint.labels) if endpoint.labels else None
-    return (pack(endpoint.address), *_all_but_labels(endpoint), labels)
-
-
-def _edge(row: EdgeRow, src: Endpoint, dialled: Endpoint, backend: Endpoint) -> Edge:
-    """Make an edge again from its row and its three endpoints."""
-    port = row.dst_port if row.nat_dst_port is None else row.nat_dst_port
-    tuples: dict[str, Any] = {
-        name: getattr(row, name) for name in FlowTuple._fields if name in EDGE_OWN
-    }
-    flow = FlowTuple(
-        **tuples,
-        src=pack(src.address),
-        dst=pack(dialled.address),
-        reply_src=pack(backend.address),
-        reply_src_port=port,
-        reply_dst=pack(row.nat_src or src.address),
-    )
-    return Edge(flow, src, dialled, backend, row.service, row.service_via)
-
-
-def endpoint_of(columns: Sequence[Any]) -> Endpoint:
-    """Make an endpoint again from ENDPOINT_FIELDS."""
-    fields = dict(zip(ENDPOINT_FIELDS, columns, strict=True))
-    labels = fields.pop("labels")
-    return Endpoint(**fields, labels=json.loads(labels) if labels else NO_LABELS)
+    return (packed(endpoint.address), *_all_but_labels(endpoint), labels)
 
 
 def _next_id(conn: sqlite3.Connection, table: str) -> int:

@@ -8,7 +8,9 @@ They come where the clock was set back, and where open buckets were folded early
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ctk.store.rollup import Folding, Level, Watermarks, add_to, floor, recap
+from ctk.store import folded
+from ctk.store.folded import FoldedCount
+from ctk.store.rollup import LEVELS, Folding, Level, Watermarks, add_to, floor, recap
 from ctk.timespan import FOREVER_NS
 
 Counts = Sequence[int | None]
@@ -63,6 +65,17 @@ class LateRows:
                 del self.added[bucket]
         while len(self.added) > _BUCKETS:
             del self.added[next(iter(self.added))]
+
+
+def count_late(
+    conn: sqlite3.Connection, by_level: Mapping[str, Watermarks], count: FoldedCount
+) -> None:
+    """Count the addresses of a late row in every finished bucket that holds its time."""
+    for level in LEVELS[1:]:
+        folded_ns, pruned_ns = by_level[level.name]
+        start_ns = floor(count.started_ns, level.width_ns)
+        if folded_ns is not None and (pruned_ns or -FOREVER_NS) <= start_ns < folded_ns:
+            folded.add(conn, level.name, [count._replace(started_ns=start_ns)])
 
 
 def plus(one: Counts, other: Counts) -> list[int | None]:

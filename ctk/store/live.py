@@ -8,7 +8,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ctk.model import IdleConnections, LiveConnections
+from ctk.kept import LiveConnections, Sides
+from ctk.model import IdleConnections
 
 AT_ONCE = 5_000  # rows that are kept between two writes of edges
 
@@ -45,12 +46,14 @@ def keep(conn: sqlite3.Connection, some: Iterable[LiveConnections]) -> None:
 def load(conn: sqlite3.Connection, recorder_id: int) -> Iterator[LiveConnections]:
     """Yield what was kept of a node's live connections."""
     rows = conn.execute(
-        "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters"
+        "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters,"
+        " src_id < 0, dialled_id < 0, backend_id < 0"
         " FROM connection JOIN edge ON edge.id = edge_id WHERE edge.recorder_id = ?",
         (recorder_id,),
     )
-    for flow, began_ns, edge_id, has_ports, keys, counters in rows:
-        yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
+    for flow, began_ns, edge_id, has_ports, keys, counters, *sides in rows:
+        of_many = Sides(*map(bool, sides)) if edge_id < 0 else None
+        yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters, of_many)
 
 
 def keep_idle(

@@ -72,6 +72,8 @@ _FLOW: Mapping[str, str] = {
     "packets_out": "Packets from src; null where they were not counted.",
     "bytes_in": "Bytes to src; null where they were not counted.",
     "packets_in": "Packets to src; null where they were not counted.",
+    "src_addresses": "How many addresses src stands for where it is 'other'; about, past 256.",
+    "dst_addresses": "How many addresses dst or nat_dst stands for where it is 'other'.",
 }
 
 _VALID: Mapping[str, str] = {

@@ -8,6 +8,7 @@ in its sums.
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping
 
+from ctk.store import folded
 from ctk.store.orphans import Orphans
 from ctk.store.rollup import (
     LEVELS,
@@ -97,6 +98,7 @@ def before(
             if not found:
                 on_moving(first_ns, until_ns)
                 move_watermark(conn, level, "pruned_ns", until_ns)
+                folded.forget(conn, level.name, -FOREVER_NS, until_ns)
             conn.execute(f"DELETE FROM {level.table} WHERE {condition}", bound)
         found = True
         yield

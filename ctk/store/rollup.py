@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from ctk.store import bulk
+from ctk.store import folded
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS, EdgeRow
+from ctk.store.folded import FoldedCount
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE
 
 
@@ -36,9 +37,6 @@ LEVELS: tuple[Level, ...] = (
     Level("1d", "flow_1d", DAY, 730 * DAY, 1_000),
 )
 
-# The endpoints and edges that stand for many have ids below zero, out of the writer's way.
-OTHER_ENDPOINTS: Mapping[str, int] = {"external": -1, "unknown": -2}
-
 # Of --max-size that the peers of a minute may take, at some 200 bytes each with their identities.
 _PEERS, _PEER_BYTES = 0.1, 200
 _READ_AT_ONCE = 20_000  # rows summed up in a step: some 20 ms
@@ -51,6 +49,9 @@ _ADDED = ", ".join(
     else f"{key} = {key} + excluded.{key}"
     for key in COUNT_KEYS
 )
+
+
+Counts = dict[int, FoldedCount]  # of addresses, by edge
 
 
 def levels_within(max_bytes: int | None) -> Sequence[Level]:
@@ -146,13 +147,14 @@ def recap(
     """
     _make_bucket(conn)
     folding.begin(start_ns + level.width_ns)
-    yield from _sum_up(conn, level, start_ns, start_ns + level.width_ns, level.peers)
+    counts = yield from _sum_up(conn, level, start_ns, start_ns + level.width_ns, level.peers)
     if folding.stale:
         return False
     # One transaction: what is deleted here stands nowhere else.
     with transaction(conn):
         conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
         _copy_bucket(conn, level, start_ns, -FOREVER_NS, -1)
+        folded.put(conn, level.name, start_ns, counts)
     yield
     return True
 
@@ -187,10 +189,12 @@ def reopen(conn: sqlite3.Connection, at_ns: int) -> None:
         is_last = by_level[level.name].folded_ns == start_ns + level.width_ns
         if is_last and (by_level[finer.name].pruned_ns or -FOREVER_NS) <= start_ns:
             conn.execute(f"DELETE FROM {level.table} WHERE started_ns >= ?", (start_ns,))
+            folded.forget(conn, level.name, start_ns, FOREVER_NS)
             move_watermark(conn, level, "folded_ns", start_ns)
 
 
 def _make_bucket(conn: sqlite3.Connection) -> None:
+    folded.make_aggregate(conn)
     conn.execute(
         f"CREATE TEMP TABLE IF NOT EXISTS bucket (edge_id INTEGER PRIMARY KEY, {_COLUMNS})"
     )
@@ -210,7 +214,7 @@ def _fold_bucket(
     if _unfolded(conn, finer, end_ns):
         return False
     # Summed up beside the file, so that the lock is held for the writing only.
-    yield from _sum_up(conn, finer, start_ns, end_ns, level.peers)
+    counts = yield from _sum_up(conn, finer, start_ns, end_ns, level.peers)
     last_id, more = -FOREVER_NS, True
     while more:
         if folding.stale:
@@ -218,6 +222,7 @@ def _fold_bucket(
         with transaction(conn):
             if last_id == -FOREVER_NS:  # what a crash, or a try before, left of it
                 conn.execute(f"DELETE FROM {level.table} WHERE started_ns = ?", (start_ns,))
+                folded.put(conn, level.name, start_ns, counts)
             more = _copy_bucket(conn, level, start_ns, last_id, _COPIED_AT_ONCE) == _COPIED_AT_ONCE
             if not more:
                 move_watermark(conn, level, "folded_ns", end_ns)
@@ -241,8 +246,12 @@ def _unfolded(conn: sqlite3.Connection, finer: Level, end_ns: int) -> bool:
 
 def _sum_up(
     conn: sqlite3.Connection, level: Level, start_ns: int, end_ns: int, peers: int
-) -> Iterator[None]:
-    """Sum up a level's rows of a span by edge in temp.bucket, the tail of them as "other"."""
+) -> Generator[None, None, Counts]:
+    """
+    Sum up a level's rows of a span by edge in temp.bucket, the tail of them as "other".
+
+    Give how many addresses the rows have that stand for many.
+    """
     conn.execute("DELETE FROM temp.bucket")
     for condition, bound in slices(conn, level, start_ns, end_ns, _READ_AT_ONCE):
         conn.execute(
@@ -251,7 +260,9 @@ def _sum_up(
             bound,
         )
         yield
-    yield from _fold_tail(conn, peers)
+    counts = folded.of_bucket(conn, level.name, start_ns, end_ns)
+    yield from _fold_tail(conn, peers, counts)
+    return counts
 
 
 def _copy_bucket(
@@ -266,13 +277,13 @@ def _copy_bucket(
     return copied.rowcount
 
 
-def _fold_tail(conn: sqlite3.Connection, peers: int) -> Iterator[None]:
+def _fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[None]:
     """
     Of the bucket's edges with an external or unknown side, fold those past the biggest `peers`.
 
-    Their sums stay, by what they still tell apart: the side that is known stays; of one that is
-    not, its address and its port go. So there are no more of these than there are pods and
-    services that were talked to.
+    Their sums stay, by what they still tell apart, as what a window folds does: the side that is
+    known, and the port that was dialled. Those with failures stand apart. How many addresses they
+    had is added to `counts`.
     """
     (edges,) = conn.execute("SELECT COUNT(*) FROM temp.bucket").fetchone()
     if edges <= peers:
@@ -293,20 +304,24 @@ def _fold_tail(conn: sqlite3.Connection, peers: int) -> Iterator[None]:
             for other in others:
                 key = EdgeRow._make(other[:_KEYS])
                 if key not in ids:
-                    ids[key] = _other_edge(conn, key)
+                    ids[key] = folded.other_edge(conn, key)
         conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
         conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
         conn.executemany(
             _add("temp.bucket", "edge_id"),
-            [(ids[EdgeRow._make(other[:_KEYS])], *other[_KEYS:]) for other in others],
+            [(ids[EdgeRow._make(other[:_KEYS])], *other[_KEYS:-2]) for other in others],
         )
+        for other in others:
+            edge_id = ids[EdgeRow._make(other[:_KEYS])]
+            count = FoldedCount(edge_id, 0, *map(folded.read, other[-2:]))
+            counts[edge_id] = folded.plus(counts.get(edge_id), count)
         yield
 
 
 _KEYS = len(EdgeRow._fields)
 _SIDES = ("src", "dialled", "backend")
-_KINDS_FOLDED = ", ".join(f"'{kind}'" for kind in OTHER_ENDPOINTS)
-_WHENS = " ".join(f"WHEN '{kind}' THEN {found}" for kind, found in OTHER_ENDPOINTS.items())
+_KINDS_FOLDED = ", ".join(f"'{kind}'" for kind in folded.ENDPOINT_IDS)
+_WHENS = " ".join(f"WHEN '{kind}' THEN {found}" for kind, found in folded.ENDPOINT_IDS.items())
 # The three sides as they are to be: the edge's own, or one that stands for many.
 _CREATE_TAIL = (
     "CREATE TEMP TABLE IF NOT EXISTS tail (edge_id INTEGER PRIMARY KEY, src_id, dialled_id,"
@@ -336,35 +351,26 @@ _SPARE_BIGGEST = """
 _OTHER_KEY = {
     **{column: f"edge.{column}" for column in EdgeRow._fields},
     **{f"{side}_id": f"tail.{side}_id" for side in _SIDES},
-    "dst_port": "CASE WHEN tail.dialled_id > 0 THEN edge.dst_port END",
     "nat_src": "CASE WHEN tail.src_id > 0 THEN edge.nat_src END",
     "nat_dst_port": "CASE WHEN tail.backend_id > 0 THEN edge.nat_dst_port END",
+    "failed": "CASE WHEN bucket.unreplied + bucket.refused > 0 THEN 1 END",
 }
+_SRC = "CASE WHEN tail.src_id < 0 THEN src.packed END"
+_DST = (
+    "CASE WHEN tail.dialled_id < 0 THEN dialled.packed"
+    " WHEN tail.backend_id < 0 THEN backend.packed END"
+)
 # SQLite holds what it sorts for a GROUP BY in memory: all of 250,000 edges took 17 MB.
 _TAIL_AT_ONCE = 10_000
 _TAIL_NOW = "SELECT edge_id FROM temp.tail ORDER BY edge_id LIMIT ?"
 _SUM_TAIL = f"""
-    SELECT {", ".join(_OTHER_KEY.values())}, {_SUMS}
+    SELECT {", ".join(_OTHER_KEY.values())}, {_SUMS}, distinct_count({_SRC}), distinct_count({_DST})
     FROM (SELECT * FROM temp.tail ORDER BY edge_id LIMIT ?) AS tail
     JOIN temp.bucket AS bucket ON bucket.edge_id = tail.edge_id
     JOIN edge ON edge.id = tail.edge_id
+    {" ".join(f"JOIN endpoint AS {side} ON {side}.id = edge.{side}_id" for side in _SIDES)}
     GROUP BY {", ".join(map(str, range(1, _KEYS + 1)))}
 """
-
-
-def _other_edge(conn: sqlite3.Connection, key: EdgeRow) -> int:
-    same = " AND ".join(f"{column} IS ?" for column in EdgeRow._fields)
-    found = conn.execute(f"SELECT id FROM edge WHERE +id < 0 AND {same}", key).fetchone()
-    if found is not None:
-        return int(found[0])
-    conn.executemany(
-        "INSERT OR IGNORE INTO endpoint(id, address, packed, kind, valid_from_ns)"
-        " VALUES (?, 'other', x'', ?, 0)",
-        [(found, kind) for kind, found in OTHER_ENDPOINTS.items()],
-    )
-    (other_id,) = conn.execute("SELECT MIN(COALESCE(MIN(id), 0), 0) - 1 FROM edge").fetchone()
-    conn.execute(bulk.plain("edge", ("id", *EdgeRow._fields)).one, (other_id, *key))
-    return int(other_id)
 
 
 def add_to(

@@ -73,7 +73,9 @@ def views() -> Mapping[str, str]:
 
 def _flows(level: Level) -> str:
     if level.width_ns:
-        sql = flow_sql(ended_ns=f"f.started_ns + {level.width_ns}", src_port="NULL")
+        sql = flow_sql(
+            ended_ns=f"f.started_ns + {level.width_ns}", src_port="NULL", level=level.name
+        )
     else:
         sql = flow_sql()
     columns = ", ".join(f"{expression} AS {key}" for key, expression in sql.items())

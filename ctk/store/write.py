@@ -18,6 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
+from ctk.kept import LiveConnections
 from ctk.model import (
     ClusterFound,
     Edge,
@@ -29,7 +30,6 @@ from ctk.model import (
     IdleConnections,
     KnownObject,
     KnownUnknown,
-    LiveConnections,
     LoneEvent,
     PodsTold,
     Previous,
@@ -37,6 +37,7 @@ from ctk.model import (
 from ctk.store import earlier, history, live, prune, rollup
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
 from ctk.store.flows import FlowTable, merged
+from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
 from ctk.store.limit import SizeLimit
 from ctk.store.orphans import Orphans
@@ -94,6 +95,7 @@ class Writer:
         rows: Iterable[FlowRow],
         *,
         events: Iterable[tuple[int, Sequence[LoneEvent]]] = (),
+        addresses: Sequence[FoldedCount] = (),
         gaps: Iterable[Gap] = (),
         changes: Sequence[HistoryChange] = (),
         committed_ns: int,
@@ -105,7 +107,8 @@ class Writer:
         `events` is the cheap way in for rows of a single event without counters
         (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
         disk is a DiskFullError, another's lock a FileBusyError: nothing of the window is kept then,
-        here or in the file, and it may be given again.
+        here or in the file, and it may be given again. `addresses` is how many the rows have whose
+        edges stand for many.
         """
         if _file_identity(self._path) != self._file:
             raise StoreError(
@@ -126,7 +129,7 @@ class Writer:
                     self._begin()
                 if self._limit is not None:
                     rows, events = self._thinned_window(rows, events, self._limit.most_rows)
-                self._flows.insert(rows, events)
+                self._flows.insert(rows, events, addresses)
                 self._identities.change(changes)
                 for change in changes:
                     if isinstance(change, ClusterFound):

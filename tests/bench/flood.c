@@ -4,6 +4,8 @@
 //                                  own: one event
 //   flood mark COUNT SOURCES FIRST packets of SOURCES connections, whose mark nft sets anew with
 //                                  each: one event a packet, and none of them costs an entry
+//   flood scan COUNT EVERY FIRST   as udp from 200 sources, but that one in EVERY comes from an
+//                                  address of its own, outside the cluster: 8.0.0.0 and on
 //   flood tcp COUNT SOURCES FIRST  connections to a service that nft translates to the listener
 //                                  here, each opened and closed: six events, and a seventh when
 //                                  its entry is destroyed
@@ -24,6 +26,8 @@
 #include <unistd.h>
 
 #define FIRST_SOURCE 0x0af40001u // 10.244.0.1
+#define FIRST_STRANGER 0x08000000u // 8.0.0.0
+#define SCAN_SOURCES 200
 #define SERVER "10.244.39.1"     // what the flood is for
 #define SERVER_PORT 8080
 #define SERVICE "10.96.0.80" // translated to SERVER
@@ -61,7 +65,8 @@ static void pace(double began, long done, double rate)
 		usleep((useconds_t)(ahead * 1e6));
 }
 
-static void flood_udp(long count, long sources, long first, double rate, int marks)
+// With `every`, one in so many comes from an address of its own.
+static void flood_udp(long count, long sources, long first, double rate, int marks, long every)
 {
 	static struct packet packets[BATCH];
 	static struct mmsghdr messages[BATCH];
@@ -86,7 +91,10 @@ static void flood_udp(long count, long sources, long first, double rate, int mar
 		for (int i = 0; i < n; i++) {
 			long k = first + done + i;
 			long port = FIRST_PORT + (marks ? first : k / sources) % PORTS;
-			packets[i].ip.saddr = htonl(FIRST_SOURCE + (unsigned)(k % sources));
+			unsigned source = FIRST_SOURCE + (unsigned)(k % sources);
+			if (every && k % every == 0)
+				source = FIRST_STRANGER + (unsigned)(k / every);
+			packets[i].ip.saddr = htonl(source);
 			packets[i].udp.source = htons((unsigned short)port);
 		}
 		int sent = sendmmsg(raw, messages, (unsigned)n, 0);
@@ -134,14 +142,16 @@ static void flood_tcp(long count, long sources, long first)
 int main(int argc, char **argv)
 {
 	if (argc != 5 && argc != 6) {
-		fprintf(stderr, "usage: flood udp|mark|tcp COUNT SOURCES FIRST [RATE]\n");
+		fprintf(stderr, "usage: flood udp|mark|scan|tcp COUNT SOURCES FIRST [RATE]\n");
 		return 2;
 	}
 	long count = atol(argv[2]), sources = atol(argv[3]), first = atol(argv[4]);
 	double rate = argc == 6 ? atof(argv[5]) : 0;
 	double began = now();
-	if (strcmp(argv[1], "tcp"))
-		flood_udp(count, sources, first, rate, !strcmp(argv[1], "mark"));
+	if (!strcmp(argv[1], "scan"))
+		flood_udp(count, SCAN_SOURCES, first, rate, 0, sources);
+	else if (strcmp(argv[1], "tcp"))
+		flood_udp(count, sources, first, rate, !strcmp(argv[1], "mark"), 0);
 	else
 		flood_tcp(count, sources, first);
 	printf("%.6f\n", now() - began);

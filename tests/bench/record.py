@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import burst
 import cluster
 import listeners
 from listeners import Listener
@@ -44,7 +45,8 @@ LIVE, LIVE_S, LIVE_RATE = 250_000, 30, 50_000
 COUNTING = ("--enable-accounting", "--accounting-interval", "5s")
 WIDE = 100_000
 FILLED, FILLED_FROM = 200_000, 10_000_000
-EVENTS_A_CONNECTION = {"udp": 1, "tcp": 7}
+EVENTS_A_CONNECTION = {"udp": 1, "scan": 1, "tcp": 7}
+ONE_IN = 20  # connections of a public node comes from a stranger
 NAMESPACE = """
 table inet bench {
     chain services {
@@ -82,13 +84,8 @@ MIXES = (
     Mix("udp", "unique flows, from 200 pods to one", "udp", 400_000),
     Mix("tcp", "opened and closed through NAT, seven events each", "tcp", 50_000),
     Mix("filled", "unique flows, 200,000 entries before", "udp", 400_000, filled=True),
-    Mix(
-        "wide",
-        "each from another address: a row each, of endpoints not seen before",
-        "udp",
-        WIDE,
-        sources=WIDE,
-    ),
+    Mix("wide", "each from a stranger: an address never seen before", "scan", WIDE, sources=1),
+    Mix("public", "unique flows, one in 20 from a stranger", "scan", 400_000, sources=ONE_IN),
     Mix("none", "unique flows, a row each", "udp", 400_000, ("--aggregate", "none")),
     Mix("tcp none", "tcp, a row an event", "tcp", 50_000, ("--aggregate", "none")),
     Mix("unmatched", "the kernel drops all for ctk", "udp", 400_000, ("--cidr", "192.0.2.0/24")),
@@ -389,9 +386,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*(mix.name for mix in MIXES), "beside", "full rate", "live", "idle"],
+        choices=[*(mix.name for mix in MIXES), "beside", "full rate", "live", "idle", "burst"],
         help="only this part; several allowed",
     )
+    parser.add_argument("--seconds", type=int, default=60, help="of the burst")
     parser.add_argument("--before", type=Path, help="another ctk, to measure in the same run")
     parser.add_argument("--listener", action="append", help="only those whose name has this in it")
     parser.add_argument("--output", type=Path, default=RESULTS / "record.json")
@@ -451,6 +449,10 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
         rows = [bench.live(ctk, sources) for sources in (SOURCES, LIVE)]
         results["live"] = rows
         show("ctk record with many live connections, their counters read all the time", rows)
+    if is_wanted("burst"):
+        row = burst.run(bench, ctk, options.seconds)
+        results["burst"] = row
+        show("ctk record, 20,000 new addresses each second", [row])
     if is_wanted("idle"):
         row = bench.idle(IDLE_S)
         results["idle"] = row

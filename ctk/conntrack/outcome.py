@@ -1,0 +1,43 @@
+"""What an event, or an entry that a dump lists, tells of a connection's counters and its end."""
+
+from typing import Final
+
+from ctk.conntrack.decode import (
+    DESTROY,
+    IPS_SEEN_REPLY,
+    TCP_CONNTRACK_CLOSE,
+    TCP_CONNTRACK_TIME_WAIT,
+    EventTuple,
+)
+from ctk.conntrack.groups import Counters
+
+# Places in an event (a test holds them against decode.Event).
+PORT: Final = 2
+AT: Final = 6
+_STATUS: Final = 7
+_TCP_STATE: Final = 8
+START: Final = 13
+_OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))
+
+
+def counters_of(event: EventTuple) -> Counters | None:
+    """Return its four counters, None where acct is off; the kernel sends all or none."""
+    packets_out, bytes_out, packets_in, bytes_in = event[9:13]
+    if packets_out is None or bytes_out is None or packets_in is None or bytes_in is None:
+        return None
+    return Counters(packets_out, bytes_out, packets_in, bytes_in)
+
+
+def is_over(event: EventTuple) -> bool:
+    """Say whether the connection ended, or lives on for late packets only."""
+    return event[0] == DESTROY or event[_TCP_STATE] in _OVER
+
+
+def failure(event: EventTuple) -> tuple[bool, bool]:
+    """Say whether a connection that ended was refused, and whether it got no reply."""
+    status, tcp_state = event[_STATUS], event[_TCP_STATE]
+    if status is not None and status & IPS_SEEN_REPLY:
+        return False, False
+    # A refused connection ends at once in state CLOSE: reset before it was established.
+    refused = tcp_state == TCP_CONNTRACK_CLOSE
+    return refused, not refused and status is not None

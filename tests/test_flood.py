@@ -1,0 +1,235 @@
+"""A flood of strangers, from messages to what the file says: sums, addresses, restarts."""
+
+import json
+import os
+from collections.abc import Iterator
+from queue import SimpleQueue
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_pipeline import SUMS, T, ask, assert_levels_agree, listed, pod, record
+from wire import CLOSE, CONFIRMED, SECOND, Connection, batch
+
+import ctk
+from ctk.kube.endpoints import Endpoints
+from ctk.kube.objects import Change
+from ctk.kube.parse import read_objects
+from ctk.model import Datagrams, Endpoint, packed
+from ctk.render import eventlog
+from ctk.store.rollup import LEVELS
+
+WEB, DB = "10.244.0.21", "10.244.0.22"
+ONE_EACH = (1, 40, 0, 0)
+
+
+def changes() -> "SimpleQueue[Change]":
+    told: SimpleQueue[Change] = SimpleQueue()
+    for change in listed(T, pod("web", T - SECOND, WEB), pod("db", T - SECOND, DB)):
+        told.put(change)
+    return told
+
+
+def client(n: int, dst: str = WEB, port: int = 80) -> Connection:
+    return Connection(src=f"8.{n >> 16}.{n >> 8 & 255}.{n & 255}", dst=dst, dst_port=port, ct_id=n)
+
+
+def scan(clients: int, *, windows: int = 3) -> Iterator[Datagrams]:
+    """Each window other clients dial both pods; half of them are refused. Web dials out, too."""
+    for window in range(windows):
+        at_ns = T + window * 10 * SECOND
+        messages = []
+        for n in range(window * clients, (window + 1) * clients):
+            one = client(n, WEB if n % 3 else DB)
+            messages.append(one.new(at_ns))
+            if n % 2:
+                messages.append(one.destroy(at_ns, ONE_EACH, status=CONFIRMED, state=CLOSE))
+            out = Connection(src=WEB, dst=f"9.9.{n >> 8}.{n & 255}", dst_port=443, ct_id=10**6 + n)
+            messages.append(out.new(at_ns))
+        inside = Connection(src=WEB, dst=DB, dst_port=5432, ct_id=9 * 10**6 + window)
+        messages += [inside.new(at_ns), inside.destroy(at_ns, (5, 500, 5, 5_000))]
+        yield batch(*messages, at_ns=at_ns)
+    yield batch(at_ns=T + windows * 10 * SECOND)
+
+
+@pytest.mark.parametrize("aggregation", ["ports", "connections", "none"])
+def test_sums_of_all_that_is_known_are_those_without_folding(tmp_path, aggregation):
+    by_known = (
+        "SELECT CASE src_kind WHEN 'external' THEN '' ELSE src_name END,"
+        " CASE dst_kind WHEN 'external' THEN '' ELSE dst_name END, dst_port, proto, node,"
+        f" {SUMS} FROM {{}} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3"
+    )
+    answers = []
+    for peers in (None, 20, 0):
+        db = tmp_path / f"{peers}.db"
+        record(db, scan(200), changes(), peers=peers, aggregation=aggregation)
+        assert len({ask(db, f"SELECT {SUMS} FROM {level.table}")[0] for level in LEVELS}) == 1
+        answers.append([ask(db, by_known.format(f"flows{level}")) for level in ("", "_1m", "_1d")])
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_what_is_folded_says_how_many_addresses_it_stands_for_at_every_level(tmp_path):
+    db = tmp_path / "node.db"
+    record(db, scan(240, windows=2), changes(), peers=20)
+    others = (
+        "SELECT src, dst_name, dst, dst_port, src_addresses, dst_addresses, refused FROM {}"
+        " WHERE 'other' IN (src, dst) ORDER BY 1, 2, 3, 7"
+    )
+    first = f"flows WHERE started_ns < {T + 10 * SECOND}"
+    found = ask(db, others.format(first).replace("WHERE 'other'", "AND 'other'"))
+    assert [row for row in found if row[6] or row[2] == "other"] == [
+        (WEB, None, "other", 443, None, 240, 0),
+        ("other", "db", DB, 80, 40, None, 40),
+        ("other", "web", WEB, 80, 80, None, 80),
+    ]
+    for level in LEVELS[1:]:
+        found = ask(db, others.format(level.table.replace("flow", "flows")))
+        assert [row[:4] for row in found] == [
+            (WEB, None, "other", 443),
+            ("other", "db", DB, 80),
+            ("other", "db", DB, 80),
+            ("other", "web", WEB, 80),
+            ("other", "web", WEB, 80),
+        ]
+        assert [row[6] for row in found] == [0, 0, 80, 0, 160]
+        [(_, _, _, _, _, dialled, _), _, (*_, to_db, _, _), _, (*_, to_web, _, _)] = found
+        assert (to_db, to_web) == (80, 160)
+        assert abs(dialled - 480) < 0.07 * 480
+
+
+def test_answers_say_what_was_folded(invoke, tmp_path):
+    db = tmp_path / "node.db"
+    record(db, scan(40, windows=1), changes(), peers=5)
+    said = "80 external addresses, each with little, are counted together as 'other'"
+    for words in (("top", db), ("top", db, "--pod", "web"), ("query", db)):
+        assert "counted together as 'other'" in invoke(*words).stderr
+    with ctk.open(db) as recording:
+        assert [caveat.text for caveat in recording.top().caveats] == [said]
+        inside = recording.top(from_pod="load/web", to_pod="load/db")
+        assert [caveat.text for caveat in inside.caveats] == []
+        asked_for = recording.flows(ip="8.0.0.1")
+        assert list(asked_for) == []
+        assert any("as 'other'" in caveat.text for caveat in asked_for.caveats)
+        rows = list(recording.flows())
+    assert {(row.src_addresses, row.dst_addresses, row.ip_version) for row in rows} >= {
+        (None, 40, 4),
+        (None, None, 4),
+    }
+
+
+def test_a_folded_row_in_the_event_log(invoke, tmp_path):
+    db = tmp_path / "node.db"
+    record(db, scan(40, windows=1), changes(), peers=5)
+    [_, *lines] = sorted(invoke("export", db, "--format", "log").stdout.splitlines())
+    folded = [json.loads(line) for line in lines if '"src":"other"' in line]
+    assert folded
+    for line in folded:
+        assert list(line)[1] == "src"
+        assert list(line)[-1] == "srcAddresses"
+    with ctk.open(db) as recording:
+        [row] = [row for row in recording.flows() if row.dst == "other"]
+    assert eventlog.live_line(row).startswith(b"<tcp, Src: 10.244.0.21:")
+    assert b"Dst: other:443> (true)" in eventlog.live_line(row)
+
+
+LEFT = [client(n) for n in range(60)]
+
+
+def _begin(at_ns: int) -> Iterator[Datagrams]:
+    yield batch(*(one.new(at_ns) for one in LEFT), at_ns=at_ns)
+    yield batch(*(one.listed(ONE_EACH) for one in LEFT), at_ns=at_ns + SECOND, dumped=True)
+    yield batch(at_ns=at_ns + SECOND, dumped=True)
+    yield batch(at_ns=at_ns + 11 * SECOND)
+
+
+def _end(at_ns: int) -> Iterator[Datagrams]:
+    yield batch(*(one.listed((2, 80, 0, 0)) for one in LEFT), at_ns=at_ns, dumped=True)
+    yield batch(at_ns=at_ns, dumped=True)
+    yield batch(*(one.destroy(at_ns, (3, 120, 0, 0)) for one in LEFT), at_ns=at_ns + SECOND)
+    yield batch(at_ns=at_ns + 20 * SECOND)
+
+
+TOTALS = "SELECT SUM(connections), SUM(new_events), SUM(destroy_events), SUM(bytes_out) FROM flows"
+
+
+def test_a_restart_in_a_flood_goes_on_under_the_same_rows(tmp_path):
+    db = tmp_path / "node.db"
+    record(db, _begin(T), changes(), peers=5, live=True)
+    record(db, _end(T + 30 * SECOND), changes(), peers=5, live=True, started_ns=T + 25 * SECOND)
+    assert ask(db, TOTALS) == [(60, 60, 60, 60 * 120)]
+    assert ask(db, "SELECT COUNT(*) FROM edge") == [(1,)]
+    assert ask(db, "SELECT src_addresses FROM flows") == [(60,)] * 2
+    assert assert_levels_agree(db) > 0
+
+
+def test_a_kill_in_a_flood_counts_no_connection_twice(tmp_path):
+    """What moved since the last commit is in the gap; every connection and every end is counted."""
+    db = tmp_path / "node.db"
+
+    def killed() -> Iterator[Datagrams]:
+        yield from _begin(T)
+        os._exit(0)
+
+    child = os.fork()
+    if child == 0:
+        record(db, killed(), changes(), peers=5, live=True)
+    os.waitpid(child, 0)
+    record(db, _end(T + 30 * SECOND), changes(), peers=5, live=True, started_ns=T + 25 * SECOND)
+    [(connections, new, destroyed, moved)] = ask(db, TOTALS)
+    assert (connections, new, destroyed) == (60, 60, 60)
+    assert moved == 60 * 80  # without the 40 between the commit and the first dump after it
+    assert assert_levels_agree(db) > 0
+
+
+def test_a_file_that_was_recorded_before_keeps_every_stranger(tmp_path):
+    """Those few that a window keeps are as they were."""
+    db = tmp_path / "node.db"
+    record(db, scan(5, windows=1), changes(), peers=20)
+    assert ask(db, "SELECT COUNT(*) FROM flows WHERE 'other' IN (src, dst)") == [(0,)]
+    assert ask(db, "SELECT COUNT(*) FROM folded") == [(0,)]
+
+
+# Which address is a stranger's.
+
+NETWORKS = ("8.8.8.", "10.244.0.", "10.244.1.", "10.0.0.", "127.0.0.", "192.168.1.", "192.0.0.",
+            "198.51.100.", "203.0.113.", "100.64.0.", "172.16.0.", "169.254.1.", "224.0.0.",
+            "2001:4860::", "2001:db8::", "2001:1::", "fd00:10:244::", "fe80::", "::", "64:ff9b::",
+            "2002:1::", "3fff::")  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(NETWORKS), st.integers(0, 255)), min_size=1, max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_strangers_kind_is_what_an_endpoint_for_it_would_be(asked, kube, synced):
+    """None for whoever is known, and for the unknown while somebody may yet be told."""
+    endpoints = Endpoints("n1", frozenset(["10.0.0.1"]), T, kube=kube)
+    if synced:
+        for change in listed(T, pod("web", T - SECOND, WEB), pod("db", T - SECOND, DB)):
+            endpoints.apply(change)
+    for network, n in asked:
+        address = f"{network}{n:x}" if ":" in network else f"{network}{n}"
+        endpoint: Endpoint = endpoints.at(address, T + SECOND)
+        kind = endpoints.stranger_kind(packed(address))
+        if endpoint.kind == "unknown" and kube and not synced:
+            assert kind is None
+        else:
+            assert kind == (endpoint.kind if endpoint.kind in ("external", "unknown") else None)
+
+
+def test_an_address_is_no_strangers_for_as_long_as_its_last_owner_is_remembered(tmp_path):
+    objects = tmp_path / "objects.json"
+    objects.write_text('{"apiVersion":"v1","kind":"List","items":[]}', encoding="utf-8")
+    endpoints = Endpoints("n1", frozenset(), T, kube=True)
+    for change in [*read_objects((objects,)), *listed(T, pod("web", T - SECOND, "8.8.8.8"))]:
+        endpoints.apply(change)
+    assert endpoints.stranger_kind(packed("8.8.8.8")) is None
+    for change in listed(T + 60 * SECOND):
+        endpoints.apply(change)
+    for change in listed(T + 300 * SECOND):
+        endpoints.apply(change)
+    assert endpoints.stranger_kind(packed("8.8.8.8")) is None
+    endpoints.expire(T + 900 * SECOND)
+    assert endpoints.stranger_kind(packed("8.8.8.8")) == "external"

@@ -1,0 +1,411 @@
+"""Strangers past a cap: which are kept, and where all others count."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from edges import packed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_aggregate import Row, plus
+from wire import CLOSE, CONFIRMED, SECOND, TCP, UDP, Connection, batch
+
+from ctk.conntrack.aggregate import Aggregation, Aggregator, Window
+from ctk.conntrack.baseline import Baseline
+from ctk.conntrack.connections import Connections
+from ctk.conntrack.decode import Decoder
+from ctk.conntrack.groups import FoldedGroup, Group, Totals
+from ctk.conntrack.strangers import Strangers
+from ctk.distinct import Distinct
+from ctk.model import Kind
+
+T = 1_000 * SECOND  # a time at which a window starts
+POD, OTHER_POD, SERVICE = "10.244.0.21", "10.244.0.22", "10.96.0.80"
+ONE_EACH = (1, 40, 0, 0)  # what a packet without an answer moves
+
+
+def kind_of(address: bytes) -> Kind | None:
+    if address in map(packed, (POD, OTHER_POD, SERVICE)):
+        return None
+    return "unknown" if address[0] == 10 else "external"
+
+
+def client(n: int, *, port: int = 1, dst: str = POD, dst_port: int = 80, **more: Any) -> Connection:
+    src = f"8.8.{n >> 8}.{n & 255}"
+    return Connection(src=src, dst=dst, dst_port=dst_port, port=port, ct_id=n * 64 + port, **more)
+
+
+class Recording:
+    """An aggregator that keeps so many strangers, and what its windows held."""
+
+    def __init__(
+        self, most: int | None, aggregation: Aggregation = "ports", *, may_be_named: bool = False
+    ) -> None:
+        strangers = None
+        if most is not None:
+            strangers = Strangers(kind_of, most=most, may_be_named=may_be_named)
+        self.connections = Connections(strangers=strangers)
+        self.aggregator = Aggregator(
+            self.connections,
+            Baseline.after_first_dump(),
+            window_ns=10 * SECOND,
+            aggregation=aggregation,
+        )
+        self.decoder = Decoder()
+        self.windows: list[Window] = []
+        self._flows: dict[int, Any] = {}
+
+    def events(self, *messages: bytes, at_ns: int) -> None:
+        read = self.decoder.read(batch(*messages, at_ns=at_ns))
+        self.windows += self.aggregator.add(read, at_ns)
+
+    def dump(self, *listed: bytes, at_ns: int) -> None:
+        self.events(at_ns=at_ns)
+        self.connections.begin_dump()
+        self.aggregator.add_dump(self.decoder.read(batch(*listed, at_ns=at_ns)))
+        self.connections.end_dump()
+
+    def end(self) -> list[Window]:
+        self.windows += self.aggregator.close()
+        assert self.decoder.malformed == self.connections.malformed == 0
+        return self.windows
+
+
+def row(totals: Totals) -> Row:
+    moved = (totals.packets_out, totals.bytes_out, totals.packets_in, totals.bytes_in)
+    return Row(
+        totals.connections,
+        totals.new_events,
+        totals.update_events,
+        totals.destroy_events,
+        totals.unreplied,
+        totals.refused,
+        moved if totals.measured else None,
+    )
+
+
+def total(windows: Iterable[Window]) -> Row:
+    found = Row()
+    for window in windows:
+        for totals in window.totals:
+            found = plus(found, row(totals))
+    return found
+
+
+def kept(window: Window) -> dict[bytes, Row]:
+    """What the strangers have that a window keeps, by who they are."""
+    found: defaultdict[bytes, Row] = defaultdict(Row)
+    for totals in window.totals:
+        if totals.group.other is not None:
+            assert totals.group.ends is not None
+            found[totals.group.ends.src] = plus(found[totals.group.ends.src], row(totals))
+    return found
+
+
+def folded(window: Window) -> dict[tuple[int | None, bool], tuple[Row, int]]:
+    """What is folded, by port and whether it failed; with how many addresses dialled."""
+    rows: defaultdict[tuple[int | None, bool], Row] = defaultdict(Row)
+    addresses: defaultdict[tuple[int | None, bool], Distinct] = defaultdict(Distinct)
+    for totals in window.totals:
+        group = totals.group
+        if isinstance(group, FoldedGroup):
+            assert group.flow is not None
+            assert totals.addresses is not None
+            key = (group.flow.tuple.dst_port, group.failed)
+            rows[key] = plus(rows[key], row(totals))
+            addresses[key].merge(totals.addresses.src or Distinct())
+    return {key: (each, len(addresses[key])) for key, each in rows.items()}
+
+
+def test_up_to_the_cap_every_stranger_is_kept() -> None:
+    recording = Recording(5)
+    recording.events(*(client(n).new() for n in range(5)), at_ns=T)
+    [window] = recording.end()
+    assert (len(kept(window)), folded(window)) == (5, {})
+
+
+def test_of_a_flood_of_equals_nobody_is_kept_and_each_address_counts() -> None:
+    recording = Recording(5)
+    recording.events(*(client(n).new() for n in range(100)), at_ns=T)
+    [window] = recording.end()
+    assert kept(window) == {}
+    assert folded(window) == {(80, False): (Row(100, 100), 100)}
+    assert len(recording.connections.live) == 100
+
+
+def test_the_biggest_are_kept_by_bytes_and_then_by_connections() -> None:
+    recording = Recording(2)
+    big, busy, small = client(1), client(2), [client(n) for n in range(3, 6)]
+    recording.events(
+        big.new(),
+        big.destroy(counted=(5, 5_000, 5, 5_000)),
+        *(client(2, port=port).new() for port in range(2, 5)),
+        busy.new(),
+        *(each.new() for each in small),
+        at_ns=T,
+    )
+    [window] = recording.end()
+    assert kept(window) == {
+        packed("8.8.0.1"): Row(1, 1, 0, 1, 0, 0, (5, 5_000, 5, 5_000)),
+        packed("8.8.0.2"): Row(4, 4),
+    }
+    assert folded(window) == {(80, False): (Row(3, 3), 3)}
+
+
+def test_what_comes_later_of_a_folded_connection_is_folded_with_it() -> None:
+    recording = Recording(2)
+    clients = [client(n) for n in range(50)]
+    recording.events(*(each.new() for each in clients), at_ns=T)
+    recording.events(*(each.update() for each in clients), at_ns=T + 15 * SECOND)
+    recording.dump(*(each.listed(ONE_EACH) for each in clients), at_ns=T + 25 * SECOND)
+    recording.events(*(each.destroy(counted=ONE_EACH) for each in clients), at_ns=T + 35 * SECOND)
+    windows = recording.end()
+    assert [folded(window) for window in windows] == [
+        {(80, False): (Row(50, 50), 50)},
+        {(80, False): (Row(0, 0, 50), 50)},
+        {(80, False): (Row(moved=(50, 2_000, 0, 0)), 50)},
+        {(80, False): (Row(destroy=50, moved=(0, 0, 0, 0)), 50)},
+    ]
+    groups = {totals.group for window in windows for totals in window.totals}
+    assert {(group.flow.tuple, group.began_ns) for group in groups if group.flow} == {
+        (next(iter(groups)).flow.tuple, T)  # one edge
+    }
+    assert recording.connections.live == {}
+
+
+def test_failures_stand_apart() -> None:
+    recording = Recording(2)
+    refused = [client(n) for n in range(50)]
+    recording.events(*(each.new() for each in refused), at_ns=T)
+    recording.events(
+        *(each.destroy(status=CONFIRMED, state=CLOSE) for each in refused), at_ns=T + SECOND
+    )
+    [window] = recording.end()
+    found = folded(window)
+    assert plus(found[80, False][0], found[80, True][0]) == Row(50, 50, 0, 50, 0, 50)
+    assert found[80, False][0].refused == 0
+    assert found[80, True][1] == 50
+
+
+def test_a_known_address_is_never_folded() -> None:
+    recording = Recording(0)
+    inside = Connection(src=OTHER_POD, dst=POD, ct_id=9)
+    recording.events(inside.new(), *(client(n).new() for n in range(9)), at_ns=T)
+    [window] = recording.end()
+    whole = [totals for totals in window.totals if not totals.group.folded]
+    assert [row(totals) for totals in whole] == [Row(1, 1)]
+    assert folded(window) == {(80, False): (Row(9, 9), 9)}
+
+
+def test_one_that_opens_many_connections_in_a_flood_comes_out() -> None:
+    recording = Recording(5)
+    recording.events(*(client(n).new() for n in range(100)), at_ns=T)
+    recording.events(*(client(500, port=port).new() for port in range(40)), at_ns=T + SECOND)
+    [window] = recording.end()
+    # The first of its connections was as small as all others.
+    assert kept(window) == {packed("8.8.1.244"): Row(39, 39)}
+    assert folded(window)[80, False] == (Row(101, 101), 101)
+
+
+@pytest.mark.parametrize("told_by", ["dump", "destroy"])
+def test_a_folded_connection_that_moves_much_comes_out(told_by: str) -> None:
+    recording = Recording(5)
+    clients = [client(n) for n in range(100)]
+    recording.events(*(each.new() for each in clients), at_ns=T)
+    much = (100, 1_000_000, 100, 1_000)
+    if told_by == "dump":
+        recording.dump(clients[7].listed(much), at_ns=T + 15 * SECOND)
+    else:
+        recording.events(clients[7].destroy(counted=much), at_ns=T + 15 * SECOND)
+    _, window = recording.end()
+    assert kept(window) == {packed("8.8.0.7"): Row(destroy=int(told_by == "destroy"), moved=much)}
+    assert folded(window) == {}
+
+
+def test_dialled_strangers_are_folded_by_the_pod_that_dials_and_by_port() -> None:
+    recording = Recording(1)
+    recording.events(
+        *(
+            Connection(
+                src=POD, dst=f"8.8.4.{n}", dst_port=443, masquerade="10.0.0.1", ct_id=n
+            ).new()
+            for n in range(20)
+        ),
+        at_ns=T,
+    )
+    [window] = recording.end()
+    [totals] = window.totals
+    group = totals.group
+    assert isinstance(group, FoldedGroup)
+    assert group.flow is not None
+    flow = group.flow.tuple
+    assert (flow.src, flow.dst, flow.dst_port) == (packed(POD), b"", 443)
+    assert (flow.reply_src, flow.reply_dst) == (b"", packed("10.0.0.1"))
+    assert totals.addresses is not None
+    assert (totals.addresses.src, len(totals.addresses.dst or ())) == (None, 20)
+
+
+def test_a_scan_of_many_ports_is_not_told_apart_by_port_past_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ctk.conntrack.strangers.MOST_OTHERS", 10)
+    recording = Recording(2)
+    scan = [client(1, port=n, dst_port=n) for n in range(1, 60)]
+    recording.events(*(each.new() for each in scan), at_ns=T)
+    [window] = recording.end()
+    found = folded(window)
+    assert len(found) == 11
+    assert sum((each.connections for each, _ in found.values())) == 59
+    assert found[None, False][1] == 1  # one address
+
+
+def test_those_that_may_be_named_later_are_folded_last() -> None:
+    """A new pod's connections come before its address is told."""
+    recording = Recording(3, may_be_named=True)
+    maybe_pods = [Connection(src=f"10.9.9.{n}", dst=POD, ct_id=n).new() for n in range(3)]
+    recording.events(*(client(n).new() for n in range(50)), *maybe_pods, at_ns=T)
+    [window] = recording.end()
+    assert kept(window) == {packed(f"10.9.9.{n}"): Row(1, 1) for n in range(3)}
+
+
+def test_one_that_was_named_meanwhile_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Recording(2)
+    recording.events(*(client(n).new() for n in range(4)), at_ns=T)
+    named = packed("8.8.0.3")
+    strangers = recording.connections.strangers
+    assert strangers is not None
+    monkeypatch.setattr(
+        strangers, "_kind_of", lambda address: None if address == named else kind_of(address)
+    )
+    [window] = recording.end()
+    whole = [totals for totals in window.totals if not totals.group.folded]
+    assert [totals.group.ends.src for totals in whole if totals.group.ends] == [named]
+    assert folded(window) == {(80, False): (Row(3, 3), 3)}
+
+
+_sides = st.sampled_from(["in", "out", "inside"])
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["new", "new", "new", "update", "destroy", "refused", "listed"]),
+        st.integers(0, 30),
+        _sides,
+        st.integers(0, 4),  # seconds later
+        st.sampled_from([None, (1, 40, 0, 0), (2, 90, 1, 50), (9, 9_000, 9, 90_000)]),
+    ),
+    max_size=120,
+)
+
+
+def _connection(n: int, side: str) -> Connection:
+    port, proto = n % 3, UDP if n % 5 == 0 else TCP
+    if side == "in":
+        return client(n // 2, port=port, dst_port=80 + n % 2, proto=proto)
+    if side == "out":
+        dst = f"9.9.9.{n // 2}"
+        return Connection(src=POD, dst=dst, dst_port=443, port=port, proto=proto, ct_id=2_000 + n)
+    return Connection(src=POD, dst=OTHER_POD, port=port, proto=proto, ct_id=3_000 + n)
+
+
+def _play(recording: Recording, steps: Sequence[tuple[Any, ...]]) -> list[Window]:
+    """Counters only grow, as the kernel's do."""
+    at_ns, moved = T, Counter[tuple[int, str]]()
+    for what, n, side, after_s, moves in steps:
+        at_ns += after_s * SECOND
+        one = _connection(n, side)
+        if moves is not None:
+            moved[n, side] += 1
+        counted = moves and tuple(moved[n, side] * each for each in moves)
+        if what == "new":
+            recording.events(one.new(), at_ns=at_ns)
+        elif what == "update":
+            recording.events(one.update(), at_ns=at_ns)
+        elif what == "destroy":
+            recording.events(one.destroy(counted=counted), at_ns=at_ns)
+        elif what == "refused":
+            end = one.destroy(counted=counted, status=CONFIRMED, state=CLOSE)
+            recording.events(end, at_ns=at_ns)
+        else:
+            recording.dump(one.listed(counted), at_ns=at_ns)
+    return recording.end()
+
+
+@settings(max_examples=150, deadline=None)
+@given(_steps, st.integers(0, 4), st.sampled_from(["ports", "connections", "none"]))
+def test_sums_are_those_without_folding(
+    steps: list[tuple[Any, ...]], most: int, aggregation: Aggregation
+) -> None:
+    """Window by window, and each connection lives or not as it does without."""
+    plain, capped = Recording(None, aggregation), Recording(most, aggregation)
+    for one, other in zip(_play(plain, steps), _play(capped, steps), strict=True):
+        assert (one.started_ns, total([one])) == (other.started_ns, total([other]))
+        assert len(kept(other)) <= most
+        for totals in other.totals:
+            if totals.addresses is not None and totals.group.flow is not None:
+                counts = (totals.addresses.src, totals.addresses.dst)
+                assert all(len(each) >= 1 for each in counts if each is not None)
+    assert plain.connections.live.keys() == capped.connections.live.keys()
+    assert plain.connections.states == capped.connections.states
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9)), min_size=1, max_size=12),
+    st.integers(6, 12),
+)
+def test_the_kept_are_the_biggest(sizes: list[tuple[int, int]], most: int) -> None:
+    """Where a window has no more than twice as many strangers as it keeps."""
+    recording = Recording(most)
+    for n, (connections, hundreds) in enumerate(sizes):
+        each = [client(n, port=port) for port in range(connections)]
+        recording.events(*(one.new() for one in each), at_ns=T)
+        recording.events(each[0].destroy(counted=(1, 100 * hundreds, 0, 0)), at_ns=T)
+    [window] = recording.end()
+    expected = sorted(((100 * hundreds, n) for n, hundreds in sizes), reverse=True)
+    found = sorted(
+        ((each.moved[1], each.connections) for each in kept(window).values() if each.moved),
+        reverse=True,
+    )
+    assert found == expected[: len(found)]
+    if len(sizes) <= most:
+        assert len(found) == len(sizes)
+    elif found:
+        assert found[-1] > expected[len(found)]
+    else:
+        assert expected[0] == expected[most]
+
+
+def test_windows_in_parts_keep_no_more_than_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--aggregate none` a window is handed over in parts, by its events."""
+    monkeypatch.setattr("ctk.conntrack.aggregate.MOST_EVENTS", 10)
+    recording = Recording(6, "none")
+    for second in range(5):
+        some = [client(second * 10 + n, port=n).new() for n in range(4)]
+        more = [client(second * 10, port=port).new() for port in range(10, 10 + second)]
+        recording.events(*some, *more, at_ns=T + second * SECOND)
+    windows = recording.end()
+    assert len(windows) > 1
+    assert sum(len(kept(window)) for window in windows) <= 6
+    assert total(windows) == Row(30, 30)
+
+
+def test_what_a_clean_stop_keeps_goes_on_folded() -> None:
+    before, after = Recording(2), Recording(2)
+    clients = [client(n) for n in range(40)]
+    before.events(*(each.new() for each in clients), at_ns=T)
+    before.dump(*(each.listed(ONE_EACH) for each in clients), at_ns=T + SECOND)
+    [window] = before.end()
+    for number, totals in enumerate(window.totals):
+        totals.group.edge_id = -5 - number
+    exported = list(before.connections.export())
+    assert len(exported) == 1  # packed together
+    after.connections.restore(exported, by_port=False)
+    assert after.connections.live.keys() == before.connections.live.keys()
+    after.events(*(each.destroy(counted=(2, 80, 0, 0)) for each in clients), at_ns=T + 20 * SECOND)
+    [later] = after.end()
+    [totals] = later.totals
+    group: Group = totals.group
+    assert (group.edge_id, group.folded) == (-5, True)
+    assert row(totals) == Row(destroy=40, moved=(40, 1_600, 0, 0))
+    assert totals.addresses is not None
+    assert len(totals.addresses.src or ()) == 40
