@@ -7,7 +7,7 @@ README.md records as demo.db and node.db, a second one as other.db, that of shop
 `--write` puts their output in place of what stands there. A block of `pycon` is examples of Python
 as an interpreter shows them; those of one page are run one after another, behind its commands. What
 a block of `sh` asks of ctk needs a cluster or root: its flags are those that there are. The
-examples in the help are run like those of a page.
+examples in the help are run like those of a page, and blocks of `python` as scripts.
 """
 
 import doctest
@@ -40,7 +40,7 @@ RECORD = (
 _WIDTH = "120"
 
 
-def _blocks(language: str) -> re.Pattern[str]:
+def blocks(language: str) -> re.Pattern[str]:
     return re.compile(rf"(?<=```{language}\n)(?:(?!```).*\n)*")
 
 
@@ -106,7 +106,7 @@ def rewritten(text: str, folder: Path) -> str:
             shown += f"$ {command}\n" + "".join(f"{line.rstrip()}\n" for line in output)
         return shown
 
-    text = _blocks("console").sub(printed, text)
+    text = blocks("console").sub(printed, text)
     if "```pycon" not in text:
         return text
     # In a process of its own, whose folder is that of the page's files.
@@ -138,12 +138,12 @@ def with_examples_run(text: str) -> str:
             ]
         return "".join(f"{line}\n" for line in shown)
 
-    return _blocks("pycon").sub(run_examples, text)
+    return blocks("pycon").sub(run_examples, text)
 
 
 def asked_of_ctk(text: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each command of ctk in a page's blocks of `sh`, and its flags."""
-    for block in _blocks("sh").findall(text):
+    for block in blocks("sh").findall(text):
         for line in block.replace("\\\n", " ").splitlines():
             match = re.search(r"(?:^|[ (])ctk ([a-z]+)( .*)?$", line.partition(" #")[0])
             if match and match[1] in COMMANDS:

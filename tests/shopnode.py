@@ -116,7 +116,7 @@ def _rows(at_ns: int) -> Iterator[FlowRow]:
         return FlowRow(one, at_ns, at_ns + 4 * MINUTE, None, *counts, *moved)  # type: ignore[arg-type]
 
     for one, share in zip(_TO_WEB, (7, 3), strict=True):
-        yield row(one, share * busy + at_ns // STEP % 3, 900, 24_000)
+        yield row(one, share * busy + (at_ns // STEP) ** 2 % 11, 900, 24_000)
     for one in _TO_CART:
         yield row(one, 3 * busy, 700, 5_000)
     for one in _TO_DB:

@@ -141,3 +141,14 @@ def test_a_snapshot_is_the_file(invoke: Invoke, shop: Path, tmp_path: Path) -> N
         2,
         f"Error: {out} is there already\nTry: name another file, or remove it\n",
     )
+
+
+def test_the_tables_of_a_file_come_in_every_form(invoke: Invoke, shop: Path) -> None:
+    names = invoke("info", shop, "-o", "name").stdout.splitlines()
+    assert {"flow", "edge", "gap"} <= set(names)
+    found = invoke("info", shop, "--columns", "table,rows").stdout.splitlines()
+    assert found[0].split() == ["TABLE", "ROWS"]
+    assert ["flow", "7"] in [line.split() for line in found]
+    blocks = invoke("info", shop, "-o", "vertical").stdout.split("\n\n")
+    assert len(blocks) == len(names)
+    assert [line.split()[0] for line in blocks[0].splitlines()] == ["table", "rows", "bytes"]

@@ -625,3 +625,10 @@ def test_a_time_without_an_offset_is_of_the_zone_in_which_times_are_shown(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_following_ends_when_its_reader_does(shop: Path) -> None:
+    follow = f"{sys.executable} -m ctk query {shop} -f -o jsonl"
+    words = ["bash", "-c", f"{follow} | head -1; echo ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout.splitlines()[1:], done.stderr) == (["141"], "")

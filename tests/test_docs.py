@@ -40,6 +40,14 @@ def test_what_a_page_asks_of_ctk_elsewhere_has_the_flags_that_there_are(page: st
         assert set(asked) <= docs.flags(command), command
 
 
+@pytest.mark.parametrize("page", docs.PAGES)
+def test_scripts_in_the_documentation_run(folder: Path, page: str) -> None:
+    for script in docs.blocks("python").findall((docs.ROOT / page).read_text("utf-8")):
+        (folder / "script.py").write_text(script, "utf-8")
+        done = docs.run("python script.py", folder)
+        assert (done.returncode, "Traceback" in done.stdout) == (0, False), done.stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_examples_in_the_help_run(folder: Path, command: str) -> None:
     for example in docs.help_examples(command):

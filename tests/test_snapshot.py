@@ -1,8 +1,12 @@
 """A snapshot is one whole, private file, taken while the recorder goes on."""
 
+import os
+import pty
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +141,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root may mount a small disk")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_copy_can_go_through_a_pipe(db: Path, conn: sqlite3.Connection, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ctk", "snapshot", str(db), "-"]
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(subprocess.check_output(command, cwd=tmp_path))
+    with connect.reader(copy) as copied:
+        assert copied.execute("SELECT COUNT(*) FROM recorder").fetchone() == (ROWS,)
+    assert not (tmp_path / "-").exists()
+    shown, terminal = pty.openpty()
+    refused = subprocess.run(
+        command, stdout=terminal, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(terminal)
+    os.close(shown)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "Error: a terminal cannot show a file of SQLite\nTry: ctk snapshot DB - > OUT\n",
+    )

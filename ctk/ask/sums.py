@@ -121,16 +121,17 @@ def added(counts: Iterable[str] = COUNTS) -> str:
 
 class Summed(NamedTuple):
     """
-    The common tables `named` and `whole` of a SELECT, and what is bound in them.
+    The common tables of a SELECT, and what is bound in them.
 
     `named` has a row for each group: its keys in the columns `keys`, COUNTS, and `folded` where
-    it holds rows that stand for many addresses which its keys would tell apart. `whole` has one
-    row: COUNTS of all flows.
+    it holds rows that stand for many addresses which its keys would tell apart. Where a flow may be
+    in two groups, `whole` has one row: COUNTS of all flows.
     """
 
     sql: str
     values: tuple[object, ...]
     keys: tuple[str, ...]
+    twice: bool  # a flow may be in two groups
 
 
 def check_keys(keys: Sequence[str], spelled: str) -> None:
@@ -189,6 +190,10 @@ def sum_up(
         for count in COUNTS
     )
     names = ", ".join(named)
+    whole = ""
+    if len(arms) > 1:
+        of_ends = f"SELECT {added(read)} FROM ends WHERE whole"
+        whole = f", whole AS (SELECT {counts} FROM ({of_ends}))"
     sql = f"""
         WITH moved AS ({moved.sql}),
         behind AS (
@@ -199,16 +204,10 @@ def sum_up(
         grouped AS (
             SELECT {names}, MAX(folded) AS folded, {added(read)} FROM ends GROUP BY {names}
         ),
-        named AS MATERIALIZED (SELECT {names}, folded, {counts} FROM grouped),
-        whole AS (
-            {
-        f"SELECT {added()} FROM named"
-        if len(arms) == 1
-        else f"SELECT {counts} FROM (SELECT {added(read)} FROM ends WHERE whole)"
-    }
-        )
+        named AS MATERIALIZED (SELECT {names}, folded, {counts} FROM grouped)
+        {whole}
     """
-    return Summed(sql, moved.values, tuple(named))
+    return Summed(sql, moved.values, tuple(named), bool(whole))
 
 
 # What an edge that stands for many does not tell of a side of its: the address, and what is only

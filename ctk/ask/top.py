@@ -16,6 +16,7 @@ from ctk.ask.sums import (
     SEEN,
     SORTS,
     Counts,
+    Summed,
     Value,
     added,
     needs_flows,
@@ -101,12 +102,13 @@ def top(
         if span is not None and flows_only and (filters.first, filters.last) == (None, None):
             pieces = _holding(conn, filters, span)
         summed = sum_up(conn, pieces, filters, by, seen=seen, side=side)
-        found = conn.execute(_sql(summed.sql, summed.keys, sort), (*summed.values, _most(limit)))
+        found = conn.execute(_sql(summed, sort, seen), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
         measured = dict(zip(_MEASURED, first, strict=False))
         at = len(_MEASURED) + len(by)
-        sums = Counts._make(first[at:])
-        of_groups = Counts._make(found.fetchone()[2 + at :])
+        sums = of_groups = Counts._make(first[at:])
+        if summed.twice:
+            sums = Counts._make(found.fetchone()[2 + at :])
         rows = tuple(
             TopRow(tuple(row[len(_MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
         )
@@ -211,25 +213,29 @@ def _most(limit: int | None) -> int:
     return limit
 
 
-def _sql(summed: str, keys: Sequence[str], sort: str | None) -> str:
-    """Give the SELECT of the whole, of all groups, and of the first of them: how many is bound."""
-    named = ", ".join(keys)
+def _sql(summed: Summed, sort: str | None, seen: bool) -> str:
+    """
+    Give the SELECT of all groups, of the whole where that is less, and of the first groups.
+
+    How many of them is bound.
+    """
+    named, counts = ", ".join(summed.keys), ", ".join(COUNTS)
     order = "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
     if sort is not None:
         order = SORTS[sort]
-    measured = ", ".join(f"{key}_measured" for key in _MEASURED)
+    measured = ", ".join(f"COUNT({key})" for key in _MEASURED)
     unmeasured = ", ".join("0" for _ in _MEASURED)
-    counted = ", ".join(f"COUNT({key}) AS {key}_measured" for key in _MEASURED)
+    unnamed = ", ".join("NULL" for _ in summed.keys)
+    # Times that were not asked for are NULL, and to compare them costs as if they were not.
+    sums = added(COUNTS if seen else COUNTS[: -len(SEEN)]) + ("" if seen else ", NULL" * len(SEEN))
+    whole = f"SELECT 0, 0, {unmeasured}, {unnamed}, {counts} FROM whole UNION ALL"
     return f"""
-        {summed}
-        SELECT groups, folded, {measured}, {", ".join("NULL" for _ in keys)}, {", ".join(COUNTS)}
-        FROM (SELECT COUNT(*) AS groups, MAX(folded) AS folded, {counted} FROM named), whole
+        {summed.sql}
+        SELECT COUNT(*), MAX(folded), {measured}, {unnamed}, {sums} FROM named
         UNION ALL
-        SELECT 0, 0, {unmeasured}, {", ".join("NULL" for _ in keys)}, {added()} FROM named
-        UNION ALL
+        {whole if summed.twice else ""}
         SELECT * FROM (
-            SELECT 0, folded, {unmeasured}, {named}, {", ".join(COUNTS)}
-            FROM named
+            SELECT 0, folded, {unmeasured}, {named}, {counts} FROM named
             ORDER BY {order} DESC, {named} LIMIT ?
         )
     """

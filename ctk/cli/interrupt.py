@@ -1,15 +1,17 @@
-"""Ctrl-C and SIGTERM as a question that is asked between two steps, not in one."""
+"""What ends a command that has no end: questions that are asked between two steps, not in one."""
 
+import select
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Set the event at the first signal, so that what is being written ends well; let the next."""
+    """Set the event at the first Ctrl-C or SIGTERM: what is being written ends well."""
     asked = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -28,3 +30,10 @@ def interrupts() -> Iterator[threading.Event]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def nobody_reads(stream: TextIO) -> bool:
+    """Say whether the reader of a pipe went away: else that shows with the next line only."""
+    poll = select.poll()
+    poll.register(stream, 0)  # errors are always told
+    return bool(poll.poll(0))

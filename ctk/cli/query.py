@@ -11,7 +11,7 @@ import click
 import ctk
 from ctk.ask.recording import Recording
 from ctk.cli.filters import FilterCommand, filter_options
-from ctk.cli.interrupt import interrupts
+from ctk.cli.interrupt import interrupts, nobody_reads
 from ctk.cli.options import (
     Dbs,
     output_options,
@@ -148,7 +148,13 @@ def _follow(recording: Recording, filters: Filters, output: Output) -> None:
     output = replace(output, most=None, screen=replace(output.screen, pager=""))
     told: set[str] = set()
     with interrupts() as interrupted:
-        for flows in recording.follow(filters, wait=interrupted.wait).rounds():
+
+        def wait(seconds: float) -> bool:
+            if nobody_reads(sys.stdout):  # `| head` has what it wants
+                raise BrokenPipeError
+            return interrupted.wait(seconds)
+
+        for flows in recording.follow(filters, wait=wait).rounds():
             going_on = takewhile(lambda _: not interrupted.is_set(), flows)
             for first in going_on:
                 render.flows(chain((first,), going_on), output, sys.stdout.buffer)
