@@ -416,7 +416,7 @@ def test_its_types_are_shipped() -> None:
     root = Path(__file__).parents[1]
     assert (root / "ctk" / "py.typed").read_bytes() == b""
     tools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
-    assert tools["setuptools"]["package-data"] == {"ctk": ["py.typed"]}
+    assert tools["setuptools"]["package-data"]["ctk"] == ["py.typed"]
 
 
 @pytest.mark.parametrize(

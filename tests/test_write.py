@@ -628,6 +628,22 @@ def test_live_connections_go_on_after_a_clean_stop(path: Path) -> None:
         assert list(_writer(conn, T + 20 * S).load_connections()) == []
 
 
+def test_a_capture_between_two_live_recordings_takes_nothing_from_the_second(path: Path) -> None:
+    """It has no boot, and says nothing of what lives in the kernel's table."""
+    _recorded(path)
+    with connect.writer(path) as conn:
+        capture = _writer(conn, T + 4 * S, boot_id=None)
+        _window(capture, _row(TO_DNS))
+        for _ in capture.maintain(T + 4 * S, {}):
+            pass
+        capture.finish(T + 5 * S)
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 9 * S)
+        assert writer.previous is not None
+        assert (writer.previous.boot_id, writer.previous.ended_ns) == ("boot-1", T + 2 * S)
+        assert len(list(writer.load_connections())) == 1
+
+
 def test_what_is_kept_says_whether_it_has_ports(path: Path) -> None:
     ping = TO_DNS._replace(flow=TO_DNS.flow._replace(proto="icmp", dst_port=None))
     with connect.writer(path) as conn:

@@ -50,7 +50,7 @@ class RecordingRow:
         self.started_ns = started_ns
         self.boot_id = boot_id
         self.id: int | None = None  # once it is in the file
-        self.previous = _previous(conn, node)
+        self.previous = _previous(conn, node, live=boot_id is not None)
         self.recorder_id = _recorder_id(conn, node, cluster)
         self.full: _FullDisk | None = None
 
@@ -131,8 +131,12 @@ class RecordingRow:
         return self._conn.execute(_GAP.one, (self.id, *gap)).lastrowid or 0
 
 
-def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
-    """The last recording of `node`, None where there is none."""
+def _previous(conn: sqlite3.Connection, node: str, *, live: bool) -> Previous | None:
+    """
+    The last recording of `node`, None where there is none.
+
+    One that is `live` goes on from a live one: a capture says nothing of the kernel's table.
+    """
     row = conn.execute(
         "SELECT started_ns, committed_ns, ended_ns, boot_id, (SELECT MAX(told_ns)"
         " FROM recording AS each WHERE each.recorder_id = recording.recorder_id),"
@@ -140,8 +144,9 @@ def _previous(conn: sqlite3.Connection, node: str) -> Previous | None:
         " WHERE recording_id = recording.id AND kind = 'disk full'"
         " AND gap.ended_ns >= recording.ended_ns) AND NOT EXISTS (SELECT 1 FROM connection)"
         " FROM recording"
-        " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?) ORDER BY id DESC LIMIT 1",
-        (node,),
+        " WHERE recorder_id IN (SELECT id FROM recorder WHERE node = ?)"
+        " AND (boot_id IS NOT NULL OR NOT ?) ORDER BY id DESC LIMIT 1",
+        (node, live),
     ).fetchone()
     return Previous._make((*row[:-1], bool(row[-1]))) if row else None
 

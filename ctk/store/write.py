@@ -89,7 +89,8 @@ class Writer:
                 conn, max_bytes, self._orphans, self._levels, self._flows.folding, self._thin
             )
         self._reserve = Reserve(self._path, max_bytes)
-        self._kept_before = True  # there may be connections that the last recording kept
+        # There may be connections that the last recording kept; a capture leaves them to the next.
+        self._kept_before = boot_id is not None
 
     def window(
         self,
@@ -247,7 +248,8 @@ class Writer:
             with self._transaction():
                 if self._recording.id is None:
                     self._begin()
-                live.forget(self._conn, self._recording.recorder_id)
+                if self._recording.boot_id is not None:
+                    live.forget(self._conn, self._recording.recorder_id)
                 connections = iter(connections)
                 while some := list(islice(connections, live.AT_ONCE)):
                     self._identities.flush({each.edge_id: ended_ns for each in some})
