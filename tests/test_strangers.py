@@ -99,7 +99,7 @@ def kept(window: Window) -> dict[bytes, Row]:
     for totals in window.totals:
         if totals.group.other is not None:
             assert totals.group.ends is not None
-            found[totals.group.ends.src] = plus(found[totals.group.ends.src], row(totals))
+            found[totals.group.ends[0]] = plus(found[totals.group.ends[0]], row(totals))
     return found
 
 
@@ -280,7 +280,7 @@ def test_one_that_was_named_meanwhile_is_not_folded(monkeypatch: pytest.MonkeyPa
     )
     [window] = recording.end()
     whole = [totals for totals in window.totals if not totals.group.folded]
-    assert [totals.group.ends.src for totals in whole if totals.group.ends] == [named]
+    assert [totals.group.ends[0] for totals in whole if totals.group.ends] == [named]
     assert folded(window) == {(80, False): (Row(3, 3), 3)}
 
 

@@ -401,8 +401,11 @@ class Aggregator:
             totals = self._totals(group, at_ns, port)
             self._count_end(totals, event, counted, moved)
         else:
-            group = self.connections.live[key] = group.into or group
-            totals = self._totals(group, at_ns, port)
+            if group.into is not None:
+                group = self.connections.live[key] = group.into
+            totals = group.totals or self._totals(group, at_ns, port)
+            if totals.port != port:
+                totals.port = None
             totals.ended_ns = at_ns
             totals.new_events += what == NEW
             totals.update_events += what != NEW

