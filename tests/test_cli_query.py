@@ -177,6 +177,8 @@ FIRST = {
     "packets_out": 14,
     "bytes_in": 48000,
     "packets_in": 40,
+    "src_addresses": None,
+    "dst_addresses": None,
 }
 
 
@@ -198,7 +200,7 @@ def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
         "2024-11-25T18:48:12.852716307Z{s}2024-11-25T18:48:14.852716307Z{s}1732560492852716307{s}"
         "1732560494852716307{s}{s}n1{s}icmp{s}4{s}0{s}10.244.0.5{s}{s}10.9.9.9{s}{s}{s}{s}{s}pod{s}"
         "shop{s}web-1{s}web{s}Deployment{s}n1{s}{s}{labels}{s}unknown{s}{s}{s}{s}{s}{s}{s}{s}{s}{s}"
-        "1{s}1{s}1{s}1{s}0{s}0{s}84{s}1{s}84{s}1\n"
+        "1{s}1{s}1{s}1{s}0{s}0{s}84{s}1{s}84{s}1{s}{s}\n"
     )
     labels = '"{""app"":""web"",""tier"":""front""}"'
     result = invoke("query", shop, "--protocol", "icmp", "-o", "csv")

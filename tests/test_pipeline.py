@@ -307,10 +307,11 @@ def test_what_is_printed_is_what_is_logged_and_what_is_in_the_file(
     flows = lines[10:]
     logged = log.read_text(encoding="utf-8").splitlines()
     assert [line.partition(" - ")[2] for line in flows] == logged
-    assert len(logged) == ask(db, "SELECT count(*) FROM flows")[0][0]
-    counts = [json.loads(line).get("cnt", 0) for line in logged]
-    events = "SELECT sum(new_events + update_events + destroy_events) FROM flows"
-    assert sum(counts) == ask(db, events)[0][0]
+    # The log tells events: a row in which bytes moved and nothing else is not in it.
+    events = "new_events + update_events + destroy_events"
+    assert len(logged) == ask(db, f"SELECT count(*) FROM flows WHERE {events} > 0")[0][0]
+    counts = [json.loads(line)["cnt"] for line in logged]
+    assert sum(counts) == ask(db, f"SELECT sum({events}) FROM flows")[0][0]
 
 
 def test_a_printed_line(invoke, cluster, tmp_path):

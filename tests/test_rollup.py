@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from ctk.model import LONE_COUNTS, Edge, Endpoint, EventCounts, FlowRow
-from ctk.store import orphans, prune, rollup
+from ctk.store import orphans, prune, rollup, tail
 from ctk.store.columns import COUNT_KEYS
 from ctk.store.limit import SizeLimit
 from ctk.store.rollup import LEVELS, watermarks
@@ -29,7 +29,7 @@ def _slices_of_two() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollup, "_READ_AT_ONCE", 2)
         patch.setattr(rollup, "_COPIED_AT_ONCE", 2)
-        patch.setattr(rollup, "_TAIL_AT_ONCE", 2)
+        patch.setattr(tail, "_TAIL_AT_ONCE", 2)
         patch.setattr(orphans, "_SCANNED", 2)
         patch.setattr(orphans, "_DELETED", 2)
         yield
@@ -404,8 +404,8 @@ def test_late_rows_past_the_cap_are_folded_too(
     conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than a minute keeps came late, each from an address of its own."""
-    for name in ("_READ_AT_ONCE", "_TAIL_AT_ONCE"):
-        monkeypatch.setattr(rollup, name, 5_000)
+    monkeypatch.setattr(rollup, "_READ_AT_ONCE", 5_000)
+    monkeypatch.setattr(tail, "_TAIL_AT_ONCE", 5_000)
     writer = _writer(conn)
     _write(writer, [_row(START)])
     list(rollup.fold(conn, START + DAY))

@@ -33,6 +33,7 @@ from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
 from ctk.store.recordings import overlaps, pods_version
+from ctk.store.rollup import peers_within
 from ctk.timespan import SECOND
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _stream(
 
 def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Plan:
     event_filter = options.event_filter()
+    peers = _peers(options)
     return Plan(
         node=options.node_name or node,
         source=str(options.from_capture or "kernel"),
@@ -112,12 +114,23 @@ def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Pla
         window_ns=options.window_ns,
         aggregation=options.aggregate,
         wanted=event_filter.wants if event_filter else None,
-        peers=options.peers,
+        peers=peers,
         retain=options.retain,
         max_bytes=options.max_bytes,
-        settings=options.settings(),
+        settings={**options.settings(), "peers": "all" if peers is None else peers},
         left_s=stop.left_s,
     )
+
+
+def _peers(options: Options) -> int | None:
+    """Give how many strangers a window keeps: no more than --max-size has room for."""
+    if options.max_bytes is None:
+        return options.peers
+    most = peers_within(options.max_bytes)
+    if options.peers is not None and options.peers <= most:
+        return options.peers
+    log.warning("with this --max-size a window keeps %s strangers, not more", f"{most:,}")
+    return most
 
 
 def _refuse_a_second_time(

@@ -11,7 +11,8 @@ import sqlite3
 from collections.abc import Callable, Iterator
 
 from ctk.store import peers
-from ctk.store.rollup import LEVELS, Level, transaction, watermarks
+from ctk.store.rollup import LEVELS, Level, watermarks
+from ctk.store.sums import transaction
 from ctk.timespan import FOREVER_NS
 
 _SCANNED = 20_000  # rows read in a slice: some 10 ms

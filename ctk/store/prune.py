@@ -16,10 +16,10 @@ from ctk.store.rollup import (
     floor,
     move_watermark,
     slices,
-    transaction,
     watermarks,
 )
 from ctk.store.sizes import pragma
+from ctk.store.sums import transaction
 from ctk.timespan import DAY, FOREVER_NS
 
 _ROWS = 10_000  # deleted in one transaction: some 20 ms

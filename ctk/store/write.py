@@ -43,6 +43,7 @@ from ctk.store.limit import SizeLimit
 from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
+from ctk.store.sums import transaction
 from ctk.timespan import FOREVER_NS
 
 
@@ -129,7 +130,8 @@ class Writer:
                 if began:
                     self._begin()
                 if self._limit is not None:
-                    rows, events = self._thinned_window(rows, events, self._limit.most_rows)
+                    most = self._limit.most_rows
+                    rows, events, addresses = self._thinned_window(rows, events, addresses, most)
                 self._flows.insert(rows, events, addresses)
                 self._identities.change(changes)
                 for change in changes:
@@ -315,17 +317,21 @@ class Writer:
         self,
         rows: Iterable[FlowRow],
         events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        addresses: Sequence[FoldedCount],
         most_rows: int,
-    ) -> tuple[Iterable[FlowRow], Iterable[tuple[int, Sequence[LoneEvent]]]]:
+    ) -> tuple[Sequence[FlowRow], Sequence[tuple[int, Sequence[LoneEvent]]], Sequence[FoldedCount]]:
         """Give a window as it is, or its sums by edge where it has more rows than `most_rows`."""
         rows, events = list(rows), list(events)
         count = len(rows) + sum(len(under) for _, under in events)
         if count <= most_rows:
-            return rows, events
+            return rows, events, addresses
         sums = merged(rows, events)
         if len(sums) < count:
             self._thin(min(row.started_ns for row in sums), max(row.ended_ns for row in sums))
-        return sums, ()
+        # Addresses are counted for a row by its start, which is now that of the edge's first row.
+        started_ns = {row.edge_id: row.started_ns for row in sums}
+        moved = [each._replace(started_ns=started_ns[each.edge_id]) for each in addresses]
+        return sums, (), moved
 
     def _thin(self, started_ns: int, ended_ns: int) -> None:
         self.thinned += self._recording.thin(started_ns, ended_ns)
@@ -336,7 +342,7 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with explained(self._path), rollup.transaction(self._conn):
+        with explained(self._path), transaction(self._conn):
             yield
 
     def _begin(self) -> None:

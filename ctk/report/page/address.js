@@ -39,15 +39,20 @@
 
   function like(pattern, text) {
     if (text === null || text === undefined) return false;
-    if (!pattern.includes("*")) return pattern === text;
-    const parts = pattern.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
-    return new RegExp(`^${parts.join("[^]*")}$`).test(text);
+    if (!/[*?]/.test(pattern)) return pattern === text;
+    const escaped = pattern.replace(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("*", "[^]*").replaceAll("?", "[^]");
+    return new RegExp(`^${escaped}$`, "u").test(text);
   }
 
-  function named(pattern, namespace, name) {
+  // A name, and those that it begins as a word: web fits web-7c65d6cfc9-aaaaa.
+  function begins(pattern, text) {
+    return like(pattern, text) || (!/[*?]/.test(pattern) && like(`${pattern}-*`, text));
+  }
+
+  function named(pattern, namespace, name, fits = like) {
     const slash = pattern.lastIndexOf("/");
-    if (slash < 0) return like(pattern, name);
-    return like(pattern.slice(0, slash), namespace) && like(pattern.slice(slash + 1), name);
+    if (slash < 0) return fits(pattern, name);
+    return like(pattern.slice(0, slash), namespace) && fits(pattern.slice(slash + 1) || "*", name);
   }
 
   function endFits(doc, id, field, value) {
@@ -56,7 +61,7 @@
     const namespace = chain[0].kind === "namespace" ? chain[0].name : null;
     switch (field) {
       case "namespace": return like(value, namespace);
-      case "pod": return leaf.kind === "pod" && named(value, namespace, leaf.name);
+      case "pod": return leaf.kind === "pod" && named(value, namespace, leaf.name, begins);
       case "workload": {
         const workload = chain.find((each) => each.kind === "workload");
         return workload !== undefined && named(value, namespace, workload.name);

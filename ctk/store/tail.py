@@ -1,0 +1,109 @@
+"""
+The tail of a bucket: edges with an external or unknown side, past the biggest that a level keeps.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+
+from ctk.store import folded
+from ctk.store.columns import EdgeRow
+from ctk.store.folded import FoldedCount
+from ctk.store.sums import SUMS, adding, transaction
+from ctk.timespan import FOREVER_NS
+
+Counts = dict[int, FoldedCount]  # of addresses, by edge
+
+_KEYS = len(EdgeRow._fields)
+_SIDES = ("src", "dialled", "backend")
+_KINDS_FOLDED = ", ".join(f"'{kind}'" for kind in folded.ENDPOINT_IDS)
+_WHENS = " ".join(f"WHEN '{kind}' THEN {found}" for kind, found in folded.ENDPOINT_IDS.items())
+# The three sides as they are to be: the edge's own, or one that stands for many.
+_CREATE_TAIL = (
+    "CREATE TEMP TABLE IF NOT EXISTS tail (edge_id INTEGER PRIMARY KEY, src_id, dialled_id,"
+    " backend_id)"
+)
+_FILL_TAIL = f"""
+    INSERT INTO temp.tail
+    SELECT edge_id, {", ".join(f"CASE {side}.kind {_WHENS} ELSE {side}_id END" for side in _SIDES)}
+    FROM temp.bucket
+    JOIN edge ON edge.id = edge_id
+    {" ".join(f"JOIN endpoint AS {side} ON {side}.id = {side}_id" for side in _SIDES)}
+    WHERE edge_id > ? AND edge_id <= ? AND edge_id > 0
+        AND ({" OR ".join(f"{side}.kind IN ({_KINDS_FOLDED})" for side in _SIDES)})
+"""
+_LAST_OF_SLICE = (
+    "SELECT MAX(edge_id) FROM"
+    " (SELECT edge_id FROM temp.bucket WHERE edge_id > ? ORDER BY edge_id LIMIT ?)"
+)
+# Sorting for a LIMIT holds no more rows than that.
+_SPARE_BIGGEST = """
+    DELETE FROM temp.tail WHERE edge_id IN (
+        SELECT edge_id FROM temp.tail JOIN temp.bucket USING (edge_id)
+        ORDER BY COALESCE(bytes_out, 0) + COALESCE(bytes_in, 0) DESC, connections DESC, edge_id
+        LIMIT ?
+    )
+"""
+_OTHER_KEY = {
+    **{column: f"edge.{column}" for column in EdgeRow._fields},
+    **{f"{side}_id": f"tail.{side}_id" for side in _SIDES},
+    "nat_src": "CASE WHEN tail.src_id > 0 THEN edge.nat_src END",
+    "nat_dst_port": "CASE WHEN tail.backend_id > 0 THEN edge.nat_dst_port END",
+    "failed": "CASE WHEN bucket.unreplied + bucket.refused > 0 THEN 1 END",
+}
+_SRC = "CASE WHEN tail.src_id < 0 THEN src.packed END"
+_DST = (
+    "CASE WHEN tail.dialled_id < 0 THEN dialled.packed"
+    " WHEN tail.backend_id < 0 THEN backend.packed END"
+)
+# SQLite holds what it sorts for a GROUP BY in memory: all of 250,000 edges took 17 MB.
+_TAIL_AT_ONCE = 10_000
+_TAIL_NOW = "SELECT edge_id FROM temp.tail ORDER BY edge_id LIMIT ?"
+_SUM_TAIL = f"""
+    SELECT {", ".join(_OTHER_KEY.values())}, {SUMS}, distinct_count({_SRC}), distinct_count({_DST})
+    FROM (SELECT * FROM temp.tail ORDER BY edge_id LIMIT ?) AS tail
+    JOIN temp.bucket AS bucket ON bucket.edge_id = tail.edge_id
+    JOIN edge ON edge.id = tail.edge_id
+    {" ".join(f"JOIN endpoint AS {side} ON {side}.id = edge.{side}_id" for side in _SIDES)}
+    GROUP BY {", ".join(map(str, range(1, _KEYS + 1)))}
+"""
+
+
+def fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[None]:
+    """
+    Of the bucket's edges with an external or unknown side, fold those past the biggest `peers`.
+
+    Their sums stay, by what they still tell apart, as what a window folds does: the side that is
+    known, and the port that was dialled. Those with failures stand apart. How many addresses they
+    had is added to `counts`.
+    """
+    (edges,) = conn.execute("SELECT COUNT(*) FROM temp.bucket").fetchone()
+    if edges <= peers:
+        return
+    conn.execute(_CREATE_TAIL)
+    conn.execute("DELETE FROM temp.tail")
+    after_id, last_id = -FOREVER_NS, -FOREVER_NS
+    while last_id is not None:
+        conn.execute(_FILL_TAIL, (after_id, last_id))
+        yield
+        after_id = last_id
+        (last_id,) = conn.execute(_LAST_OF_SLICE, (after_id, _TAIL_AT_ONCE)).fetchone()
+    conn.execute(_SPARE_BIGGEST, (peers,))
+    yield
+    ids: dict[EdgeRow, int] = {}
+    while others := conn.execute(_SUM_TAIL, (_TAIL_AT_ONCE,)).fetchall():
+        with transaction(conn):
+            for other in others:
+                key = EdgeRow._make(other[:_KEYS])
+                if key not in ids:
+                    ids[key] = folded.other_edge(conn, key)
+        conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
+        conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
+        conn.executemany(
+            adding("temp.bucket", "edge_id"),
+            [(ids[EdgeRow._make(other[:_KEYS])], *other[_KEYS:-2]) for other in others],
+        )
+        for other in others:
+            edge_id = ids[EdgeRow._make(other[:_KEYS])]
+            count = FoldedCount(edge_id, 0, *map(folded.read, other[-2:]))
+            counts[edge_id] = folded.plus(counts.get(edge_id), count)
+        yield
