@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import CLOSE, CONFIRMED, SECOND, SYN_SENT, TIME_WAIT, UDP, Connection, Counted, batch
 
-from ctk.conntrack.aggregate import Aggregation, Aggregator, Window
+from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.decode import DESTROY, NEW, UPDATE, Decoder
 from ctk.model import (
     COUNTS_CONNECTION,

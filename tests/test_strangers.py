@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from test_aggregate import Row, plus
 from wire import CLOSE, CONFIRMED, SECOND, TCP, UDP, Connection, batch
 
-from ctk.conntrack.aggregate import Aggregation, Aggregator, Window
+from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.groups import FoldedGroup, Group, Totals
 from ctk.conntrack.strangers import Strangers

@@ -12,7 +12,7 @@ from ctk.cli.options import (
     refuse_two_clusters,
 )
 from ctk.cli.sections import SectionedCommand
-from ctk.conntrack.aggregate import Aggregation
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.filters import Cidr
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError

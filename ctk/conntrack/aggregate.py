@@ -3,52 +3,35 @@ Events to flows by window. Pure: time is the events' own, so a replayed capture 
 live recording gave.
 
 New, update and destroy events of a connection, and all connections of a flow, add to the same
-totals. An event costs two look-ups, its flow and its connection; who a group belongs to is asked by
-whoever takes the window.
+totals (counting.py); who a group belongs to is asked by whoever takes the window.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import (
-    OLDER,
-    UNCOUNTED,
     UNDATED,
-    UNDATED_UNCOUNTED,
     UNMEASURED,
     UNWANTED,
     Connections,
 )
+from ctk.conntrack.counting import Aggregation, EventCounter
 from ctk.conntrack.decode import (
-    DESTROY,
-    NEW,
     EventTuple,
 )
-from ctk.conntrack.folding import Folding
 from ctk.conntrack.groups import (
-    Apart,
     Counters,
-    Flow,
-    FoldedGroup,
     Group,
-    Other,
     Totals,
-    moved_since,
 )
-from ctk.conntrack.outcome import AT, PORT, START, counters_of, failure, is_over
+from ctk.conntrack.outcome import AT, START, counters_of
 from ctk.model import (
     COUNTS_CONNECTION,
-    COUNTS_DESTROY,
-    COUNTS_NEW,
-    COUNTS_REFUSED,
-    COUNTS_UNREPLIED,
-    COUNTS_UPDATE,
 )
 from ctk.timespan import SECOND
 
-Aggregation = Literal["ports", "connections", "none"]
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
 MOST_EVENTS = 20_000
@@ -66,7 +49,7 @@ class Window(NamedTuple):
     totals: list[Totals]
 
 
-class Aggregator:
+class Aggregator(EventCounter):
     """Merges events into the open window; closes windows as time passes."""
 
     def __init__(
@@ -77,25 +60,14 @@ class Aggregator:
         window_ns: int,
         aggregation: Aggregation = "ports",
     ) -> None:
-        self.connections = connections
-        self.baseline = baseline
-        self.events = 0  # kernel events counted so far
+        super().__init__(connections, baseline, aggregation)
         self.behind = False  # whether the last of them had waited for over a second
-        self.counters_reset = 0  # connections whose counters went back
         self._width_ns = window_ns
-        self._by_port = aggregation == "connections"
-        self._apart = aggregation == "none"  # every event is a row of its own
         self._start_ns = self._end_ns = 0
         self._second_end_ns = 0  # of the second whose beginning connections share a group
-        self._grouping: list[Flow] = []  # flows that have such a group
-        # The groups of connections that were found: by their flow, their second and their kind.
-        self._found: dict[tuple[int, int, bool], Group] = {}
-        self._open_totals: list[Totals] = []
-        self._undated: set[Group] = set()  # found by an update: the next dump tells their begin
         self._events_at_open = 0
-        self._folding, self._most_rows = None, MOST_ROWS
+        self._most_rows = MOST_ROWS
         if connections.strangers is not None:
-            self._folding = Folding(connections.strangers)
             self._most_rows = max(MOST_ROWS, 2 * connections.strangers.most)
 
     # Windows.
@@ -166,12 +138,6 @@ class Aggregator:
         self._begin_groups()
         if self._folding is not None:
             self._folding.regroup()
-
-    def _begin_groups(self) -> None:
-        for flow in self._grouping:
-            flow.group = None
-        self._grouping.clear()
-        self._found.clear()
 
     def whole_ns(self, at_ns: int) -> int:
         """Return up to when everything was handed over, at `at_ns`."""
@@ -260,202 +226,8 @@ class Aggregator:
         self.baseline = Baseline.after_first_dump()
         return self.connections.end_dump()
 
-    def _date(self, key: int, group: Group, start_ns: int) -> int:
-        """Say when an undated connection began; return 1 where it counts."""
-        connections, sight = self.connections, self.baseline.first_sight(start_ns, over=False)
-        counted = sight.counted and connections.states[key] & UNDATED_UNCOUNTED
-        connections.clear_state(key, UNDATED | UNDATED_UNCOUNTED)
-        if sight.whole:
-            connections.clear_state(key, OLDER | UNCOUNTED | UNMEASURED)
-        group.began_ns, group.is_older = start_ns, not sight.whole
-        self._undated.discard(group)
-        return int(bool(counted))
-
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""
         whole_from_ns = self.baseline.whole_from_ns
         started_since = start_ns is not None and group.began_ns < whole_from_ns <= start_ns
         return started_since and not self.connections.is_same(key)
-
-    # Events.
-
-    def _count(self, events: Sequence[EventTuple]) -> None:  # noqa: PLR0912, PLR0915
-        # The hot loop. Local names, plain tuples and slots: 0.6 us an event, most of it the two
-        # look-ups. A connection is counted when it is entered, so a new event of one that a dump
-        # found first does not count it again.
-        self.events += len(events)
-        connections = self.connections
-        connections.forget_idle_flows()
-        flows, live, ended = connections.flows, connections.live, connections.ended
-        by_port = self._by_port
-        for event in events:
-            what, orig, port, reply, zone, ct_id, at_ns = event[:7]
-            try:
-                flow = flows[orig, reply, zone]
-            except KeyError:
-                flow = connections.flow(orig, reply, zone, ct_id << 16 | port)
-            if flow is None:
-                continue
-            key = flow.base | ct_id << 16 | port
-            counted = 0
-            if what == NEW:
-                group = live.get(key)
-                if group is None or not connections.is_same(key):
-                    group = flow.group
-                    if group is None or by_port:
-                        group = self._begin(flow, at_ns)
-                    live[key] = group
-                    counted = 1
-            elif what == DESTROY:
-                group = live.pop(key, None)
-                if ended is not None:
-                    ended.add(key)
-            else:
-                group = live.get(key)
-            if group is None:
-                group, counted = self._find_by_event(flow, key, event)
-                if what != DESTROY:
-                    live[key] = group
-            if group.folded:
-                self._count_folded(group, flow, key, event, counted)
-                continue
-            totals = group.totals
-            if totals is None:
-                totals = self._totals(group, at_ns, port)
-            elif totals.port != port:
-                totals.port = None
-            totals.connections += counted
-            if what == DESTROY:
-                self._end(totals, key, event, counted)
-                continue
-            totals.ended_ns = at_ns
-            if what == NEW:
-                totals.new_events += 1
-                if totals.apart is not None:
-                    totals.apart.lone.append((at_ns, port, counted | COUNTS_NEW))
-            else:
-                totals.update_events += 1
-                if totals.apart is not None:
-                    totals.apart.lone.append((at_ns, port, counted | COUNTS_UPDATE))
-
-    def _begin(self, flow: Flow, at_ns: int) -> Group:
-        if isinstance(flow, Other) and self._folding is not None:
-            group: Group = self._folding.group(flow, at_ns)
-        else:
-            group = Group(flow, at_ns)
-            if self._by_port:
-                return group
-        if flow.group is None:
-            self._grouping.append(flow)
-        flow.group = group
-        return group
-
-    def _end(self, totals: Totals, key: int, event: EventTuple, counts: int) -> None:
-        """Count how a connection ended, and what moved since it was last looked at."""
-        start_ns, states = event[START], self.connections.states
-        if states and states.get(key, 0) & UNDATED and start_ns is not None:
-            totals.connections += self._date(key, totals.group, start_ns)
-        self._count_end(totals, event, counts, self._moved_last(key, event))
-
-    def _count_end(
-        self, totals: Totals, event: EventTuple, counts: int, moved: Counters | None
-    ) -> None:
-        refused, unreplied = failure(event)
-        totals.destroy_events += 1
-        totals.refused += refused
-        totals.unreplied += unreplied
-        if moved is not None:
-            totals.add(moved)
-        if totals.apart is not None:
-            counts |= COUNTS_DESTROY | COUNTS_REFUSED * refused | COUNTS_UNREPLIED * unreplied
-            totals.apart.add((event[AT], event[PORT], counts), moved)
-
-    def _moved_last(self, key: int, event: EventTuple) -> Counters | None:
-        """Drop what is kept of a connection that ended; return what moved since the last look."""
-        state, before = self.connections.end(key)
-        counters = counters_of(event)
-        if counters is None or state & UNMEASURED:
-            return None
-        return self._moved(before, counters)
-
-    def _moved(self, before: Counters | None, now: Counters) -> Counters:
-        moved = moved_since(before, now)
-        if moved is None:
-            # Another tool zeroed them: what they show moved since, and what moved before is lost.
-            self.counters_reset += 1
-            moved = now
-        return moved
-
-    # What is folded.
-
-    def _count_folded(
-        self, group: Group, flow: Flow, key: int, event: EventTuple, counted: int
-    ) -> None:
-        """Count an event of a connection that stands under what its flow was folded into."""
-        what, orig, port, reply, zone, _, at_ns, *_ = event
-        if what == DESTROY:
-            moved = self._moved_last(key, event)
-            group = self.connections.counted_under(group, (orig, reply, zone), moved)
-            if isinstance(group, FoldedGroup) and any(failure(event)):
-                group = group.failures
-            totals = self._totals(group, at_ns, port)
-            self._count_end(totals, event, counted, moved)
-        else:
-            if group.into is not None:
-                group = self.connections.live[key] = group.into
-            totals = group.totals or self._totals(group, at_ns, port)
-            if totals.port != port:
-                totals.port = None
-            totals.ended_ns = at_ns
-            totals.new_events += what == NEW
-            totals.update_events += what != NEW
-        totals.connections += counted
-        if totals.addresses is not None:
-            totals.addresses.add(flow.ends)
-
-    def _find_by_event(self, flow: Flow, key: int, event: EventTuple) -> tuple[Group, int]:
-        group, counted = self._find(flow, key, event)
-        what, orig, _, reply, zone, *_ = event
-        if what != DESTROY and event[START] is None:
-            self.connections.set_state(key, UNDATED if counted else UNDATED | UNDATED_UNCOUNTED)
-            flow = self.connections.own_flow(flow, orig, reply, zone)
-            # Its own, and not to be folded before its begin is known.
-            group = Group(flow, group.began_ns, is_older=group.is_older)
-            group.other = None
-            self._undated.add(group)
-        return group, counted
-
-    def _find(self, flow: Flow | None, key: int, event: EventTuple) -> tuple[Group, int]:
-        """Return the group of a connection whose begin was not seen, and 1 where it is counted."""
-        connections, baseline = self.connections, self.baseline
-        at_ns, start_ns, counters = event[AT], event[START], counters_of(event)
-        counted, whole = baseline.first_sight(start_ns, over=is_over(event))
-        began_ns = baseline.began_ns(start_ns, at_ns, whole=whole)
-        if not whole:
-            # What it moved so far was before this recording, or was counted by the one before.
-            if counters is not None:
-                connections.count(key, counters, at_ns)
-            else:
-                connections.set_state(key, UNMEASURED)
-            if start_ns is None:
-                connections.set_state(key, OLDER if counted else OLDER | UNCOUNTED)
-        if isinstance(flow, Other) and self._folding is not None:
-            return self._folding.group(flow, began_ns), int(counted)
-        alike = (key >> 48, began_ns // SECOND, whole)
-        group = None if self._by_port else self._found.get(alike)
-        if group is None:
-            group = self._found[alike] = Group(flow, began_ns, is_older=not whole)
-        return group, int(counted)
-
-    def _totals(self, group: Group, at_ns: int, port: int) -> Totals:
-        totals = group.totals
-        if totals is not None:
-            if totals.port != port:
-                totals.port = None
-            return totals
-        if group.other is not None and self._folding is not None:
-            self._folding.enter(self._open_totals)
-        apart = Apart() if self._apart and not group.folded else None
-        totals = group.totals = Totals(group, at_ns, port, apart)
-        self._open_totals.append(totals)
-        return totals

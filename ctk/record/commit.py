@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ctk.conntrack.aggregate import Aggregation, Window
+from ctk.conntrack.aggregate import Window
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.groups import Group
 from ctk.errors import DiskFullError, FileBusyError, StoreError
 from ctk.kept import LiveConnections

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from ctk.conntrack.aggregate import Aggregation
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.filters import Cidr, EventFilter
 from ctk.model import EventName, protocol_name
 

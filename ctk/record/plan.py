@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from ctk.conntrack.aggregate import Aggregation
 from ctk.conntrack.capture import CaptureWriter
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.model import Datagrams, Endpoint, FlowTuple, Gap
 from ctk.record.rows import Told

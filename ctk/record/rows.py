@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import orjson
 
-from ctk.conntrack.aggregate import Aggregation, Window
+from ctk.conntrack.aggregate import Window
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.groups import Addresses, Counters, Group, Totals
 from ctk.distinct import Distinct
 from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
