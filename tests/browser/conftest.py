@@ -24,7 +24,7 @@ _QUIET = (
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop is in the way of others' in this thread
 def browser() -> Iterator[Browser]:
     found = shutil.which("chromium")
     if found is None:
