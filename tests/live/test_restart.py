@@ -58,6 +58,13 @@ class Load(threading.Thread):
             sock.close()
 
 
+@pytest.fixture
+def play() -> Iterator[PlayedNode]:
+    """Play a node whose connections outlive the time between two recorders."""
+    with PlayedNode(timeouts={}) as played:
+        yield played
+
+
 @contextmanager
 def loaded(play: PlayedNode) -> Iterator[Load]:
     load = Load(play)
