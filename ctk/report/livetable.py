@@ -83,7 +83,7 @@ def ordered(look: Look, seen: Seen) -> list[tuple[tuple[Value, ...], Counts]]:
     """Give the rows in the order that is asked for; what was not measured comes last."""
 
     def rank(row: tuple[tuple[Value, ...], Counts]) -> tuple[bool, float, list[str]]:
-        value = _value(look, seen, *row)
+        value = _number(look, seen, look.sort, *row)
         falling = -(value or 0) if not look.reverse else (value or 0)
         return value is None, falling, [str(key) for key in row[0]]
 
@@ -323,10 +323,6 @@ def _line(keys: Sequence[str], wide: Sequence[int], counts: Sequence[str]) -> st
         text + " " * (most - width(text)) for text, most in zip(keys, wide, strict=True)
     )
     return left + "".join(f"{text:>{_COUNT_WIDTH}}" for text in counts)
-
-
-def _value(look: Look, seen: Seen, keys: tuple[Value, ...], counts: Counts) -> float | None:
-    return _number(look, seen, look.sort, keys, counts)
 
 
 def _number(

@@ -44,10 +44,6 @@
     };
   }
 
-  function stepped(values) {
-    return values.map((value) => (value === null ? null : value));
-  }
-
   function Chart({ doc, series, title, values, colour, format, onSpan, width }) {
     const place = useRef(null);
     useEffect(() => {
@@ -58,7 +54,7 @@
       const times = values.map((_, at) => start + at * series.step_s);
       // A step lasts to its end: the last one is drawn as wide as the others.
       times.push(start + values.length * series.step_s);
-      const drawn = [...stepped(values), null];
+      const drawn = [...values, null];
       const axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { show: false }, font: "11px system-ui" };
       const bars = uPlot.paths.bars({ size: [1, Infinity], align: 1 });
       const ink = style.getPropertyValue(colour).trim();
