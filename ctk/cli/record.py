@@ -236,7 +236,20 @@ class RecordCommand(SectionedCommand):
     is_flag=True,
     help="Log and print also what no event tells: bytes of connections that go on.",
 )
-def record(**given: Any) -> None:
+@click.option(
+    "--progress",
+    "progress_every_ns",
+    type=parse_age,
+    metavar="AGE",
+    help="How often a line says how it goes.  [default: 1s on a terminal, 60s elsewhere]",
+)
+@click.option(
+    "--linger",
+    "lingers",
+    is_flag=True,
+    help="Stay after the end until a signal: DB can be fetched from the container.",
+)
+def record(progress_every_ns: int | None, lingers: bool, **given: Any) -> None:
     """
     Record what this node's connections do into DB.
 
@@ -247,10 +260,11 @@ def record(**given: Any) -> None:
     _refuse_contradictions(options)
     from ctk.cli.progress import Progress
     from ctk.record import start
-    from ctk.record.signals import Stop
+    from ctk.record.signals import LingeringStop, Stop
 
-    stop = Stop(options.max_time_ns, hangup_reopens=options.log is not None)
-    with stop.on_signals(), Progress() as progress:
+    kind = LingeringStop if lingers else Stop
+    stop = kind(options.max_time_ns, hangup_reopens=options.log is not None)
+    with stop.on_signals(), Progress(progress_every_ns) as progress, stop.lingering(options.db):
         start.record(options, stop, progress)
 
 
