@@ -20,6 +20,7 @@ from ctk.errors import CtkError, MissingFileError, UsageError
 GROUPS: dict[str, dict[str, str]] = {
     "Record": {
         "record": "Record what this node's connections do into DB.",
+        "collect": "Record on nodes of a cluster for a while, and fetch the files.",
         "doctor": "Find what keeps ctk from recording here, and what it would not see.",
     },
     "Ask": {

@@ -75,9 +75,12 @@ class Stop:
         self.ask()
         now_s = time.monotonic()
         if now_s > self._first_signal_s + _ONE_SIGNAL_S:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            self._again(number)
         self._first_signal_s = min(self._first_signal_s, now_s)
+
+    def _again(self, number: int) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     def _hang_up(self, number: int, frame: object) -> None:
         self.hangups += 1
