@@ -10,13 +10,14 @@ same source, and those behind the last rewriting of its destination the same bac
 4. Else nobody at either end recorded, and each that forwarded it counts.
 
 The next segment's source is the node that rewrote. Where that one recorded, it counted or deferred
-in its own segment already, and by (1) it is who all observers of the next segment defer to, while it
-has no row there: so one row counts of the whole path. It takes no clocks, no matching of tuples and
-no source ports, and the opener sees most: the service that was dialled, and SYNs that never arrived.
+in its own segment already, and by (1) it is who all observers of the next segment defer to, while
+it has no row there: so one row counts of the whole path. It takes no clocks, no matching of tuples
+and no source ports, and the opener sees most: the service that was dialled, and SYNs that never
+arrived.
 
-What counts more than once: a path that a node rewrote which did not record, once for each segment;
-a path that several nodes forwarded between ends that did not record; a destination that was
-rewritten behind an observer, where the opener did not record. What counts too little: what the
+What counts more than once: a path that a node rewrote which did not record, once for each
+segment; a path that several nodes forwarded between ends that did not record; a destination that
+was rewritten behind an observer, where the opener did not record. What counts too little: what the
 opener's recorder missed while it ran, since the others defer to it.
 """
 
