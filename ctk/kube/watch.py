@@ -95,14 +95,14 @@ def nodes(kubeconfig: Path | None, context: str | None, name: str | None = None)
     api = Api(_credentials(kubeconfig, context), patience)
     chosen = {} if name is None else {"fieldSelector": f"metadata.name={name}"}
     query = urlencode({"resourceVersion": "0", **chosen})
-    with suppress(BrokenError, RefusedError, ValueError):
-        with closing(
-            api.get(f"{PATHS['nodes']}?{query}", patience.list, compressed=True)
-        ) as answer:
-            for raw in items(iter(lambda: api.read(answer), b""), {}):
-                found = read("nodes", raw)
-                assert isinstance(found, Node)
-                yield found
+    with (
+        suppress(BrokenError, RefusedError, ValueError),
+        closing(api.get(f"{PATHS['nodes']}?{query}", patience.list, compressed=True)) as answer,
+    ):
+        for raw in items(iter(lambda: api.read(answer), b""), {}):
+            found = read("nodes", raw)
+            assert isinstance(found, Node)
+            yield found
 
 
 def _credentials(
