@@ -395,6 +395,6 @@ class Finding(NamedTuple):
     """One thing the doctor looked at, and what a person can do about it."""
 
     check: str
-    status: Literal["ok", "warning", "problem"]
+    status: Literal["ok", "unknown", "warning", "problem"]
     found: str
     advice: str | None = None
