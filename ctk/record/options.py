@@ -53,6 +53,7 @@ class Options:
     log_keep: int
     log_compress: bool
     log_accounting: bool
+    ready_file: Path | None
 
     def event_filter(self) -> EventFilter:
         return EventFilter(
