@@ -157,7 +157,8 @@ def test_where_no_bucket_fits_into_a_step_counts_stand_at_the_start_of_theirs() 
 
 
 @pytest.mark.parametrize(
-    ("step", "step_ns"), [("1m", MINUTE), ("90m", 90 * MINUTE), ("2d", 2 * DAY), ("30s", 30 * SECOND)]
+    ("step", "step_ns"),
+    [("1m", MINUTE), ("90m", 90 * MINUTE), ("2d", 2 * DAY), ("30s", 30 * SECOND)],
 )
 def test_a_step_is_whole_minutes(step: str | int, step_ns: int) -> None:
     assert parse_step(step) == step_ns
