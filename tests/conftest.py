@@ -24,8 +24,17 @@ Invoke = Callable[..., Result]
 os.environ["TZ"] = "UTC"
 time.tzset()
 
-# Two tests run at a time, so what takes long tells nothing of the code.
-settings.register_profile("ctk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same few examples of a law each time, so that a change is told by what it breaks, and no
+# timing, since two tests run at a time. CTK_EXAMPLES=1000 draws others, as many of each.
+EXAMPLES = int(os.environ.get("CTK_EXAMPLES", "0"))
+settings.register_profile(
+    "ctk",
+    max_examples=EXAMPLES or 25,
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("ctk")
 
 
