@@ -24,16 +24,18 @@ Invoke = Callable[..., Result]
 os.environ["TZ"] = "UTC"
 time.tzset()
 
-# The same few examples of a law each time, so that a change is told by what it breaks, and no
-# timing, since two tests run at a time. CTK_EXAMPLES=1000 draws others, as many of each.
-EXAMPLES = int(os.environ.get("CTK_EXAMPLES", "0"))
+# Two tests run at a time, so what takes long tells nothing of the code. Drawn examples are few, and
+# the same in each run: what fails, fails for a change. New ones, and more of them, are drawn with
+# `pytest --hypothesis-profile explore`.
 settings.register_profile(
     "ctk",
-    max_examples=EXAMPLES or 25,
-    derandomize=not EXAMPLES,
-    database=None,
+    max_examples=25,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile(
+    "explore", settings.get_profile("ctk"), derandomize=False, max_examples=2000
 )
 settings.load_profile("ctk")
 
