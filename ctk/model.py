@@ -298,8 +298,8 @@ class ObjectClosed(NamedTuple):
     """
     The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`.
 
-    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered. It
-    was there until `sure_until_ns` then, where that is earlier.
+    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered. Its
+    addresses were surely no other's until `sure_until_ns` then, where that is earlier.
     """
 
     kind: Literal["pod", "service", "node"]
@@ -325,7 +325,7 @@ class KnownObject(NamedTuple):
     What the file knew of an object when a recording began.
 
     `valid_to_ns` is None where it stood so when the file's knowledge ended. An end that nobody saw
-    is `inferred`: it was there until `sure_until_ns` then.
+    is `inferred`: its addresses were surely no other's until `sure_until_ns` then.
     """
 
     record: ObjectRecord
@@ -439,6 +439,6 @@ class Finding(NamedTuple):
     """One thing the doctor looked at, and what a person can do about it."""
 
     check: str
-    status: Literal["ok", "warning", "problem"]
+    status: Literal["ok", "unknown", "warning", "problem"]
     found: str
     advice: str | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
 
@@ -34,7 +34,6 @@ def added(all_sums: Iterable[Sums]) -> tuple[int | None, ...]:
     return found
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, terms(), MOMENT, MOMENT, FOLDED, st.one_of(st.none(), st.sampled_from([HOUR, DAY])))
 def test_the_edges_of_a_graph_are_what_top_counts(
     rows: list[FlowRow],

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
     EDGES,
@@ -67,7 +67,6 @@ def _by_step(
     }
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, terms(), MOMENT, MOMENT, st.one_of(st.just(()), KEYS), STEPS, FOLDED)
 def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     rows: list[FlowRow],
@@ -96,7 +95,6 @@ def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     conn.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ROWS,
     MOMENT,
