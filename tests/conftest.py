@@ -24,11 +24,15 @@ Invoke = Callable[..., Result]
 os.environ["TZ"] = "UTC"
 time.tzset()
 
-# Two tests run at a time, so what takes long tells nothing of the code. Drawn examples are the
-# same in each run: what fails, fails for a change. New ones, and more of them where a test counts
-# by the profile, are drawn with `pytest --hypothesis-profile explore`.
+# Two tests run at a time, so what takes long tells nothing of the code. Drawn examples are few, and
+# the same in each run: what fails, fails for a change. New ones, and more of them, are drawn with
+# `pytest --hypothesis-profile explore`.
 settings.register_profile(
-    "ctk", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    "ctk",
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.register_profile(
     "explore", settings.get_profile("ctk"), derandomize=False, max_examples=2000
