@@ -522,12 +522,15 @@ def now() -> str:
 
 
 def _selected(each: Json, query: dict[str, str]) -> bool:
-    wanted = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
+    path, _, wanted = query.get("fieldSelector", "").partition("=")
+    found: Any = each
+    for key in path.split(".") if path else ():
+        found = found.get(key, {})
     labels = each["metadata"].get("labels", {})
     asked = dict(
         word.split("=") for word in filter(None, query.get("labelSelector", "").split(","))
     )
-    return (not wanted or each.get("spec", {}).get("nodeName") == wanted) and all(
+    return (not path or found == wanted) and all(
         labels.get(name) == value for name, value in asked.items()
     )
 
