@@ -39,7 +39,8 @@ class NodeLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the table as it is."""
+        """Leave room for what came of it."""
+        self._wipe()
 
     def show(self, doing: str, recorders: Sequence["Recorder"]) -> None:
         """Show how it goes."""
@@ -130,11 +131,16 @@ def _table(recorders: Sequence["Recorder"], most: int, columns: int) -> Iterator
         why = each and (each.why or each.problem)
         if why:
             start = f"{row[0]:<{widths[0]}}  {row[1]}: "
-            line = start + shorten(safe(why), max(1, columns - len(start)))
+            line = start + _cut(safe(why), max(1, columns - len(start)))
         yield line
     if len(shown) < len(recorders):
         left = Counter(each.state for each in recorders[len(shown) :])
         yield "and " + ", ".join(f"{count:,} {state}" for state, count in left.items())
+
+
+def _cut(text: str, most: int) -> str:
+    """Cut a sentence at its end, unlike a name."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _cells(each: "Recorder", name_width: int) -> tuple[str, ...]:
