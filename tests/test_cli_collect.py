@@ -115,7 +115,7 @@ def test_on_a_terminal_it_shows_a_table_and_leaves_the_files(
         f"n2    out/n2.db  {size(tmp_path / 'out/n2.db')}\n",
     )
     text = written.decode()
-    assert "\nNODE  STATE      EVENTS/S  FLOWS  GAPS     SIZE" in text.replace("\r", "")
+    assert "\x1b[JNODE  STATE      EVENTS/S  FLOWS  GAPS     SIZE\r\n" in text
     assert "\nn1    recording         1      2     0  4.0 MiB\r\nn2    ended " in text
     assert text.endswith("\x1b[4A\r\x1b[J")  # nothing of the table is left
     assert cluster.made() == []

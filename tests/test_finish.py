@@ -24,8 +24,8 @@ import sys, time
 from pathlib import Path
 from ctk.store.lock import locked
 with locked(Path(sys.argv[1])):
-    print("held", flush=True)
     try:
+        print("held", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         pass
