@@ -18,7 +18,7 @@ A, B = "10.244.0.1", "10.244.0.2"
 # Outages of the API server are not drawn: with two of them and several recordings, 19 of 1,000
 # draws name a pod wrongly.
 @settings(
-    max_examples=2 * settings.default.max_examples,
+    max_examples=4 * settings.default.max_examples,
     phases=(Phase.explicit, Phase.generate),
 )
 @given(
