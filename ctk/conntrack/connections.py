@@ -125,7 +125,7 @@ class Connections:
 
     def enter(self, key: FlowKey, other: Other | None) -> Flow | None:
         """Enter a flow, whatever it may be folded into: `other` was looked up for it."""
-        flow = Flow(key, self._tuples, other)
+        flow = Flow(key, self._tuples.read, other)
         if other is None or self._wanted is not None:
             try:
                 flow_tuple = flow.tuple

@@ -115,9 +115,9 @@ class EventCounter:
                     continue
                 if group.into is not None:
                     group = live[key] = group.into
-                totals = group.totals or self._totals(group, at_ns, port)
-                if totals.addresses is not None:
-                    totals.addresses.add(flow.ends or connections.ends(orig, reply, zone))
+                addresses = (group.totals or self._totals(group, at_ns, port)).addresses
+                if addresses is not None:
+                    addresses.add(flow.ends or connections.ends(orig, reply, zone))
             totals = group.totals
             if totals is None:
                 totals = self._totals(group, at_ns, port)

@@ -9,11 +9,11 @@ Flows of strangers, whose address nobody in the cluster has, can be folded (stra
 them, with the strangers' addresses cut out, are one `Other`, which has groups of its own.
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
 from operator import sub
 from typing import NamedTuple
 
-from ctk.conntrack.tuples import TupleReader
 from ctk.distinct import Distinct
 from ctk.kept import Sides
 from ctk.model import FlowTuple, Kind, LoneEvent
@@ -42,11 +42,16 @@ class Flow:
 
     __slots__ = ("_key", "_read", "_tuple", "base", "ends", "group", "other")
 
-    def __init__(self, key: FlowKey, tuples: TupleReader, other: "Other | None" = None) -> None:
+    def __init__(
+        self,
+        key: FlowKey,
+        read: Callable[[bytes, bytes, int], FlowTuple],
+        other: "Other | None" = None,
+    ) -> None:
         self._key = key
-        self._read = tuples.read
+        self._read = read
         self._tuple: FlowTuple | None = None
-        self.base = base_of(*key) if other is None else other.base
+        self.base: int = base_of(*key) if other is None else other.base
         self.group: Group | None = None  # the one that connections beginning now belong to
         self.other = other
         self.ends: Ends | None = None if other is None else other.ends
