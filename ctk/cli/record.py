@@ -14,9 +14,9 @@ from ctk.cli.options import (
 from ctk.cli.sections import SectionedCommand
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.filters import Cidr
+from ctk.conntrack.names import EVENT_NAMES, EventName, parse_protocol
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
-from ctk.model import EVENT_NAMES, EventName, parse_protocol
 from ctk.numbers import parse_port, parse_size
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
