@@ -134,10 +134,8 @@ def test_gaps_are_one_caveat_and_what_is_true_of_one_file_names_it(
     with ctk.open(files) as recordings:
         caveats = recordings.top().caveats
         assert [type(caveat) for caveat in caveats] == [HasGaps, SeenByEach]
-        assert (
-            caveats[1].text
-            == "of 2 nodes: a connection that two of them saw counts twice: ctk merge counts it once"
-        )
+        twice = "a connection that two of them saw counts twice: ctk merge counts it once"
+        assert caveats[1].text == f"of 2 nodes: {twice}"
         assert [gap.kind for gap in recordings.gaps()] == ["recorder down", "events lost"]
         assert recordings.gaps().caveats == ()
     with closing(sqlite3.connect(files[1])) as conn:

@@ -56,7 +56,7 @@ def merge(
 
     \b
     ctk merge node.db other.db -o all.db
-    ctk merge all.db shop.db -o all.db
+    ctk merge all.db node.db -o all.db
     ctk merge node.db other.db -o month.db --since 30d --levels 1h,1d
     """
     from ctk.ask.recording import Recording
