@@ -44,6 +44,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "export": "Write the flows in DB out, for other programs.",
         "cursor": "List or forget how far exports with --cursor are.",
         "snapshot": "Copy DB safely while it is being written.",
+        "merge": "Merge the files of several nodes into one.",
     },
     "Help": {
         "help": "Show the help of a command, or its manual page.",

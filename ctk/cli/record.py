@@ -204,7 +204,7 @@ class RecordCommand(SectionedCommand):
     "buffer_max_bytes",
     type=parse_size,
     metavar="SIZE",
-    help="It grows so far on a loss.",
+    help="It grows so far where it fills up.",
 )
 @click.option("--print", "prints", is_flag=True, help="Print records as they are written.")
 @click.option(
