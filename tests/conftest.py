@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copy2
 from typing import Any
 
 import pytest
@@ -24,8 +25,19 @@ Invoke = Callable[..., Result]
 os.environ["TZ"] = "UTC"
 time.tzset()
 
-# Two tests run at a time, so what takes long tells nothing of the code.
-settings.register_profile("ctk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Two tests run at a time, so what takes long tells nothing of the code. Drawn examples are few, and
+# the same in each run: what fails, fails for a change. New ones, and more of them, are drawn with
+# `pytest --hypothesis-profile explore`.
+settings.register_profile(
+    "ctk",
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile(
+    "explore", settings.get_profile("ctk"), derandomize=False, max_examples=2000
+)
 settings.load_profile("ctk")
 
 
@@ -64,10 +76,10 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
             folder.chmod(folder.stat().st_mode | 0o011)
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A file of seven flows on node n1, two gaps among them."""
-    path = tmp_path / "shop.db"
+@pytest.fixture(scope="session")
+def shop_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `shop` is a copy of: to make it takes longer than most tests that ask it."""
+    path = tmp_path_factory.mktemp("shop") / "shop.db"
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
         end_ns = AT + 70 * SECOND
@@ -80,6 +92,12 @@ def shop(tmp_path: Path) -> Path:
             pass
         writer.finish(end_ns)
     return path
+
+
+@pytest.fixture
+def shop(shop_made: Path, tmp_path: Path) -> Path:
+    """A file of seven flows on node n1, two gaps among them."""
+    return Path(copy2(shop_made, tmp_path))
 
 
 @pytest.fixture

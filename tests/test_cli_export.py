@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from edges import edge, with_ids
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctk.model import Edge, Endpoint, EventCounts, FlowRow
@@ -328,16 +328,13 @@ PEER = Endpoint(address="192.0.2.1", kind="external", valid_from_ns=0)
 EDGES = [edge("tcp", 0, POD, PEER, port, None, PEER, None, None, None) for port in (80, 443)]
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(
     windows=st.lists(
         st.lists(st.tuples(st.sampled_from(EDGES), st.integers(0, 4)), max_size=8),
         min_size=1,
-        max_size=5,
+        max_size=4,
     ),
-    most=st.integers(1, 5),
+    most=st.integers(2, 6),
     words=st.sampled_from([(), ("--port", "80"), ("--since", "1970-01-01T00:00:02Z")]),
 )
 def test_whatever_is_committed_between_exports_is_written_exactly_once(

@@ -170,15 +170,17 @@ def sum_up(
     *,
     seen: bool = False,
     side: Side = "both",
+    among: bool = False,
 ) -> Summed:
     """
     Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`.
 
     The times of COUNTS are NULL unless they are asked for. `side` is of the keys that either side
-    has; a flow that counts for both is in `whole` once.
+    has; a flow that counts for both is in `whole` once. With `among`, only the edges of
+    `ctk.ask.among` are read.
     """
     read = _READ | (_READ_SEEN if seen else {})
-    moved = _moved(conn, pieces, filters, read, "src_port" in keys, step_ns)
+    moved = _moved(conn, pieces, filters, read, "src_port" in keys, step_ns, among)
     arms = [
         _arm(keys, of_end, step_ns, where, whole, read)
         for of_end, where, whole in Ends(keys, side).arms()
@@ -253,10 +255,13 @@ def _moved(
     read: dict[str, str],
     by_port: bool,
     step_ns: int | None,
+    among: bool,
 ) -> Condition:
     """Give the SELECT of what each edge moved."""
     conditions = ["started_ns >= ? AND started_ns < ?"]
     bound: tuple[object, ...] = ()
+    if among:
+        conditions.append("edge_id IN (SELECT id FROM temp.among)")
     if fits := edge_condition(filters.terms):
         choose_edges(conn, "fitting", fits)
         conditions.append("edge_id IN (SELECT id FROM temp.fitting)")

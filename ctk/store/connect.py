@@ -322,6 +322,10 @@ def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool 
         raise UsageError(
             f"{path} was written by a newer ctk (it has {max(unknown)})", hint="update this ctk"
         )
+    if migrates and "merged" in tables:
+        raise UsageError(
+            f"{path} was merged of the files of several nodes", hint="record to another file"
+        )
     missing = [name for name in SCHEMA if name not in applied]
     if missing and not (migrates or older):
         raise OlderSchemaError(f"{path} was written by an older ctk (it lacks {missing[0]})")
@@ -329,7 +333,7 @@ def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool 
 
 
 def migrate(conn: sqlite3.Connection) -> None:
-    """Apply the migrations that a file lacks."""
+    """Apply the migrations that a file lacks, all or none."""
     applied: set[str] = set()
     if conn.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone():
         applied.update(
@@ -345,4 +349,7 @@ def migrate(conn: sqlite3.Connection) -> None:
 
     from ctk.migrations.migrations import migrations
 
-    migrations.apply(Database(conn))
+    # One transaction: a file is brought up to date whole, with one wait for the disk, not thirteen.
+    db = Database(conn)
+    with db.atomic():
+        migrations.apply(db)
