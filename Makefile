@@ -3,7 +3,7 @@ BIN := .venv/bin
 NAMES := $(addprefix --objects fixtures/kube/,pods.page1.json pods.page2.json services.json endpointslices.json nodes.json)
 DEMO := demo.db
 .DEFAULT_GOAL := help
-.PHONY: help install tools demo demo-live test lint check bench docs man clean
+.PHONY: help install tools demo demo-live test dist lint check bench docs man clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -15,11 +15,13 @@ install: .venv/.installed ## Make .venv/bin/ctk, with the versions that were tes
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-tools: # What a node is played with, and what pages are looked at with; root on Debian gets it.
-	@missing=; for tool in nft conntrack ip chromium; do command -v $$tool >/dev/null || missing=yes; done; \
+tools: # What a node is played with, pages are looked at with, and releases are made with.
+	@missing=; for tool in nft conntrack ip chromium cc patchelf podman runc; do \
+	command -v $$tool >/dev/null || missing=yes; done; \
 	if [ "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nftables conntrack iproute2 chromium >/dev/null; fi
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	nftables conntrack iproute2 chromium gcc libc6-dev zlib1g-dev patchelf podman runc >/dev/null; fi
 
 demo: install ## Record from a recording of a real node, and ask what was recorded.
 	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
@@ -40,6 +42,9 @@ demo-live: install tools ## Play a node with pods in network namespaces, and rec
 test: install tools ## Run every test; those on the real kernel need root.
 	$(BIN)/pytest -n 2
 
+dist: install tools ## Build what is released into dist/: sdist, wheel, the one file.
+	$(BIN)/python release/dist.py dist
+
 lint: install ## Check format, style, import order and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -55,12 +60,9 @@ bench: install tools ## Measure recording and reading beside other tools (root, 
 docs: install ## Write the outputs in README.md anew, from real runs.
 	$(BIN)/python tests/docs.py --write
 
-man: install ## Make manual pages in build/man, from the help.
-	@mkdir -p build/man
-	@$(BIN)/ctk help --man >build/man/ctk.1
-	@for command in $$($(BIN)/python -c 'from ctk.cli import COMMANDS; print(*COMMANDS)'); do \
-	$(BIN)/ctk help $$command --man >build/man/ctk-$$command.1; done
-	@echo "man -l build/man/ctk.1"
+man: install ## Make manual pages and completion scripts in build/share, from the help.
+	@$(BIN)/python release/manuals.py build/share
+	@echo "man -l build/share/man/man1/ctk.1"
 
 clean: ## Remove what was made.
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)*
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)*

@@ -193,6 +193,13 @@ int main(int argc, char **argv) {
     int folder = open(home, O_RDONLY | O_DIRECTORY);
     if (folder >= 0)
         flock(folder, LOCK_SH);
+    /* SQLite's large sorts and a kubeconfig's certificates go through temporary files. */
+    if (!getenv("TMPDIR") && access("/tmp", W_OK | X_OK) && access("/var/tmp", W_OK | X_OK)) {
+        char place[PATH_MAX];
+        snprintf(place, sizeof place, "%s", home);
+        *strrchr(place, '/') = 0;
+        setenv("TMPDIR", *place ? place : "/", 1);
+    }
     snprintf(program, sizeof program, "%s" PROGRAM, home);
     execv(program, argv);
     fprintf(stderr, "Error: %s: %s\nTry: remove %s, which is damaged\n", program, strerror(errno),

@@ -18,7 +18,7 @@ import subprocess
 import sysconfig
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from gzip import GzipFile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +48,9 @@ NO_STDLIB = re.compile(
     r"(test|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils|pydoc_data|site-packages|venv"
     r"|lib-dynload|config-[^/]*|__pycache__|unittest|curses|dbm|xmlrpc|wsgiref)(/|$)"
     r"|.*/(tests?|__pycache__)/"
-    r"|(turtle|antigravity|this|__hello__|pydoc|doctest|idle|smtpd|nntplib|telnetlib)\.py$"
+    # Of encodings, those of UTF, of host names and of archives.
+    r"|encodings/(?!__init__|aliases|ascii|charmap|cp437|idna|latin_1|punycode|utf)"
+    r"|(turtle|antigravity|this|__hello__|pydoc|doctest|idle|smtpd|nntplib|telnetlib|_pydecimal|pickletools|_pyio)\.py$"
 )
 NO_DYNLOAD = re.compile(
     r"_test|_tkinter|_curses|_codecs_|_multibytecodec|_crypt|_lsprof|_xx|xx|audioop|nis|ossaudio"
@@ -147,45 +149,38 @@ def _compile_program(path: Path) -> None:
 
 def _collect_libraries(tree: Path) -> list[Path]:
     """Copy what everything there is linked with, by the name that it is asked for by."""
-    found: dict[str, Path] = {}
-    for path in sorted([tree / "ctk", *tree.rglob("*.so")]):
-        for name, library in _needed(path):
-            found[name] = library
-    kept = []
-    for name, library in sorted(found.items()):
-        copy = tree / "lib" / name
-        shutil.copy(library, copy)
-        kept.append(copy)
-        _add_licence(library, tree / "licences")
-    for path in sorted(tree.rglob("*.so*")):
-        _run("strip", "--strip-unneeded", path)
-        if path.name != LOADER:
-            _run("patchelf", "--remove-rpath", path)  # of the machine that built it
-    return kept
+    found = dict(_needed([tree / "ctk", *sorted(tree.rglob("*.so"))]))
+    for name, library in found.items():
+        shutil.copy(library, tree / "lib" / name)
+    _add_licences(found.values(), tree / "licences")
+    linked = sorted(tree.rglob("*.so*"))
+    _run("strip", "--strip-unneeded", *linked)
+    # Where the libraries were on the machine that built them.
+    _run("patchelf", "--remove-rpath", *(path for path in linked if path.name != LOADER))
+    return [tree / "lib" / name for name in sorted(found)]
 
 
-def _needed(path: Path) -> Iterator[tuple[str, Path]]:
+def _needed(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     where = {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))}
-    for line in _run("ldd", path, env=where).splitlines():
-        if told := re.match(r"\s*(\S+)(?: => (\S+))? \(0x", line):
+    for line in _run("ldd", *paths, env=where).splitlines():
+        if told := re.match(r"\s+(\S+)(?: => (\S+))? \(0x", line):
             name, at = told.groups()
             if name.startswith("/"):  # the loader, which a program names by its path
                 yield LOADER, Path(at or name).resolve()
             elif at:
                 yield name, Path(at).resolve()
         elif "not found" in line:
-            raise SystemExit(f"{path.name}: {line.strip()}")
+            raise SystemExit(line.strip())
 
 
-def _add_licence(library: Path, licences: Path) -> None:
-    """Keep what Debian says of a library's licence beside it."""
-    told = subprocess.run(
-        ["dpkg-query", "-S", library], capture_output=True, text=True, check=False
-    ).stdout
-    package = told.partition(":")[0]
-    copyright = Path("/usr/share/doc", package, "copyright")
-    if package and copyright.exists():
-        shutil.copy(copyright, licences / package)
+def _add_licences(libraries: Iterable[Path], licences: Path) -> None:
+    """Keep what Debian says of the libraries' licences beside them."""
+    command = ["dpkg-query", "--search", *libraries]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    for package in {line.partition(":")[0] for line in told.splitlines()}:
+        copyright = Path("/usr/share/doc", package, "copyright")
+        if copyright.exists():
+            shutil.copy(copyright, licences / package)
 
 
 def _packed(tree: Path, at_s: int) -> bytes:

@@ -5,12 +5,13 @@ one file also the interpreter and the shared libraries.
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
@@ -55,7 +56,7 @@ def write(
 def closure(name: str, extras: Collection[str]) -> list[Distribution]:
     """Find what `name` needs here, itself first, the others by name."""
     found: dict[str, Distribution] = {}
-    waiting: list[tuple[Distribution, Collection[str]]] = [(distribution(name), extras)]
+    waiting: list[tuple[Distribution, Collection[str]]] = [(_distribution(name), extras)]
     while waiting:
         each, its_extras = waiting.pop()
         if name_of(each) not in found:
@@ -65,12 +66,16 @@ def closure(name: str, extras: Collection[str]) -> list[Distribution]:
     return [first, *sorted(others, key=name_of)]
 
 
+# Metadata is parsed anew each time that it is asked for.
+_distribution = cache(distribution)
+
+
 def _requirements(of: Distribution, extras: Collection[str]) -> Iterator[Distribution]:
     for text in of.requires or ():
         wanted = Requirement(text)
         marks = ({"extra": extra} for extra in ("", *extras))
         if wanted.marker is None or any(wanted.marker.evaluate(each) for each in marks):
-            yield distribution(wanted.name)
+            yield _distribution(wanted.name)
 
 
 def _component(of: Distribution, kind: ComponentType = ComponentType.LIBRARY) -> Component:
@@ -95,5 +100,6 @@ def _library(path: Path) -> Component:
     )
 
 
+@cache
 def name_of(of: Distribution) -> str:
     return canonicalize_name(of.metadata["Name"])

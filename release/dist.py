@@ -1,7 +1,7 @@
 """
 Build what is released: the sdist, the wheel, the one file, and what is in each (CycloneDX).
 
-    python release/build.py dist/
+    python release/dist.py dist/
 """
 
 import argparse
