@@ -220,7 +220,10 @@ def _sql(summed: Summed, sort: str | None, seen: bool) -> str:
     How many of them is bound.
     """
     named, counts = ", ".join(summed.keys), ", ".join(COUNTS)
-    order = "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
+    order = (
+        "CASE WHEN EXISTS (SELECT 1 FROM named WHERE bytes IS NOT NULL)"
+        " THEN bytes ELSE connections END"
+    )
     if sort is not None:
         order = SORTS[sort]
     measured = ", ".join(f"COUNT({key})" for key in _MEASURED)
