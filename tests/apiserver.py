@@ -498,8 +498,11 @@ def now() -> str:
 
 
 def _selected(each: Json, query: dict[str, str]) -> bool:
-    wanted = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
-    return not wanted or each.get("spec", {}).get("nodeName") == wanted
+    path, _, wanted = query.get("fieldSelector", "").partition("=")
+    found: Any = each
+    for key in path.split(".") if path else ():
+        found = found.get(key, {})
+    return not path or found == wanted
 
 
 def _certificates() -> tuple[bytes, bytes, bytes]:

@@ -24,8 +24,19 @@ Invoke = Callable[..., Result]
 os.environ["TZ"] = "UTC"
 time.tzset()
 
-# Two tests run at a time, so what takes long tells nothing of the code.
-settings.register_profile("ctk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Two tests run at a time, so what takes long tells nothing of the code. Drawn examples are few, and
+# the same in each run: what fails, fails for a change. New ones, and more of them, are drawn with
+# `pytest --hypothesis-profile explore`.
+settings.register_profile(
+    "ctk",
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile(
+    "explore", settings.get_profile("ctk"), derandomize=False, max_examples=2000
+)
 settings.load_profile("ctk")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wire import CLOSE, CONFIRMED, SECOND, SYN_SENT, TIME_WAIT, UDP, Connection, Counted, batch
 
@@ -566,7 +566,6 @@ def by_window(recording: Recording) -> dict[int, Row]:
 
 
 @given(histories())
-@settings(max_examples=40)
 def test_however_it_is_aggregated_each_window_has_the_same_sums(steps):
     ports = by_window(played(steps, "ports"))
     assert by_window(played(steps, "connections")) == ports
@@ -574,7 +573,6 @@ def test_however_it_is_aggregated_each_window_has_the_same_sums(steps):
 
 
 @given(histories())
-@settings(max_examples=40)
 def test_each_event_and_each_connection_is_counted_once(steps):
     kinds: Counter[object] = Counter()
     for what, messages, at_ns in steps:
@@ -585,7 +583,6 @@ def test_each_event_and_each_connection_is_counted_once(steps):
 
 
 @given(histories())
-@settings(max_examples=40)
 def test_windows_do_not_overlap_and_are_in_order(steps):
     starts = [started_ns for started_ns, _, _ in played(steps, "ports").end()]
     assert starts == sorted(starts)

@@ -1,7 +1,7 @@
 """How evenly a service's backends are used: shares that add up."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from questions import OTHER_WEB, ROWS, SERVICE, START, WEB1, WEB2, edge, flows, new, write
 
 from ctk.ask.balance import balance
@@ -57,7 +57,6 @@ def test_the_service_is_a_filter_like_any_other() -> None:
     conn.close()
 
 
-@settings(max_examples=60, deadline=None)
 @given(ROWS)
 def test_shares_are_1_on_average_and_counts_are_those_of_the_flows(rows: list[FlowRow]) -> None:
     conn = new()

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctk.conntrack.capture import MAGIC, Capture, CaptureWriter, Header
@@ -248,7 +248,6 @@ def test_a_disk_that_is_full_at_the_end_is_one_error():
         write(Path("/dev/full"), [(1, False, [bytes(500)])])
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.data())
 def test_a_mutated_capture_ends_with_its_batches_or_one_error(folder, data):
     name = data.draw(st.sampled_from(["a.ctkcap", "a.ctkcap.gz"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from edges import edge, with_ids
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctk.model import Edge, Endpoint, EventCounts, FlowRow
@@ -328,9 +328,6 @@ PEER = Endpoint(address="192.0.2.1", kind="external", valid_from_ns=0)
 EDGES = [edge("tcp", 0, POD, PEER, port, None, PEER, None, None, None) for port in (80, 443)]
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(
     windows=st.lists(
         st.lists(st.tuples(st.sampled_from(EDGES), st.integers(0, 4)), max_size=8),

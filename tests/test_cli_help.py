@@ -54,6 +54,7 @@ def test_record_has_its_options_under_headings(invoke: Invoke) -> None:
         "How it is kept:",
         "The kernel:",
         "Records as they come:",
+        "How it is watched:",
         "Options:",
     ]
 

@@ -1,13 +1,18 @@
 """`ctk info`: what a file holds, and its gaps; `ctk snapshot`: a copy of it."""
 
 import json
+import re
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import Result
 
+from ctk.model import EventCounts
 from ctk.store import connect
+from ctk.store.write import Writer
+from ctk.timespan import SECOND
 
 Invoke = Callable[..., Result]
 
@@ -129,6 +134,44 @@ def test_a_new_file_holds_nothing_and_says_so(invoke: Invoke, tmp_path: Path) ->
         assert (result.exit_code, result.stdout, result.stderr) == (0, heads, lacking)
     assert invoke("top", path, "-o", "json").stdout == "[]\n"
     assert invoke("export", path).stdout == ""
+
+
+def test_how_fresh_a_file_is_tells_a_probe_by_its_exit_code(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "live.db"
+
+    def told(*words: str) -> tuple[int, str, str]:
+        result = invoke("info", path, "--fresh", *words)
+        # How long the test takes is not the point.
+        return result.exit_code, result.stdout, re.sub(r"5m \d+s", "5m Ns", result.stderr)
+
+    with connect.writer(path) as conn:
+        assert told("60s") == (
+            1,
+            "",
+            f"Error: {path} has no commit yet\nTry: look at what its recorder says\n",
+        )
+        now_ns = time.time_ns()
+        at_ns = now_ns - 301 * SECOND
+        writer = Writer(conn, node="n1", source="k", settings={}, started_ns=at_ns, boot_id=None)
+        writer.window([], committed_ns=at_ns, counters=EventCounts(0, 0))
+        assert told("60s") == (
+            1,
+            "",
+            f"Error: {path} was last committed 5m Ns ago\nTry: look at what its recorder says\n",
+        )
+        code, said, _ = told("10m")
+        assert (code, said.startswith(f"{path} was last committed 5m ")) == (0, True)
+        # A clock that was set back makes nothing old.
+        writer.window([], committed_ns=now_ns + 60 * SECOND, counters=EventCounts(0, 0))
+        assert told("60s") == (0, f"{path} was last committed 0s ago\n", "")
+    assert told("60s") == (
+        1,
+        "",
+        f"Error: {path} was last committed 0s ago, and nobody writes it\nTry: ctk record {path}\n",
+    )
+    assert told("10m", "--gaps")[2] == (
+        "Error: --gaps and --fresh exclude each other\nTry: give one of them\n"
+    )
 
 
 def test_a_snapshot_is_the_file(invoke: Invoke, shop: Path, tmp_path: Path) -> None:

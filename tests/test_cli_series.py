@@ -71,5 +71,5 @@ def test_a_step_is_whole_minutes(invoke: Invoke, shop: Path, step: str) -> None:
     result = invoke("series", shop, "--step", step)
     assert (result.exit_code, result.stderr) == (
         2,
-        f"Error: {step!r} is not a step of whole minutes\nTry: 1m, 15m, 1h or 1d\n",
+        f"Error: {step!r} is not a step of whole minutes\nTry: 10s, 1m, 15m, 1h or 1d\n",
     )

@@ -296,3 +296,28 @@ def test_labels_are_an_object_in_json_and_text_elsewhere(invoke: Invoke, shop: P
     assert (type(row["dst_labels"]), type(flow["dst_labels"])) == (dict, dict)
     assert flow["src_labels"] == "none"
     assert invoke("query", shop, sql, "-o", "tsv").stdout.startswith("{")
+
+
+def test_a_line_of_blocks_says_when_each_row_moved(invoke: Invoke, shop: Path) -> None:
+    asked = ("top", shop, "--by", "services", "--since", "2024-11-25T18:46:00Z")
+    lines = invoke(*asked, "--spark").stdout.splitlines()
+    assert lines[0].endswith("  EACH 10s")
+    assert {line.split()[0]: line.split()[-1] for line in lines[1:-1]} == {
+        "shop/web": "········▁·█·▁▁▁▁",
+        "shop/db": "········▁█▁·▁▁▃▁",
+        "-": "··········▁▅█▃▁▁",
+    }
+    assert "EACH" not in invoke(*asked).stdout
+    assert "EACH" not in invoke(*asked, "-o", "csv").stdout
+
+
+def test_blocks_are_for_people_and_of_a_span(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--spark", "-o", "json")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: -o json has no pictures\nTry: ctk series has the steps\n",
+    )
+    result = invoke("top", shop, "--spark", "--last", "2")
+    assert result.stderr == (
+        "Error: --spark needs a span of time\nTry: --since 1h in place of --first, --last\n"
+    )

@@ -1,7 +1,7 @@
 """Counts of different values: exact while few, near enough when many, and mergeable."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctk.distinct import EXACT, Distinct
@@ -28,7 +28,6 @@ def test_many_are_counted_to_a_few_percent(count: int) -> None:
 _parts = st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 400)), max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(_parts)
 def test_merged_counts_are_the_count_of_all(parts: list[tuple[int, int]]) -> None:
     """In any order, stored between or not."""

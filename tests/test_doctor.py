@@ -89,8 +89,9 @@ BRIDGED = (*HEALTHY.interfaces, Interface("cni0", bridge=True))
             "insert_failed 3, early_drop 1,000",
             "conntrack -S",
         ),
-        ({"interfaces": ALONE}, "namespace", "warning", "a pod's?", "hostNetwork: true"),
+        ({"interfaces": ALONE}, "namespace", "warning", "a pod's, or", "hostNetwork: true"),
         ({"apart_from_init": True}, "namespace", "warning", "process 1", "hostNetwork: true"),
+        ({"nodes_known": True}, "namespace", "warning", "no address here", "hostNetwork: true"),
         (
             {"interfaces": (*HEALTHY.interfaces, Interface("cilium_host"))},
             "data plane",
@@ -131,7 +132,20 @@ BRIDGED = (*HEALTHY.interfaces, Interface("cni0", bridge=True))
         ),
         ({"rules": "udp dport 53 notrack"}, "NOTRACK", "warning", "keep connections", "grep"),
         ({"rules": "-A OUTPUT -j CT --notrack"}, "NOTRACK", "warning", "keep", "grep"),
-        ({"rules": None}, "NOTRACK", "warning", "could not be read", "on the node"),
+        (
+            {"rules_unread": ("nft is not here",)},
+            "NOTRACK",
+            "unknown",
+            "not looked at: nft is not here",
+            "on the node",
+        ),
+        (
+            {"rules": "-A OUTPUT -j CT --notrack", "rules_unread": ("nft is not here",)},
+            "NOTRACK",
+            "warning",
+            "keep",
+            "grep",
+        ),
         (
             {"rights": None, "cluster": "this is not inside a cluster"},
             "API server",
@@ -150,6 +164,9 @@ BRIDGED = (*HEALTHY.interfaces, Interface("cni0", bridge=True))
         ({"free_bytes": 50 << 20}, "disk", "problem", "0.0 GiB", "make room"),
         ({"writable": False}, "disk", "problem", "may not write there", "elsewhere"),
         ({"free_bytes": None}, "disk", "problem", "directory is not there", "make it"),
+        ({"free_bytes": 9, "disk_named": False}, "disk", "problem", "0.0 GiB", "make room"),
+        ({"writable": False, "disk_named": False}, "disk", "unknown", "not looked", "doctor DB"),
+        ({"free_bytes": None, "disk_named": False}, "disk", "unknown", "not looked", "doctor DB"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(changed, check, status, says, tries):
@@ -157,6 +174,15 @@ def test_what_is_wrong_is_said_with_what_to_do(changed, check, status, says, tri
     assert found.status == status
     assert says in found.found
     assert tries in found.advice
+
+
+def test_a_node_without_pods_is_known_by_its_address():
+    here = {"node_here": ("kind-worker", "172.18.0.3"), "nodes_known": True}
+    for apart in ({"interfaces": ALONE}, {"apart_from_init": True}):
+        found = list(judge(replace(HEALTHY, **here, **apart)))
+        assert Finding("namespace", "ok", "172.18.0.3 is here, an address of node kind-worker") in (
+            found
+        )
 
 
 def test_a_bridge_that_calls_iptables_is_nothing_to_say():

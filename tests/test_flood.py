@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import SUMS, T, ask, assert_levels_agree, listed, pod, record
 from wire import CLOSE, CONFIRMED, SECOND, Connection, batch
@@ -197,7 +197,6 @@ NETWORKS = ("8.8.8.", "10.244.0.", "10.244.1.", "10.0.0.", "127.0.0.", "192.168.
             "2002:1::", "3fff::")  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(NETWORKS), st.integers(0, 255)), min_size=1, max_size=8),
     st.booleans(),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
     EDGES,
@@ -29,7 +29,6 @@ from ctk.store import rollup
 from ctk.timespan import DAY, HOUR, MINUTE
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ROWS,
     terms(),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import get_type_hints
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import FITS, ROWS, fits, flows, new, write
 
@@ -70,7 +70,6 @@ def _every(asked: dict[str, object]) -> Iterable[Term]:
         yield Term(field.field, side, values, negated)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, asked())
 def test_any_filters_by_name_choose_what_python_chooses(
     rows: list[FlowRow], asked: dict[str, object]

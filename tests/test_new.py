@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import EDGES, EXTERNAL, ROWS, START, WEB1, WEB2, finish, flows, new, write
 from recorded import T, file, flow_row, lost
@@ -68,7 +68,6 @@ def test_where_strangers_were_too_many_to_remember_it_is_said(monkeypatch) -> No
     conn.close()
 
 
-@settings(max_examples=80, deadline=None)
 @given(ROWS, st.integers(0, 3 * DAY), st.lists(st.integers(0, 4 * DAY), max_size=2))
 def test_new_is_what_no_flow_before_the_span_had_whatever_was_pruned(
     rows: list[FlowRow], cut_ns: int, prunes: list[int]

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 from ctk.migrations.migrations import migrations
 from edges import edge, with_ids
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
@@ -125,7 +125,6 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(_steps)
 def test_the_first_time_outlives_rows_edges_and_restarts(steps: list[tuple[object, ...]]) -> None:
     conn = _new()

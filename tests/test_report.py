@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
 
 import ctk
-from ctk.ask.graph import SUM_KEYS, Sums, graph, step_of, values_of
+from ctk.ask.graph import SUM_KEYS, Sums, graph, values_of
+from ctk.ask.series import step_of
 from ctk.ask.top import top
 from ctk.model import Filters, FlowRow, Term
 from ctk.store import prune, rollup
@@ -33,7 +34,6 @@ def added(all_sums: Iterable[Sums]) -> tuple[int | None, ...]:
     return found
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, terms(), MOMENT, MOMENT, FOLDED, st.one_of(st.none(), st.sampled_from([HOUR, DAY])))
 def test_the_edges_of_a_graph_are_what_top_counts(
     rows: list[FlowRow],
@@ -74,7 +74,7 @@ def test_the_edges_of_a_graph_are_what_top_counts(
 
 def test_a_span_is_cut_into_some_hundred_steps() -> None:
     assert {
-        name: step_of(lasts_ns) // SECOND
+        name: step_of(lasts_ns, 150) // SECOND
         for name, lasts_ns in {
             "a minute": MINUTE,
             "an hour": HOUR,

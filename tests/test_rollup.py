@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 import pytest
 from ctk.migrations.migrations import migrations
 from edges import edge, with_ids
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
@@ -145,7 +145,6 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(_steps)
 def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
     steps: list[tuple[object, ...]],
@@ -199,7 +198,6 @@ def _stored_ids(conn: sqlite3.Connection) -> tuple[set[int], set[int]]:
     return edges, {found for (found,) in conn.execute("SELECT id FROM endpoint WHERE id > 0")}
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(_rows, st.integers(0, 6)), min_size=1, max_size=8), st.booleans())
 def test_a_sweep_in_slices_throws_away_no_more_and_no_less_than_one_at_once(
     windows: list[tuple[list[FlowRow], int]], prunes: bool
@@ -264,7 +262,7 @@ def test_no_step_of_a_fold_reads_or_writes_more_than_its_slice(conn: sqlite3.Con
     assert max(changes) <= 20
 
 
-def test_two_hours_fold_and_prune_right_at_every_ten_seconds(conn: sqlite3.Connection) -> None:
+def test_two_hours_fold_and_prune_right_at_any_ten_seconds(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
     everything: list[FlowRow] = []
     retain = {"flow": 10 * MINUTE, "1m": 30 * MINUTE}
@@ -279,7 +277,9 @@ def test_two_hours_fold_and_prune_right_at_every_ten_seconds(conn: sqlite3.Conne
         _write(writer, rows)
         everything += rows
         list(writer.maintain(at_ns + 10 * SECOND, retain))
-        _hold(conn, everything)
+        if window % 7 == 0:  # at each of a minute's six windows in turn
+            _hold(conn, everything)
+    _hold(conn, everything)
     now_ns = START + 2 * HOUR
     assert watermarks(conn) == {
         "flow": (None, now_ns - 10 * MINUTE),
@@ -367,7 +367,6 @@ def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
     assert conn.execute("SELECT src, dst FROM flows").fetchall() == [("10.0.0.1", "8.8.8.0")]
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.one_of(

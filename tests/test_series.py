@@ -1,10 +1,11 @@
 """Sums by steps of time, against sums of the flows one by one."""
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
     EDGES,
@@ -24,6 +25,7 @@ from questions import (
 )
 from recorded import T, file, flow_row, lost
 
+import ctk
 from ctk.ask.caveats import Coarse, Widened
 from ctk.ask.series import Series, parse_step, series
 from ctk.ask.sums import NOTHING, Counts
@@ -65,7 +67,6 @@ def _by_step(
     }
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, terms(), MOMENT, MOMENT, st.one_of(st.just(()), KEYS), STEPS, FOLDED)
 def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     rows: list[FlowRow],
@@ -94,7 +95,6 @@ def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     conn.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ROWS,
     MOMENT,
@@ -155,19 +155,20 @@ def test_where_no_bucket_fits_into_a_step_counts_stand_at_the_start_of_theirs() 
 
 
 @pytest.mark.parametrize(
-    ("step", "step_ns"), [("1m", MINUTE), ("90m", 90 * MINUTE), ("2d", 2 * DAY), (HOUR, HOUR)]
+    ("step", "step_ns"),
+    [("1m", MINUTE), ("90m", 90 * MINUTE), ("2d", 2 * DAY), ("30s", 30 * SECOND)],
 )
 def test_a_step_is_whole_minutes(step: str | int, step_ns: int) -> None:
     assert parse_step(step) == step_ns
 
 
-@pytest.mark.parametrize("step", ["0", "30s", "90s", 0, -MINUTE, 1])
+@pytest.mark.parametrize("step", ["0", "15s", "90s", 0, -MINUTE, 1])
 def test_what_is_no_step_says_how_to_write_one(step: str | int) -> None:
     with pytest.raises(UsageError) as error:
         parse_step(step)
     assert (error.value.message, error.value.hint) == (
         f"{step!r} is not a step of whole minutes",
-        "1m, 15m, 1h or 1d",
+        "10s, 1m, 15m, 1h or 1d",
     )
 
 
@@ -271,3 +272,21 @@ def test_without_a_step_one_is_chosen_that_parts_the_span_in_60_or_fewer(
     assert answer.step_ns == step_ns
     assert len(answer.rows) <= 60
     conn.close()
+
+
+def test_among_reads_some_groups_alone(shop: Path) -> None:
+    with ctk.open(shop) as recording:
+        every = recording.series(by="pods", step="10s", side="from").rows
+        some = recording.series(by="pods", step="10s", side="from", among=[("shop/web-1",)]).rows
+        assert some == tuple(row for row in every if row.keys == ("shop/web-1",)) != ()
+        nobody = recording.series(by="service", step="1m", among=[(None,)])
+        assert {row.keys for row in nobody.rows} == {(None,)}
+        assert recording.series(by="service", step="1m", among=[]).rows == ()
+
+
+@pytest.mark.parametrize(("most", "step_ns"), [(2, 60), (5, 20), (9, 10), (1, 120)])
+def test_most_steps_chooses_one_as_short_as_ten_seconds(
+    shop: Path, most: int, step_ns: int
+) -> None:
+    with ctk.open(shop) as recording:
+        assert recording.series(step=None, most_steps=most).step_ns == step_ns * SECOND

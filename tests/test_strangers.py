@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from edges import packed
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_aggregate import Row, plus
 from wire import CLOSE, CONFIRMED, SECOND, TCP, UDP, Connection, batch
@@ -331,7 +331,6 @@ def _play(recording: Recording, steps: Sequence[tuple[Any, ...]]) -> list[Window
     return recording.end()
 
 
-@settings(max_examples=150, deadline=None)
 @given(_steps, st.integers(0, 4), st.sampled_from(["ports", "connections", "none"]))
 def test_sums_are_those_without_folding(
     steps: list[tuple[Any, ...]], most: int, aggregation: Aggregation
@@ -349,7 +348,6 @@ def test_sums_are_those_without_folding(
     assert plain.connections.states == capped.connections.states
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9)), min_size=1, max_size=15),
     st.integers(12, 15),

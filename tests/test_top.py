@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
     EDGES,
@@ -48,7 +48,6 @@ def _seen_within(ranked: Top, groups: dict[tuple[Any, ...], list[Any]]) -> None:
         assert late_ns <= (width_ns if width_ns > 1 else 0)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, terms(), MOMENT, MOMENT, KEYS, st.sampled_from([None, *SORTS]), FOLDED)
 def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     rows: list[FlowRow],
@@ -78,7 +77,6 @@ def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     conn.close()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ROWS,
     MOMENT,
@@ -147,7 +145,6 @@ def _ends(key: str, record: FlowRecord) -> tuple[str | None, str | None]:
     return found[0], found[1]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ROWS,
     st.lists(st.sampled_from(EITHER_KEYS), min_size=1, max_size=2, unique=True),

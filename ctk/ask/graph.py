@@ -16,22 +16,16 @@ from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.folded import folded_of
 from ctk.ask.gaps import StoredGap, gaps_of
 from ctk.ask.selectors import both, edge_condition, row_condition
-from ctk.ask.series import cover_steps
+from ctk.ask.series import cover_steps, step_of
 from ctk.ask.spans import Held, Piece, clip, cover, exact_extent, held
 from ctk.ask.sums import needs_flows
 from ctk.errors import UsageError
 from ctk.model import Filters, Kind
-from ctk.timespan import DAY, HOUR, MINUTE, SECOND, WEEK
+from ctk.timespan import MINUTE
 
 # A span up to this long is read from the flows themselves, so that its times are theirs.
 _READ_EXACTLY = 30 * MINUTE
 _MOST_STEPS = 150
-_STEPS = (
-    *(count * SECOND for count in (10, 20, 30)),
-    *(count * MINUTE for count in (1, 2, 5, 10, 15, 30)),
-    *(count * HOUR for count in (1, 2, 3, 6, 12)),
-    *(DAY, 2 * DAY, WEEK),
-)
 
 
 class Leaf(NamedTuple):
@@ -153,7 +147,7 @@ def graph(
             return _empty(step_ns or MINUTE, gaps, caveats)
         if span[1] - span[0] <= _READ_EXACTLY and levels[0].pruned_ns <= span[0]:
             levels = levels[:1]
-        step_ns = step_ns or step_of(span[1] - span[0])
+        step_ns = step_ns or step_of(span[1] - span[0], _MOST_STEPS)
         # Both cover the same span; steps need finer buckets than sums do.
         pieces, in_steps = cover(levels, *span), cover_steps(levels, *span, step_ns)
         reach = pieces[0].since_ns, pieces[-1].until_ns
@@ -186,11 +180,6 @@ def graph(
             gaps=gaps,
             caveats=tuple(caveats),
         )
-
-
-def step_of(lasts_ns: int) -> int:
-    """Give the step that cuts a span of this length into some hundred."""
-    return next((step for step in _STEPS if lasts_ns <= step * _MOST_STEPS), _STEPS[-1])
 
 
 def _empty(step_ns: int, gaps: tuple[StoredGap, ...], caveats: Sequence[Caveat]) -> Graph:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
+    from ctk.ask.sums import Value
     from ctk.ask.top import Top
 
 _NOT_BUILT = ("clickhouse:", "chdb:")
@@ -169,23 +170,39 @@ class Recording(Questions):
         step: str | int | None = "1m",
         sort: str | None = None,
         limit: int | None = None,
+        most_steps: int | None = None,
+        side: "Side" = "both",
+        among: "Sequence[tuple[Value, ...]] | None" = None,
         **asked: Unpack[Asked],
     ) -> "Series":
         """
         Sum up the flows that fit by steps of time, and by keys as `top` does; steps have no holes.
 
-        `step` is an age ("5m", "1d") or nanoseconds, in whole minutes; steps begin at multiples
-        of it since 1970, UTC. None chooses one. The sums over all steps are those of `top`. `limit`
-        leaves the groups with the largest `sort`.
+        `step` is an age ("5m", "1d") or nanoseconds, in whole minutes, or 10s, 20s or 30s; steps
+        begin at multiples of it since 1970, UTC. None chooses one, by `most_steps` where that is
+        given. The sums over all steps are those of `top`. `limit` leaves the groups with the
+        largest `sort`, `among` those groups; `side` is as of `top`.
         """
         from ctk.ask.series import parse_step, series
 
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "step", "sort", "limit")
+        chosen = self._filters(
+            filters, asked, "by", "step", "sort", "limit", "most_steps", "side", "among"
+        )
         step_ns = None if step is None else parse_step(step)
         with self._connect() as conn:
-            return series(conn, chosen, keys, step_ns, sort, limit)
+            return series(
+                conn,
+                chosen,
+                keys,
+                step_ns,
+                sort,
+                limit,
+                most_steps=most_steps,
+                side=side,
+                among=among,
+            )
 
     def graph(
         self,

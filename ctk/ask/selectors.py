@@ -14,8 +14,9 @@ from functools import partial
 from ipaddress import ip_network
 from typing import Literal, NamedTuple, assert_never, get_args
 
+from ctk.conntrack.names import parse_protocol, protocol_name
 from ctk.errors import UsageError, nearest
-from ctk.model import Field, Kind, Side, Term, parse_protocol, protocol_name
+from ctk.model import Field, Kind, Side, Term
 from ctk.numbers import parse_count, parse_ports, parse_size
 
 

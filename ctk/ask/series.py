@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ctk.ask.among import choose_among
 from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
 from ctk.ask.folded import folded_of
+from ctk.ask.presets import Side
 from ctk.ask.spans import Held, Piece, clip, cover, held
 from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Value, needs_flows, plus, sum_up
 from ctk.errors import UsageError
@@ -91,10 +93,10 @@ def values(row: SeriesRow) -> tuple[Value | float | bool, ...]:
 
 
 def parse_step(step: str | int) -> int:
-    """Turn "5m", or nanoseconds, into the width of a step: whole minutes."""
+    """Turn "5m", or nanoseconds, into the width of a step: whole minutes, or 10, 20 or 30 s."""
     step_ns = parse_age(step) if isinstance(step, str) else step
-    if not isinstance(step_ns, int) or step_ns <= 0 or step_ns % MINUTE:
-        raise UsageError(f"{step!r} is not a step of whole minutes", hint="1m, 15m, 1h or 1d")
+    if not isinstance(step_ns, int) or step_ns <= 0 or (step_ns % MINUTE and step_ns not in _FINE):
+        raise UsageError(f"{step!r} is not a step of whole minutes", hint="10s, 1m, 15m, 1h or 1d")
     return step_ns
 
 
@@ -105,12 +107,17 @@ def series(
     step_ns: int | None,
     sort: str | None = None,
     limit: int | None = None,
+    *,
+    most_steps: int | None = None,
+    side: Side = "both",
+    among: Sequence[Keys] | None = None,
 ) -> Series:
     """
-    Sum up the flows that fit by steps of time and by what their keys are.
+    Sum up the flows that fit by steps of time and by what their keys are; of groups, those `among`.
 
-    Without a step, one is chosen that parts the span in 60 or fewer. The default sort is bytes, and
-    connections where no bytes were measured.
+    Without a step, one is chosen that parts the span in 60 or fewer, or in `most_steps` or fewer,
+    which may be as short as 10 s. The default sort is bytes, and connections where no bytes were
+    measured.
     """
     if sort is not None and sort not in SERIES_COUNTS:
         hint = f"one of {', '.join(SERIES_COUNTS)}"
@@ -121,9 +128,12 @@ def series(
         levels = held(conn)[: 1 if flows_only else None]
         span = clip(conn, levels, filters.since_ns, filters.until_ns)
         if step_ns is None:
-            step_ns = _chosen_step(filters, coverage, span)
+            step_ns = _chosen_step(filters, coverage, span, levels, most_steps)
         pieces = [] if span is None else cover_steps(levels, *span, step_ns)
-        summed = sum_up(conn, pieces, filters, by, step_ns)
+        if among is not None:
+            choose_among(conn, by, side, among)
+        summed = sum_up(conn, pieces, filters, by, step_ns, side=side, among=among is not None)
+        wanted = None if among is None else frozenset(among)
         found = conn.execute(
             f"{summed.sql} SELECT folded, {', '.join([*summed.keys, *COUNTS])} FROM named"
             f" ORDER BY {', '.join(summed.keys)}",
@@ -132,9 +142,10 @@ def series(
         folded = False
         steps: dict[int, dict[Keys, Counts]] = {}
         for is_folded, started_ns, *row in found:
-            folded = folded or bool(is_folded)
-            keys, counts = tuple(row[: len(by)]), Counts._make(row[len(by) :])
-            steps.setdefault(started_ns, {})[keys] = counts
+            keys = tuple(row[: len(by)])
+            if wanted is None or keys in wanted:
+                folded = folded or bool(is_folded)
+                steps.setdefault(started_ns, {})[keys] = Counts._make(row[len(by) :])
         caveats = list(caveats_of(conn, filters))
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
@@ -276,17 +287,47 @@ class _Known(NamedTuple):
         return Step(started_ns, self.coverage.recorded_ns(since_ns, until_ns), is_whole)
 
 
+# What a span is cut into by itself; shorter ones than windows would show nothing but these.
+STEPS = (
+    *(count * SECOND for count in (10, 20, 30)),
+    *(count * MINUTE for count in (1, 2, 5, 10, 15, 30)),
+    *(count * HOUR for count in (1, 2, 3, 6, 12)),
+    *(DAY, 2 * DAY, WEEK),
+)
+_FINE = STEPS[:3]
 _MOST_CHOSEN = 60
 _CHOSEN = (*(n * MINUTE for n in (1, 5, 15, 30)), HOUR, 3 * HOUR, 6 * HOUR, DAY, WEEK)
+# So many days are a picture, and their rollup is read in a moment: that of hours takes seconds.
+_DAYS = 24
 
 
-def _chosen_step(filters: Filters, coverage: Coverage, span: tuple[int, int] | None) -> int:
-    """Choose a step that parts the span in no more than a screen has lines."""
+def _chosen_step(
+    filters: Filters,
+    coverage: Coverage,
+    span: tuple[int, int] | None,
+    levels: Sequence[Held],
+    most: int | None,
+) -> int:
     extent = coverage.extent or span or (0, 0)
     since_ns = extent[0] if filters.since_ns is None else filters.since_ns
     until_ns = extent[1] if filters.until_ns is None else filters.until_ns
-    fits = (step for step in _CHOSEN if (until_ns - since_ns) // step < _MOST_CHOSEN)
-    return next(fits, _CHOSEN[-1])
+    lasts_ns = until_ns - since_ns
+    if most is None:
+        return step_of(lasts_ns, _MOST_CHOSEN, _CHOSEN)
+    began_ns = span[0] if span else since_ns
+    kept = [level.width_ns for level in levels if level.pruned_ns <= began_ns] or [MINUTE]
+    steps = [
+        step
+        for step in STEPS
+        if any(step % width_ns == 0 for width_ns in kept)
+        and (step >= DAY or lasts_ns < _DAYS * DAY)
+    ]
+    return step_of(lasts_ns, most, steps or STEPS)
+
+
+def step_of(lasts_ns: int, most: int, steps: Sequence[int] = STEPS) -> int:
+    """Choose the first of some steps that parts a span in no more than so many."""
+    return next((step for step in steps if lasts_ns // step < most), steps[-1])
 
 
 def cover_steps(levels: Sequence[Held], since_ns: int, until_ns: int, step_ns: int) -> list[Piece]:

@@ -170,12 +170,14 @@ def sum_up(
     *,
     seen: bool = False,
     side: Side = "both",
+    among: bool = False,
 ) -> Summed:
     """
     Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`.
 
     The times of COUNTS are NULL unless they are asked for. `side` is of the keys that either side
-    has; a flow that counts for both is in `whole` once.
+    has; a flow that counts for both is in `whole` once. With `among`, only the edges of
+    `ctk.ask.among` are read.
     """
     read = _READ | (_READ_SEEN if seen else {})
     by = {"edge_id": "edge_id"} if keys else {}
@@ -183,7 +185,7 @@ def sum_up(
         by["src_port"] = "src_port" if pieces else "NULL"
     if step_ns is not None:
         by["bucket_ns"] = f"started_ns - started_ns % {step_ns}"
-    moved = _moved(conn, pieces, filters, read, by)
+    moved = _moved(conn, pieces, filters, read, by, among)
     arms = [
         _arm(keys, of_end, step_ns, where, whole, read)
         for of_end, where, whole in Ends(keys, side).arms()
@@ -258,10 +260,13 @@ def _moved(
     filters: Filters,
     read: dict[str, str],
     columns: dict[str, str],
+    among: bool,
 ) -> Condition:
     """Give the SELECT of what moved, by such columns."""
     conditions = ["started_ns >= ? AND started_ns < ?"]
     bound: tuple[object, ...] = ()
+    if among:
+        conditions.append("edge_id IN (SELECT id FROM temp.among)")
     if fits := edge_condition(filters.terms):
         choose_edges(conn, "fitting", fits)
         conditions.append("edge_id IN (SELECT id FROM temp.fitting)")

@@ -137,20 +137,32 @@ class Recordings(Recording):
         step: str | int | None = "1m",
         sort: str | None = None,
         limit: int | None = None,
+        most_steps: int | None = None,
+        side: Side = "both",
+        among: Sequence[tuple[Value, ...]] | None = None,
         **asked: Unpack[Asked],
     ) -> Series:
         """Sum up the flows of all files that fit by steps of time, and by keys."""
-        from ctk.ask.series import parse_step, together
+        from ctk.ask.series import parse_step, step_of, together
 
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "step", "sort", "limit")
+        chosen = self._filters(
+            filters, asked, "by", "step", "sort", "limit", "most_steps", "side", "among"
+        )
         shares = self._shares(chosen)
         step_ns = None if step is None else parse_step(step)
         if step_ns is None:
-            each = [part.series(share, step=None) for part, share in shares]
+            each = [part.series(share, step=None, most_steps=most_steps) for part, share in shares]
             step_ns = max(series.step_ns for series in each)
-        found = [part.series(share, by=keys, step=step_ns, sort=sort) for part, share in shares]
+            starts = [step.started_ns for series in each for step in series.steps]
+            if most_steps is not None and starts:  # all files may last longer than each of them
+                lasts_ns = max(starts) + step_ns - min(starts)
+                step_ns = max(step_ns, step_of(lasts_ns, most_steps))
+        found = [
+            part.series(share, by=keys, step=step_ns, sort=sort, side=side, among=among)
+            for part, share in shares
+        ]
         caveats = self._together(series.caveats for series in found)
         return together(found, sort, limit, caveats)
 

@@ -33,6 +33,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "info": "Say what DB holds.",
     },
     "Look": {
+        "timeline": "Draw bytes, connections and failures over time.",
         "report": "Make one HTML file of DB, to attach and to look at.",
         "serve": "Show DB as a page, while it is being written or afterwards.",
     },

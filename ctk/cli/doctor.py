@@ -5,12 +5,17 @@ from pathlib import Path
 
 import click
 
-from ctk.cli.options import cluster_options, output_options, refuse_two_clusters
+from ctk.cli.options import (
+    cluster_options,
+    output_options,
+    paths_of_variable,
+    refuse_two_clusters,
+)
 from ctk.render.tables import Output
 
 
 @click.command()
-@click.argument("db", type=click.Path(path_type=Path), default=".")
+@click.argument("db", type=click.Path(path_type=Path), required=False)
 @cluster_options
 @click.option("--no-kube", is_flag=True, help="Ask no API server.")
 @click.option(
@@ -25,7 +30,7 @@ from ctk.render.tables import Output
 @click.pass_context
 def doctor(
     ctx: click.Context,
-    db: Path,
+    db: Path | None,
     kubeconfig: Path | None,
     context: str | None,
     no_kube: bool,
@@ -35,7 +40,8 @@ def doctor(
     """
     Find what keeps ctk from recording here, and what it would not see.
 
-    DB is where the file would be, for its disk. Nothing is changed. Exits with 1 on a problem.
+    DB is where the file would be, for its disk: by default $CTK_DB, or here where one may write.
+    What could not be looked at is unknown. Nothing is changed. Exits with 1 on a problem.
     """
     from ctk.doctor import readings
     from ctk.doctor.findings import judge
@@ -44,7 +50,12 @@ def doctor(
     refuse_two_clusters(context, kubeconfig=kubeconfig, no_kube=no_kube)
 
     seen = readings.read(
-        disk=db, kubeconfig=kubeconfig, context=context, kube=not no_kube, listen_s=listen
+        disk=db or next(iter(paths_of_variable()), Path.cwd()),
+        disk_named=db is not None,
+        kubeconfig=kubeconfig,
+        context=context,
+        kube=not no_kube,
+        listen_s=listen,
     )
     findings = list(judge(seen))
     render.findings(findings, output, sys.stdout.buffer)

@@ -14,9 +14,9 @@ from ctk.cli.options import (
 from ctk.cli.sections import SectionedCommand
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.filters import Cidr
+from ctk.conntrack.names import EVENT_NAMES, EventName, parse_protocol
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
-from ctk.model import EVENT_NAMES, EventName, parse_protocol
 from ctk.numbers import parse_port, parse_size
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
@@ -64,6 +64,7 @@ class RecordCommand(SectionedCommand):
                     "Records as they come",
                     "prints log log_accounting log_max_bytes log_keep log_compress",
                 ),
+                ("How it is watched", "ready_file"),
             )
             for name in names.split()
         }
@@ -236,6 +237,12 @@ class RecordCommand(SectionedCommand):
     is_flag=True,
     help="Log and print also what no event tells: bytes of connections that go on.",
 )
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Touch it at each commit, once there are names; for probes: find FILE -mmin -1.",
+)
 def record(**given: Any) -> None:
     """
     Record what this node's connections do into DB.
@@ -265,6 +272,8 @@ def _refuse_contradictions(options: Options) -> None:
         raise UsageError("--capture and --from-capture exclude each other", hint="give one of them")
     if options.from_capture and options.enable_accounting:
         raise UsageError("--enable-accounting is for the kernel, not for a capture")
+    if options.from_capture and options.ready_file:
+        raise UsageError("--ready-file is for the kernel, not for a capture")
     for flag, age_ns in (
         ("--window", options.window_ns),
         ("--accounting-interval", options.dump_every_ns),
@@ -277,5 +286,6 @@ def _refuse_contradictions(options: Options) -> None:
             "--from-capture": options.from_capture,
             "--capture": options.capture,
             "--log": options.log,
+            "--ready-file": options.ready_file,
         },
     )

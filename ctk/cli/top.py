@@ -7,7 +7,7 @@ import click
 import ctk
 from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, Side, expanded
 from ctk.ask.recording import Recording
-from ctk.ask.sums import KEYS, SORTS, check_keys
+from ctk.ask.sums import KEYS, SEEN, SORTS, check_keys
 from ctk.ask.top import Top
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.options import (
@@ -26,6 +26,9 @@ from ctk.render.tables import Output
 from ctk.timespan import SECOND, format_age, parse_age
 
 _SHOWN = 20  # of a table, unless --limit says otherwise
+_STEPS = 12, 24  # of a picture: at least so many columns, and at most
+_SPAN_HINT = "--since 1h in place of --first, --last"
+_MOST_DRAWN = 200  # rows, where nobody asked for pictures
 
 _HELP = f"""
 Rank who moved most in DB.
@@ -76,6 +79,11 @@ ctk top node.db --watch
     help=f"How many rows; 0 for all.  [default: {_SHOWN} of a table, else all]",
 )
 @click.option(
+    "--spark/--no-spark",
+    default=None,
+    help="When it moved, as a line of blocks.  [default: where the terminal has room]",
+)
+@click.option(
     "--watch",
     metavar="AGE",
     is_flag=False,
@@ -91,6 +99,7 @@ def top(
     side: Side,
     rate: bool,
     limit: int | None,
+    spark: bool | None,
     watch: str | None,
     filters: Filters,
     output: Output,
@@ -103,9 +112,7 @@ def top(
         _watch(db, lists, sort, filters, output, watch)
         return
     if rate and (filters.first, filters.last) != (None, None):
-        raise UsageError(
-            "--rate needs a span of time", hint="--since 1h in place of --first, --last"
-        )
+        raise UsageError("--rate needs a span of time", hint=_SPAN_HINT)
     if limit is None and output.for_people:
         limit = _SHOWN
     with ctk.open(db) as recording:
@@ -120,11 +127,52 @@ def top(
             )
             for keys in lists
         ]
+        drawn = [_drawn(recording, filters, each, output, side, rate, spark) for each in ranked]
     if len(ranked) == 1:
-        render.top(ranked[0], output, sys.stdout.buffer, rate=rate)
+        render.top(ranked[0], output, sys.stdout.buffer, rate=rate, drawn=drawn[0])
     else:
-        render.tops(ranked, output, sys.stdout.buffer, rate=rate)
+        render.tops(ranked, output, sys.stdout.buffer, rate=rate, drawn=drawn)
     _say(ranked, output, rate)
+
+
+def _drawn(
+    recording: Recording,
+    filters: Filters,
+    ranked: Top,
+    output: Output,
+    side: Side,
+    rate: bool,
+    wanted: bool | None,
+) -> render.Drawn | None:
+    """Give when each row moved what ranks it, by one question for all of them; None for none."""
+    if wanted and not output.for_people:
+        raise UsageError(f"-o {output.format} has no pictures", hint="ctk series has the steps")
+    if wanted is False or not output.for_people or not ranked.rows or output.columns:
+        return None
+    if (filters.first, filters.last) != (None, None):
+        if wanted:
+            raise UsageError("--spark needs a span of time", hint=_SPAN_HINT)
+        return None
+    most = _STEPS[1]
+    if not wanted:
+        if output.format != "table" or len(ranked.rows) > _MOST_DRAWN:
+            return None
+        most = min(render.spare(ranked, output, rate=rate), most)
+        if most < _STEPS[0]:
+            return None
+    from ctk.render.overtime import drawn
+
+    rows = [row.keys for row in ranked.rows]
+    found = recording.series(
+        filters,
+        by=ranked.by,
+        step=None,
+        sort=None if SORTS[ranked.sort] in SEEN else ranked.sort,
+        most_steps=most - 1,  # a span may begin within one
+        side=side,
+        among=rows,
+    )
+    return render.Drawn(f"EACH {format_age(found.step_ns)}", drawn(found))
 
 
 def _say(ranked: list[Top], output: Output, rate: bool) -> None:

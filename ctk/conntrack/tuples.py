@@ -31,8 +31,9 @@ from ctk.conntrack.attributes import (
     header,
     walk,
 )
+from ctk.conntrack.names import PROTOCOLS
 from ctk.kept import Sides
-from ctk.model import PROTOCOLS, FlowTuple
+from ctk.model import FlowTuple
 
 # There is one for each family and protocol, and ICMP type; past it parse_tuples reads.
 _MOST_LAYOUTS = 64

@@ -115,7 +115,12 @@ def _table(seen: Readings) -> Iterator[Finding]:
 def _namespace(seen: Readings) -> Iterator[Finding]:
     others = [interface for interface in seen.interfaces if interface.name != "lo"]
     advice = "record on the node itself; a pod needs hostNetwork: true"
-    if seen.apart_from_init:
+    if seen.node_here is not None:
+        node, address = seen.node_here
+        yield Finding("namespace", "ok", f"{address} is here, an address of node {node}")
+    elif seen.nodes_known:
+        yield Finding("namespace", "warning", "no address here is one of a node's", advice)
+    elif seen.apart_from_init:
         yield Finding(
             "namespace",
             "warning",
@@ -126,7 +131,8 @@ def _namespace(seen: Readings) -> Iterator[Finding]:
         yield Finding(
             "namespace",
             "warning",
-            f"{others[0].name} is all there is, and leads to another namespace: a pod's?",
+            f"{others[0].name} is all there is, and leads to another namespace: a pod's, or a node"
+            " that is a container (KinD) and has no pods",
             advice,
         )
     else:
@@ -175,26 +181,26 @@ def _bypasses(seen: Readings) -> Iterator[Finding]:
             " conntrack does not see",
             "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1",
         )
-    if heard.offloaded or "flowtable" in (seen.rules or ""):
+    if heard.offloaded or "flowtable" in seen.rules:
         yield Finding(
             "offload",
             "warning",
             f"flow-table offload: {heard.offloaded:,} connections whose counters stand still",
             "nft list flowtables",
         )
-    if seen.rules is None:
-        yield Finding(
-            "NOTRACK",
-            "warning",
-            "rules could not be read: nft is not here, or not allowed",
-            "look on the node: nft list ruleset | grep -i notrack",
-        )
-    elif re.search(r"\bnotrack\b|xt target \"CT\"", seen.rules, re.IGNORECASE):
+    if re.search(r"\bnotrack\b|xt target \"CT\"", seen.rules, re.IGNORECASE):
         yield Finding(
             "NOTRACK",
             "warning",
             "there are rules that keep connections out of conntrack (NodeLocal DNS has some)",
             "nft list ruleset | grep -i notrack",
+        )
+    elif seen.rules_unread:
+        yield Finding(
+            "NOTRACK",
+            "unknown",
+            f"not looked at: {', '.join(seen.rules_unread)}",
+            "look on the node: nft list ruleset | grep -i notrack",
         )
     else:
         yield Finding("NOTRACK", "ok", "no rule keeps connections out of conntrack")
@@ -240,6 +246,10 @@ def _cluster(seen: Readings) -> Iterator[Finding]:
 
 
 def _disk(seen: Readings) -> Iterator[Finding]:
+    if not seen.disk_named and (seen.free_bytes is None or not seen.writable):
+        text = f"not looked at: this user could not record into {seen.disk}"
+        yield Finding("disk", "unknown", text, "name the recorder's file: ctk doctor DB")
+        return
     if seen.free_bytes is None:
         yield Finding("disk", "problem", f"{seen.disk}: its directory is not there", "make it")
         return

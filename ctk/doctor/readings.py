@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ctk.conntrack import table
+from ctk.conntrack.addresses import local_addresses
 from ctk.conntrack.decode import DESTROY, NEW, Decoder, Event
 from ctk.conntrack.socket import Socket
 from ctk.errors import CtkError, KubeError
@@ -74,8 +76,12 @@ class Readings:
     listened_s: float = 0
     interfaces: Sequence[Interface] = ()
     apart_from_init: bool = False  # in another network namespace than process 1
-    rules: str | None = None  # as nft and iptables-save write them
+    node_here: tuple[str, str] | None = None  # a node's name, and its address that is one of ours
+    nodes_known: bool = False  # whether there would be a `node_here` if this were a node's
+    rules: str = ""  # as nft and iptables-save write them
+    rules_unread: Sequence[str] = ()  # what would have told more of them, and was not to be had
     disk: Path = Path()
+    disk_named: bool = True  # not by chance: it is where a recording is to go
     free_bytes: int | None = None
     writable: bool = True
     cluster: str | None = None  # why there is none, or it cannot be asked
@@ -83,12 +89,21 @@ class Readings:
 
 
 def read(
-    *, disk: Path, kubeconfig: Path | None, context: str | None, kube: bool, listen_s: float
+    *,
+    disk: Path,
+    disk_named: bool = True,
+    kubeconfig: Path | None,
+    context: str | None,
+    kube: bool,
+    listen_s: float,
 ) -> Readings:
     """Look at everything. It takes `listen_s`, and as long as the API server takes to answer."""
     folder = _folder(disk)
     traffic = _listen(listen_s)
     cluster, rights = _ask_cluster(kubeconfig, context) if kube else (None, None)
+    told = rights is not None and rights.get("nodes", "not asked") is None
+    node_here, nodes_known = _node_here(kubeconfig, context) if told else (None, False)
+    rules, rules_unread = _rules()
     return Readings(
         net_admin=_has_net_admin(),
         release=platform.release(),
@@ -101,8 +116,12 @@ def read(
         listened_s=listen_s,
         interfaces=_interfaces(),
         apart_from_init=_apart_from_init(),
-        rules=_rules(),
+        node_here=node_here,
+        nodes_known=nodes_known,
+        rules=rules,
+        rules_unread=rules_unread,
         disk=disk,
+        disk_named=disk_named,
         free_bytes=None if folder is None else shutil.disk_usage(folder).free,
         writable=folder is None or os.access(folder, os.W_OK),
         cluster=cluster,
@@ -208,6 +227,22 @@ def _ask_cluster(
         return error.message, None
 
 
+def _node_here(kubeconfig: Path | None, context: str | None) -> tuple[tuple[str, str] | None, bool]:
+    """Find the node that has an address of this namespace; and whether any node was told of."""
+    from ctk.kube import watch
+
+    ours = {each for each in local_addresses() if not ip_address(each).is_loopback}
+    told = False
+    name = os.environ.get("NODE_NAME")
+    for asked in (name, None) if name else (None,):
+        for node in watch.nodes(kubeconfig, context, asked):
+            told = True
+            for address in node.addresses:
+                if address in ours:
+                    return (node.name, address), True
+    return None, told
+
+
 def _has_net_admin() -> bool:
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.M)
     return found is not None and bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1)
@@ -237,8 +272,12 @@ def _apart_from_init() -> bool:
         return False
 
 
-def _rules() -> str | None:
-    """Return all packet rules; reading them this way loads no module that is not in use."""
+def _rules() -> tuple[str, list[str]]:
+    """
+    Return the packet rules, and what of them could not be read and why.
+
+    Reading them this way loads no module that is not in use.
+    """
     commands = [("nft", "list", "ruleset")]
     for family in ("ip", "ip6"):
         try:
@@ -247,16 +286,22 @@ def _rules() -> str | None:
             continue
         if "raw" in tables.split():  # saving a table that is not there would make it
             commands.append((f"{family}tables-save", "-t", "raw"))
-    texts = [text for command in commands if (text := _output(command)) is not None]
-    return "\n".join(texts) if texts else None
-
-
-def _output(command: Sequence[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    texts, unread = [], []
+    for command in commands:
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_TOOL_S, check=False
+            )
+        except FileNotFoundError:
+            unread.append(f"{command[0]} is not here")
+        except (OSError, subprocess.TimeoutExpired) as error:
+            unread.append(f"{command[0]} failed ({type(error).__name__})")
+        else:
+            texts.append(done.stdout)
+            if done.returncode != 0:
+                said = done.stderr.strip().splitlines()
+                unread.append(f"{command[0]} failed ({said[0] if said else done.returncode})")
+    return "\n".join(texts), unread
 
 
 def _folder(path: Path) -> Path | None:

@@ -82,10 +82,10 @@ class Cluster:
                 self._owners.pods_watched_ns = change.watched_ns
                 self.put(each, change.at_ns)
                 continue
-            if change.sure_until_ns is not None:
-                for address in each.addresses:
-                    self._owners.doubt(address, each.uid, change.sure_until_ns)
+            # Up to when it was sure then is sure now, and no longer.
+            self._owners.missed_since_ns = change.sure_until_ns
             self.drop(resource_of(each), each.uid, change.at_ns, inferred=change.inferred)
+        self._owners.missed_since_ns = None
         self._owners.pods_watched_ns = None
         self._owners.recall_until(told_until_ns)
         self._recalled = {*self._pods, *self._nodes}
@@ -219,10 +219,12 @@ class Cluster:
             return Claim(at_ns, from_ns)
         if new.networked_ns is not None or new.running_ns is not None:
             return Claim(at_ns, new.gained_ns, new.running_ns)
-        came_ns = self._came_ns.get(new.uid)
-        if came_ns is not None and not from_ns <= came_ns < from_ns + SECOND:
-            came_ns = None
-        return Claim(at_ns, from_ns, None, came_ns)
+        return Claim(at_ns, from_ns, None, self._came_in_its_second_ns(new.uid, from_ns))
+
+    def _came_in_its_second_ns(self, uid: str, started_ns: int) -> int | None:
+        """When a pod was first seen, where that was in the very second of its start."""
+        came_ns = self._came_ns.get(uid, FOREVER_NS)
+        return came_ns if started_ns <= came_ns < started_ns + SECOND else None
 
     def drop(self, resource: Resource, uid: str, at_ns: int, *, inferred: bool = False) -> None:
         """An object is gone; `inferred` where nobody saw it go, so that it was some time ago."""
@@ -248,9 +250,10 @@ class Cluster:
             if self._owners.missed_since_ns is not None:
                 for address in gone.addresses:
                     self._owners.doubt(address, uid, self._owners.missed_since_ns)
-            known_ns = [self._owners.sure_until_ns(address, uid) for address in gone.addresses]
-            for address in gone.addresses:
+            known_ns = [
                 self._owners.take(address, uid, to_ns, sure_until_ns=at_ns, inferred=inferred)
+                for address in gone.addresses
+            ]
             sure_until_ns = min(known_ns, default=at_ns)
             told = sure_until_ns if inferred and sure_until_ns < at_ns else None
             self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred, told))
@@ -303,7 +306,7 @@ class Cluster:
         """Whether a pod of a node may have had an address then that is not told yet."""
         return any(
             pod.node == node
-            and pod.started_ns <= when_ns
+            and (self._came_in_its_second_ns(pod.uid, pod.started_ns) or pod.started_ns) <= when_ns
             and not (pod.addresses or pod.final or pod.host_network)
             for pod in self._pods.values()
         )

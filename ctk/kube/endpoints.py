@@ -21,6 +21,7 @@ from dataclasses import replace
 from ctk.kube.cluster import KIND_OF, Cluster
 from ctk.kube.identity import same
 from ctk.kube.objects import (
+    RESOURCES,
     Applied,
     Bookmarked,
     Change,
@@ -150,6 +151,14 @@ class Endpoints:
         if "pods" not in self._listed:
             return []
         return [PodsTold(min(at_ns, self._owners.lost_ns), self._pods_version)]
+
+    @property
+    def has_names(self) -> bool:
+        """Whether all that names come from was listed once, but what is forbidden; pods anyway."""
+        if not self._kube:
+            return True
+        denied = {resource for resource, lost in self._staleness.lost.items() if lost.denied}
+        return "pods" in self._listed and self._listed | denied >= set(RESOURCES)
 
     @property
     def untold(self) -> int:

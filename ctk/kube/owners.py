@@ -160,20 +160,20 @@ class Owners:
         *,
         sure_until_ns: int = FOREVER_NS,
         inferred: bool = False,
-    ) -> None:
+    ) -> int:
         """
-        An address is no longer that owner's, if it still was.
+        An address is no longer that owner's, if it still was; gives up to when it surely was.
 
         Between `sure_until_ns` and `to_ns` it is, if no other turns out to have it: in a pod's
         grace, or in the second in which it ended. `inferred`: nobody saw it end.
         """
         owned = self._open(address, uid)
         if owned is None:
-            return
+            return FOREVER_NS
         owned.inferred, gone_ns = inferred, sure_until_ns
         if sure_until_ns >= to_ns:
             self._close(owned, to_ns)
-            return
+            return to_ns
         if inferred:
             sure_until_ns = min(sure_until_ns, self._sure_until_ns(owned))
             if self.missed_since_ns is None:
@@ -181,11 +181,7 @@ class Owners:
                 sure_until_ns = max(sure_until_ns, gone_ns - _POSTED_LATE_NS)
         owned.recalled, owned.gone_ns = False, gone_ns
         self._wait(owned, to_ns, sure_until_ns)
-
-    def sure_until_ns(self, address: str, uid: str) -> int:
-        """Up to when an address is that owner's for sure; FOREVER_NS where it is not its own."""
-        owned = self._open(address, uid)
-        return FOREVER_NS if owned is None else self._sure_until_ns(owned)
+        return sure_until_ns
 
     def rename(self, endpoint: Endpoint) -> None:
         """The owner of an address has other labels, say, from now on: another endpoint."""

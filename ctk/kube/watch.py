@@ -4,14 +4,17 @@ List and watch: what the API server says, as changes on a queue, from one thread
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
+from urllib.parse import urlencode
 
-from ctk.kube.api import Api, BrokenError, Patience, RefusedError
+from ctk.kube.api import Api, BrokenError, Patience, RefusedError, items
 from ctk.kube.credentials import SERVICE_ACCOUNT, Credentials, InCluster, Kubeconfig
 from ctk.kube.follower import PATHS, Follower, missing_rule
-from ctk.kube.objects import RESOURCES, Change, Resource
+from ctk.kube.objects import RESOURCES, Change, Node, Resource
+from ctk.kube.parse import read
 
 _STOP_S = 0.9
 
@@ -84,6 +87,22 @@ def refusals(kubeconfig: Path | None, context: str | None) -> dict[Resource, str
         except BrokenError as error:
             found[resource] = str(error)
     return found
+
+
+def nodes(kubeconfig: Path | None, context: str | None, name: str | None = None) -> Iterator[Node]:
+    """Yield all nodes, or the one of that name, as their text arrives; nothing more on an error."""
+    patience = Patience(connect=5.0, list=10.0)
+    api = Api(_credentials(kubeconfig, context), patience)
+    chosen = {} if name is None else {"fieldSelector": f"metadata.name={name}"}
+    query = urlencode({"resourceVersion": "0", **chosen})
+    with (
+        suppress(BrokenError, RefusedError, ValueError),
+        closing(api.get(f"{PATHS['nodes']}?{query}", patience.list, compressed=True)) as answer,
+    ):
+        for raw in items(iter(lambda: api.read(answer), b""), {}):
+            found = read("nodes", raw)
+            assert isinstance(found, Node)
+            yield found
 
 
 def _credentials(

@@ -36,7 +36,7 @@ from ctk.timespan import SECOND
 
 log = logging.getLogger("ctk")
 
-_HEARTBEAT_NS = 60 * SECOND  # a file with nothing to say still tells how far it goes
+_HEARTBEAT_NS = 30 * SECOND  # a file with nothing to say still tells how far it goes
 _MANY_CHANGES = 1_000  # of history: they are written without waiting for the window's end
 _OWNERS_KEPT_NS = 600 * SECOND  # after their end: nothing asks about connections that old
 _UNKNOWN_KEPT_NS = 3600 * SECOND  # before the last commit: what is told later names it
@@ -241,7 +241,10 @@ class Recorder:
 
     def _commit(self, at_ns: int) -> bool:
         self._collect_gaps(at_ns)
-        return self._committer.commit(at_ns, self._learned(at_ns), self._aggregator.events)
+        done = self._committer.commit(at_ns, self._learned(at_ns), self._aggregator.events)
+        if done and self._endpoints.has_names:
+            self._listening.ready(self._committer.committed_ns)
+        return done
 
     def _learned(self, at_ns: int) -> list[HistoryChange]:
         return [*self._endpoints.drain(), *self._endpoints.told(at_ns)]

@@ -68,3 +68,4 @@ class Listening:
     pods: Callable[[Endpoint], None] = lambda pod: None
     status: Callable[[Status], None] = lambda status: None
     capture: CaptureWriter | None = None
+    ready: Callable[[int], None] = lambda until_ns: None  # all up to then is in the file, named

@@ -28,6 +28,7 @@ from ctk.record import loop
 from ctk.record.followers import RecordLog, RecordPrinter
 from ctk.record.options import Options
 from ctk.record.plan import Listening, Plan, Status
+from ctk.record.ready import ReadyFile
 from ctk.record.rows import Told, as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
@@ -66,6 +67,7 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         printer = _printer(options, stop, progress)
         record_log = _record_log(stack, options, stop)
         conn = stack.enter_context(connect.writer(options.db))
+        ready = stack.enter_context(ReadyFile(options.ready_file)) if options.ready_file else None
         _refuse_a_second_time(conn, options.db, plan, stream)
         # A capture file is begun anew. Without the lock on DB it may be another recorder's.
         capture = _capture_writer(stack, options, plan, stream)
@@ -86,6 +88,7 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
             pods=printer.pod if printer is not None else lambda pod: None,
             status=show,
             capture=capture,
+            ready=ready.committed if ready is not None else lambda until_ns: None,
         )
         loop.run(conn, stream, plan, changes, listening)
         if printer is not None:

@@ -117,6 +117,20 @@ def table(
     return written, [titles[i] for i in range(len(heads)) if i not in shown]
 
 
+def spare_width(heads: Sequence[Head], rows: Sequence[Row], screen: Screen) -> int:
+    """Give how wide a further column of a table may be; 0 where the table fills its screen."""
+    if screen.width is None:
+        return 0
+    clock = Clock(utc=screen.utc)
+    zones = [_zone(head, rows, i, clock) for i, head in enumerate(heads)]
+    titles = [
+        f"{head.name} ({zone})" if zone else head.name
+        for head, zone in zip(heads, zones, strict=True)
+    ]
+    natural = _widest(titles, list(_texts(heads, zones, clock, rows)))
+    return max(screen.width - _sum(natural) - len(_GAP), 0)
+
+
 def blocks(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Sink) -> int:
     """Write a line for each value, and an empty one between rows."""
     clock = Clock(utc=screen.utc)

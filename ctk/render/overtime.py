@@ -59,17 +59,30 @@ def sparklines(found: "Series", output: Output, out: BinaryIO) -> None:
     answer(heads, _lines(found), output, out)
 
 
+def drawn(found: "Series") -> dict[tuple[object, ...], str]:
+    """Give the line of blocks of each group."""
+    return {keys: _blocks(*_rates(rows, found.sort)) for keys, rows in _groups(found).items()}
+
+
 def _lines(found: "Series") -> Iterator[tuple[object, ...]]:
+    for keys, rows in _groups(found).items():
+        known = [None if row.counts is None else getattr(row.counts, found.sort) for row in rows]
+        measured = [count for count in known if count is not None]
+        rates, most = _rates(rows, found.sort)
+        total = sum(measured) if measured else None
+        yield (*(keys or (_ALL,)), _blocks(rates, most), total, most)
+
+
+def _groups(found: "Series") -> "dict[tuple[object, ...], list[SeriesRow]]":
     groups: dict[tuple[object, ...], list[SeriesRow]] = {}
     for row in found.rows:
         groups.setdefault(row.keys, []).append(row)
-    for keys, rows in groups.items():
-        rates = [row.per_s(found.sort) for row in rows]
-        known = [None if row.counts is None else getattr(row.counts, found.sort) for row in rows]
-        measured = [count for count in known if count is not None]
-        most = max((rate for rate in rates if rate is not None), default=None)
-        total = sum(measured) if measured else None
-        yield (*(keys or (_ALL,)), _blocks(rates, most), total, most)
+    return groups
+
+
+def _rates(rows: "Sequence[SeriesRow]", sort: str) -> tuple[list[float | None], float | None]:
+    rates = [row.per_s(sort) for row in rows]
+    return rates, max((rate for rate in rates if rate is not None), default=None)
 
 
 def _blocks(rates: Sequence[float | None], most: float | None) -> str:

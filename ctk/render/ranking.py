@@ -1,11 +1,12 @@
 """What `top` found: groups, what part of the whole each moved, and the whole."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from ctk.ask.sums import COUNTS, SEEN, SORTS, Counts, Value
 from ctk.errors import UsageError
 from ctk.render.cells import UNKNOWN, Head
+from ctk.render.layout import Row, spare_width
 from ctk.render.tables import Output, answer
 from ctk.timespan import SECOND, format_time
 
@@ -42,21 +43,58 @@ _HEADS = (
 _RATED = ("connections", "failed", "packets", "bytes")
 
 
-def top(ranked: "Top", output: Output, out: BinaryIO, *, rate: bool = False) -> None:
+class Drawn(NamedTuple):
+    """A column of pictures, by the keys of their rows."""
+
+    title: str
+    of: Mapping[tuple[object, ...], str]
+
+
+def top(
+    ranked: "Top",
+    output: Output,
+    out: BinaryIO,
+    *,
+    rate: bool = False,
+    drawn: Drawn | None = None,
+) -> None:
     """
     Write groups; a table ends with what the limit cut, and with the whole.
 
     With `rate`, a table has what happened in a second in place of the counts, and programs have
-    both.
+    both. A table has the pictures of `drawn` as its last column.
     """
     if output.for_people or output.format == "name":
-        _for_people(ranked, output, out, rate)
+        heads, found, foot = _for_people(ranked, rate)
+        if drawn is not None:
+            heads = [*heads, Head("series", title=drawn.title)]
+            found = [
+                (*line, drawn.of.get(row.keys, ""))
+                for line, row in zip(found, ranked.rows, strict=True)
+            ]
+            foot = [(*line, "") for line in foot]
+        answer(heads, found, output, out, foot=foot)
         return
-    columns, found = _for_programs(ranked, rate)
-    answer([Head(column) for column in columns], found, output, out)
+    columns, records = _for_programs(ranked, rate)
+    answer([Head(column) for column in columns], records, output, out)
 
 
-def tops(ranked: Sequence["Top"], output: Output, out: BinaryIO, *, rate: bool = False) -> None:
+def spare(ranked: "Top", output: Output, *, rate: bool = False) -> int:
+    """Give how wide a further column may be, so that no other gets narrower."""
+    heads, found, foot = _for_people(ranked, rate)
+    shown = [i for i, head in enumerate(heads) if not head.wide]
+    rows = [[row[i] for i in shown] for row in (*found, *foot)]
+    return spare_width([heads[i] for i in shown], rows, output.screen)
+
+
+def tops(
+    ranked: Sequence["Top"],
+    output: Output,
+    out: BinaryIO,
+    *,
+    rate: bool = False,
+    drawn: Sequence[Drawn | None] = (),
+) -> None:
     """
     Write several lists, an empty line between them.
 
@@ -80,7 +118,7 @@ def tops(ranked: Sequence["Top"], output: Output, out: BinaryIO, *, rate: bool =
             heads = [Head("by"), *map(Head, columns)]
             answer(heads, ((by, *row) for row in found), output, out)
         else:
-            top(each, output, out, rate=rate)
+            top(each, output, out, rate=rate, drawn=drawn[i] if drawn else None)
     if output.format == "json":
         out.write(b"}\n")
 
@@ -106,7 +144,8 @@ def _for_programs(
     return columns, found
 
 
-def _for_people(ranked: "Top", output: Output, out: BinaryIO, rate: bool) -> None:
+def _for_people(ranked: "Top", rate: bool) -> tuple[list[Head], list[Row], list[Row]]:
+    """Give the columns of a table, its rows, and those below them."""
     counts = [
         head._replace(rank=0, wide=False) if head.key == ranked.sort else head for head in _HEADS
     ]
@@ -142,12 +181,11 @@ def _for_people(ranked: "Top", output: Output, out: BinaryIO, rate: bool) -> Non
         return (*cells, _percent(counted, ranked))[: len(heads)]
 
     blank = [""] * (len(ranked.by) - 1)
-    foot = [line(("total", *blank), ranked.totals)] if ranked.rows else []
+    foot: list[Row] = [line(("total", *blank), ranked.totals)] if ranked.rows else []
     if ranked.groups > len(ranked.rows):
         cut = f"others ({ranked.groups - len(ranked.rows):,})"
         foot.insert(0, line((cut, *blank), ranked.others))
-    found = [line(row.keys, row.counts) for row in ranked.rows]
-    answer(heads, found, output, out, foot=foot)
+    return heads, [line(row.keys, row.counts) for row in ranked.rows], foot
 
 
 def _percent(counts: Counts, ranked: "Top") -> float | None:

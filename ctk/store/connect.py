@@ -329,7 +329,7 @@ def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool 
 
 
 def migrate(conn: sqlite3.Connection) -> None:
-    """Apply the migrations that a file lacks."""
+    """Apply the migrations that a file lacks, all or none."""
     applied: set[str] = set()
     if conn.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone():
         applied.update(
@@ -345,4 +345,7 @@ def migrate(conn: sqlite3.Connection) -> None:
 
     from ctk.migrations.migrations import migrations
 
-    migrations.apply(Database(conn))
+    # One transaction: a file is brought up to date whole, with one wait for the disk, not thirteen.
+    db = Database(conn)
+    with db.atomic():
+        migrations.apply(db)

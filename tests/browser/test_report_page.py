@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from hostile import NAMES, hostile_file
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Page
 
@@ -94,11 +94,6 @@ def test_every_number_is_that_of_top(
     address = report_of(shop)
     page = open_page(address)
 
-    @settings(
-        max_examples=40,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )
     @given(asked=_FILTERS, by=st.sampled_from(["services", "ports"]))
     def holds(asked: dict[str, str], by: str) -> None:
         kinds = ("pod", "node", "service", "external", "unknown")

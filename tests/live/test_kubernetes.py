@@ -173,16 +173,25 @@ def test_an_api_that_is_away_at_the_start_gives_its_names_later(
     cluster.api.put(pod("proxy", NODE, hostNetwork=True))
     cluster.start()
     cluster.api.stop()
-    with recording(cluster, db):
+    ready = tmp_path / "ready"
+    probe = ("find", str(ready), "-mmin", "-1")
+
+    def is_ready() -> bool:
+        return subprocess.run(probe, capture_output=True, check=False).stdout != b""
+
+    with recording(cluster, db, "--ready-file", str(ready)):
         time.sleep(1)
         cluster.dial(1001)
         cluster.dial(1002, "node")
         cluster.dial(53, to="10.96.0.10")
         cluster.dial(1003, WEB_A, NODE)
         time.sleep(2.5)
+        assert not is_ready()  # windows are written, but nothing has a name
         cluster.start()
         until(cluster.watched, "the watches")
+        until(is_ready, "names in the file")
         time.sleep(1.5)
+    assert not ready.exists()
     # Host-network traffic is the node's. WEB_A is no pod that the API tells of.
     assert rows(db, NAMES) == [
         (53, "pod client", "unknown ", 1),

@@ -6,7 +6,19 @@ import sys
 import time
 
 import pytest
-from playednode import PlayedNode, Servers, Traffic, inside, listeners, run, until
+from apiserver import ApiServer
+from playednode import (
+    KUBE,
+    NODE,
+    NODE_NAME,
+    PlayedNode,
+    Servers,
+    Traffic,
+    inside,
+    listeners,
+    run,
+    until,
+)
 
 pytestmark = pytest.mark.live
 
@@ -67,6 +79,38 @@ def test_without_rights_it_is_a_problem(play):
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     code, found = findings(play, *nobody, "--bounding-set=-all", "--inh-caps=-all")
     assert (code, found["rights"], found["kernel"]) == (1, "problem", "problem")
+
+
+def test_in_the_image_it_is_well_though_its_root_is_read_only_and_nft_is_not_there(play):
+    read_only = 'mount -t tmpfs -o ro none /mnt && cd /mnt && PATH=/ && exec "$0" "$@"'
+    before = ("unshare", "--mount", "sh", "-c", read_only)
+    with inside(play.node):
+        code, found = findings(play, *before)
+    assert (code, found["disk"], found["NOTRACK"]) == (0, "unknown", "unknown")
+
+
+def test_a_namespace_is_a_nodes_by_its_address_where_the_cluster_is_asked(play, tmp_path):
+    api = ApiServer()
+    api.load([KUBE / "nodes.json"])
+    said = []
+    for where in (play.node, next(iter(play.pods.values()))):
+        with inside(where):
+            api.start()
+        try:
+            kubeconfig = str(api.kubeconfig(tmp_path / "config"))
+            doctor = [word for word in DOCTOR if word != "--no-kube"]
+            command = [*doctor, "--kubeconfig", kubeconfig, "--listen", "0"]
+            done = subprocess.run(
+                ["ip", "netns", "exec", where, *command], stdout=subprocess.PIPE, check=False
+            )
+        finally:
+            api.stop()
+        found = {one["check"]: one for one in json.loads(done.stdout)}
+        said.append((found["namespace"]["status"], found["namespace"]["found"]))
+    assert said == [
+        ("ok", f"{NODE} is here, an address of node {NODE_NAME}"),
+        ("warning", "no address here is one of a node's"),
+    ]
 
 
 def test_a_pods_namespace_is_not_a_nodes(play):
