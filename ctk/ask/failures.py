@@ -17,8 +17,7 @@ from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.reading import caveats_of_sums, reading
 from ctk.ask.selectors import Condition, both, edge_condition, row_condition
 from ctk.ask.spans import Held, clip, cover, held
-from ctk.ask.sums import COUNTS, KEYS, Counts, Summed, Value, needs_flows, refuse_cut, sum_up
-from ctk.ask.top import TopRow
+from ctk.ask.sums import KEYS, Summed, Value, needs_flows, refuse_cut, sum_up
 from ctk.model import Filters, Term
 from ctk.store.columns import joins_of
 from ctk.timespan import MINUTE
@@ -27,6 +26,18 @@ BY = ("client", "service", "backend", "dst_port", "proto")
 _FAILED = "(unreplied > 0 OR refused > 0)"
 # These say what a failure is, not whose attempts are counted.
 _OF_FAILURE = ("failed", "refused", "unreplied")
+
+
+class Attempts(NamedTuple):
+    """Connections that began in the span, and those that failed in it."""
+
+    connections: int
+    refused: int
+    unreplied: int
+
+    @property
+    def failed(self) -> int:
+        return self.refused + self.unreplied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +56,7 @@ class Failure:
     backend: str
     port: int | None  # that was dialled
     proto: str
-    counts: Counts
+    counts: Attempts
     share: float | None
     first_ns: int  # the start of the row with the first failure
     last_ns: int  # the end of the row with the last
@@ -80,7 +91,7 @@ class Found(NamedTuple):
     By service, port and protocol, `backends` says of each backend whether any failed.
     """
 
-    rows: list[TopRow]
+    rows: list[tuple[Keys, Attempts]]
     backends: dict[Keys, dict[Value, bool]]
     caveats: list[Caveat]
 
@@ -89,7 +100,7 @@ def failures(conn: sqlite3.Connection, filters: Filters, limit: int | None = Non
     """Sum up what failed by client workload, service, backend and port."""
     with one_moment(conn):
         found = find(conn, filters)
-        seen = when_seen(conn, filters, [row.keys for row in found.rows[:limit]])
+        seen = when_seen(conn, filters, [keys for keys, _ in found.rows[:limit]])
     return answer(found, seen, limit)
 
 
@@ -98,8 +109,9 @@ def find(conn: sqlite3.Connection, filters: Filters) -> Found:
     refuse_cut(filters, "failures")
     asked, filters = _parted(filters)
     read = reading(conn, filters, BY)
-    summed = sum_up(conn, read.pieces, filters, BY)
-    some, folded, rows = 0, 0, []
+    summed = sum_up(conn, read.pieces, filters, BY, counted=Attempts._fields)
+    some, folded = 0, 0
+    rows: list[tuple[Keys, Attempts]] = []
     backends: dict[Keys, dict[Value, bool]] = defaultdict(dict)
     for what, is_failed, *row in conn.execute(_sql(summed), summed.values):
         keys = tuple(row[: len(BY)])
@@ -109,12 +121,12 @@ def find(conn: sqlite3.Connection, filters: Filters) -> Found:
             _, service, backend, port, proto = keys
             backends[service, port, proto][backend] = bool(is_failed)
         else:
-            rows.append(TopRow(keys, Counts._make(row[len(BY) :])))
+            rows.append((keys, Attempts._make(row[len(BY) :])))
     caveats = caveats_of_sums(conn, filters, read, some=some > 0, folded=bool(folded))
     rows = [
-        row
-        for row in rows
-        if all((getattr(row.counts, term.field) > 0) != term.negated for term in asked)
+        (keys, attempts)
+        for keys, attempts in rows
+        if all((getattr(attempts, term.field) > 0) != term.negated for term in asked)
     ]
     return Found(rows, backends, caveats)
 
@@ -125,14 +137,14 @@ _ALL, _BACKEND, _FAILURE = range(3)
 def _sql(summed: Summed) -> str:
     """Give the SELECT of whether there is anything, of backends, and of failures in order."""
     _, *of_backend = summed.keys
-    named, counts = ", ".join(summed.keys), ", ".join(COUNTS)
-    none = ", ".join("NULL" for _ in (*BY, *COUNTS[2:]))
+    named, counts = ", ".join(summed.keys), ", ".join(Attempts._fields)
+    none = ", ".join("NULL" for _ in (*BY, *Attempts._fields[2:]))
     return f"""
         {summed.sql}
         SELECT {_ALL}, 0, {none}, COUNT(*), MAX(folded) FROM named
         UNION ALL
         SELECT {_BACKEND}, MAX(failed > 0), NULL, {", ".join(of_backend)},
-            {", ".join("NULL" for _ in COUNTS)}
+            {", ".join("NULL" for _ in Attempts._fields)}
         FROM named WHERE {of_backend[0]} IS NOT NULL AND (connections > 0 OR failed > 0)
         GROUP BY {", ".join(of_backend)}
         UNION ALL
@@ -154,7 +166,7 @@ def answer(
     found: Found, seen: "Mapping[Keys, tuple[SeenRow, SeenRow]]", limit: int | None
 ) -> Failures:
     """Put together what failed and when."""
-    rows = tuple(_failure(row, *seen[row.keys], found.backends) for row in found.rows[:limit])
+    rows = tuple(_failure(*row, *seen[row[0]], found.backends) for row in found.rows[:limit])
     caveats = list(found.caveats)
     coarsest_ns = max((row.exact_to_ns for row in rows), default=1)
     if coarsest_ns > MINUTE:
@@ -162,8 +174,8 @@ def answer(
     return Failures(
         rows=rows,
         found=len(found.rows),
-        refused=sum(row.counts.refused for row in found.rows),
-        unreplied=sum(row.counts.unreplied for row in found.rows),
+        refused=sum(attempts.refused for _, attempts in found.rows),
+        unreplied=sum(attempts.unreplied for _, attempts in found.rows),
         caveats=tuple(caveats),
     )
 
@@ -184,10 +196,13 @@ class SeenRow(NamedTuple):
 
 
 def _failure(
-    row: TopRow, first: SeenRow, last: SeenRow, backends: Mapping[Keys, Mapping[Value, bool]]
+    keys: Keys,
+    counts: Attempts,
+    first: SeenRow,
+    last: SeenRow,
+    backends: Mapping[Keys, Mapping[Value, bool]],
 ) -> Failure:
-    client, service, backend, port, proto = row.keys
-    counts = row.counts
+    client, service, backend, port, proto = keys
     of_service = backends.get((service, port, proto))
     return Failure(
         client=str(client),

@@ -57,10 +57,10 @@ _READ = {
 _READ_SEEN = {"first_seen_ns": "started_ns", "last_seen_ns": "{ended_ns}"}
 _ENDED_NS = {level.table: f"started_ns + {level.width_ns or 'lasted_ns'}" for level in LEVELS}
 _ADDED = {"first_seen_ns": "MIN", "last_seen_ns": "MAX"}  # and SUM the others
-# What follows from the sums.
+# What follows from which sums.
 _FOLLOWING = {
-    "failed": "unreplied + refused",
-    "bytes": "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in)",
+    "failed": (("unreplied", "refused"), "unreplied + refused"),
+    "bytes": (("bytes_out", "bytes_in"), "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in)"),
 }
 
 Value = str | int | None
@@ -168,6 +168,7 @@ def sum_up(
     keys: Sequence[str],
     step_ns: int | None = None,
     *,
+    counted: Sequence[str] = tuple(_READ),
     seen: bool = False,
     side: Side = "both",
     among: bool = False,
@@ -175,11 +176,12 @@ def sum_up(
     """
     Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`.
 
-    The times of COUNTS are NULL unless they are asked for. `side` is of the keys that either side
+    COUNTS that do not follow from `counted` are NULL, and so are its times without `seen`: each
+    costs. `side` is of the keys that either side
     has; a flow that counts for both is in `whole` once. With `among`, only the edges of
     `ctk.ask.among` are read.
     """
-    read = _READ | (_READ_SEEN if seen else {})
+    read = {count: _READ[count] for count in counted} | (_READ_SEEN if seen else {})
     by = {"edge_id": "edge_id"} if keys else {}
     if "src_port" in keys:
         by["src_port"] = "src_port" if pieces else "NULL"
@@ -193,10 +195,7 @@ def sum_up(
     # What is used once is not stored, but read as it is made.
     kept = "MATERIALIZED" if len(arms) > 1 else "NOT MATERIALIZED"
     named = [*(() if step_ns is None else ("bucket_ns",)), *(f"k{i}" for i in range(len(keys)))]
-    counts = ", ".join(
-        f"{_FOLLOWING.get(count, count if count in read else 'NULL')} AS {count}"
-        for count in COUNTS
-    )
+    counts = ", ".join(f"{_count(count, read)} AS {count}" for count in COUNTS)
     names = ", ".join(named)
     whole = ""
     if len(arms) > 1:
@@ -212,6 +211,12 @@ def sum_up(
         {whole}
     """
     return Summed(sql, moved.values, tuple(named), bool(whole))
+
+
+def _count(count: str, read: Mapping[str, str]) -> str:
+    """Give the SQL of a count over the sums of what was read."""
+    needed, sql = _FOLLOWING.get(count, ((count,), count))
+    return sql if read.keys() >= set(needed) else "NULL"
 
 
 # What an edge that stands for many does not tell of a side of its: the address, and what is only
