@@ -215,7 +215,8 @@ class SeenByEach(NamedTuple):
 
     @property
     def text(self) -> str:
-        return f"of {self.nodes:,} nodes: a connection that two of them saw counts twice"
+        twice = "a connection that two of them saw counts twice: ctk merge counts it once"
+        return f"of {self.nodes:,} nodes: {twice}"
 
 
 Caveat = (
