@@ -46,14 +46,14 @@ NO_FILES = re.compile(
 )
 NO_STDLIB = re.compile(
     r"(test|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils|pydoc_data|site-packages|venv"
-    r"|lib-dynload|config-[^/]*|__pycache__|unittest|curses|dbm|xmlrpc|wsgiref)(/|$)"
+    r"|lib-dynload|config-[^/]*|__pycache__|dbm|xmlrpc|wsgiref)(/|$)"
     r"|.*/(tests?|__pycache__)/"
     # Of encodings, those of UTF, of host names and of archives.
     r"|encodings/(?!__init__|aliases|ascii|charmap|cp437|idna|latin_1|punycode|utf)"
-    r"|(turtle|antigravity|this|__hello__|pydoc|doctest|idle|smtpd|nntplib|telnetlib|_pydecimal|pickletools|_pyio)\.py$"
+    r"|(turtle|antigravity|this|__hello__|doctest|idle|smtpd|nntplib|telnetlib|_pydecimal|pickletools|_pyio)\.py$"
 )
 NO_DYNLOAD = re.compile(
-    r"_test|_tkinter|_curses|_codecs_|_multibytecodec|_crypt|_lsprof|_xx|xx|audioop|nis|ossaudio"
+    r"_test|_tkinter|_codecs_|_multibytecodec|_crypt|_lsprof|_xx|xx|audioop|nis|ossaudio"
     r"|readline|spwd|_dbm|_gdbm|_ctypes_test"
 )
 _PLACEHOLDER = "/" + "x" * 254  # a path for the loader, which the launcher writes over

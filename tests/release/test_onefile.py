@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,3 +134,24 @@ def test_pythons_variables_are_meant_for_another(released, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
         assert "_CTK_COMPLETE" in done.stdout
     assert len([*place.iterdir()]) == 1
+
+
+def test_every_module_of_ctk_finds_what_it_imports(released, tmp_path):
+    """With the interpreter that is inside, whose like built it."""
+    environment = ENVIRONMENT | {"CTK_UNPACK": str(tmp_path)}
+    subprocess.run([released.file, "--version"], env=environment, check=True, capture_output=True)
+    (home,) = tmp_path.glob("ctk-*")
+    program = f"""
+import importlib, pkgutil, sys
+sys.path[:] = ["{home}/lib/python.zip", "{home}/lib/dynload", "{home}/lib/site"]
+import ctk
+for each in pkgutil.walk_packages(ctk.__path__, "ctk."):
+    if not each.name.endswith("__main__"):
+        importlib.import_module(each.name)
+import kubernetes.config, kubernetes.client.rest, pyroute2, backports.zstd, uvicorn, starlette.applications
+print(len(sys.modules))
+"""
+    command = [sys.executable, "-I", "-S", "-B", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 300
