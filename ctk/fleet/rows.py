@@ -15,8 +15,8 @@ from ctk.fleet.inputs import Input
 from ctk.fleet.slices import LevelRows
 from ctk.store import folded
 from ctk.store.columns import COUNT_KEYS
+from ctk.store.levels import LEVELS, Level
 from ctk.store.merged import Aside, Why, aside_of
-from ctk.store.rollup import LEVELS, Level
 from ctk.store.sums import ADDED, COLUMNS, SUMS
 
 _OF_FLOW = ("started_ns", "n", "edge_id", "lasted_ns", "src_port", *COUNT_KEYS)
