@@ -20,7 +20,7 @@ from ctk.model import Datagrams, Endpoint, packed
 from ctk.record import commit
 from ctk.render import eventlog
 from ctk.store import connect
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 
 WEB, DB = "10.244.0.21", "10.244.0.22"
 ONE_EACH = (1, 40, 0, 0)
