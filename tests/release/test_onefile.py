@@ -148,7 +148,8 @@ import ctk
 for each in pkgutil.walk_packages(ctk.__path__, "ctk."):
     if not each.name.endswith("__main__"):
         importlib.import_module(each.name)
-import kubernetes.config, kubernetes.client.rest, pyroute2, backports.zstd, uvicorn, starlette.applications
+import kubernetes.config, kubernetes.client.rest, pyroute2, backports.zstd
+import uvicorn, starlette.applications
 print(len(sys.modules))
 """
     command = [sys.executable, "-I", "-S", "-B", "-c", program]
