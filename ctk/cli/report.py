@@ -9,6 +9,7 @@ import click
 
 from ctk.ask.keywords import filters_of
 from ctk.ask.recording import Recording
+from ctk.cli.bar import Stages
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.options import db_argument, refuse_one_file_twice
 from ctk.errors import UsageError
@@ -59,22 +60,24 @@ def report(
     from ctk.report.document import document
     from ctk.report.redact import Words
 
-    with ctk.open(db) as recording:
+    with ctk.open(db) as recording, Stages() as stages:
         made = document(
             recording,
             filters,
             before=None if before is None else _span(before, recording),
             labels=not no_labels,
             words=Words() if redact else None,
+            at=stages.at,
         )
-    if form == "json":
-        from orjson import OPT_INDENT_2, dumps
+        stages.at(0.9, "the page")
+        if form == "json":
+            from orjson import OPT_INDENT_2, dumps
 
-        text = dumps(made, option=OPT_INDENT_2) + b"\n"
-    else:
-        from ctk.report.page import report as page
+            text = dumps(made, option=OPT_INDENT_2) + b"\n"
+        else:
+            from ctk.report.page import report as page
 
-        text = page(made)
+            text = page(made)
     if output is None and form == "html" and sys.stdout.isatty():
         output = Path(f"{db.stem}.html")
     if output is None or str(output) == "-":

@@ -1,6 +1,8 @@
 """The report, opened from a disk."""
 
+import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +230,50 @@ def test_without_a_script_there_is_a_table(
     page.goto(report_of(shop))
     assert "203.0.113.9" in page.inner_text("table")
     context.close()
+
+
+def test_the_command_of_whatever_is_chosen_gives_its_numbers(
+    open_page: Open, report_of: Callable[..., str], shop: Path, invoke: Callable[..., Any]
+) -> None:
+    page = open_page(report_of(shop))
+
+    def holds() -> None:
+        shown = page.eval_on_selector(".panel .sums", "sums => ({...sums.dataset})")
+        told = {
+            "connections": shown["connections"],
+            "refused": shown["refused"],
+            "unreplied": shown["unreplied"],
+            "bytes_out": shown["bytesOut"],
+            "bytes_in": shown["bytesIn"],
+        }
+        numbers = {key: None if text == "" else int(text) for key, text in told.items()}
+        command = shlex.split(page.inner_text(".command code >> nth=0"))
+        words = [str(shop) if word == "shop.db" else word for word in command[1:]]
+        whole = "--by" not in words
+        rows = json.loads(
+            invoke(*words, *(["--by", "proto"] if whole else []), "-o", "json").stdout
+        )
+        if whole:
+            added = {
+                key: sum(each)
+                if (each := [row[key] for row in rows if row[key] is not None])
+                else None
+                for key in SUMS
+            }
+            assert numbers == added, command
+        else:
+            assert numbers in [{key: row[key] for key in SUMS} for row in rows], command
+
+    seen = 0
+    for what in (".box", ".link", "main .way"):
+        for at in range(len(page.query_selector_all(what))):
+            page.evaluate(
+                "([what, at]) => document.querySelectorAll(what)[at]"
+                "?.dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+                [what, at],
+            )
+            page.wait_for_function("() => location.hash.slice(1) === document.body.dataset.shown")
+            if page.query_selector(".panel"):
+                holds()
+                seen += 1
+    assert seen > 12

@@ -4,7 +4,7 @@
 (function (ctk) {
   const { html, useEffect, useMemo, useRef, useState } = htmPreact;
   const ZOOMS = [0.25, 2];
-  const LEGIBLE = 0.6; // smaller, names can't be read: the view scrolls instead
+  const LEGIBLE = 0.7; // smaller, names can't be read: the view scrolls instead
 
   function widthOf(link, measured) {
     const weight = measured ? ctk.bytesOf(link.sums) || 0 : link.sums.connections;
@@ -41,6 +41,7 @@
         onClick=${() => onSelect(box)} onDblClick=${() => box.opens && onOpen(box)} onKeyDown=${onKey}>
       <span class="what">${ctk.shortened(namespace, 26)}${box.leaves.size > 1 ? html` <i>×${box.leaves.size}</i>` : null}</span>
       <span class="name">${ctk.shortened(box.name, 24)}</span>
+      <span class="moved">${ctk.counted(box.all.connections)} conns${ctk.bytesOf(box.all) === null ? "" : ` · ${ctk.scaled(ctk.bytesOf(box.all))}`}</span>
       ${failed ? html`<span class="badge">${ctk.counted(failed)} failed</span>` : null}
     </button>`;
   }
@@ -117,7 +118,7 @@
         <button type="button" onClick=${() => turn(1.25)} aria-label="Larger">+</button>
         <button type="button" onClick=${() => turn(0.8)} aria-label="Smaller">−</button>
         <button type="button" onClick=${() => setZoom(fit())}>Fit</button>
-        ${[...open].sort(ctk.compareText).map((key) => html`<button type="button" class="chip" onClick=${() => onClose(key)}
+        ${[...open].sort(ctk.compareText).map((key) => html`<button type="button" class="chip" data-key=${key} onClick=${() => onClose(key)}
           title="Close it: show it as one box">${key.slice(key.indexOf(":") + 1)} ×</button>`)}
         ${more.boxes.length || more.links.length ? html`<button type="button" class="more" onClick=${onMore}>
           +${ctk.counted(more.boxes.length)} boxes, ${ctk.counted(more.links.length)} links more: ${" "}
