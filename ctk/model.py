@@ -12,9 +12,7 @@ from functools import lru_cache
 from operator import itemgetter
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
-
-from ctk.errors import UsageError, nearest
+from typing import Literal, NamedTuple
 
 Kind = Literal["pod", "node", "service", "external", "unknown"]
 Via = Literal["address", "endpoint"]
@@ -30,12 +28,7 @@ GapKind = Literal[
     "file locked",  # rows that could not be written; `lost` says how many events they held
 ]
 
-# The kernel's events of a connection, as people name them.
-EventName = Literal["new", "update", "destroy"]
-EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
-
-# What a filter flag asks about, and of which side: "from" opened the connection, "to" was dialled
-# or answered.
+# What a filter flag asks about, and of which side: "from" dialled, "to" was dialled or answered.
 Field = Literal[
     "namespace",
     "pod",
@@ -49,6 +42,7 @@ Field = Literal[
     "protocol",
     "zone",
     "cross_namespace",
+    "cross_zone",
     "failed",
     "refused",
     "unreplied",
@@ -56,43 +50,6 @@ Field = Literal[
     "min_connections",
 ]
 Side = Literal["any", "from", "to"]
-
-# IANA protocol numbers that have a name here; others are the number as text.
-PROTOCOLS: Mapping[int, str] = {
-    1: "icmp",
-    2: "igmp",
-    4: "ipip",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    47: "gre",
-    50: "esp",
-    51: "ah",
-    58: "icmpv6",
-    132: "sctp",
-    136: "udplite",
-}
-PROTOCOL_NUMBERS: Mapping[str, int] = {name: number for number, name in PROTOCOLS.items()}
-
-
-def parse_protocol(text: str) -> int:
-    """Turn "tcp", "UDP" or "132" into the protocol's number."""
-    number = PROTOCOL_NUMBERS.get(text.lower())
-    if number is None and text.isdecimal() and text.isascii() and len(text) <= 3:
-        number = int(text)
-    if number is None or number > 255:
-        raise UsageError(
-            f"{text!r} is not a protocol",
-            hint=nearest(text, PROTOCOL_NUMBERS)
-            or f"a number up to 255, or {', '.join(PROTOCOLS.values())}",
-        )
-    return number
-
-
-def protocol_name(number: int) -> str:
-    """Give the name that a flow has for a protocol: its number as text where it has none."""
-    return PROTOCOLS.get(number, str(number))
-
 
 # A node's label that names its topology zone (Kubernetes: well-known labels).
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -298,8 +255,8 @@ class ObjectClosed(NamedTuple):
     """
     The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`.
 
-    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered. Its
-    addresses were surely no other's until `sure_until_ns` then, where that is earlier.
+    `inferred` where nobody saw it: no recorder ran, or no API server answered. The addresses of one
+    that is gone were surely no other's until `sure_until_ns` then, where that is earlier.
     """
 
     kind: Literal["pod", "service", "node"]

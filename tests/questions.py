@@ -22,7 +22,7 @@ from ctk.ask.pages import PAGE_ROWS
 from ctk.ask.sums import NOTHING
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
 from ctk.store.columns import IDENTITY_KEYS, FlowRecord
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 
@@ -287,6 +287,14 @@ FITS: dict[str, tuple[Test, list[str], list[Side]]] = {
         lambda record, *_: (
             None not in (record.src_namespace, record.dst_namespace)
             and record.src_namespace != record.dst_namespace
+        ),
+        [],
+        ["any"],
+    ),
+    "cross_zone": (
+        lambda record, *_: (
+            None not in (record.src_node_zone, record.dst_node_zone)
+            and record.src_node_zone != record.dst_node_zone
         ),
         [],
         ["any"],

@@ -8,6 +8,7 @@ from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
 from ctk.ask.spans import Held, exact_extent, held
+from ctk.store import merged
 from ctk.store.sizes import content_bytes, database_bytes
 from ctk.timespan import format_time
 
@@ -75,6 +76,7 @@ class Description:
     recordings: tuple[DescribedRecording, ...]
     gaps: tuple[GapsOfKind, ...]
     gaps_in_words: str | None
+    merged: tuple[str, ...]  # of several nodes' files: what of them does not count, and why
     endpoints: tuple[EndpointsOfKind, ...]
     levels: tuple[DescribedLevel, ...]
     tables: tuple[DescribedTable, ...]
@@ -91,6 +93,7 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
         levels = held(conn)
         span = exact_extent(conn, levels)
         tables = _tables(conn) if sizes else ()
+        asides, notes = merged.read(conn)
         return Description(
             since=format_time(span[0]) if span else None,
             until=format_time(span[1]) if span else None,
@@ -120,6 +123,7 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
                 )
             ),
             gaps_in_words=gaps_in_words(gaps_of(conn)),
+            merged=(*merged.in_words(asides), *notes),
             endpoints=tuple(
                 EndpointsOfKind(*row)
                 for row in conn.execute(

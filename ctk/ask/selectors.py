@@ -14,8 +14,9 @@ from functools import partial
 from ipaddress import ip_network
 from typing import Literal, NamedTuple, assert_never, get_args
 
+from ctk.conntrack.names import parse_protocol, protocol_name
 from ctk.errors import UsageError, nearest
-from ctk.model import Field, Kind, Side, Term, parse_protocol, protocol_name
+from ctk.model import Field, Kind, Side, Term
 from ctk.numbers import parse_count, parse_ports, parse_size
 
 
@@ -33,7 +34,7 @@ _SERVICE_NAMESPACE = "substr(edge.service, 1, instr(edge.service, '/') - 1)"
 _SELECTOR_HINT = "--label 'app=web,tier in (front,back),!old'"
 _KEY = r"(?:[a-z0-9.-]+/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
 _VALUE = r"[A-Za-z0-9_.*?-]*"
-_REQUIREMENT = re.compile(
+_REQUIREMENT = (
     rf"\s*(?:(?P<absent>!)\s*(?P<absent_key>{_KEY})"
     rf"|(?P<key>{_KEY})(?:\s*(?P<equal>==|=|!=)\s*(?P<value>{_VALUE})"
     rf"|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*(?:,|$)"
@@ -140,7 +141,9 @@ def _of_edge(term: Term) -> Condition:
             names = tuple(protocol_name(parse_protocol(text)) for text in term.values)
             return Condition(f"edge.proto IN ({_marks(names)})", names)
         case "cross_namespace":
-            return _CROSSES
+            return _CROSSES_NAMESPACES
+        case "cross_zone":
+            return _CROSSES_ZONES
         case "failed" | "refused" | "unreplied" | "min_bytes" | "min_connections":
             raise AssertionError("it is a condition on rows")
         case _:
@@ -148,9 +151,16 @@ def _of_edge(term: Term) -> Condition:
 
 
 # Where a side has no namespace, it is in none other.
-_CROSSES = Condition(
+_CROSSES_NAMESPACES = Condition(
     "EXISTS (SELECT 1 FROM endpoint AS src, endpoint AS backend WHERE src.id = edge.src_id"
     " AND backend.id = edge.backend_id AND src.namespace <> backend.namespace)"
+)
+# Where the zone of a side is not known, it is not known to be another.
+_CROSSES_ZONES = Condition(
+    "EXISTS (SELECT 1 FROM endpoint AS src, endpoint AS backend, node_zone AS src_zone,"
+    " node_zone AS dst_zone WHERE src.id = edge.src_id AND backend.id = edge.backend_id"
+    " AND src_zone.node = src.node AND dst_zone.node = backend.node"
+    " AND src_zone.zone <> dst_zone.zone)"
 )
 
 
@@ -205,9 +215,10 @@ def _labelled(text: str) -> Condition:
 def selector(text: str) -> list[Condition]:
     """Turn a Kubernetes label selector into conditions on `labels`, all of which must hold."""
     conditions = []
+    requirement = re.compile(_REQUIREMENT)
     at = 0
     while at < len(text) or at == 0:
-        match = _REQUIREMENT.match(text, at)
+        match = requirement.match(text, at)
         if match is None or (match.end() == len(text) and text.endswith(",")):
             raise UsageError(f"{text!r} is not a label selector", hint=_SELECTOR_HINT)
         conditions.append(_requirement(match))

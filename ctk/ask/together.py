@@ -52,12 +52,14 @@ class Recordings(Recording):
     A connection that several of their nodes saw counts once for each: see `SeenByEach`.
     """
 
-    def __init__(self, targets: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self, targets: Sequence[str | os.PathLike[str]], *, all_observers: bool = False
+    ) -> None:
         """Open the files; a UsageError where two of them hold the same recording."""
         if not targets:
             raise UsageError("there is no file to open", hint="give one or more of them")
-        super().__init__(targets[0])
-        self._parts = tuple(map(Recording, targets))
+        super().__init__(targets[0], all_observers=all_observers)
+        self._parts = tuple(Recording(target, all_observers=all_observers) for target in targets)
         holders: dict[tuple[object, ...], Recording] = {}
         for part in self._parts:
             runs = part.runs()
@@ -227,22 +229,22 @@ class Recordings(Recording):
     ) -> tuple[Caveat, ...]:
         """Put the caveats of the files' answers together, in the files' order."""
         gaps: list[StoredGap] = []
-        files: dict[Caveat, list[str]] = {}
+        files: dict[tuple[type, Caveat], list[str]] = {}  # two of different types may be equal
         for part, caveats in zip(self._parts, found, strict=True):
             for caveat in caveats:
                 if isinstance(caveat, HasGaps):
                     gaps += caveat.gaps
                 else:
-                    files.setdefault(caveat, []).append(str(part.path))
-        nothing = [names for caveat, names in files.items() if isinstance(caveat, NothingFits)]
+                    files.setdefault((type(caveat), caveat), []).append(str(part.path))
+        nothing = [names for (kind, _), names in files.items() if kind is NothingFits]
         if sum(map(len, nothing)) < len(self._parts):  # in one of them something fits
-            files = {each: of for each, of in files.items() if not isinstance(each, NothingFits)}
+            files = {each: of for each, of in files.items() if each[0] is not NothingFits}
         together: list[Caveat] = []
         if gaps:
             together.append(HasGaps(tuple(sorted(gaps, key=lambda gap: gap[2:4]))))
         together += [
             caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
-            for caveat, names in files.items()
+            for (_, caveat), names in files.items()
         ]
         return (*together, *self._of_files()) if sums else tuple(together)
 

@@ -10,8 +10,9 @@ from typing import get_args
 import click
 from click.shell_completion import CompletionItem
 
+from ctk.conntrack.names import PROTOCOL_NUMBERS
 from ctk.errors import CtkError
-from ctk.model import PROTOCOL_NUMBERS, Field, Kind
+from ctk.model import Field, Kind
 
 _MOST = 200  # that a shell is to list
 # A shell puts what completes a word into its line as it is: no name from a file may be more.

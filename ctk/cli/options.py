@@ -7,7 +7,6 @@ A command gets one `Output`, never the flags themselves; its filters are those o
 import functools
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +47,13 @@ dbs_argument = click.argument(
     callback=lambda _ctx, _param, paths: paths[0] if len(paths) == 1 else paths,
 )
 Dbs = Path | tuple[Path, ...]
+
+
+observers_option = click.option(
+    "--all-observers",
+    is_flag=True,
+    help="Of merged nodes, what each of them saw: a connection counts for each.",
+)
 
 
 def sql_arguments(command: F) -> F:
@@ -195,6 +201,8 @@ def screen_of(stream: TextIO, *, utc: bool, paged: bool) -> Screen:
     colour = wants_colour(stream)
     if not stream.isatty():
         return Screen(colour=colour, utc=utc)
+    import shutil
+
     size = shutil.get_terminal_size()
     return Screen(
         width=size.columns,

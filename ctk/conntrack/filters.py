@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from ctk.conntrack import attributes
+from ctk.conntrack.names import PROTOCOL_NUMBERS, parse_protocol
 from ctk.errors import UsageError
-from ctk.model import PROTOCOL_NUMBERS, FlowTuple, parse_protocol
+from ctk.model import FlowTuple
 from ctk.numbers import parse_port
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.filters import Cidr, EventFilter
-from ctk.model import EventName, protocol_name
+from ctk.conntrack.names import EventName, protocol_name
 
 Scope = Literal["cluster", "node"]
 

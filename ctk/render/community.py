@@ -4,7 +4,7 @@ from base64 import b64encode
 from hashlib import sha1
 from socket import AF_INET, AF_INET6, inet_pton
 
-from ctk.model import PROTOCOL_NUMBERS
+from ctk.conntrack.names import PROTOCOL_NUMBERS
 from ctk.store.columns import FlowRecord
 
 _WITH_PORTS = frozenset(PROTOCOL_NUMBERS[name] for name in ("tcp", "udp", "sctp"))

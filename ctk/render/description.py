@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render import layout
@@ -79,6 +80,9 @@ def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
         source = safe(recording.source)
         yield "", f"{moment(recording.started_at)} {end}, {source}: {events}"
     yield "gaps", held.gaps_in_words or "none"
+    for title, text in zip_longest(["merged"], map(safe, held.merged), fillvalue=""):
+        if text:
+            yield title, text
 
 
 def _ns(text: str | None) -> int | None:

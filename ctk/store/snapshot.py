@@ -3,12 +3,15 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ctk.errors import StoreError, UsageError
 from ctk.store import connect
+from ctk.store.lock import locked
+from ctk.store.plain import plain
 
+_CHUNK_BYTES = 1 << 20
 _PAGES = 1_000  # copied in a step: 4 MB, some milliseconds
 
 
@@ -38,6 +41,26 @@ def snapshot(db: Path, out: Path, progress: Callable[[int, int], None]) -> None:
         finally:
             for left in (part, part.with_name(part.name + "-journal")):
                 left.unlink(missing_ok=True)
+
+
+def stream(db: Path, progress: Callable[[int, int], None], *, ended: bool) -> Iterator[bytes]:
+    """
+    Yield a file that has all of `db` as of one moment.
+
+    It is a snapshot in a temporary folder; or what is there, where its recording has `ended`: a
+    disk that is full has no room for a copy.
+    """
+    if ended:
+        with connect.reader(db, older=True):
+            pass  # it is a file of ctk
+        with locked(db):
+            yield from plain(db)
+        return
+    with tempfile.TemporaryDirectory(prefix="ctk-") as directory:
+        whole = Path(directory) / "snapshot.db"
+        snapshot(db, whole, progress)
+        with whole.open("rb") as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
 
 
 def _copy(source: sqlite3.Connection, part: Path, progress: Callable[[int, int], None]) -> None:
