@@ -13,8 +13,13 @@ from hostile import NAMES, hostile_file
 from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Page
+from sample import AT, GAPS
 
 import ctk
+from ctk.model import EventCounts
+from ctk.store import connect
+from ctk.store.write import Writer
+from ctk.timespan import SECOND
 
 Open = Callable[..., Page]
 SUMS = ("connections", "refused", "unreplied", "bytes_out", "bytes_in")
@@ -277,3 +282,29 @@ def test_the_command_of_whatever_is_chosen_gives_its_numbers(
                 holds()
                 seen += 1
     assert seen > 12
+
+
+def test_what_a_file_has_not_is_said(
+    open_page: Open, report_of: Callable[..., str], tmp_path: Path, shop: Path
+) -> None:
+    empty, gap = tmp_path / "empty.db", tmp_path / "gap.db"
+    for path, gaps in ((empty, ()), (gap, GAPS)):
+        with connect.writer(path) as conn:
+            writer = Writer(
+                conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None
+            )
+            writer.window([], gaps=gaps, committed_ns=AT + 70 * SECOND, counters=EventCounts(0, 0))
+            writer.finish(AT + 70 * SECOND)
+    facts = ".facts"
+    for db, flags, said in (
+        (empty, [], ["nothing was recorded in this span", "no gaps"]),
+        (gap, [], ["nothing was recorded in this span", "2 gaps, 1,204 events lost"]),
+        (shop, ["--ip", "2001:db8::/32"], ["2 gaps, 1,204 events lost", "bytes measured"]),
+        (shop, ["--namespace", "kube-system"], ["bytes not measured"]),
+        (shop, ["--pod", "nobody"], []),
+    ):
+        page = open_page(report_of(db, *flags))
+        shown = page.inner_text(facts)
+        assert [text for text in said if text not in shown] == []
+        assert "No connection was" in page.inner_text("main") or db == shop
+        page.close()

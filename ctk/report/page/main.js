@@ -120,7 +120,7 @@
     return null;
   }
 
-  function Page({ doc, served, news, onNews, address, go }) {
+  function Page({ doc, served, news, lost, onNews, address, go }) {
     const { asked, look } = address;
     const edges = useMemo(() => (served ? doc.edges : ctk.fitting(doc, doc.edges, asked)), [doc, asked, served]);
     const before = useMemo(() => (doc.before ? (served ? doc.before.edges : ctk.fitting(doc, doc.before.edges, asked)) : []), [doc, asked, served]);
@@ -198,7 +198,7 @@
         <p>${answered.since ? html`${ctk.clock(answered.since)} to ${ctk.clock(answered.until, answered.since)} (${ctk.lasted(answered.since, answered.until)}, ${ctk.offset(answered.since)})` : "empty span"}
           ${doc.asked.flags ? html` · <code>${doc.asked.flags}</code>` : null}</p>
         <${Filters} asked=${asked} go=${go} />
-        <p class="actions">${news ? html`<button type="button" class="news" onClick=${onNews}>${news} new window${news === 1 ? "" : "s"}: show</button>` : null}
+        <p class="actions">${lost ? html`<span class="bad" role="status">${lost}</span>` : null}${news ? html`<button type="button" class="news" onClick=${onNews}>${news} new window${news === 1 ? "" : "s"}: show</button>` : null}
           <button type="button" onClick=${() => save("edges.csv", "text/csv", asCsv(doc, edges))}>CSV</button>
           <button type="button" onClick=${() => save("map.svg", "image/svg+xml", asSvg(graph, place))}>SVG</button>
           <button type="button" onClick=${() => print()}>Print</button>
@@ -222,6 +222,7 @@
     const [address, go] = useAddress();
     const [state, setState] = useState({ doc: null, tag: null, error: null });
     const [news, setNews] = useState(0);
+    const [lost, setLost] = useState(null);
     const asked = JSON.stringify(address.asked);
     const query = new URLSearchParams(address.asked).toString();
     const load = async () => {
@@ -237,6 +238,8 @@
         if (document.hidden || state.tag === null) return;
         const answer = await fetch("changed", { headers: { "If-None-Match": state.tag } }).catch(() => null);
         if (answer && answer.status === 200) setNews((await answer.json()).windows);
+        // What is shown stays, and says that it is of before.
+        setLost(answer === null ? "ctk serve has ended" : answer.status < 400 ? null : answer.status === 503 ? (await answer.json()).error : "this page is of an earlier ctk serve");
       }, POLL_MS);
       return () => clearInterval(timer);
     }, [state.tag]);
@@ -245,12 +248,12 @@
         <button type="button" onClick=${() => go({ asked: [] })}>Without filters</button></p>`;
     }
     if (state.doc === null) return html`<p role="status">Reading…</p>`;
-    return html`<${Page} doc=${state.doc} served=${true} news=${news} onNews=${load} address=${address} go=${go} />`;
+    return html`<${Page} doc=${state.doc} served=${true} news=${news} lost=${lost} onNews=${load} address=${address} go=${go} />`;
   }
 
   function Report({ doc }) {
     const [address, go] = useAddress();
-    return html`<${Page} doc=${doc} served=${false} news=${0} onNews=${null} address=${address} go=${go} />`;
+    return html`<${Page} doc=${doc} served=${false} news=${0} lost=${null} onNews=${null} address=${address} go=${go} />`;
   }
 
   async function start() {
