@@ -17,9 +17,19 @@
     return new Response(stream).json();
   }
 
-  // Give each edge its place, by which its series is found.
+  // Give each edge its place, by which its series is found; and names as they are shown, with what
+  // they are beside them for a command.
   function prepared(doc) {
     doc.edges.forEach((edge, place) => { edge.place = place; });
+    for (const node of doc.nodes) [node.named, node.name] = [node.name, ctk.visible(node.name)];
+    for (const edge of [...doc.edges, ...(doc.before ? doc.before.edges : [])]) {
+      [edge.dialled, edge.service] = [edge.service, ctk.visible(edge.service)];
+    }
+    const { source, trust } = doc;
+    source.nodes = source.nodes.map(ctk.visible);
+    source.clusters = source.clusters.map(ctk.visible);
+    trust.caveats = trust.caveats.map(ctk.visible);
+    for (const gap of trust.gaps) [gap.node, gap.detail] = [ctk.visible(gap.node), ctk.visible(gap.detail)];
     return doc;
   }
 
@@ -72,7 +82,7 @@
   }
 
   function asSvg(graph, place) {
-    const escape = (text) => text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`).replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+    const escape = (text) => text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
     const parts = [`<svg xmlns="http://www.w3.org/2000/svg" width="${place.width}" height="${place.height}" font-family="sans-serif" font-size="12">`];
     for (const link of graph.links.values()) {
       const [from, to] = [place.places.get(link.src), place.places.get(link.dst)];
@@ -187,6 +197,7 @@
     const first = useMemo(() => html`<${ctk.Trust} doc=${doc} shown=${{ asked, refusedFilters: served ? [] : ctk.unanswered(asked) }} />
         <section aria-labelledby="when"><h2 id="when">When</h2>
           <${ctk.Timeline} doc=${doc} columns=${asked.length && !served ? ctk.addedUp(doc, edges) : doc.series.total} title="Over time" onSpan=${onSpan} />
+          ${doc.series.start ? null : html`<p class="none">Nothing was recorded.</p>`}
           ${asked.length && !served ? html`<p class="none">Of the edges that have steps of their own: what fails, and the 50 that move most.</p>` : null}</section>
         <${ctk.Failures} doc=${doc} edges=${edges} onPick=${onPick} />`, [doc, edges, look.get("theme")]);
     const rest = useMemo(() => whole && html`<${ctk.Changes} doc=${doc} edges=${edges} before=${before} onPick=${onPick} />
@@ -205,7 +216,7 @@
           <button type="button" onClick=${theme} aria-label="Light or dark">◐</button></p>
       </header>
       <main class=${selection ? "with-panel" : ""} data-whole=${whole ? "true" : null}>
-        ${first}${rest}${whole ? html`<section aria-labelledby="map"><h2 id="map">Map</h2>
+        ${first}${rest}${whole ? html`<section aria-labelledby="map"><h2 id="map">Map</h2>${edges.length ? null : html`<p class="none">There is nobody to draw.</p>`}
           <${ctk.Map} graph=${graph} place=${place} measured=${measured} selected=${sel && graph.boxes.has(sel) ? sel : sel && selection && !selection.box ? sel.replace(" > ", "\u0000") : null}
             open=${open} onSelect=${onSelect} onOpen=${onOpen} onLink=${onLink} onClose=${onClose}
             onMore=${() => setMost({ boxes: most.boxes * 2, links: most.links * 2 })} />

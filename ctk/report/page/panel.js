@@ -8,14 +8,14 @@
     const flag = (name) => (side === "any" ? `--${name}` : `--${side}-${name}`);
     const node = doc.nodes[id];
     const chain = ctk.chainOf(doc, id);
-    const name = chain[0].kind === "namespace" && node !== chain[0] ? `${chain[0].name}/${node.name}` : node.name;
+    const name = chain[0].kind === "namespace" && node !== chain[0] ? `${chain[0].named}/${node.named}` : node.named;
     switch (node.kind) {
       case "namespace": return `${flag("namespace")} ${ctk.shellWord(name)}`;
       case "workload": return `${flag("workload")} ${ctk.shellWord(name)}`;
       case "pod": return `${flag("pod")} ${ctk.shellWord(name)}`;
       case "node": return `${flag("kind")} node ${flag("node")} ${ctk.shellWord(name)}`;
       case "service": return `--service ${ctk.shellWord(name)}`;
-      default: return node.name === "other" ? `${flag("kind")} ${node.kind}` : `${flag("ip")} ${ctk.shellWord(node.name)}`;
+      default: return node.name === "other" ? `${flag("kind")} ${node.kind}` : `${flag("ip")} ${ctk.shellWord(node.named)}`;
     }
   }
 
@@ -39,7 +39,7 @@
     for (const [end, side] of [["src", "from"], ["dst", "to"]]) {
       if (shared((edge) => ctk.whoIs(doc, edge[end]))) words.push(flagsOfNode(doc, named(doc, edges[0][end]), side));
     }
-    if (edges[0].service && shared((edge) => edge.service)) words.push(`--service ${ctk.shellWord(edges[0].service)}`);
+    if (edges[0].service && shared((edge) => edge.service)) words.push(`--service ${ctk.shellWord(edges[0].dialled)}`);
     return words.join(" ");
   }
 

@@ -30,9 +30,9 @@
     facts.push(gaps
       ? ["bad", `${gaps} gap${gaps === 1 ? "" : "s"}${trust.lost ? `, ${ctk.counted(trust.lost)} events lost` : ""}`]
       : ["good", "no gaps"]);
-    facts.push({ all: ["good", "bytes measured"], some: ["fair", "bytes measured in part"],
+    if (doc.edges.length) facts.push({ all: ["good", "bytes measured"], some: ["fair", "bytes measured in part"],
       none: ["fair", "bytes not measured"] }[trust.bytes_measured]);
-    facts.push([trust.unnamed ? "fair" : "good",
+    if (doc.edges.length) facts.push([trust.unnamed ? "fair" : "good",
       trust.unnamed ? `${ctk.share(trust.unnamed, doc.sums.connections)} of connections with an unknown side` : "every side is known"]);
     facts.push([source.ended ? "plain" : "good", source.ended ? "recording ended" : "still recording"]);
     if (answered.folded) facts.push(["plain", `times may be rounded to ${answered.folded}`]);
@@ -70,7 +70,7 @@
   function Failures({ doc, edges, onPick }) {
     const rows = useMemo(() => failuresOf(doc, edges), [doc, edges]);
     return html`<section aria-labelledby="fails"><h2 id="fails">What fails, since when?</h2>
-      ${rows.length === 0 ? html`<p class="none">No connection was refused or went unreplied.</p>` : html`<${Rows} caption="Failures"
+      ${rows.length === 0 ? html`<p class="none">${edges.length ? "No connection was refused or went unreplied." : "No connection is known."}</p>` : html`<${Rows} caption="Failures"
         rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true], ["First"], ["Last"], ["Over time"]]}
         row=${(each) => {
           const steps = ctk.addedUp(doc, each.edges);
@@ -175,7 +175,7 @@
   const LISTS = {
     pairs: ["Workloads", (doc, edge) => `${ctk.whoIs(doc, edge.src)} → ${ctk.whoIs(doc, edge.dst)}`,
       (doc, edge) => ctk.flagsOfEnds(doc, [{ ...edge, service: null }])],
-    services: ["Services", (doc, edge) => edge.service, (doc, edge) => `--service ${ctk.shellWord(edge.service)}`],
+    services: ["Services", (doc, edge) => edge.service, (doc, edge) => `--service ${ctk.shellWord(edge.dialled)}`],
     external: ["External peers", (doc, edge) => {
       const ends = [doc.nodes[edge.src], doc.nodes[edge.dst]].filter((each) => each.kind === "external");
       return ends.length ? ends.map((each) => each.name).join(" → ") : null;
@@ -203,7 +203,8 @@
         row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td><button type="button" class="way" onClick=${() => onPick(group, LISTS[by][2](doc, group.edges[0]))}>${group.key}</button></td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td>
-          <td class="right">${ctk.share(ctk.weightOf(group.sums), ctk.weightOf(total))}</td></tr>`} />
+          <td class="right">${ctk.bytesOf(total) === null ? ctk.share(group.sums.connections, total.connections)
+            : ctk.bytesOf(group.sums) === null ? "–" : ctk.share(ctk.bytesOf(group.sums), ctk.bytesOf(total))}</td></tr>`} />
       <p class="sum" data-row="total" ...${exact(total)}>${`Together ${ctk.counted(total.connections)} connections, ${ctk.counted(ctk.failedOf(total))} failed, `}
         ${ctk.scaled(total.bytes_out)} out, ${ctk.scaled(total.bytes_in)} in${doc.left_out.edges
           ? `; without ${ctk.counted(doc.left_out.edges)} small edges, whose ${ctk.counted(doc.left_out.sums.connections)} connections are in no list` : ""}.</p></div>

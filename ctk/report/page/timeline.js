@@ -66,7 +66,7 @@
         cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false }, sync: { key: "timeline" } },
         scales: { x: { time: true, range: [times[0], times[times.length - 1]] }, y: { range: (_, low, high) => [0, high || 1] } },
         axes: [
-          { ...axis, size: last ? TIMES : ROOM, values: !last ? (_, splits) => splits.map(() => "") : (_, splits) => splits.map((at) => {
+          { ...axis, space: 80, size: last ? TIMES : ROOM, values: !last ? (_, splits) => splits.map(() => "") : (_, splits) => splits.map((at) => {
             const moment = new Date(at * 1000);
             const clock = `${String(moment.getHours()).padStart(2, "0")}:${String(moment.getMinutes()).padStart(2, "0")}`;
             if (series.step_s >= 3600) return `${moment.getMonth() + 1}-${moment.getDate()} ${clock}`;
