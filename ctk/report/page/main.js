@@ -99,19 +99,19 @@
     return `${parts.join("")}</svg>`;
   }
 
-  function Table({ graph }) {
+  function Table({ graph, onLink }) {
     const titles = new Map([...graph.boxes.values(), ...graph.more.boxes].map((box) => [box.key, box.title]));
     const { links } = graph.more;
-    return html`<${Links} summary="The map as a table" titles=${titles} links=${[...graph.links.values()]} />
+    return html`<${Links} summary="The map as a table" titles=${titles} links=${[...graph.links.values()]} onLink=${onLink} />
       ${links.length ? html`<${Links} summary=${`What is not on it: ${ctk.counted(links.length)} links`} titles=${titles} links=${links} />` : null}`;
   }
 
-  function Links({ summary, titles, links }) {
+  function Links({ summary, titles, links, onLink }) {
     const title = (key) => titles.get(key);
     const rows = [...links].sort(ctk.rankLink);
     return html`<details class="equal"><summary>${summary}</summary><${ctk.Rows} caption=${summary} rows=${rows}
       head=${[["From"], ["To"], ["Connections", true], ["Refused", true], ["Unreplied", true], ["Out", true], ["In", true]]}
-      row=${(link) => html`<tr data-row="link"><td>${title(link.src)}</td><td>${title(link.dst)}</td><td class="right">${ctk.counted(link.sums.connections)}</td>
+      row=${(link) => html`<tr data-row="link"><td>${onLink ? html`<button type="button" class="way" onClick=${() => onLink(link)}>${title(link.src)}</button>` : title(link.src)}</td><td>${title(link.dst)}</td><td class="right">${ctk.counted(link.sums.connections)}</td>
         <td class="right">${ctk.counted(link.sums.refused)}</td><td class="right">${ctk.counted(link.sums.unreplied)}</td>
         <td class="right">${ctk.scaled(link.sums.bytes_out)}</td><td class="right">${ctk.scaled(link.sums.bytes_in)}</td></tr>`} /></details>`;
   }
@@ -220,7 +220,7 @@
           <${ctk.Map} graph=${graph} place=${place} measured=${measured} selected=${sel && graph.boxes.has(sel) ? sel : sel && selection && !selection.box ? sel.replace(" > ", "\u0000") : null}
             open=${open} onSelect=${onSelect} onOpen=${onOpen} onLink=${onLink} onClose=${onClose}
             onMore=${() => setMost({ boxes: most.boxes * 2, links: most.links * 2 })} />
-          <${Table} graph=${graph} /></section>
+          <${Table} graph=${graph} onLink=${onLink} /></section>
 ` : null}
         <footer>Made ${ctk.clock(doc.made_at)} from ${source.file}. ${ctk.counted(doc.edges.length)} edges; bytes of both directions, layer 3.</footer>
       </main>
