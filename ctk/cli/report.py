@@ -54,6 +54,11 @@ def report(
 
     It opens from a disk, without a network, and holds names and addresses: it is readable by you
     alone until you give it away.
+
+    \b
+    ctk report node.db
+    ctk report node.db --since 1h --namespace shop -o shop.html
+    ctk report node.db --redact -o share.html
     """
     refuse_one_file_twice(db, {"--output": output})
     import ctk

@@ -26,6 +26,10 @@ def serve(db: Path, port: int, bind: str, opens: bool) -> None:
 
     The page answers only this machine, and only who has the address that is printed. Ctrl-C ends
     it.
+
+    \b
+    ctk serve node.db
+    ctk serve node.db --port 0 --open
     """
     try:
         import starlette  # noqa: F401
