@@ -56,7 +56,7 @@ def report(
     alone until you give it away.
 
     \b
-    ctk report node.db
+    ctk report node.db -o node.html
     ctk report node.db --since 1h --namespace shop -o shop.html
     ctk report node.db --redact -o share.html
     """
