@@ -34,6 +34,8 @@ demo: install ## Record from a recording of a real node, and ask what was record
 	$(BIN)/ctk query $(DEMO) --failed --last 5
 	@echo
 	$(BIN)/ctk query $(DEMO) "select service, count(distinct src_name) as clients, sum(connections) as connections from flows where service is not null group by service order by connections desc"
+	@echo
+	@$(BIN)/ctk report $(DEMO) -o $(DEMO:.db=.html)
 
 demo-live: install tools ## Play a node with pods in network namespaces, and record that (root).
 	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
@@ -59,12 +61,13 @@ bench: install tools ## Measure recording and reading beside other tools (root, 
 	$(BIN)/python tests/bench/record.py
 	$(BIN)/python tests/bench/read.py
 
-docs: install ## Write the outputs in README.md anew, from real runs.
+docs: install tools ## Write the outputs in the documentation anew, from real runs, and its pictures.
 	$(BIN)/python tests/docs.py --write
+	$(BIN)/python tests/browser/pictures.py
 
 man: install ## Make manual pages and completion scripts in build/share, from the help.
 	@$(BIN)/python release/manuals.py build/share
 	@echo "man -l build/share/man/man1/ctk.1"
 
 clean: ## Remove what was made.
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)*
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)* $(DEMO:.db=.html)
