@@ -3,7 +3,7 @@ BIN := .venv/bin
 NAMES := $(addprefix --objects fixtures/kube/,pods.page1.json pods.page2.json services.json endpointslices.json nodes.json)
 DEMO := demo.db
 .DEFAULT_GOAL := help
-.PHONY: help install tools demo demo-live test dist lint check bench docs man clean
+.PHONY: help install tools demo demo-live test dist lint check bench docs site man clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,10 @@ bench: install tools ## Measure recording and reading beside other tools (root, 
 docs: install tools ## Write the outputs in the documentation anew, from real runs, and its pictures.
 	$(BIN)/python tests/docs.py --write
 	$(BIN)/python tests/browser/pictures.py
+
+site: install ## Make the documentation's site in build/site; a link that leads nowhere fails it.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 man: install ## Make manual pages and completion scripts in build/share, from the help.
 	@$(BIN)/python release/manuals.py build/share

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import dist
 import pytest
+
+import dist
 
 ROOT = Path(__file__).parents[2]
 # What a shell and `kubectl cp` need. No Python.
-PACKAGES = ("bash", "coreutils", "dash", "findutils", "tar")
+PACKAGES = ("bash", "coreutils", "dash", "findutils", "grep", "tar")
 
 
 @pytest.fixture(scope="session")
