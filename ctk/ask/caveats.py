@@ -197,6 +197,34 @@ class NoIdleLook:
 
 
 @dataclass(frozen=True, slots=True)
+class NearlyFull:
+    """A node's table was nearly full."""
+
+    node: str
+    at_ns: int
+    peak: int
+    most: int
+
+    @property
+    def text(self) -> str:
+        at = _short(self.at_ns // SECOND * SECOND)
+        share = f"{self.peak / self.most:.0%}"
+        return (
+            f"the table of {self.node} was {share} full at {at}: {self.peak:,} of"
+            f" {self.most:,} entries"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NoTableLook:
+    """No recorder has looked at the table in the span."""
+
+    @property
+    def text(self) -> str:
+        return "no recorder has looked at the table then: it does once a minute, since ctk 0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
 class TextTimes:
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
@@ -250,6 +278,8 @@ Caveat = (
     | IdleUnmeasured
     | IdleLeftOut
     | NoIdleLook
+    | NearlyFull
+    | NoTableLook
     | TextTimes
     | OfFiles
     | SeenByEach

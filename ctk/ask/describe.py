@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
+from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
 from ctk.ask.spans import Held, exact_extent, held
 from ctk.store.sizes import content_bytes, database_bytes
 from ctk.timespan import format_time
@@ -78,6 +79,7 @@ class Description:
     endpoints: tuple[EndpointsOfKind, ...]
     levels: tuple[DescribedLevel, ...]
     tables: tuple[DescribedTable, ...]
+    pressure: tuple[NodePressure, ...]  # on the kernel's table, by node
     caveats: tuple[Caveat, ...]
 
 
@@ -91,6 +93,7 @@ def describe(conn: sqlite3.Connection) -> Description:
         levels = held(conn)
         span = exact_extent(conn, levels)
         tables = _tables(conn)
+        pressure = of_nodes(conn)
         return Description(
             since=format_time(span[0]) if span else None,
             until=format_time(span[1]) if span else None,
@@ -128,7 +131,8 @@ def describe(conn: sqlite3.Connection) -> Description:
             ),
             levels=tuple(_level(conn, level, tables) for level in levels),
             tables=tables,
-            caveats=tuple(nothing_recorded(conn)),
+            pressure=pressure,
+            caveats=(*nothing_recorded(conn), *nearly_full(pressure)),
         )
 
 

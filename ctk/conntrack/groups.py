@@ -57,6 +57,7 @@ class Flow:
 # made for each event of a flood, and a NamedTuple takes three times as long.
 Ends = tuple[bytes, bytes, bytes]
 StrangerKinds = tuple[Kind | None, Kind | None, Kind | None]  # of Ends; None for those known
+NO_STRANGERS: StrangerKinds = (None, None, None)
 
 
 class Other(Flow):
