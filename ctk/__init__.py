@@ -30,10 +30,13 @@ _HOMES = {
 }
 
 
-def open(target: "str | PathLike[str] | Sequence[str | PathLike[str]]") -> "Recording":
+def open(
+    target: "str | PathLike[str] | Sequence[str | PathLike[str]]", *, all_observers: bool = False
+) -> "Recording":
     """
     Open a file that `ctk record` made, or several, to ask: a context manager that only reads.
 
+    Of files that `ctk merge` made, `all_observers` asks for what every node saw, counted for each.
     A UsageError where there is no such file, or it is not a ctk file.
     """
     from os import PathLike
@@ -41,12 +44,12 @@ def open(target: "str | PathLike[str] | Sequence[str | PathLike[str]]") -> "Reco
     if isinstance(target, str | PathLike):
         from ctk.ask.recording import Recording
 
-        return Recording(target)
+        return Recording(target, all_observers=all_observers)
     if len(target) == 1:
-        return open(target[0])
+        return open(target[0], all_observers=all_observers)
     from ctk.ask.together import Recordings
 
-    return Recordings(target)
+    return Recordings(target, all_observers=all_observers)
 
 
 def __dir__() -> list[str]:

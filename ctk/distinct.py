@@ -5,6 +5,7 @@ Two counts of any values add up to the count of both together, whoever made them
 are known by a hash that is the same on every machine. So a count can be folded with its rows.
 """
 
+import struct
 import zlib
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -17,34 +18,44 @@ _REGISTERS = 1 << _BITS
 _REST = 64 - _BITS
 _REST_MASK = (1 << _REST) - 1
 _HASHES, _PACKED_REGISTERS = b"h", b"r"  # the first byte of what is stored
+_AT_ONCE = 128  # values that wait to be hashed: 0.7 us each, one by one 1.1
 
 
 class Distinct:
-    """A count of different values, in at most 20 KB."""
+    """A count of different values, in at most 30 KB."""
 
-    __slots__ = ("_hashes", "_registers")
+    __slots__ = ("_hashes", "_registers", "_waiting")
 
     def __init__(self, values: Iterable[bytes] = ()) -> None:
+        self._waiting: set[bytes] = set()
         self._hashes: set[int] = set()
         self._registers: bytearray | None = None  # once there are too many to be kept
         for value in values:
             self.add(value)
 
     def add(self, value: bytes) -> None:
-        """Count a value, in 1.1 us; one that was counted before changes nothing."""
-        number = int.from_bytes(blake2b(value, digest_size=8).digest(), "big")
-        registers = self._registers
-        if registers is None:
-            self._hashes.add(number)
+        """Count a value; one that was counted before changes nothing."""
+        self._waiting.add(value)
+        if len(self._waiting) >= _AT_ONCE:
+            self._take_waiting()
+
+    def _take_waiting(self) -> None:
+        if not self._waiting:
+            return
+        digests = b"".join([blake2b(value, digest_size=8).digest() for value in self._waiting])
+        numbers = struct.unpack(f">{len(self._waiting)}Q", digests)
+        self._waiting.clear()
+        if self._registers is None:
+            self._hashes.update(numbers)
             if len(self._hashes) > EXACT:
                 self._give_up_exactness()
-            return
-        rank = _REST + 1 - (number & _REST_MASK).bit_length()
-        if registers[number >> _REST] < rank:  # noqa: PLR1730 - max() takes 0.1 us
-            registers[number >> _REST] = rank
+        else:
+            _raise(self._registers, numbers)
 
     def merge(self, other: "Distinct") -> None:
         """Count what the other has counted, too."""
+        self._take_waiting()
+        other._take_waiting()
         if self._registers is None and other._registers is None:
             self._hashes |= other._hashes
             if len(self._hashes) > EXACT:
@@ -60,14 +71,17 @@ class Distinct:
 
     def __len__(self) -> int:
         """Give the count: exact up to EXACT, an estimate past it."""
+        self._take_waiting()
         return len(self._hashes) if self._registers is None else _estimate(self._registers)
 
     @property
     def is_exact(self) -> bool:
+        self._take_waiting()
         return self._registers is None
 
     def pack(self) -> bytes:
         """Give what `unpack` makes the same count of."""
+        self._take_waiting()
         if self._registers is not None:
             return _PACKED_REGISTERS + zlib.compress(self._registers)
         return _HASHES + b"".join(number.to_bytes(8, "big") for number in sorted(self._hashes))
@@ -100,7 +114,8 @@ class Distinct:
 def _raise(registers: bytearray, hashes: Iterable[int]) -> None:
     for number in hashes:
         rank = _REST + 1 - (number & _REST_MASK).bit_length()
-        registers[number >> _REST] = max(registers[number >> _REST], rank)
+        if registers[number >> _REST] < rank:  # noqa: PLR1730 - max() takes 0.1 us
+            registers[number >> _REST] = rank
 
 
 def _estimate(registers: bytearray) -> int:

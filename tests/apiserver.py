@@ -48,6 +48,11 @@ KINDS = {
     "services": ("Service", "v1"),
     "endpointslices": ("EndpointSlice", "discovery.k8s.io/v1"),
     "nodes": ("Node", "v1"),
+    # Made and deleted through tests/kubelets.py only.
+    "namespaces": ("Namespace", "v1"),
+    "serviceaccounts": ("ServiceAccount", "v1"),
+    "clusterroles": ("ClusterRole", "rbac.authorization.k8s.io/v1"),
+    "clusterrolebindings": ("ClusterRoleBinding", "rbac.authorization.k8s.io/v1"),
 }
 RESOURCES = {kind: resource for resource, (kind, _) in KINDS.items()}
 GONE = Path(__file__).parent.parent / "fixtures" / "kube" / "watch.pods.gone.jsonl"
@@ -60,7 +65,7 @@ class Fault:
     What to do to a request instead of answering it.
 
     `status` answers with it; `half` sends half a line or list and closes; `hang` sends nothing
-    more; `gone_inside` is a 410 in a 200 stream.
+    more; `gone_inside` is a 410 in a 200 stream; `spoiled` changes a byte of what a command prints.
     """
 
     status: int = 0
@@ -68,6 +73,7 @@ class Fault:
     half: bool = False
     hang: bool = False
     gone_inside: bool = False
+    spoiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -284,6 +290,10 @@ class ApiServer:
 
     # Answers.
 
+    def answers(self, handler: "Handler", method: str, path: str) -> bool:
+        """Answer what a server of more than lists and watches does; False leaves it to others."""
+        return False
+
     def page(self, resource: str, query: dict[str, str]) -> tuple[int, Json]:
         """One page of a list."""
         with self._changed:
@@ -364,7 +374,7 @@ class _Http(ThreadingHTTPServer):
         self.api = api
         self.going_on = True
         self._open: set[Any] = set()
-        super().__init__(address, _Handler)
+        super().__init__(address, Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -384,12 +394,24 @@ class _Http(ThreadingHTTPServer):
         """A client that goes away, or refuses the certificate, is no news."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Http
 
+    def do_POST(self) -> None:
+        self._other("POST")
+
+    def do_DELETE(self) -> None:
+        self._other("DELETE")
+
+    def _other(self, method: str) -> None:
+        if not self.server.api.answers(self, method, urlsplit(self.path).path):
+            self.answer(405, status(405, "MethodNotAllowed", "the method is not allowed"), {})
+
     def do_GET(self) -> None:
         url = urlsplit(self.path)
+        if self.server.api.answers(self, "GET", url.path):
+            return
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         api, resource = self.server.api, PATHS.get(url.path, "")
         if url.path == CLUSTER_PATH:
@@ -401,7 +423,7 @@ class _Handler(BaseHTTPRequestHandler):
             code, body = fault.status, status(fault.status, "Failure", "as the test wants")
             if fault.retry_after is not None:
                 headers["Retry-After"] = str(fault.retry_after)
-        elif api.token and self._token() != api.token:
+        elif api.token and self.token() != api.token:
             code, body = 401, status(401, "Unauthorized", "Unauthorized")
         elif resource in api.denied:
             code, body = 403, status(403, "Forbidden", f'{resource} is forbidden: User "test"')
@@ -419,17 +441,18 @@ class _Handler(BaseHTTPRequestHandler):
             code, body = api.page(resource, query)
         api.requests.append(Request(resource, query, code))
         if fault is not None and fault.hang:
-            self._hang()
+            self.hang()
         elif code != 200 or not watching:
-            self._answer(code, body, headers, half=fault is not None and fault.half)
+            self.answer(code, body, headers, half=fault is not None and fault.half)
         else:
             self._stream(resource, query, fault)
 
-    def _token(self) -> str:
+    def token(self) -> str:
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         return token if scheme.lower() == "bearer" else ""
 
-    def _answer(self, code: int, body: Json, headers: dict[str, str], *, half: bool) -> None:
+    def answer(self, code: int, body: Json, headers: dict[str, str], *, half: bool = False) -> None:
+        """Send a whole answer, or half of one."""
         text = json.dumps(body).encode()
         if "gzip" in self.headers.get("Accept-Encoding", "") and len(text) > _COMPRESSED_FROM_BYTES:
             text = gzip.compress(text, compresslevel=1)
@@ -467,7 +490,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
         self.wfile.flush()
 
-    def _hang(self) -> None:
+    def hang(self) -> None:
+        """Begin an answer, and never end it."""
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -502,7 +526,13 @@ def _selected(each: Json, query: dict[str, str]) -> bool:
     found: Any = each
     for key in path.split(".") if path else ():
         found = found.get(key, {})
-    return not path or found == wanted
+    labels = each["metadata"].get("labels", {})
+    asked = dict(
+        word.split("=") for word in filter(None, query.get("labelSelector", "").split(","))
+    )
+    return (not path or found == wanted) and all(
+        labels.get(name) == value for name, value in asked.items()
+    )
 
 
 def _certificates() -> tuple[bytes, bytes, bytes]:

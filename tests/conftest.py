@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copy2
 from typing import Any
 
 import pytest
@@ -75,10 +76,10 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
             folder.chmod(folder.stat().st_mode | 0o011)
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A file of seven flows on node n1, two gaps among them."""
-    path = tmp_path / "shop.db"
+@pytest.fixture(scope="session")
+def shop_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `shop` is a copy of: to make it takes longer than most tests that ask it."""
+    path = tmp_path_factory.mktemp("shop") / "shop.db"
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
         end_ns = AT + 70 * SECOND
@@ -91,6 +92,12 @@ def shop(tmp_path: Path) -> Path:
             pass
         writer.finish(end_ns)
     return path
+
+
+@pytest.fixture
+def shop(shop_made: Path, tmp_path: Path) -> Path:
+    """A file of seven flows on node n1, two gaps among them."""
+    return Path(copy2(shop_made, tmp_path))
 
 
 @pytest.fixture

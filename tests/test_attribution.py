@@ -40,7 +40,7 @@ def attribution() -> tuple[Attribution, Endpoints, Ids]:
 
 
 def group(began_ns: int = T) -> Group:
-    return Group(Flow((b"orig", b"reply", 0), FLOW), began_ns)
+    return Group(Flow((b"orig", b"reply", 0), lambda *key: FLOW), began_ns)
 
 
 def pod(name: str) -> Pod:

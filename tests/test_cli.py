@@ -41,6 +41,14 @@ def test_a_reader_that_goes_away_in_the_middle_of_flows_ends_it_quietly(
         assert (ran.wait(20), ran.stderr.read()) == (141, b"")
 
 
+def test_as_a_plugin_of_kubectl_it_is_called_by_that_name(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/local/bin/kubectl-ctk"])
+    assert invoke("top", "--help").stdout.startswith("Usage: kubectl ctk top [OPTIONS] DB...\n")
+    assert invoke("topp").stderr == "Error: No such command 'topp'\nTry: kubectl ctk top\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_the_group_is_that_of_each_command(name: str) -> None:
     command = getattr(import_module(f"ctk.cli.{name}"), name)

@@ -332,9 +332,9 @@ EDGES = [edge("tcp", 0, POD, PEER, port, None, PEER, None, None, None) for port 
     windows=st.lists(
         st.lists(st.tuples(st.sampled_from(EDGES), st.integers(0, 4)), max_size=8),
         min_size=1,
-        max_size=5,
+        max_size=4,
     ),
-    most=st.integers(1, 5),
+    most=st.integers(2, 6),
     words=st.sampled_from([(), ("--port", "80"), ("--since", "1970-01-01T00:00:02Z")]),
 )
 def test_whatever_is_committed_between_exports_is_written_exactly_once(

@@ -1,33 +1,29 @@
 """Completion, as a shell asks for it."""
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from edges import edge, with_ids
 from sample import AT, CLIENT, DB, ROWS
 
+from ctk.cli import main
 from ctk.model import EventCounts
 from ctk.store import connect
 from ctk.store.write import Writer
 
-CTK = [sys.executable, "-c", "import sys; sys.argv = ['ctk']; from ctk.cli import main; main()"]
-
 
 def _complete(line: str, **variables: str) -> list[str]:
     """Give what completes the last word of a line, as bash asks for it."""
-    words = line.split(" ")
     asked = {
         "_CTK_COMPLETE": "bash_complete",
         "COMP_WORDS": line,
-        "COMP_CWORD": str(len(words) - 1),
+        "COMP_CWORD": str(line.count(" ")),
     }
-    done = subprocess.run(
-        CTK, env={**os.environ, **asked, **variables}, capture_output=True, text=True, check=True
-    )
+    done = CliRunner(env=asked | variables).invoke(main, prog_name="ctk")
     assert done.stderr == ""
     return [found.partition(",")[2] for found in done.stdout.split()]
 

@@ -9,8 +9,8 @@ import pytest
 import docs
 from ctk.cli import COMMANDS
 
-# These run until they are stopped, or need a node's kernel: their flags are looked at.
-_NOT_RUN = {"record", "serve", "doctor"}
+# These run until they are stopped, or need a node's kernel or a cluster: their flags are looked at.
+_NOT_RUN = {"record", "collect", "serve", "doctor"}
 _ENDLESS = re.compile(r" (?:-f|--follow|--watch)\b")
 
 

@@ -20,7 +20,7 @@ from ctk.conntrack import statistics
 from ctk.doctor.findings import judge
 from ctk.kube.objects import Change
 from ctk.model import Datagrams, EventCounts, FlowTuple
-from ctk.record import pressure
+from ctk.record import holders
 from ctk.store import connect, tableuse
 from ctk.store.write import Writer
 from ctk.tableuse import LEFT_OUT, OTHER_HOLDERS, Held, Holder, TableCounters, TableUse
@@ -91,8 +91,8 @@ def test_past_the_most_holders_the_small_ones_are_other_and_it_still_adds_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = tmp_path / "node.db"
-    monkeypatch.setattr(pressure, "MOST_HOLDERS", 3)
-    monkeypatch.setattr(pressure, "_MOST_ASKED", 6)
+    sums = [(most, summed) for (_, summed), most in zip(holders._SUMS, (3, 1, 0), strict=True)]
+    monkeypatch.setattr(holders, "_SUMS", sums)
     held = [
         Connection(port=n, ct_id=100 * to + n, dst_port=to)
         for to in range(1, 9)
@@ -114,7 +114,7 @@ def test_past_the_most_holders_the_small_ones_are_other_and_it_still_adds_up(
     record(db, steps(), wanted=wanted)
     found = "SELECT client_kind, port, state, entries FROM holders ORDER BY entries DESC, 1"
     assert ask(db, found) == [
-        ("other", None, "CLOSE", 1 + 2 + 3 + 4),
+        ("unknown", None, "CLOSE", 1 + 2 + 3 + 4),
         ("left out", None, "CLOSE", 8),
         ("unknown", 7, "CLOSE", 7),
         ("unknown", 6, "CLOSE", 6),

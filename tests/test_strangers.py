@@ -261,6 +261,39 @@ def test_a_scan_of_many_ports_is_not_told_apart_by_port_past_a_bound(
     assert found[None, False][1] == 1  # one address
 
 
+def test_while_a_flood_of_equals_goes_on_a_window_folds_from_its_begin() -> None:
+    recording = Recording(5)
+    recording.events(*(client(n).new() for n in range(100)), at_ns=T)
+    later = T + 10 * SECOND
+    recording.events(*(client(n).new() for n in range(100, 103)), at_ns=later)
+    busy = [client(200, port=port).new() for port in range(4)]
+    recording.events(*busy, at_ns=later + SECOND)
+    recording.events(*(client(n).new() for n in range(300, 303)), at_ns=T + 20 * SECOND)
+    _, flood, after = recording.end()
+    # Three strangers and the first of the busy one's connections, folded as they began.
+    assert folded(flood) == {(80, False): (Row(4, 4), 4)}
+    assert kept(flood) == {packed("8.8.0.200"): Row(3, 3)}
+    # So few of them were no flood: there is room again.
+    assert (len(kept(after)), folded(after)) == (3, {})
+
+
+def test_what_is_told_in_a_flood_is_asked_about_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Recording(2)
+    recording.events(*(client(n).new() for n in range(50)), at_ns=T)
+    strangers = recording.connections.strangers
+    assert strangers is not None
+    pods = {packed("8.8.0.60"), packed(OTHER_POD)}
+    monkeypatch.setattr(
+        strangers, "_kind_of", lambda address: None if address in pods else kind_of(address)
+    )
+    recording.aggregator.regroup()
+    recording.events(*(client(n).new() for n in range(55, 65)), at_ns=T + SECOND)
+    [window] = recording.end()
+    whole = [totals for totals in window.totals if not totals.group.folded]
+    assert [row(totals) for totals in whole] == [Row(1, 1)]
+    assert folded(window) == {(80, False): (Row(59, 59), 59)}
+
+
 def test_those_that_may_be_named_later_are_folded_last() -> None:
     """A new pod's connections come before its address is told."""
     recording = Recording(3, may_be_named=True)
@@ -279,6 +312,7 @@ def test_one_that_was_named_meanwhile_is_not_folded(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         strangers, "_kind_of", lambda address: None if address == named else kind_of(address)
     )
+    recording.aggregator.regroup()
     [window] = recording.end()
     whole = [totals for totals in window.totals if not totals.group.folded]
     assert [totals.group.ends[0] for totals in whole if totals.group.ends] == [named]

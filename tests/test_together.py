@@ -134,7 +134,8 @@ def test_gaps_are_one_caveat_and_what_is_true_of_one_file_names_it(
     with ctk.open(files) as recordings:
         caveats = recordings.top().caveats
         assert [type(caveat) for caveat in caveats] == [HasGaps, SeenByEach]
-        assert caveats[1].text == "of 2 nodes: a connection that two of them saw counts twice"
+        twice = "a connection that two of them saw counts twice: ctk merge counts it once"
+        assert caveats[1].text == f"of 2 nodes: {twice}"
         assert [gap.kind for gap in recordings.gaps()] == ["recorder down", "events lost"]
         assert recordings.gaps().caveats == ()
     with closing(sqlite3.connect(files[1])) as conn:
@@ -215,14 +216,16 @@ def test_the_command_line_asks_several_files(
     assert [json.loads(line)["started_ns"] for line in result.stdout.splitlines()] == [
         flow.started_ns for flow in merged
     ]
-    assert result.stderr.endswith("of 2 nodes: a connection that two of them saw counts twice\n")
+    assert result.stderr.endswith(
+        "of 2 nodes: a connection that two of them saw counts twice: ctk merge counts it once\n"
+    )
     shown = invoke("query", *files, "--last", "2").stdout.splitlines()
     assert [line.split()[2] for line in shown[1:]] == ["n2", "n2"]
     assert "NODE" not in invoke("query", files[0]).stdout
     result = invoke("query", *files, "SELECT sum(connections) FROM flows", "-o", "tsv")
     assert (result.stdout, result.stderr) == (
         "37\n",
-        "of 2 nodes: a connection that two of them saw counts twice\n",
+        "of 2 nodes: a connection that two of them saw counts twice: ctk merge counts it once\n",
     )
     result = invoke("top", *files, "--by", "node", "--sort", "connections", "-o", "jsonl")
     rows = [json.loads(line) for line in result.stdout.splitlines()]

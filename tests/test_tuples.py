@@ -8,7 +8,7 @@ from ctk.conntrack.attributes import MalformedError
 from ctk.conntrack.decode import Decoder, Event
 from ctk.conntrack.tuples import TupleReader, parse_tuples
 
-MUTATIONS = 30_000
+MUTATIONS = 10_000
 
 
 def test_a_reader_that_has_learned_reads_as_the_walk_does():

@@ -259,7 +259,8 @@ class SeenByEach:
 
     @property
     def text(self) -> str:
-        return f"of {self.nodes:,} nodes: a connection that two of them saw counts twice"
+        twice = "a connection that two of them saw counts twice: ctk merge counts it once"
+        return f"of {self.nodes:,} nodes: {twice}"
 
 
 Caveat = (

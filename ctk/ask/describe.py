@@ -9,6 +9,7 @@ from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
 from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
 from ctk.ask.spans import Held, exact_extent, held
+from ctk.store import merged
 from ctk.store.sizes import content_bytes, database_bytes
 from ctk.timespan import format_time
 
@@ -76,6 +77,7 @@ class Description:
     recordings: tuple[DescribedRecording, ...]
     gaps: tuple[GapsOfKind, ...]
     gaps_in_words: str | None
+    merged: tuple[str, ...]  # of several nodes' files: what of them does not count, and why
     endpoints: tuple[EndpointsOfKind, ...]
     levels: tuple[DescribedLevel, ...]
     tables: tuple[DescribedTable, ...]
@@ -94,6 +96,7 @@ def describe(conn: sqlite3.Connection) -> Description:
         span = exact_extent(conn, levels)
         tables = _tables(conn)
         pressure = of_nodes(conn)
+        asides, notes = merged.read(conn)
         return Description(
             since=format_time(span[0]) if span else None,
             until=format_time(span[1]) if span else None,
@@ -123,6 +126,7 @@ def describe(conn: sqlite3.Connection) -> Description:
                 )
             ),
             gaps_in_words=gaps_in_words(gaps_of(conn)),
+            merged=(*merged.in_words(asides), *notes),
             endpoints=tuple(
                 EndpointsOfKind(*row)
                 for row in conn.execute(

@@ -50,8 +50,12 @@ class Recording(Questions):
     a file of an older ctk, as of the moment it was opened.
     """
 
-    def __init__(self, target: str | os.PathLike[str]) -> None:
-        """Open the file at a path; a UsageError where there is none, or it is not a ctk file."""
+    def __init__(self, target: str | os.PathLike[str], *, all_observers: bool = False) -> None:
+        """
+        Open the file at a path; a UsageError where there is none, or it is not a ctk file.
+
+        Of a merged file `all_observers` asks for what every node saw, counted for each of them.
+        """
         scheme = next((scheme for scheme in _NOT_BUILT if str(target).startswith(scheme)), None)
         if scheme is not None:
             raise UsageError(
@@ -60,6 +64,10 @@ class Recording(Questions):
         self.path = Path(target)
         self._open = True
         self.source = source(self.path)
+        if all_observers:
+            from ctk.ask.observers import AllObservers
+
+            self.source = AllObservers(self.source)
 
     def __enter__(self) -> Self:
         return self

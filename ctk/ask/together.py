@@ -52,12 +52,14 @@ class Recordings(Recording):
     A connection that several of their nodes saw counts once for each: see `SeenByEach`.
     """
 
-    def __init__(self, targets: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self, targets: Sequence[str | os.PathLike[str]], *, all_observers: bool = False
+    ) -> None:
         """Open the files; a UsageError where two of them hold the same recording."""
         if not targets:
             raise UsageError("there is no file to open", hint="give one or more of them")
-        super().__init__(targets[0])
-        self._parts = tuple(map(Recording, targets))
+        super().__init__(targets[0], all_observers=all_observers)
+        self._parts = tuple(Recording(target, all_observers=all_observers) for target in targets)
         holders: dict[tuple[object, ...], Recording] = {}
         for part in self._parts:
             runs = part.runs()

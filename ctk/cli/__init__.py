@@ -4,10 +4,12 @@ an error.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +20,7 @@ from ctk.errors import CtkError, MissingFileError, UsageError
 GROUPS: dict[str, dict[str, str]] = {
     "Record": {
         "record": "Record what this node's connections do into DB.",
+        "collect": "Record on nodes of a cluster for a while, and fetch the files.",
         "doctor": "Find what keeps ctk from recording here, and what it would not see.",
     },
     "Ask": {
@@ -42,6 +45,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "export": "Write the flows in DB out, for other programs.",
         "cursor": "List or forget how far exports with --cursor are.",
         "snapshot": "Copy DB safely while it is being written.",
+        "merge": "Merge the files of several nodes into one.",
     },
     "Help": {
         "help": "Show the help of a command, or its manual page.",
@@ -111,6 +115,9 @@ class Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run, and exit with 0 or the code of the error that was shown."""
         extra["standalone_mode"] = False
+        program = "ctk"
+        if Path(sys.argv[0]).name == "kubectl-ctk":  # kubectl's way to find its plugins
+            program = extra["prog_name"] = "kubectl ctk"
         _open_what_is_closed()
         try:
             sys.exit(super().main(args, *rest, **extra) or 0)
@@ -118,13 +125,13 @@ class Commands(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except click.ClickException as error:
-            sys.exit(_show(_from_click(error)))
+            sys.exit(_show(_from_click(error), program))
         except click.Abort:
             sys.exit(INTERRUPTED)
         except CtkError as error:
-            sys.exit(_show(error))
+            sys.exit(_show(error, program))
         except Exception as error:  # noqa: BLE001 - a defect is told, not hidden
-            sys.exit(_show(_known(error) or _defect(error)))
+            sys.exit(_show(_known(error) or _defect(error), program))
 
 
 def _open_what_is_closed() -> None:
@@ -135,12 +142,13 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
-def _show(error: CtkError) -> int:
-    """Print the error, and return its exit code."""
+def _show(error: CtkError, program: str) -> int:
+    """Print the error, with commands of ctk as this program's, and return its exit code."""
     with suppress(OSError):  # nobody reads: its terminal was hung up
         click.echo(f"Error: {error.message}", err=True)
         if error.hint:
-            click.echo(f"Try: {error.hint}", err=True)
+            hint = re.sub("^ctk ", f"{program} ", error.hint)
+            click.echo(f"Try: {hint}", err=True)
     return error.exit_code
 
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from ctk.record import progressline
+from ctk.timespan import SECOND
+
 if TYPE_CHECKING:
     from ctk.record.plan import Status
 
@@ -20,12 +23,14 @@ _CLEAR = "\r\x1b[K"  # the start of the line, and nothing on it
 class Progress:
     """
     Says how a recording goes: one line that is written over on a terminal, a log line a minute
-    elsewhere. It sets up logging, so that log lines and that line don't mix.
+    elsewhere, or each `every_ns`. It sets up logging, so that log lines and that line don't mix.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_ns: int | None = None) -> None:
         self._terminal = sys.stderr.isatty()
         self._every_s = 1.0 if self._terminal else 60.0
+        if every_ns is not None:
+            self._every_s = every_ns / SECOND
         self._told_s = time.monotonic()
         self._events = 0
         self._shown = False
@@ -53,10 +58,7 @@ class Progress:
         rate = (status.events - self._events) / passed_s
         self._told_s += passed_s
         self._events = status.events
-        line = (
-            f"{rate:,.0f} events/s, {status.flows:,} flows, {status.live:,} live connections,"
-            f" {status.gaps:,} gaps, {status.file_bytes / 2**20:,.1f} MiB"
-        )
+        line = progressline.written(status, rate)
         if self._terminal:
             # A line that wraps could not be written over.
             width = shutil.get_terminal_size().columns - 1

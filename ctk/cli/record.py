@@ -64,7 +64,7 @@ class RecordCommand(SectionedCommand):
                     "Records as they come",
                     "prints log log_accounting log_max_bytes log_keep log_compress",
                 ),
-                ("How it is watched", "ready_file"),
+                ("How it is watched", "progress_every_ns ready_file lingers"),
             )
             for name in names.split()
         }
@@ -204,7 +204,7 @@ class RecordCommand(SectionedCommand):
     "buffer_max_bytes",
     type=parse_size,
     metavar="SIZE",
-    help="It grows so far on a loss.",
+    help="It grows so far where it fills up.",
 )
 @click.option("--print", "prints", is_flag=True, help="Print records as they are written.")
 @click.option(
@@ -238,12 +238,25 @@ class RecordCommand(SectionedCommand):
     help="Log and print also what no event tells: bytes of connections that go on.",
 )
 @click.option(
+    "--progress",
+    "progress_every_ns",
+    type=parse_age,
+    metavar="AGE",
+    help="How often a line says how it goes.  [default: 1s on a terminal, 60s elsewhere]",
+)
+@click.option(
+    "--linger",
+    "lingers",
+    is_flag=True,
+    help="Stay after the end until a signal: DB can be fetched from the container.",
+)
+@click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Touch it at each commit, once there are names; for probes: find FILE -mmin -1.",
 )
-def record(**given: Any) -> None:
+def record(progress_every_ns: int | None, lingers: bool, **given: Any) -> None:
     """
     Record what this node's connections do into DB.
 
@@ -254,10 +267,11 @@ def record(**given: Any) -> None:
     _refuse_contradictions(options)
     from ctk.cli.progress import Progress
     from ctk.record import start
-    from ctk.record.signals import Stop
+    from ctk.record.signals import LingeringStop, Stop
 
-    stop = Stop(options.max_time_ns, hangup_reopens=options.log is not None)
-    with stop.on_signals(), Progress() as progress:
+    kind = LingeringStop if lingers else Stop
+    stop = kind(options.max_time_ns, hangup_reopens=options.log is not None)
+    with stop.on_signals(), Progress(progress_every_ns) as progress, stop.lingering(options.db):
         start.record(options, stop, progress)
 
 

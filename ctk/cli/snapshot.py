@@ -1,41 +1,63 @@
 """`ctk snapshot`: a copy that is safe to take while the file is written."""
 
-import shutil
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from ctk.cli.options import db_and_out_arguments
+from ctk.cli.options import db_and_out_arguments, remark
 from ctk.errors import UsageError
+
+_CHUNK_BYTES = 1 << 20
 
 
 @click.command(short_help="Copy DB safely while it is being written.")
 @db_and_out_arguments
-def snapshot(db: Path, out: Path) -> None:
+@click.option("--finish", is_flag=True, help="End its recording first, as Ctrl-C does.")
+@click.option("--digest", is_flag=True, help="Say the copy's SHA-256 and size on stderr.")
+def snapshot(db: Path, out: Path, finish: bool, digest: bool) -> None:
     """
     Copy DB to OUT, as of one moment, while a recorder goes on writing it.
 
     OUT is one file, whole or not there, and must not be there yet; - is standard output, so that
-    it can go on through a pipe.
+    it can go on through a pipe. With --finish, OUT has all that was recorded, and - needs no room
+    for a copy beside DB.
 
     \b
     ctk snapshot node.db - | gzip > node.db.gz
     """
+    from ctk.store.lock import end_recorder
+    from ctk.store.snapshot import one_file
     from ctk.store.snapshot import snapshot as copy
 
     progress = _progress if sys.stderr.isatty() else lambda done, total: None
-    if str(out) != "-":
-        copy(db, out, progress)
-        return
-    if sys.stdout.isatty():
+    to_stdout = str(out) == "-"
+    if to_stdout and sys.stdout.isatty():
         raise UsageError("a terminal cannot show a file of SQLite", hint="ctk snapshot DB - > OUT")
-    with tempfile.TemporaryDirectory(prefix="ctk-") as directory:
-        whole = Path(directory) / "snapshot.db"
-        copy(db, whole, progress)
-        with whole.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
+    if finish:
+        end_recorder(db)
+    if to_stdout:
+        with one_file(db, progress, ended=finish) as whole:
+            said = _read_through(whole, sys.stdout.buffer.write)
+    else:
+        copy(db, out, progress)
+        said = _read_through(out, len) if digest else ""
+    if digest:
+        remark(said)
+
+
+def _read_through(path: Path, take: Callable[[bytes], object]) -> str:
+    """Hand over all of a file, and give its digest and size in a line."""
+    import hashlib
+
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            take(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+    return f"sha256 {digest.hexdigest()}, {size} bytes"
 
 
 def _progress(done: int, total: int) -> None:

@@ -29,9 +29,10 @@ a new event that was queued when the dump ran has been read.
 """
 
 import struct
+import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
 from ctk.conntrack.attributes import MalformedError
@@ -63,7 +64,7 @@ _UNTIL_NEXT_DUMP = OLDER | UNCOUNTED
 
 MOST_FLOWS = 15_000  # remembered, twice: it is a cache of what takes 3 us and 500 bytes each
 _EXPORTED_AT_ONCE = 20_000
-_OF_FLOW = (1 << 48) - 1  # the bits of a key that are the connection's own
+_KEY = struct.Struct("8s6s")  # a key's bytes: of its flow, and the connection's own
 # What is counted, and when it last grew: the time takes no memory beyond the four counters.
 _COUNTERS = struct.Struct("=4Qq")
 
@@ -105,17 +106,17 @@ class Connections:
         are the bits of a key that are the connection's own.
         """
         key = (orig, reply, zone)
-        try:
-            flow = self._older_flows[key]
-        except KeyError:
-            other = None
-            if self.strangers is not None:
-                other = self.strangers.other_of(orig, reply, zone)
-                if other is not None and self._is_folded(other, of_flow):
-                    return other
-            return self.enter(key, other)
-        self.flows[key] = flow
-        return flow
+        # Asked for each event of a flood: what is empty is not looked into.
+        for known in (self.flows, self._older_flows) if self._wanted else (self._older_flows,):
+            if known and key in known:
+                flow = self.flows[key] = known[key]
+                return flow
+        other = None
+        if self.strangers is not None:
+            other = self.strangers.other_of(orig, reply, zone)
+            if other is not None and self._is_folded(other, of_flow):
+                return other
+        return self.enter(key, other)
 
     def ends(self, orig: bytes, reply: bytes, zone: int) -> Ends:
         """Return the addresses in a well-formed flow's tuples."""
@@ -123,19 +124,25 @@ class Connections:
         return flow.src, flow.dst, flow.reply_src
 
     def enter(self, key: FlowKey, other: Other | None) -> Flow | None:
-        """Enter a flow, whatever it may be folded into."""
-        try:
-            flow_tuple = self._tuples.read(*key)
-        except MalformedError:
-            self.malformed += 1
-            return None  # not kept: each of them is to be counted
-        wanted = self._wanted is None or self._wanted(flow_tuple)
-        flow = self.flows[key] = Flow(key, flow_tuple, other) if wanted else None
+        """Enter a flow, whatever it may be folded into: `other` was looked up for it."""
+        flow = Flow(key, self._tuples.read, other)
+        if other is None or self._wanted is not None:
+            try:
+                flow_tuple = flow.tuple
+            except MalformedError:
+                self.malformed += 1
+                return None  # not kept: each of them is to be counted
+            if self._wanted is not None and not self._wanted(flow_tuple):
+                self.flows[key] = None
+                return None
+        self.flows[key] = flow
         return flow
 
     def own_flow(self, flow: Flow, orig: bytes, reply: bytes, zone: int) -> Flow:
         """Return a flow of its own for one that may be folded, and is well-formed."""
-        return self.enter((orig, reply, zone), flow) or flow if isinstance(flow, Other) else flow
+        if not isinstance(flow, Other):
+            return flow
+        return self.enter((orig, reply, zone), flow) or flow
 
     def counted_under(self, group: Group, key: FlowKey, moved: Counters | None) -> Group:
         """Say where a folded connection of a flow counts that moved so much: it may stand out."""
@@ -225,9 +232,8 @@ class Connections:
 
         None where it is not wanted or well-formed.
         """
-        try:
-            flow = self.flows[orig, reply, zone]
-        except KeyError:
+        flow = self.flows.get((orig, reply, zone))
+        if flow is None:
             # A dump lists all there are: those that are known are not to fill the cache of flows.
             key = base_of(orig, reply, zone) | of_flow
             if key in self.live and key not in self.states:
@@ -271,31 +277,42 @@ class Connections:
         """Yield the live connections whose owner is known, for a clean stop to keep."""
         # Packed: 0.3 us a connection, where a row each took 6 us and 150 bytes. Some at a time: all
         # of them grouped were another 250 bytes a connection in memory.
-        counters = self._counters
         connections = iter(self.live.items())
         while some := list(islice(connections, _EXPORTED_AT_ONCE)):
-            groups: defaultdict[tuple[Group, bool], list[int]] = defaultdict(list)
+            groups: defaultdict[Group, list[int]] = defaultdict(list)
             for key, group in some:
-                counted_under = group.into or group
-                if counted_under.edge_id is not None:
-                    groups[counted_under, key in counters].append(key)
-            for (group, measured), keys in groups.items():
+                groups[group].append(key)
+            for (group, measured), keys in self._counted_under(groups).items():
                 assert group.edge_id is not None
+                parts = list(_KEY.iter_unpack(b"".join([key.to_bytes(14, "big") for key in keys])))
                 each_of_a_flow = isinstance(group, FoldedGroup)
                 yield LiveConnections(
-                    flow=b"".join(
-                        [
-                            (key >> 48).to_bytes(8, "big")
-                            for key in (keys if each_of_a_flow else keys[:1])
-                        ]
-                    ),
+                    flow=b"".join([flow for flow, _ in (parts if each_of_a_flow else parts[:1])]),
                     began_ns=group.began_ns,
                     edge_id=group.edge_id,
                     has_ports=group.has_ports,
-                    keys=array("Q", [key & _OF_FLOW for key in keys]).tobytes(),
-                    counters=b"".join([counters[key] for key in keys]) if measured else None,
+                    keys=_as_integers([own for _, own in parts]),
+                    counters=b"".join([self._counters[key] for key in keys]) if measured else None,
                     folded=group.sides if isinstance(group, FoldedGroup) else None,
                 )
+
+    def _counted_under(
+        self, groups: Mapping[Group, list[int]]
+    ) -> Mapping[tuple[Group, bool], list[int]]:
+        """Give keys by what they count under, where its edge is known, and whether measured."""
+        found: defaultdict[tuple[Group, bool], list[int]] = defaultdict(list)
+        for group, keys in groups.items():
+            counted_under, rest = group.into or group, keys
+            if counted_under.edge_id is None:
+                continue
+            if self._counters:
+                rest = []
+                for key in keys:
+                    measured = key in self._counters
+                    (found[counted_under, True] if measured else rest).append(key)
+            if rest:
+                found[counted_under, False] += rest
+        return found
 
     def restore(self, kept: Iterable[LiveConnections], *, by_port: bool) -> None:
         """Take up what a clean stop kept. `by_port`: each connection is a row of its own."""
@@ -313,6 +330,14 @@ class Connections:
                     start = n * _COUNTERS.size
                     self._counters[key] = some.counters[start : start + _COUNTERS.size]
         self.states = dict.fromkeys(self.live, RESTORED)
+
+
+def _as_integers(parts: Iterable[bytes]) -> bytes:
+    """Put a connection's own bits, of six bytes each, into a host's integers of eight."""
+    integers = array("Q", b"".join([b"\0\0" + part for part in parts]))
+    if sys.byteorder == "little":
+        integers.byteswap()
+    return integers.tobytes()
 
 
 def _restored(some: LiveConnections) -> Group:

@@ -79,16 +79,16 @@ class EventCounter:
         self.events += len(events)
         connections = self.connections
         connections.forget_idle_flows()
-        flows, live, ended = connections.flows, connections.live, connections.ended
+        known, live, ended = connections.flows.get, connections.live, connections.ended
         by_port = self._by_port
         for event in events:
             what, orig, port, reply, zone, ct_id, at_ns = event[:7]
-            try:
-                flow = flows[orig, reply, zone]
-            except KeyError:
-                flow = connections.flow(orig, reply, zone, ct_id << 16 | port)
+            # Not an exception where it is missing: 1 us, and in a flood each of them is.
+            flow = known((orig, reply, zone))
             if flow is None:
-                continue
+                flow = connections.flow(orig, reply, zone, ct_id << 16 | port)
+                if flow is None:
+                    continue
             key = flow.base | ct_id << 16 | port
             counted = 0
             if what == NEW:
@@ -110,8 +110,14 @@ class EventCounter:
                 if what != DESTROY:
                     live[key] = group
             if group.folded:
-                self._count_folded(group, flow, key, event, counted)
-                continue
+                if what == DESTROY:
+                    self._end_folded(group, flow, key, event, counted)
+                    continue
+                if group.into is not None:
+                    group = live[key] = group.into
+                addresses = (group.totals or self._totals(group, at_ns, port)).addresses
+                if addresses is not None:
+                    addresses.add(flow.ends or connections.ends(orig, reply, zone))
             totals = group.totals
             if totals is None:
                 totals = self._totals(group, at_ns, port)
@@ -181,30 +187,21 @@ class EventCounter:
 
     # What is folded.
 
-    def _count_folded(
+    def _end_folded(
         self, group: Group, flow: Flow, key: int, event: EventTuple, counted: int
     ) -> None:
-        """Count an event of a connection that stands under what its flow was folded into."""
-        what, orig, port, reply, zone, _, at_ns, *_ = event
-        if what == DESTROY:
-            moved = self._moved_last(key, event)
-            group = self.connections.counted_under(group, (orig, reply, zone), moved)
-            if isinstance(group, FoldedGroup) and any(failure(event)):
-                group = group.failures
-            totals = self._totals(group, at_ns, port)
-            self._count_end(totals, event, counted, moved)
-        else:
-            if group.into is not None:
-                group = self.connections.live[key] = group.into
-            totals = group.totals or self._totals(group, at_ns, port)
-            if totals.port != port:
-                totals.port = None
-            totals.ended_ns = at_ns
-            totals.new_events += what == NEW
-            totals.update_events += what != NEW
+        """Count the end of a connection that stands under what its flow was folded into."""
+        _, orig, port, reply, zone, _, at_ns = event[:7]
+        connections, ends = self.connections, flow.ends
+        moved = self._moved_last(key, event)
+        group = connections.counted_under(group, (orig, reply, zone), moved)
+        if isinstance(group, FoldedGroup) and any(failure(event)):
+            group = group.failures
+        totals = self._totals(group, at_ns, port)
+        self._count_end(totals, event, counted, moved)
         totals.connections += counted
         if totals.addresses is not None:
-            totals.addresses.add(flow.ends)
+            totals.addresses.add(ends or connections.ends(orig, reply, zone))
 
     def _find_by_event(self, flow: Flow, key: int, event: EventTuple) -> tuple[Group, int]:
         group, counted = self._find(flow, key, event)

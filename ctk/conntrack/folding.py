@@ -2,7 +2,8 @@
 Which flows of strangers a window keeps, and where the others are counted (strangers.py).
 
 The biggest are kept: by bytes, then by connections. Of those that are as big as the biggest that
-is folded none is kept, so that it is no matter of luck who is: of a flood of equals, nobody.
+is folded none is kept, so that it is no matter of luck who is: of a flood of equals, nobody. While
+such a flood goes on, the next window does not wait until it is full: it keeps what is bigger.
 """
 
 from collections import defaultdict
@@ -22,12 +23,16 @@ class Folding:
         # Each flow that is folded when the window is full has cost ten times one that never was.
         self._slack = strangers.most // 4
         self._kept = 0  # flows of strangers in the parts of the window that were handed over
+        self._folded: Size | None = None  # the biggest in this window
         self.begin_window()
 
     def begin_window(self) -> None:
-        self._strangers.begin_window()
+        strangers = self._strangers
+        equals = strangers.folded_at_once > strangers.most and self._kept <= strangers.most // 10
+        strangers.begin_window(full=equals)
         self._kept = 0
-        self._folded: Size | None = None  # the biggest in this window
+        if not equals:
+            self._folded = None
         self._begin_part()
 
     def _begin_part(self) -> None:
@@ -37,6 +42,7 @@ class Folding:
     def regroup(self) -> None:
         """From now on others have new groups: who their known side belongs to may differ."""
         self._groups.clear()
+        self._strangers.regroup()
 
     def group(self, other: Other, began_ns: int) -> FoldedGroup:
         """Return the group of connections that are folded and began then."""
@@ -66,7 +72,8 @@ class Folding:
         strangers = self._strangers
         room = max(0, strangers.most - self._kept)
         flows = _by_flow(open_totals)
-        sizes = {key: self._size(several) for key, several in flows.items()}
+        size = strangers.size_of
+        sizes = {key: size(several) for key, several in flows.items()}
         if len(flows) > room:
             biggest = sorted(sizes.values(), reverse=True)[room]
             if self._folded is None or biggest > self._folded:
@@ -79,15 +86,6 @@ class Folding:
                 for totals in several:
                     self._fold(totals, open_totals)
         open_totals[:] = [each for each in open_totals if each.group.totals is each]
-
-    def _size(self, several: list[Totals]) -> Size:
-        other = several[0].group.other
-        assert other is not None
-        return self._strangers.size_of(
-            other,
-            sum(each.connections for each in several),
-            sum(each.bytes_out + each.bytes_in for each in several),
-        )
 
     def _fold(self, totals: Totals, open_totals: list[Totals]) -> None:
         """Count totals under what they are folded into, with all that comes of their group."""

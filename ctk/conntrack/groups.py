@@ -9,6 +9,7 @@ Flows of strangers, whose address nobody in the cluster has, can be folded (stra
 them, with the strangers' addresses cut out, are one `Other`, which has groups of its own.
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
 from operator import sub
 from typing import NamedTuple
@@ -17,7 +18,6 @@ from ctk.distinct import Distinct
 from ctk.kept import Sides
 from ctk.model import FlowTuple, Kind, LoneEvent
 
-_NO_ZONE = bytes(2)
 FlowKey = tuple[bytes, bytes, int]  # orig, reply and zone, as decode gives them
 
 
@@ -36,25 +36,36 @@ class Flow:
 
     `base` is a 64-bit hash of its key, shifted past a connection's own bits: a flow that was
     forgotten comes back with the same. Of a million live flows two share one with a chance of 1 in
-    37 million. `other` is what it may be folded into, where a side of it is a stranger.
+    37 million. `other` is what it may be folded into, where a side of it is a stranger; it was
+    looked up for this flow last. `tuple` is read when somebody asks: of a flood nobody does.
     """
 
-    __slots__ = ("base", "group", "other", "tuple")
+    __slots__ = ("_key", "_read", "_tuple", "base", "ends", "group", "other")
 
-    def __init__(self, key: FlowKey, flow_tuple: FlowTuple, other: "Other | None" = None) -> None:
-        self.base = base_of(*key)
+    def __init__(
+        self,
+        key: FlowKey,
+        read: Callable[[bytes, bytes, int], FlowTuple],
+        other: "Other | None" = None,
+    ) -> None:
+        self._key = key
+        self._read = read
+        self._tuple: FlowTuple | None = None
+        self.base: int = base_of(*key) if other is None else other.base
         self.group: Group | None = None  # the one that connections beginning now belong to
-        self.tuple = flow_tuple
         self.other = other
+        self.ends: Ends | None = None if other is None else other.ends
 
     @property
-    def ends(self) -> "Ends":
-        flow = self.tuple
-        return flow.src, flow.dst, flow.reply_src
+    def tuple(self) -> FlowTuple:
+        if self._tuple is None:
+            self._tuple = self._read(*self._key)
+        return self._tuple
 
 
-# The addresses of a flow: who dialled, what was dialled, and who answered. A plain tuple: one is
-# made for each event of a flood, and a NamedTuple takes three times as long.
+# The addresses of a flow: who dialled, what was dialled, and who answered; of those that are known,
+# any. A plain tuple: one is made for each event of a flood, and a NamedTuple takes three times as
+# long.
 Ends = tuple[bytes, bytes, bytes]
 StrangerKinds = tuple[Kind | None, Kind | None, Kind | None]  # of Ends; None for those known
 NO_STRANGERS: StrangerKinds = (None, None, None)
@@ -65,25 +76,28 @@ class Other(Flow):
     What is left of many flows without the addresses of their strangers.
 
     Its tuples have b"" there. `base` and `ends` are those of the flow that was looked up last: a
-    flow that is folded is no object of its own.
+    flow that is folded is no object of its own. `as_of` is what was known of the cluster then.
     """
 
-    __slots__ = ("ends", "kinds", "sides")
+    __slots__ = ("as_of", "kinds", "sides")
 
-    def __init__(self, flow_tuple: FlowTuple, kinds: StrangerKinds) -> None:
+    def __init__(self, flow_tuple: FlowTuple, kinds: StrangerKinds, as_of: int) -> None:
         self.base = 0
         self.group = None
-        self.tuple = flow_tuple
+        self._tuple = flow_tuple
         self.other = None
         self.kinds = kinds
+        self.as_of = as_of
         self.sides = Sides(*(kind is not None for kind in kinds))
-        self.ends: Ends = (b"", b"", b"")
+        self.ends = (b"", b"", b"")
 
 
 def base_of(orig: bytes, reply: bytes, zone: int) -> int:
-    """Return `Flow.base` in 0.6 us, where making the flow takes 3."""
-    salt = zone.to_bytes(2, "big") if zone else _NO_ZONE
-    digest = blake2b(orig + reply, digest_size=8, salt=salt)
+    """Return `Flow.base`, in 0.6 us."""
+    if zone:
+        digest = blake2b(orig + reply, digest_size=8, salt=zone.to_bytes(2, "big"))
+    else:
+        digest = blake2b(orig + reply, digest_size=8)
     return int.from_bytes(digest.digest(), "big") << 48
 
 
@@ -91,12 +105,12 @@ class Group:
     """Connections of one flow that began in the same second."""
 
     __slots__ = (
+        "_has_ports",
         "began_ns",
         "edge_id",
         "ends",
         "flow",
         "folded",
-        "has_ports",
         "into",
         "is_older",
         "other",
@@ -113,7 +127,7 @@ class Group:
     ) -> None:
         self.flow = flow  # None once its edge is in the file: 300 bytes less a live connection
         self.began_ns = began_ns
-        self.has_ports = has_ports if flow is None else flow.tuple.dst_port is not None
+        self._has_ports = has_ports
         self.is_older = is_older  # than this recording: an earlier one may have attributed it
         self.edge_id: int | None = None  # of the row that says who they belong to
         self.totals: Totals | None = None  # of the open window, where the group had events
@@ -122,6 +136,16 @@ class Group:
         self.ends: Ends | None = None if flow is None or flow.other is None else flow.ends
         self.folded = False  # whether its connections count under `into`, or it is one of those
         self.into: FoldedGroup | None = None
+
+    @property
+    def has_ports(self) -> bool:
+        flow = self.flow
+        return self._has_ports if flow is None else flow.tuple.dst_port is not None
+
+    def forget_flow(self) -> None:
+        """Its edge is in the file, and is all that is needed from now on."""
+        self._has_ports = self.has_ports
+        self.flow = None
 
 
 class FoldedGroup(Group):

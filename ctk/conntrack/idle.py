@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ctk.conntrack.connections import Connections
+from ctk.conntrack.groups import Group
 from ctk.model import IdleConnections
 from ctk.timespan import MINUTE
 
@@ -26,10 +27,14 @@ class IdleLook:
 
     def slices(self) -> Iterator[None]:
         """Yield after each slice; connections may come and go between two of them."""
-        keys = list(self._connections.live)
+        keys, group_of = list(self._connections.live), self._connections.live.get
+        last_ns = self._at_ns - IDLE_NS
         for first in range(0, len(keys), _AT_ONCE):
             for key in keys[first : first + _AT_ONCE]:
-                self._look_at(key)
+                group = group_of(key)
+                # Most began too late to be idle: no more is asked of them than this.
+                if group is not None and group.began_ns <= last_ns:
+                    self._look_at(key, group)
             yield
 
     def found(self) -> IdleConnections:
@@ -38,14 +43,13 @@ class IdleLook:
             at_ns=self._at_ns, by_edge=self._by_edge, more=self._more, unmeasured=self._unmeasured
         )
 
-    def _look_at(self, key: int) -> None:
-        group = self._connections.live.get(key)
-        group = None if group is None else group.into or group
-        if group is None or group.edge_id is None:  # it ended, or no window of it is in the file
+    def _look_at(self, key: int, group: Group) -> None:
+        group = group.into or group
+        if group.edge_id is None:  # no window of it is in the file
             return
         moved = self._connections.moved(key)
         if moved is None:
-            self._unmeasured += group.began_ns <= self._at_ns - IDLE_NS
+            self._unmeasured += 1
             return
         counters, moved_ns = moved
         if moved_ns > self._at_ns - IDLE_NS:

@@ -8,7 +8,7 @@ To receive an event this way takes 0.70 to 0.84 us of CPU, user and system; with
 import ctypes
 import socket
 
-SLOTS = 4096
+SLOTS = 1024
 # An event with every attribute that the kernel knows takes some 600 bytes (IPv6 tuples, master,
 # labels, security context). Dumps have larger datagrams, and sockets of their own. Slots of 512
 # bytes are no faster.

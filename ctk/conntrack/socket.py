@@ -34,6 +34,8 @@ GATHER_S = 0.01
 # From linux/socket.h and linux/netlink.h; Python's socket module doesn't have them.
 _SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55  # since 4.12; nine numbers, of which the first two are these:
+_RMEM_ALLOC, _RCVBUF, _MEMINFO = 0, 1, struct.Struct("=9I")
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
 
@@ -125,6 +127,8 @@ class Socket:
         self.more_waits = n == SLOTS or self._overrun_ns is not None
         if not self.more_waits:
             self._empty_ns = at_ns
+        elif self._is_half_full():
+            self._grow()
         offsets: Sequence[int] = range(0, n * SLOT_BYTES, SLOT_BYTES)
         lengths = self._slots.lengths(n)
         if max(lengths) > SLOT_BYTES or not self._slots.all_from_kernel(n):
@@ -201,6 +205,20 @@ class Socket:
     def _overran(self) -> None:
         if self._overrun_ns is None:
             self._overrun_ns = self._empty_ns
+        self._grow()
+
+    def _is_half_full(self) -> bool:
+        """Whether what waits takes half the buffer: it is to grow before events are lost."""
+        if self.buffer_bytes >= self._buffer_max_bytes:
+            return False
+        try:
+            found = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        except OSError:
+            return False
+        numbers = _MEMINFO.unpack(found)
+        return bool(numbers[_RMEM_ALLOC] > numbers[_RCVBUF] // 2)
+
+    def _grow(self) -> None:
         if self.buffer_bytes < self._buffer_max_bytes:
             self._set_buffer(min(2 * self.buffer_bytes, self._buffer_max_bytes))
 

@@ -11,11 +11,11 @@ of the bytes of its tuples, and what is left finds the `Other`. It gets a flow o
 stands out: with more connections, or more bytes in one look, than all that were folded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ctk.conntrack.attributes import MalformedError
-from ctk.conntrack.groups import Counters, Ends, Other, StrangerKinds, base_of
+from ctk.conntrack.groups import Counters, Ends, Other, StrangerKinds, Totals, base_of
 from ctk.conntrack.tuples import Layout, TupleReader
 from ctk.kept import Sides
 from ctk.model import FlowTuple, Kind
@@ -25,6 +25,29 @@ MOST_PEERS = 10_000  # flows of strangers that a window keeps, unless --peers sa
 MOST_OTHERS = 2_000
 _NO_STRANGERS: StrangerKinds = (None, None, None)
 _MOST_SEEN = 2**15  # flows whose connections are counted to tell which of them stand out
+
+
+class _Cut:
+    """
+    Tuples of one layout between the same kinds of addresses, and what they are folded into.
+
+    `others` are found by what is left of the tuples' bytes without those of `mask`. Where one side
+    is a stranger, `end` is where its address stands, and `same` is where it stands again.
+    """
+
+    __slots__ = ("end", "kind", "kinds", "mask", "orig_size", "others", "reply_size", "same")
+
+    def __init__(self, layout: Layout, orig: bytes, kinds: StrangerKinds, *, ports: bool) -> None:
+        src, dialled, backend = layout.places
+        self.kinds = kinds
+        self.orig_size, self.reply_size = len(orig), layout.size - len(orig)
+        self.mask = layout.mask_without(_sides(kinds), ports=ports)
+        self.others: dict[int, Other] = {}
+        self.kind: Kind | None = None
+        if kinds[1:] == (None, None):
+            self.kind, self.end, self.same = kinds[0], src, src
+        elif kinds[0] is None and kinds[1] == kinds[2]:
+            self.kind, self.end, self.same = kinds[1], dialled, backend
 
 
 class Size(NamedTuple):
@@ -57,17 +80,28 @@ class Strangers:
         self._kind_of = kind_of
         self.tuples = TupleReader()
         self._may_be_named = may_be_named
+        self._as_of = 0
         self._others: dict[tuple[FlowTuple, StrangerKinds], Other] = {}
         # The same, by what is left of the bytes of tuples, in one look-up.
-        self._by_rest: dict[tuple[int, int, StrangerKinds], Other] = {}
-        self._masks: dict[tuple[Layout, StrangerKinds, bool], int] = {}
+        self._cuts: dict[tuple[Layout, StrangerKinds, bool], _Cut] = {}
+        self._last: _Cut | None = None  # the one that was used last: a flood is all of one kind
         self._seen: dict[int, int] = {}  # connections of folded flows by their base
+        self.folded_at_once = 0  # flows, in this window
 
-    def begin_window(self) -> None:
-        self.full = self.most == 0
+    def begin_window(self, *, full: bool) -> None:
+        """From now on fold only what is too much; with `full`, what is as small as it was."""
+        self.full = full or self.most == 0
+        self.folded_at_once = 0
         self._others.clear()
-        self._by_rest.clear()
         self._seen.clear()
+        self.regroup()
+
+    def regroup(self) -> None:
+        """More may be known of who has an address: it is asked about anew."""
+        self._as_of += 1
+        self._last = None
+        for cut in self._cuts.values():
+            cut.others.clear()
 
     def other_of(self, orig: bytes, reply: bytes, zone: int) -> Other | None:
         """
@@ -78,26 +112,46 @@ class Strangers:
         # In a flood it is asked about each event; so it calls little, and makes little.
         tuples = orig + reply
         number = int.from_bytes(tuples, "big")
-        for layout in self.tuples.layouts.get((len(orig), len(reply)), ()):
-            if number & layout.mask == layout.template:
-                break
-        else:
-            return self._other_of_parsed(orig, reply, zone)
+        cut = self._last
+        if (
+            cut is not None
+            and len(orig) == cut.orig_size
+            and len(reply) == cut.reply_size
+            and not zone
+        ):
+            # What is left is that of a flow before: so is the layout, and so are known addresses.
+            other = cut.others.get(number & cut.mask)
+            end = tuples[cut.end]
+            if other is not None and tuples[cut.same] == end and self._kind_of(end) == cut.kind:
+                other.base, other.ends = base_of(orig, reply, 0), (end, end, end)
+                return other
+        if not zone:
+            for layout in self.tuples.layouts.get((len(orig), len(reply)), ()):
+                if number & layout.mask == layout.template:
+                    return self._other_like(layout, orig, reply, number)
+        return self._other_of_parsed(orig, reply, zone)
+
+    def _other_like(self, layout: Layout, orig: bytes, reply: bytes, number: int) -> Other | None:
+        """The same, of tuples of a layout that is known; `number` is their bytes."""
+        tuples = orig + reply
         ends = layout.ends(tuples)
         kinds = self._kinds(ends)
         if kinds == _NO_STRANGERS:
             return None
         with_ports = len(self._others) < MOST_OTHERS
-        mask = self._masks.get((layout, kinds, with_ports))
-        if mask is None:
-            mask = layout.mask_without(_sides(kinds), ports=with_ports)
-            self._masks[layout, kinds, with_ports] = mask
-        rest = (number & mask, zone, kinds)
-        other = self._by_rest.get(rest)
+        cut = self._cuts.get((layout, kinds, with_ports))
+        if cut is None:
+            cut = self._cuts[layout, kinds, with_ports] = _Cut(
+                layout, orig, kinds, ports=with_ports
+            )
+        if cut.kind is not None:
+            self._last = cut
+        rest = number & cut.mask
+        other = cut.others.get(rest)
         if other is None:
-            other = self._other(layout.read(tuples, zone), kinds, with_ports=with_ports)
-            self._by_rest[rest] = other
-        other.base, other.ends = base_of(orig, reply, zone), ends
+            other = self._other(layout.read(tuples, 0), kinds, with_ports=with_ports)
+            cut.others[rest] = other
+        other.base, other.ends = base_of(orig, reply, 0), ends
         return other
 
     def _other_of_parsed(self, orig: bytes, reply: bytes, zone: int) -> Other | None:
@@ -125,7 +179,7 @@ class Strangers:
         cut = _cut(flow, kinds, with_ports=with_ports)
         other = self._others.get((cut, kinds))
         if other is None:
-            other = self._others[cut, kinds] = Other(cut, kinds)
+            other = self._others[cut, kinds] = Other(cut, kinds, self._as_of)
         return other
 
     def is_folded_at_once(self, other: Other) -> bool:
@@ -136,6 +190,7 @@ class Strangers:
         connections = seen.get(other.base, 0) + 1
         if biggest is not None and connections > biggest.connections:
             return False
+        self.folded_at_once += connections == 1
         if len(seen) >= _MOST_SEEN:
             seen.clear()
         seen[other.base] = connections
@@ -146,13 +201,20 @@ class Strangers:
         biggest = self.biggest_folded
         return biggest is not None and moved.bytes_out + moved.bytes_in > biggest.bytes
 
-    def size_of(self, other: Other, connections: int, moved_bytes: int) -> Size:
-        may_be_named = self._may_be_named and "unknown" in other.kinds
+    def size_of(self, several: Sequence[Totals]) -> Size:
+        """Say how big a flow is that has these totals."""
+        other, may_be_named = several[0].group.other, False
+        if self._may_be_named and other is not None:
+            may_be_named = "unknown" in other.kinds
+        connections = moved_bytes = 0
+        for each in several:
+            connections += each.connections
+            moved_bytes += each.bytes_out + each.bytes_in
         return Size(may_be_named, moved_bytes, connections)
 
     def are_strange(self, ends: Ends, other: Other) -> bool:
         """Say whether addresses are still what they were: meanwhile somebody may have told."""
-        return all(
+        return other.as_of == self._as_of or all(
             kind is None or self._kind_of(end) == kind
             for end, kind in zip(ends, other.kinds, strict=True)
         )

@@ -137,7 +137,7 @@ def _with_ports(orig: bytes, reply: bytes, reply_at: int) -> bytes:
 class Layout:
     """Where addresses and ports are in tuples of one shape; all other bytes are the template."""
 
-    __slots__ = ("_addresses", "_ports", "_proto", "_size", "mask", "template")
+    __slots__ = ("_addresses", "_ports", "_proto", "mask", "size", "template")
 
     def __init__(self, orig: bytes, reply: bytes, like: FlowTuple) -> None:
         whole, places = _places(orig, reply)
@@ -164,9 +164,15 @@ class Layout:
                 place(CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT),
                 place(CTA_TUPLE_REPLY, CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT),
             ]
-        self._size = len(tuples)
+        self.size = len(tuples)
         self.mask = self._without(self._addresses + self._ports)
         self.template = int.from_bytes(tuples, "big") & self.mask
+
+    @property
+    def places(self) -> tuple[slice, slice, slice]:
+        """Where the addresses stand of who dialled, of what was dialled, and of who answered."""
+        src, dst, reply_src, _ = self._addresses
+        return src, dst, reply_src
 
     def ends(self, tuples: bytes) -> tuple[bytes, bytes, bytes]:
         """Give who dialled, what was dialled, and who answered."""
@@ -183,7 +189,7 @@ class Layout:
         return self._without(cut)
 
     def _without(self, cut: list[slice]) -> int:
-        mask = bytearray(b"\xff" * self._size)
+        mask = bytearray(b"\xff" * self.size)
         for value in cut:
             mask[value] = bytes(value.stop - value.start)
         return int.from_bytes(mask, "big")

@@ -1,18 +1,22 @@
 """
-One API server: a GET, and its answers in plain words.
+One API server: what is asked of it, and its answers in plain words.
 
 Answers are read raw: the typed client takes 70 KB a pod.
 """
 
+import base64
+import hashlib
 import json
 import logging
+import os
 import re
+import ssl
 import threading
 import time
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
@@ -20,9 +24,14 @@ from ctk.errors import CtkError
 from ctk.kube.credentials import Credentials, CredentialsError
 from ctk.kube.objects import Resource
 
+if TYPE_CHECKING:
+    import socket
+
 log = logging.getLogger("ctk.kube")
 
 _CHUNK_BYTES = 1 << 18
+_GIVEN = (101, 200, 201, 202)
+_WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +54,19 @@ class Answer(NamedTuple):
     code: int
     message: str
     retry_after_s: float
+
+
+class Upgraded(NamedTuple):
+    """A connection that is a WebSocket now, not blocking, and what of it has come already."""
+
+    sock: "socket.socket"
+    received: bytes
+    protocol: str
+    response: Any  # which would close the connection with its own end
+
+    def close(self) -> None:
+        """End it."""
+        self.response.close()
 
 
 class RefusedError(Exception):
@@ -80,6 +102,64 @@ class Api:
 
     def get(self, url: str, read_s: float, *, compressed: bool) -> Any:
         """Open a response with status 200; anything else is a refusal."""
+        return self._request("GET", url, read_s, {"accept-encoding": "gzip"} if compressed else {})
+
+    def get_text(self, url: str, read_s: float) -> bytes:
+        """What is no object, whole: the log of a pod."""
+        headers = {"accept": "application/json, */*"}  # as kubectl asks: the type is the server's
+        return self._whole(self._request("GET", url, read_s, headers))
+
+    def write(
+        self, method: Literal["POST", "DELETE"], url: str, body: Mapping[str, Any], read_s: float
+    ) -> None:
+        """Make or delete an object; what is said of it is not needed."""
+        headers = {"content-type": "application/json"}
+        self._whole(self._request(method, url, read_s, headers, orjson.dumps(body)))
+
+    def upgrade(self, url: str, protocols: Sequence[str], read_s: float) -> Upgraded:
+        """
+        Open a WebSocket (https://www.rfc-editor.org/rfc/rfc6455#section-1.3).
+
+        The connection is one of the pool's, so TLS, proxies and credentials are those of any other
+        request; it does not go back.
+        """
+        key = base64.b64encode(os.urandom(16)).decode()
+        response = self._request(
+            "GET",
+            url,
+            read_s,
+            {
+                "accept": "*/*",
+                "connection": "Upgrade",
+                "upgrade": "websocket",
+                "sec-websocket-key": key,
+                "sec-websocket-version": "13",
+                "sec-websocket-protocol": ", ".join(protocols),
+            },
+        )
+        expected = base64.b64encode(hashlib.sha1(f"{key}{_WEBSOCKET}".encode()).digest()).decode()
+        protocol = response.headers.get("sec-websocket-protocol", "")
+        if response.headers.get("sec-websocket-accept") != expected or protocol not in protocols:
+            response.close()
+            raise BrokenError("the server, or a proxy before it, opens no WebSocket")
+        sock, buffered = response.connection.sock, response._fp.fp
+        # What came right behind the answer's head is in http.client's buffer, and nothing else is.
+        sock.setblocking(False)
+        try:
+            received = buffered.read1(_CHUNK_BYTES) or b""
+        except (BlockingIOError, ssl.SSLWantReadError):
+            received = b""
+        return Upgraded(sock, received, protocol, response)
+
+    def _whole(self, response: Any) -> bytes:
+        try:
+            return b"".join(iter(lambda: self.read(response), b""))
+        finally:
+            response.close()
+
+    def _request(
+        self, method: str, url: str, read_s: float, more: Mapping[str, str], body: bytes = b""
+    ) -> Any:
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
@@ -89,38 +169,33 @@ class Api:
                 headers = credentials.headers()
             except CredentialsError as error:
                 raise BrokenError(f"credentials could not be read: {error}") from error
-        headers |= {"accept": "application/json", "user-agent": "ctk"}
-        if compressed:
-            headers["accept-encoding"] = "gzip"
         try:
             response = credentials.pool.request(
-                "GET",
+                method,
                 credentials.url + url,
-                headers=headers,
+                body=body or None,
+                headers={"accept": "application/json", "user-agent": "ctk", **headers, **more},
                 preload_content=False,
                 redirect=False,
                 retries=False,
                 timeout=Timeout(connect=self._patience.connect, read=read_s),
             )
-            if response.status == 200:
+            if response.status in _GIVEN:
                 return response
             try:
-                body = response.read(1 << 16)
+                refusal = response.read(1 << 16)
             finally:
                 response.close()
         except (HTTPError, OSError) as error:
             raise BrokenError(_plainly(error, credentials.trust_hint)) from error
-        raise RefusedError(_answer(response.status, response.headers, body))
+        raise RefusedError(_answer(response.status, response.headers, refusal))
 
     def get_object(self, url: str, read_s: float) -> Mapping[str, Any]:
         """One object, whole; what is none is a BrokenError."""
-        response = self.get(url, read_s, compressed=False)
         try:
-            raw = orjson.loads(b"".join(iter(lambda: self.read(response), b"")))
+            raw = orjson.loads(self._whole(self.get(url, read_s, compressed=False)))
         except ValueError as error:
             raise BrokenError(f"the answer is no object: {error}") from error
-        finally:
-            response.close()
         if not isinstance(raw, dict):
             raise BrokenError("the answer is no object")
         return raw
@@ -178,7 +253,7 @@ def _answer(code: int, headers: Mapping[str, str], body: bytes) -> Answer:
     except (KeyError, TypeError, ValueError):
         message = "without a Status"
     after = headers.get("Retry-After", "")
-    return Answer(code, " ".join(message.split())[:200], float(after) if after.isdecimal() else 0)
+    return Answer(code, " ".join(message.split())[:400], float(after) if after.isdecimal() else 0)
 
 
 def _plainly(error: Exception, trust_hint: str) -> str:

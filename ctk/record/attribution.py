@@ -102,7 +102,7 @@ class Attribution:
         """The window of these groups is in the file: an id is all they need from now on."""
         for group in groups:
             if not group.folded:  # of those there are few, and their failures come later
-                group.flow = None
+                group.forget_flow()
         self._pending.clear()
 
     def rolled_back(self, groups: Iterable[Group]) -> None:

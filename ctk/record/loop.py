@@ -295,7 +295,7 @@ class Recorder:
         """Yield what the next recording of this boot is to go on with."""
         if not self._plan.live:
             return
-        for group in self._connections.live.values():
+        for group in set(self._connections.live.values()):
             self._attribution.edge_id(group.into or group)
         yield from self._connections.export()
 

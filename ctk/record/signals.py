@@ -1,15 +1,22 @@
 """How a recording is told to stop, and to open its log anew."""
 
+import logging
 import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from ctk.record.progressline import ENDED
+
+log = logging.getLogger("ctk")
 
 # A pod has 30 s after SIGTERM; what is not done in this time waits for the next start.
 STOP_S = 20.0
 # `timeout` and others signal a process and then its group: two signals within this time are one.
 _ONE_SIGNAL_S = 1.0
+_LOOK_S = 0.2  # between two looks for a signal
 
 
 class Stop:
@@ -32,6 +39,11 @@ class Stop:
 
     def ask(self) -> None:
         self._at_s = min(self._at_s, time.monotonic())
+
+    @contextmanager
+    def lingering(self, db: Path) -> Iterator[None]:
+        """Let the process end with its recording, which is in here."""
+        yield
 
     def left_s(self) -> float:
         """Return how many of the 20 seconds since the first ask are left; inf before it."""
@@ -63,9 +75,47 @@ class Stop:
         self.ask()
         now_s = time.monotonic()
         if now_s > self._first_signal_s + _ONE_SIGNAL_S:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            self._again(number)
         self._first_signal_s = min(self._first_signal_s, now_s)
+
+    def _again(self, number: int) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     def _hang_up(self, number: int, frame: object) -> None:
         self.hangups += 1
+
+
+class LingeringStop(Stop):
+    """
+    Keeps the process when the recording is over: its file can be fetched from the container.
+
+    SIGINT ends the recording only; while the file is being closed it may come again. SIGTERM and
+    SIGHUP end the process, too, as does any signal once the recording is over.
+    """
+
+    def __init__(self, max_time_ns: int | None, *, hangup_reopens: bool = False) -> None:
+        super().__init__(max_time_ns, hangup_reopens=hangup_reopens)
+        self._is_over = self._leaves = False
+
+    @contextmanager
+    def lingering(self, db: Path) -> Iterator[None]:
+        """Say how the recording in here ended, and wait, unless it failed before it made a file."""
+        try:
+            yield
+        except Exception as error:
+            if db.exists():
+                log.error("%s: %s", ENDED, getattr(error, "message", error))
+                self._linger()
+            raise
+        log.info(ENDED)
+        self._linger()
+
+    def _linger(self) -> None:
+        self._is_over = True
+        while not self._leaves:
+            time.sleep(_LOOK_S)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.ask()
+        self._leaves = self._leaves or self._is_over or number != signal.SIGINT

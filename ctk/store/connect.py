@@ -323,6 +323,10 @@ def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool 
         raise UsageError(
             f"{path} was written by a newer ctk (it has {max(unknown)})", hint="update this ctk"
         )
+    if migrates and "merged" in tables:
+        raise UsageError(
+            f"{path} was merged of the files of several nodes", hint="record to another file"
+        )
     missing = [name for name in SCHEMA if name not in applied]
     if missing and not (migrates or older):
         raise OlderSchemaError(f"{path} was written by an older ctk (it lacks {missing[0]})")

@@ -8,6 +8,7 @@ SQLite's own locks.
 
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from ctk.errors import StoreError, UsageError
 
 _READER_S = 0.05  # a reader that looks whether somebody has the lock has it for microseconds
+_ENDS_S = 60.0  # a recorder takes 20 s at most, and what it waits for may be slow
 
 
 @contextmanager
@@ -75,6 +77,68 @@ def is_written(path: Path) -> bool:
         return False
     finally:
         os.close(lock)
+
+
+def end_recorder(path: Path) -> None:
+    """Have the recorder of PATH finish, as Ctrl-C does, and wait until it has; none is no error."""
+    until_s = time.monotonic() + _ENDS_S
+    if is_written(path):
+        _interrupt_holder(path)
+    while is_written(path):
+        if time.monotonic() > until_s:
+            raise StoreError(
+                f"{path} is still being recorded to after {_ENDS_S:.0f} s",
+                hint="stop that recorder",
+            )
+        time.sleep(_READER_S)
+
+
+def _interrupt_holder(path: Path) -> None:
+    """
+    Send SIGINT to who holds PATH.lock.
+
+    The number in it may be of another PID namespace, where it is another process: 1 is a
+    container's recorder inside it and init outside. So the process must have the lock file open.
+    """
+    lock = _beside(path)
+    try:
+        wanted = lock.stat()
+        pid = int(lock.read_text("ascii"))
+        process = os.pidfd_open(pid)
+    except FileNotFoundError:
+        return  # it has just ended
+    except (OSError, ValueError):
+        raise _unreachable(path) from None
+    try:
+        if not _has_open(pid, wanted):
+            raise _unreachable(path)
+        signal.pidfd_send_signal(process, signal.SIGINT)
+    except ProcessLookupError:
+        pass  # it has just ended
+    finally:
+        os.close(process)
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    try:
+        opened = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for each in opened:
+        try:
+            found = each.stat()
+        except OSError:
+            continue  # closed meanwhile
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return True
+    return False
+
+
+def _unreachable(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is recorded to by a process that cannot be told to finish from here",
+        hint="run this where that recorder runs, as the same user",
+    )
 
 
 def _take(lock: int) -> None:

@@ -90,6 +90,15 @@ def test_the_buffer_grows_on_an_overrun_up_to_its_limit(on_node):
     assert sizes == [2 * SMALL, 3 * SMALL, 3 * SMALL]
 
 
+def test_the_buffer_grows_before_events_are_lost(on_node):
+    """Of 3,000 events that wait, 2,000 are left by the first read: more than half of what fits."""
+    two_mib = 2 << 20
+    with Socket(buffer_bytes=two_mib, buffer_max_bytes=2 * two_mib, events=("new",)) as source:
+        flood(on_node, 3000)
+        assert len(received(source)) == 3000
+        assert (source.buffer_bytes, source.lost()) == (2 * two_mib, None)
+
+
 @pytest.mark.parametrize(
     "asked",
     [

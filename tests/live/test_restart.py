@@ -20,7 +20,7 @@ from ctk.conntrack.tuples import parse_tuples
 pytestmark = pytest.mark.live
 
 OPTIONS = ("--enable-accounting", "--accounting-interval", "1s", "--window", "1s")
-KILLS = 20
+KILLS = 8
 
 
 class Load(threading.Thread):

@@ -1,0 +1,147 @@
+"""An API server that objects are made and deleted on: what is not answered is asked again."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote, urlencode
+
+from ctk.errors import KubeError
+from ctk.fleet.manifests import Object
+from ctk.fleet.waits import Waits
+from ctk.kube.api import Api, BrokenError, Patience, RefusedError
+from ctk.kube.credentials import Credentials, InCluster, Kubeconfig
+
+T = TypeVar("T")
+
+_PAGE = 500
+_CONFLICT, _NOT_FOUND = 409, 404
+# Too many requests, and what a server or a proxy before it says of its own trouble.
+_LATER = (429, 500, 502, 503, 504)
+
+# Where the objects of a kind are, and what kubectl calls them.
+NAMESPACES = "/api/v1/namespaces"
+NODES = "/api/v1/nodes"
+_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ROLES = f"{_RBAC}/clusterroles"
+BINDINGS = f"{_RBAC}/clusterrolebindings"
+
+
+class AwayError(KubeError):
+    """The API server has not answered for as long as there is patience."""
+
+
+class Cluster:
+    """
+    One cluster.
+
+    A call is asked again while the server is away or in trouble, for `away_s` at most; then it is
+    an AwayError. What it refuses is a RefusedError. What is looked at again and again is asked
+    once: `pods` and `log`.
+    """
+
+    def __init__(self, kubeconfig: Path | None, context: str | None, waits: Waits) -> None:
+        def credentials() -> Credentials:
+            return InCluster() if kubeconfig is None else Kubeconfig(kubeconfig, context)
+
+        self._waits, self.retry_s = waits, waits.retry_s
+        self.api = Api(credentials, Patience(connect=waits.connect_s, list=waits.answer_s))
+        self.name = self.api.cluster_name
+
+    def get(self, path: str) -> Mapping[str, Any]:
+        """Give one object."""
+        return self._patiently(lambda: self.api.get_object(path, self._waits.answer_s))
+
+    def nodes(self, selector: str | None) -> Iterator[Mapping[str, Any]]:
+        """Give the nodes with these labels."""
+        return self._list(self.get, NODES, {"labelSelector": selector} if selector else {})
+
+    def pods(self, namespace: str) -> Iterator[Mapping[str, Any]]:
+        """Give the pods of a namespace; asked once."""
+        answer_s = self._waits.answer_s
+        path = f"{NAMESPACES}/{namespace}/pods"
+        return self._list(lambda url: self.api.get_object(url, answer_s), path, {})
+
+    def _list(
+        self, get: Callable[[str], Mapping[str, Any]], path: str, query: dict[str, str]
+    ) -> Iterator[Mapping[str, Any]]:
+        query["limit"] = str(_PAGE)
+        while True:
+            page = get(f"{path}?{urlencode(query)}")
+            yield from page.get("items") or ()
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return
+            query["continue"] = token
+
+    def create(self, path: str, each: Object) -> None:
+        """
+        Make an object, unless it is there already.
+
+        An answer that is lost leaves open whether it was made; the names are nobody else's.
+        """
+        try:
+            self._patiently(lambda: self.api.write("POST", path, each, self._waits.answer_s))
+        except RefusedError as error:
+            if error.answer.code != _CONFLICT:
+                raise
+
+    def delete(
+        self,
+        path: str,
+        *,
+        grace_s: int | None = None,
+        propagation: Literal["Background", "Foreground"] = "Background",
+    ) -> None:
+        """Delete an object; one that is not there is no error."""
+        options: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+        }
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        try:
+            self._patiently(lambda: self.api.write("DELETE", path, options, self._waits.answer_s))
+        except RefusedError as error:
+            if error.answer.code not in (_NOT_FOUND, _CONFLICT):
+                raise
+
+    def log(self, pod: str, container: str, since: str | None) -> str:
+        """Give what a container has written from a time on, a line's time before it; asked once."""
+        query = {"container": container, "timestamps": "true", "limitBytes": str(1 << 20)}
+        if since is None:
+            query["tailLines"] = "1000"
+        else:
+            query["sinceTime"] = since
+        text = self.api.get_text(f"{pod}/log?{urlencode(query)}", self._waits.answer_s)
+        return text.decode("utf-8", "replace")
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask until there is an answer, or patience ends."""
+        until_s, wait_s, renewed = time.monotonic() + self._waits.away_s, self._waits.retry_s, False
+        while True:
+            after_s = 0.0
+            try:
+                return ask()
+            except BrokenError as error:
+                why = str(error)
+            except RefusedError as error:
+                code, why, after_s = error.answer
+                if code == 401 and not renewed:  # a token has expired
+                    renewed = True
+                    self.api.reload()
+                elif code not in _LATER:
+                    raise
+            wait_s = min(max(wait_s, after_s), self._waits.most_retry_s)
+            if time.monotonic() + wait_s > until_s:
+                raise AwayError(
+                    f"the API server has not answered for {self._waits.away_s:.0f} s: {why}"
+                )
+            time.sleep(wait_s)
+            wait_s *= 2
+
+
+def path_of_pod(namespace: str, name: str) -> str:
+    """Where a pod is."""
+    return f"{NAMESPACES}/{namespace}/pods/{quote(name)}"

@@ -1,0 +1,364 @@
+"""
+Record on many nodes for a while, bring the files here, and leave nothing in the cluster.
+
+    choose nodes -> make -> start -> record -> fetch -> delete
+
+The only part of ctk that makes objects in a cluster. A node that fails costs that node.
+"""
+
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ctk.errors import CtkError, KubeError, UsageError, nearest
+from ctk.fleet import manifests
+from ctk.fleet.cluster import Cluster, path_of_pod
+from ctk.fleet.made import Left, Made
+from ctk.fleet.recorders import Recorder, not_ready
+from ctk.fleet.transfer import TransferError, fetch
+from ctk.fleet.waits import Waits
+from ctk.kube.api import BrokenError, RefusedError
+from ctk.record.signals import Stop
+from ctk.timespan import SECOND, format_age
+
+_AT_A_TIME = 3  # files; the pool of connections has four
+_LOGS_AT_A_TIME = 20  # read in one look
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """
+    What `ctk collect` was asked.
+
+    `kubeconfig` None is the cluster that it runs in; `flags` are what kubectl is to be told to find
+    the same.
+    """
+
+    kubeconfig: Path | None
+    context: str | None
+    flags: tuple[str, ...]
+    nodes: tuple[str, ...]
+    selector: str | None
+    image: str
+    pull_policy: str
+    for_ns: int
+    start_timeout_ns: int
+    max_bytes: int
+    out: Path
+
+    def deleting(self, left: Left) -> str:
+        """Write the command that deletes what is left."""
+        return shlex.join(["kubectl", *self.flags, "delete", *left.names])
+
+
+class AbandonedError(BaseException):
+    """A second signal: what is done now is dropped where it stands."""
+
+
+class Ending(Stop):
+    """Ends the recording at the first signal, and everything at the second."""
+
+    def _again(self, number: int) -> None:
+        raise AbandonedError
+
+
+class Shown(Protocol):
+    """Where a person sees how it goes."""
+
+    def show(self, doing: str, recorders: Sequence[Recorder]) -> None: ...
+
+    def say(self, text: str) -> None:
+        """Say something that stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of each node; `left` is what could not be deleted."""
+
+    recorders: Sequence[Recorder]
+    left: Left | None
+
+
+def collect(options: Options, stop: Stop, shown: Shown, waits: Waits | None = None) -> Outcome:
+    """
+    Record on the nodes until the time is over or `stop` says so, and fetch their files.
+
+    Whatever happens, all that was made is deleted; of what could not be, `shown` is told before
+    an error is raised. A second signal ends it at once.
+    """
+    waits = waits or Waits()
+    cluster = Cluster(options.kubeconfig, options.context, waits)
+    recorders = _choose(cluster, options)
+    _prepare(options.out, recorders)
+    made = Made(cluster, waits)
+    collection = _Collection(options, stop, shown, waits, cluster, made, recorders)
+    failed: BaseException | None = None
+    try:
+        try:
+            collection.run()
+        except AbandonedError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again when all is deleted
+            failed = error
+        left = collection.delete()
+    except AbandonedError:
+        collection.drop_parts()
+        raise _abandoned(made.left("nobody waited for it"), options) from None
+    if failed is not None:
+        if left is not None:
+            shown.say(f"{left.said}; delete it with: {options.deleting(left)}")
+        raise failed
+    return Outcome(recorders, left)
+
+
+def _abandoned(left: Left | None, options: Options) -> CtkError:
+    said = f"; {left.said}" if left else ""
+    error = CtkError(f"ended at once{said}", hint=options.deleting(left) if left else None)
+    error.exit_code = 130  # as a shell says of SIGINT
+    return error
+
+
+def _choose(cluster: Cluster, options: Options) -> list[Recorder]:
+    """Find the nodes that were asked for, those of Linux where none were named."""
+    try:
+        found = {each["metadata"]["name"]: each for each in cluster.nodes(options.selector)}
+    except RefusedError as error:
+        raise KubeError(
+            f"nodes cannot be listed: {error.answer.message}",
+            hint="kubectl auth can-i list nodes",
+        ) from error
+    for name in options.nodes:
+        if name not in found:
+            near = nearest(name, found)
+            raise UsageError(
+                f"there is no node {name}", hint=f"--nodes {near}" if near else "kubectl get nodes"
+            )
+    chosen = dict.fromkeys(options.nodes or sorted(filter(_is_linux(found), found)))
+    if not chosen:
+        raise UsageError("no node fits", hint="kubectl get nodes --show-labels")
+    recorders = []
+    for name in chosen:
+        recorder = Recorder(name)
+        why = not_ready(found[name])
+        if why is None and not _is_linux(found)(name):
+            why = "it does not run Linux"
+        if why is not None:
+            recorder.fail(why)
+        recorders.append(recorder)
+    if all(each.state == "failed" for each in recorders):
+        raise KubeError(f"no node can record: {_reasons(recorders)}")
+    return recorders
+
+
+def _is_linux(found: Mapping[str, Mapping[str, Any]]) -> Callable[[str], bool]:
+    def says(name: str) -> bool:
+        labels = found[name]["metadata"].get("labels") or {}
+        return bool(labels.get("kubernetes.io/os", "linux") == "linux")
+
+    return says
+
+
+def _prepare(out: Path, recorders: Sequence[Recorder]) -> None:
+    """Make the folder, and refuse to write over a file, before anything is made in the cluster."""
+    for each in recorders:
+        if (out / f"{each.node}.db").exists():
+            raise UsageError(
+                f"{out / each.node}.db is there already", hint="name another folder, or remove it"
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made: {error.strerror}") from error
+
+
+class _Collection:
+    """One collection under way."""
+
+    def __init__(
+        self,
+        options: Options,
+        stop: Stop,
+        shown: Shown,
+        waits: Waits,
+        cluster: Cluster,
+        made: Made,
+        recorders: Sequence[Recorder],
+    ) -> None:
+        self._options, self._stop, self._shown, self._waits = options, stop, shown, waits
+        self._cluster, self._made, self._recorders = cluster, made, recorders
+        self._away = ""  # why nothing was heard at the last look
+        self._told: set[tuple[str, str]] = set()
+        self._looking = threading.Event()
+        self._next_log = 0
+
+    def run(self) -> None:
+        """Do all but delete."""
+        self._made.make()
+        for each in self._in("starting"):
+            self._start(each)
+        looks = threading.Thread(target=self._look, daemon=True)
+        looks.start()
+        try:
+            self._wait_for_start()
+            self._wait_for_end()
+        finally:
+            self._looking.set()
+        looks.join(self._waits.answer_s)
+        self._fetch()
+
+    def delete(self) -> Left | None:
+        """Delete all that was made."""
+        self._shown.show("deleting", self._recorders)
+        return self._made.delete()
+
+    def _in(self, *states: str) -> list[Recorder]:
+        return [each for each in self._recorders if each.state in states]
+
+    def _start(self, recorder: Recorder) -> None:
+        options, waits = self._options, self._waits
+        lasts_s = (options.start_timeout_ns + options.for_ns) // SECOND + waits.fetch_s
+        pod = manifests.recorder(
+            recorder.node,
+            self._made.namespace,
+            image=options.image,
+            pull_policy=options.pull_policy,
+            cluster_name=self._cluster.name,
+            max_bytes=options.max_bytes,
+            progress=f"{max(1, round(waits.look_s))}s",
+            deadline_s=int(lasts_s),
+        )
+        try:
+            self._made.make_pod(pod)
+        except RefusedError as error:
+            recorder.fail(f"its pod is refused: {error.answer.message}")
+
+    # While it records: a thread that looks, and this one that waits.
+
+    def _look(self) -> None:
+        """Look at the pods and their logs, until there is no need."""
+        while not self._looking.wait(self._waits.look_s):
+            try:
+                self._look_once()
+                self._away = ""
+            except (BrokenError, RefusedError) as error:
+                self._away = str(error)
+
+    def _look_once(self) -> None:
+        listed = self._cluster.pods(self._made.namespace)
+        pods = {each["metadata"]["name"]: each for each in listed}
+        for recorder in self._recorders:
+            recorder.look_at(pods.get(recorder.node))
+        running = [each for each in self._in("starting", "recording", "ended") if each.runs]
+        for _ in range(min(_LOGS_AT_A_TIME, len(running))):
+            self._next_log = (self._next_log + 1) % len(running)
+            recorder = running[self._next_log]
+            try:
+                self._listen(recorder)
+            except RefusedError as error:
+                recorder.record()  # it runs, unheard
+                recorder.remark(f"its log cannot be read: {error.answer.message}")
+
+    def _listen(self, recorder: Recorder) -> None:
+        since = recorder.read_until and f"{recorder.read_until[:19]}Z"  # whole seconds
+        pod = path_of_pod(self._made.namespace, recorder.node)
+        recorder.listen_to(self._cluster.log(pod, manifests.NAME, since))
+
+    def _wait_for_start(self) -> None:
+        timeout_s = self._options.start_timeout_ns / SECOND
+        until_s = time.monotonic() + timeout_s
+        while self._in("starting") and not self._stop():
+            if time.monotonic() > until_s:
+                for each in self._in("starting"):
+                    age = format_age(self._options.start_timeout_ns)
+                    why = each.why or (self._away and f"the API server is away: {self._away}")
+                    each.fail(f"its pod did not start within {age}" + (f": {why}" if why else ""))
+                break
+            self._tick("starting")
+        for each in self._in("starting"):
+            each.fail("it was ended before its pod had started")
+        if not self._in("recording", "ended"):
+            if self._stop():
+                return
+            raise KubeError(f"no node records: {_reasons(self._recorders)}")
+
+    def _wait_for_end(self) -> None:
+        until_s = time.monotonic() + self._options.for_ns / SECOND
+        while self._in("recording") and not self._stop():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                break
+            self._tick(f"recording, {format_age(round(left_s) * SECOND)} to go")
+
+    def _tick(self, doing: str) -> None:
+        if self._away:
+            doing += f"; the API server is away: {self._away}"
+        self._show(doing)
+        time.sleep(self._waits.tick_s)
+
+    def _show(self, doing: str) -> None:
+        for each in self._recorders:
+            for remark in list(each.remarks):
+                if (each.node, remark) not in self._told:
+                    self._told.add((each.node, remark))
+                    self._shown.say(f"{each.node}: {remark}")
+        self._shown.show(doing, self._recorders)
+
+    def drop_parts(self) -> None:
+        """Remove what has come of files that are not whole."""
+        for each in self._recorders:
+            for part in self._options.out.glob(f".{each.node}.db.*"):
+                part.unlink(missing_ok=True)
+
+    # Then.
+
+    def _fetch(self) -> None:
+        """Fetch what there is, some files at a time."""
+        waiting = threading.Semaphore(_AT_A_TIME)
+        threads = []
+        for each in self._in("recording", "ended"):
+            thread = threading.Thread(target=self._fetch_one, args=(each, waiting), daemon=True)
+            thread.start()
+            threads.append(thread)
+        while any(thread.is_alive() for thread in threads):
+            self._show("fetching")
+            time.sleep(self._waits.tick_s)
+        self._show("fetched")
+
+    def _fetch_one(self, recorder: Recorder, waiting: threading.Semaphore) -> None:
+        out = self._options.out / f"{recorder.node}.db"
+
+        def received(size: int) -> None:
+            recorder.fetched_bytes = size
+
+        with waiting:
+            recorder.state = "fetching"
+            try:
+                fetch(self._cluster, self._made.namespace, recorder.node, out, received)
+                recorder.path = out
+                self._hear_the_end(recorder)
+                recorder.state = "kept"
+            except (TransferError, CtkError) as error:
+                recorder.fail(getattr(error, "message", str(error)))
+
+    def _hear_the_end(self, recorder: Recorder) -> None:
+        """Read what it said as it ended: what is not in its file, say."""
+        try:
+            self._listen(recorder)
+        except (BrokenError, RefusedError) as error:
+            recorder.remark(f"its last words were not heard: {error}")
+
+
+def _reasons(recorders: Sequence[Recorder]) -> str:
+    return by_reason((each.node, each.why) for each in recorders if each.state == "failed")
+
+
+def by_reason(pairs: Iterable[tuple[str, str]]) -> str:
+    """Say why nodes failed, each reason once."""
+    nodes: dict[str, list[str]] = {}
+    for node, why in pairs:
+        nodes.setdefault(why, []).append(node)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in nodes.items())

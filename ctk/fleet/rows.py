@@ -1,0 +1,174 @@
+"""
+The rows of several files, copied in the order of time: what counts, and what does not.
+
+Each level is copied from where no file has finer rows any more up to where all have them; from
+there on it is folded from what was copied, so that the sums of all levels are equal.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from ctk.fleet.attached import Attached
+from ctk.fleet.classes import Classes
+from ctk.fleet.inputs import Input
+from ctk.fleet.slices import ROWS, LevelRows, marks
+from ctk.store import folded
+from ctk.store.columns import COUNT_KEYS
+from ctk.store.merged import Aside, Why, aside_of
+from ctk.store.rollup import LEVELS, Level, floor
+from ctk.store.sums import COLUMNS, SUMS
+from ctk.timespan import FOREVER_NS
+
+_OF_FLOW = ("started_ns", "n", "edge_id", "lasted_ns", "src_port", *COUNT_KEYS)
+_OF_BUCKET = ("started_ns", "edge_id", *COUNT_KEYS)
+
+
+class Rows:
+    """Copies levels, and adds up what does not count, or may count twice."""
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        attached: Attached,
+        inputs: Sequence[Input],
+        classes: Classes,
+        changes: Sequence[int],
+        *,
+        aside: bool,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._conn = conn
+        self._attached = attached
+        self._inputs = inputs
+        self._classes = classes
+        self._changes = changes
+        self._aside = aside
+        self._progress = progress
+        self._sums: dict[tuple[int, Why], list[int | None]] = {}
+        columns = ", ".join(dict.fromkeys((*_OF_FLOW, *_OF_BUCKET)))
+        conn.execute(f"CREATE TEMP TABLE slice (class, {columns})")
+
+    def asides(self) -> list[Aside]:
+        """Give what does not count, or may count twice, of all that was copied."""
+        found = sorted(self._sums.items())
+        return [Aside._make((*key, *sums)) for key, sums in found]
+
+    def copy(self, level: Level, rows: LevelRows) -> None:
+        """Copy the rows of a level."""
+        columns = _OF_BUCKET if level.width_ns else _OF_FLOW
+        for since_ns, until_ns, files in rows.slices(self._changes):
+            self._classes.as_of(since_ns, until_ns)
+            copied = sum(self._read(level, columns, file, since_ns, until_ns) for file in files)
+            self._write(level, columns)
+            self._sum_up()
+            self._conn.execute("DELETE FROM temp.slice")
+            self._progress(copied)
+
+    def _read(
+        self, level: Level, columns: Sequence[str], file: int, since_ns: int, until_ns: int
+    ) -> int:
+        """Take in the rows of a file in a slice of time, with its edges' ids here."""
+        schema = self._attached[file]
+        of_row = {column: f"f.{column}" for column in columns} | {"edge_id": "made.new_id"}
+        if "n" in of_row:  # what tells rows of one time apart does so in every file
+            of_row["n"] = f"f.n * {len(self._inputs)} + {file}"
+        copied = 0
+        for table in self._inputs[file].tables(level.table):
+            copied += self._conn.execute(
+                f"INSERT INTO temp.slice(class, {', '.join(of_row)})"
+                f" SELECT made.class, {', '.join(of_row.values())} FROM {schema}.{table} AS f"
+                f" CROSS JOIN temp.edge_{file} AS made ON made.id = f.edge_id"
+                " WHERE f.started_ns >= ? AND f.started_ns < ?",
+                (since_ns, until_ns),
+            ).rowcount
+        self._conn.execute(
+            "INSERT OR IGNORE INTO main.folded"
+            " SELECT level, started_ns, made.new_id, src_addresses, dst_addresses, src_counted,"
+            f" dst_counted FROM {schema}.folded AS f CROSS JOIN temp.edge_{file} AS made"
+            " ON made.id = f.edge_id CROSS JOIN temp.class ON class.id = made.class"
+            " WHERE level = ? AND started_ns >= ? AND started_ns < ? AND counts",
+            (level.name, since_ns, until_ns),
+        )
+        return copied
+
+    def _write(self, level: Level, columns: Sequence[str]) -> None:
+        """Write a slice, in order; a merged file may have one bucket's row in two tables."""
+        of_slice, grouped = ", ".join(columns), ""
+        if level.width_ns and any(each.aside for each in self._inputs):
+            of_slice, grouped = f"started_ns, edge_id, {SUMS}", "GROUP BY started_ns, edge_id"
+        second = "edge_id" if level.width_ns else "n"
+        for table, counts in ((level.table, "counts"), (aside_of(level.table), "NOT counts")):
+            if counts == "counts" or self._aside:
+                self._conn.execute(
+                    f"INSERT INTO main.{table}({', '.join(columns)}) SELECT {of_slice}"
+                    f" FROM temp.slice CROSS JOIN temp.class ON class.id = slice.class"
+                    f" WHERE {counts} {grouped} ORDER BY started_ns, {second}"
+                )
+
+    def _sum_up(self) -> None:
+        for found, *sums in self._conn.execute(
+            "SELECT class, COUNT(*), SUM(connections), SUM(bytes_out), SUM(bytes_in)"
+            " FROM temp.slice WHERE class IN (SELECT class FROM temp.told) GROUP BY class"
+        ):
+            key = self._classes.recorder_ids[found], self._classes.why[found]
+            self.add(key, sums)
+
+    def add(self, key: tuple[int, Why], sums: Sequence[int | None]) -> None:
+        """Add to what does not count: an earlier merge may have left it out for good."""
+        before = self._sums.get(key)
+        self._sums[key] = (
+            list(sums)
+            if before is None
+            else [
+                its if mine is None else mine if its is None else mine + its
+                for mine, its in zip(before, sums, strict=True)
+            ]
+        )
+
+
+def fold(
+    conn: sqlite3.Connection,
+    since_ns: Mapping[str, int],
+    tables: Callable[[str], str] = lambda table: table,
+) -> None:
+    """Fold each level from the finer one, from where that one begins; of what `tables` names."""
+    for finer, level in pairwise(LEVELS):
+        first_ns = since_ns[finer.name]
+        table, of = tables(finer.table), tables(level.table)
+        width_ns = level.width_ns
+        for start_ns, end_ns in _whole(conn, finer, table, first_ns, width_ns):
+            bucket_ns = f"started_ns - started_ns % {width_ns}"
+            conn.execute(
+                f"INSERT INTO main.{of}(started_ns, edge_id, {COLUMNS})"
+                f" SELECT {bucket_ns}, edge_id, {SUMS} FROM main.{table}"
+                f" WHERE started_ns >= ? AND started_ns < ? GROUP BY {bucket_ns}, edge_id",
+                (start_ns, end_ns),
+            )
+
+
+def fold_counts(conn: sqlite3.Connection, since_ns: Mapping[str, int]) -> None:
+    """Fold how many addresses stand behind the rows of edges that stand for many."""
+    for finer, level in pairwise(LEVELS):
+        width_ns = level.width_ns
+        starts = conn.execute(
+            f"SELECT DISTINCT started_ns - started_ns % {width_ns} FROM main.folded"
+            " WHERE level = ? AND started_ns >= ?",
+            (finer.name, since_ns[finer.name]),
+        ).fetchall()
+        for (start_ns,) in starts:
+            counts = folded.of_bucket(conn, finer.name, start_ns, start_ns + width_ns)
+            folded.put(conn, level.name, start_ns, counts)
+
+
+def _whole(
+    conn: sqlite3.Connection, level: Level, table: str, since_ns: int, width_ns: int
+) -> Iterable[tuple[int, int]]:
+    """Cut the rows of a table from a time on into spans of whole buckets."""
+    second = "edge_id" if level.width_ns else "n"
+    found = list(marks(conn, f"main.{table}", second, since_ns, FOREVER_NS, ROWS))
+    if not found:
+        return []
+    cuts = {floor(mark.first_ns, width_ns) for mark in found}
+    cuts.add(floor(found[-1].last_ns, width_ns) + width_ns)
+    return pairwise(sorted(cuts))
