@@ -5,7 +5,7 @@ import re
 from ctk.errors import UsageError
 from ctk.timespan import FOREVER_NS
 
-_SIZE = re.compile(r"([0-9]{1,19})(?:([KMGT])(iB|B)?|B)?", re.IGNORECASE)
+_SIZE = r"([0-9]{1,19})(?:([KMGT])(iB|B)?|B)?"
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -31,7 +31,7 @@ def parse_ports(text: str) -> range:
 
 def parse_size(text: str) -> int:
     """Turn "4096", "16MiB", "1G" or "500MB" into bytes: a K is 1,024, and 1,000 in KB."""
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text, re.IGNORECASE)
     if match is None:
         raise UsageError(f"{text!r} is not a size", hint="write it as 512K, 16MiB or 1G")
     thousand = 1000 if (match[3] or "").upper() == "B" else 1024

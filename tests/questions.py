@@ -22,7 +22,7 @@ from ctk.ask.pages import PAGE_ROWS
 from ctk.ask.sums import NOTHING
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
 from ctk.store.columns import IDENTITY_KEYS, FlowRecord
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 

@@ -633,4 +633,6 @@ def test_following_ends_when_its_reader_does(shop: Path) -> None:
     follow = f"{sys.executable} -m ctk query {shop} -f -o jsonl"
     words = ["bash", "-c", f"{follow} | head -1; echo ${{PIPESTATUS[0]}}"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-    assert (done.stdout.splitlines()[1:], done.stderr) == (["141"], "")
+    assert done.stdout.splitlines()[1:] == ["141"]
+    # Whether it saw that nobody reads before it said what the first flows lack, or after.
+    assert done.stderr in ("", "2 gaps in this window: 1,204 events lost, recorder down for 3s\n")

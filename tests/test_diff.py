@@ -15,7 +15,7 @@ from ctk.ask.top import top
 from ctk.errors import UsageError
 from ctk.model import Filters, FlowRow, GapKind
 from ctk.store import rollup
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 
 

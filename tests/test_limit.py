@@ -11,7 +11,7 @@ from ctk.ask.gaps import gaps_in_words, gaps_of
 from ctk.errors import FileBusyError
 from ctk.model import COUNTS_CONNECTION, COUNTS_NEW, Endpoint, EventCounts, FlowRow, LoneEvent
 from ctk.store import connect
-from ctk.store.rollup import watermarks
+from ctk.store.levels import watermarks
 from ctk.store.write import Writer
 from ctk.timespan import DAY, MINUTE, SECOND
 

@@ -14,8 +14,8 @@ from sqlite_utils import Database
 
 from ctk.model import COUNTS_NEW, Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import peers, prune, rollup
+from ctk.store.levels import LEVELS
 from ctk.store.peers import CLIENT, SERVER, Peer, peer_id
-from ctk.store.rollup import LEVELS
 from ctk.store.write import Writer
 from ctk.timespan import DAY, SECOND
 

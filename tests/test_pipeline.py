@@ -27,7 +27,7 @@ from ctk.record import loop as recorder
 from ctk.record.plan import Listening, Plan
 from ctk.store import connect
 from ctk.store.columns import COUNT_KEYS, FLOW_KEYS
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
 SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)

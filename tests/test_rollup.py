@@ -14,8 +14,8 @@ from sqlite_utils import Database
 from ctk.model import LONE_COUNTS, Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import orphans, prune, rollup, tail
 from ctk.store.columns import COUNT_KEYS
+from ctk.store.levels import LEVELS, watermarks
 from ctk.store.limit import SizeLimit
-from ctk.store.rollup import LEVELS, watermarks
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 

@@ -34,8 +34,8 @@ from ctk.errors import UsageError
 from ctk.model import Filters, FlowRow, GapKind, Term
 from ctk.store import prune, rollup
 from ctk.store.columns import FlowRecord
+from ctk.store.levels import LEVELS
 from ctk.store.orphans import Orphans
-from ctk.store.rollup import LEVELS
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
 
 STEPS = st.sampled_from([1, 5, 30, 60, 90, 120, 7 * 60, 24 * 60, 3 * 24 * 60]).map(

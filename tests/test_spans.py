@@ -3,7 +3,7 @@
 import pytest
 
 from ctk.ask import spans
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 from ctk.timespan import DAY, HOUR, MINUTE
 
 

@@ -30,8 +30,8 @@ from ctk.ask.top import Top, top
 from ctk.model import Filters, FlowRow, Term
 from ctk.store import prune, rollup
 from ctk.store.columns import FlowRecord
+from ctk.store.levels import LEVELS
 from ctk.store.orphans import Orphans
-from ctk.store.rollup import LEVELS
 from ctk.timespan import DAY
 
 TIMES = COUNTS.index(SEEN[0])

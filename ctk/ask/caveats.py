@@ -1,12 +1,14 @@
 """
 Caveats: what an answer lacks, or holds beyond what was asked.
 
-Each is a value whose `text` is the line that the command line prints beside the answer.
+Each is a value whose `text` is the line that the command line prints beside the answer. They are
+NamedTuples, since every answer imports them all: 18 frozen dataclasses take 15 ms to make. So two
+of different types may be equal.
 """
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctk.ask.gaps import StoredGap, gaps_in_words, gaps_of
 from ctk.ask.spans import clip, held
@@ -14,8 +16,7 @@ from ctk.model import Filters
 from ctk.timespan import SECOND, format_age, format_time
 
 
-@dataclass(frozen=True, slots=True)
-class NothingRecorded:
+class NothingRecorded(NamedTuple):
     """Nothing was ever recorded in the file, or nothing of it came along."""
 
     @property
@@ -23,8 +24,7 @@ class NothingRecorded:
         return "no recording is in it: if it was copied without its -wal, copy it with ctk snapshot"
 
 
-@dataclass(frozen=True, slots=True)
-class CountedFromEnd:
+class CountedFromEnd(NamedTuple):
     """Ages and clocks counted from the end of the file, since nobody writes it."""
 
     at_ns: int
@@ -35,8 +35,7 @@ class CountedFromEnd:
         return f"times count from the file's end, {end}: nobody writes it now"
 
 
-@dataclass(frozen=True, slots=True)
-class HasGaps:
+class HasGaps(NamedTuple):
     """In these spans something was lost or unknown."""
 
     gaps: tuple[StoredGap, ...]
@@ -46,8 +45,7 @@ class HasGaps:
         return gaps_in_words(self.gaps, " in this window") or ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(NamedTuple):
     """Flows before this were pruned: the rollups alone hold them."""
 
     before_ns: int
@@ -57,8 +55,7 @@ class Pruned:
         return f"flows before {_short(self.before_ns)} were pruned: only rollups hold them"
 
 
-@dataclass(frozen=True, slots=True)
-class PrunedMeanwhile:
+class PrunedMeanwhile(NamedTuple):
     """The recorder pruned flows before they were read, from `since_ns` to `until_ns`."""
 
     since_ns: int
@@ -70,8 +67,7 @@ class PrunedMeanwhile:
         return f"flows from {since} to {until} were pruned before they were read"
 
 
-@dataclass(frozen=True, slots=True)
-class Widened:
+class Widened(NamedTuple):
     """The answer is of this span, which is more than was asked: finer rows were pruned."""
 
     since_ns: int
@@ -83,8 +79,7 @@ class Widened:
         return f"counted from {since} to {until}: finer rows were pruned"
 
 
-@dataclass(frozen=True, slots=True)
-class Coarse:
+class Coarse(NamedTuple):
     """Before this time counts stand at the start of a bucket that does not fit into the step."""
 
     until_ns: int
@@ -96,8 +91,7 @@ class Coarse:
         return f"before {until} counts stand at the start of their {width}: finer rows were pruned"
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
+class Folded(NamedTuple):
     """
     Past a cap, addresses outside the cluster were folded into one row, "other".
 
@@ -119,8 +113,7 @@ class Folded:
         return f"{number} external {noun}, each with little, {are} counted together as 'other'"
 
 
-@dataclass(frozen=True, slots=True)
-class NothingFits:
+class NothingFits(NamedTuple):
     """No flow fits; the reasons are what was asked for and is not there."""
 
     reasons: tuple[str, ...] = ()
@@ -130,8 +123,7 @@ class NothingFits:
         return ": ".join(["no flows fit", *([", and ".join(self.reasons)] if self.reasons else [])])
 
 
-@dataclass(frozen=True, slots=True)
-class SeenTo:
+class SeenTo(NamedTuple):
     """Rollups answered, so first and last seen are the edges of buckets, at most this wide."""
 
     width_ns: int
@@ -141,8 +133,7 @@ class SeenTo:
         return f"first and last seen are exact to {format_age(self.width_ns)}: rollups answered"
 
 
-@dataclass(frozen=True, slots=True)
-class BeganLater:
+class BeganLater(NamedTuple):
     """Recording began within the span that was asked for, so much that is old is seen first."""
 
     at_ns: int
@@ -153,8 +144,7 @@ class BeganLater:
         return f"recording began {began}: what was there before was first seen then"
 
 
-@dataclass(frozen=True, slots=True)
-class StrangersForgotten:
+class StrangersForgotten(NamedTuple):
     """There was no room to remember when all external addresses were first seen."""
 
     @property
@@ -162,8 +152,7 @@ class StrangersForgotten:
         return "there were more external addresses than are remembered: some may not be new"
 
 
-@dataclass(frozen=True, slots=True)
-class IdleUnmeasured:
+class IdleUnmeasured(NamedTuple):
     """Of these live connections nothing tells whether they are idle."""
 
     connections: int
@@ -176,8 +165,7 @@ class IdleUnmeasured:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class IdleLeftOut:
+class IdleLeftOut(NamedTuple):
     """There were more idle connections than are kept in the file."""
 
     connections: int
@@ -187,8 +175,7 @@ class IdleLeftOut:
         return f"{self.connections:,} more were idle: the file keeps the oldest"
 
 
-@dataclass(frozen=True, slots=True)
-class NoIdleLook:
+class NoIdleLook(NamedTuple):
     """No recorder has looked for idle connections: it does after five minutes, and at its end."""
 
     @property
@@ -196,8 +183,7 @@ class NoIdleLook:
         return "no recorder has looked for idle connections yet: it does every 5m, and at its end"
 
 
-@dataclass(frozen=True, slots=True)
-class NearlyFull:
+class NearlyFull(NamedTuple):
     """A node's table was nearly full."""
 
     node: str
@@ -215,8 +201,7 @@ class NearlyFull:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class NoTableLook:
+class NoTableLook(NamedTuple):
     """No recorder has looked at the table in the span."""
 
     @property
@@ -224,8 +209,7 @@ class NoTableLook:
         return "no recorder has looked at the table then: it does once a minute, since ctk 0.1.0"
 
 
-@dataclass(frozen=True, slots=True)
-class TextTimes:
+class TextTimes(NamedTuple):
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
     column: str
@@ -239,8 +223,7 @@ class TextTimes:
         return f"{self.column} is text, larger than the number of {self.function}(): {numbers}"
 
 
-@dataclass(frozen=True, slots=True)
-class OfFiles:
+class OfFiles(NamedTuple):
     """Of several files that were asked, it is true of the answers of these."""
 
     files: tuple[str, ...]
@@ -251,8 +234,7 @@ class OfFiles:
         return f"{', '.join(self.files)}: {self.caveat.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class SeenByEach:
+class SeenByEach(NamedTuple):
     """The files are of several nodes, and one connection may be in the file of each."""
 
     nodes: int

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, SeenTo
 from ctk.ask.connection import choose_edges, one_moment
+from ctk.ask.reading import caveats_of_sums, reading
 from ctk.ask.selectors import Condition, both, edge_condition, row_condition
 from ctk.ask.spans import Held, clip, cover, held
-from ctk.ask.sums import KEYS, Counts, Value, needs_flows, refuse_cut
-from ctk.ask.top import TopRow, top
-from ctk.model import Filters
+from ctk.ask.sums import KEYS, Summed, Value, needs_flows, refuse_cut, sum_up
+from ctk.model import Filters, Term
 from ctk.store.columns import joins_of
 from ctk.timespan import MINUTE
 
@@ -26,6 +26,18 @@ BY = ("client", "service", "backend", "dst_port", "proto")
 _FAILED = "(unreplied > 0 OR refused > 0)"
 # These say what a failure is, not whose attempts are counted.
 _OF_FAILURE = ("failed", "refused", "unreplied")
+
+
+class Attempts(NamedTuple):
+    """Connections that began in the span, and those that failed in it."""
+
+    connections: int
+    refused: int
+    unreplied: int
+
+    @property
+    def failed(self) -> int:
+        return self.refused + self.unreplied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +56,7 @@ class Failure:
     backend: str
     port: int | None  # that was dialled
     proto: str
-    counts: Counts
+    counts: Attempts
     share: float | None
     first_ns: int  # the start of the row with the first failure
     last_ns: int  # the end of the row with the last
@@ -72,36 +84,110 @@ class Failures:
 Keys = tuple[Value, ...]
 
 
+class Found(NamedTuple):
+    """
+    What failed in one file, the most failures first, and the backends that services had.
+
+    By service, port and protocol, `backends` says of each backend whether any failed.
+    """
+
+    rows: list[tuple[Keys, Attempts]]
+    backends: dict[Keys, dict[Value, bool]]
+    caveats: list[Caveat]
+
+
 def failures(conn: sqlite3.Connection, filters: Filters, limit: int | None = None) -> Failures:
     """Sum up what failed by client workload, service, backend and port."""
-    refuse_cut(filters, "failures")
-    asked = [term for term in filters.terms if term.field in _OF_FAILURE]
-    filters = replace(filters, terms=tuple(term for term in filters.terms if term not in asked))
     with one_moment(conn):
-        answer = top(conn, filters, BY, "failed", None)
-        backends = _backends(answer.rows)
-        failed = [
-            row
-            for row in answer.rows
-            if row.counts.failed
-            and all((getattr(row.counts, term.field) > 0) != term.negated for term in asked)
-        ]
-        seen = _Search(conn, filters).seen([row.keys for row in failed[:limit]])
-    rows = tuple(_failure(row, *seen[row.keys], backends) for row in failed[:limit])
-    caveats = list(answer.caveats)
+        found = find(conn, filters)
+        seen = when_seen(conn, filters, [keys for keys, _ in found.rows[:limit]])
+    return answer(found, seen, limit)
+
+
+def find(conn: sqlite3.Connection, filters: Filters) -> Found:
+    """Sum up what failed."""
+    refuse_cut(filters, "failures")
+    asked, filters = _parted(filters)
+    read = reading(conn, filters, BY)
+    summed = sum_up(conn, read.pieces, filters, BY, counted=Attempts._fields)
+    some, folded = 0, 0
+    rows: list[tuple[Keys, Attempts]] = []
+    backends: dict[Keys, dict[Value, bool]] = defaultdict(dict)
+    for what, is_failed, *row in conn.execute(_sql(summed), summed.values):
+        keys = tuple(row[: len(BY)])
+        if what == _ALL:
+            some, folded = row[-2:]
+        elif what == _BACKEND:
+            _, service, backend, port, proto = keys
+            backends[service, port, proto][backend] = bool(is_failed)
+        else:
+            rows.append((keys, Attempts._make(row[len(BY) :])))
+    caveats = caveats_of_sums(conn, filters, read, some=some > 0, folded=bool(folded))
+    rows = [
+        (keys, attempts)
+        for keys, attempts in rows
+        if all((getattr(attempts, term.field) > 0) != term.negated for term in asked)
+    ]
+    return Found(rows, backends, caveats)
+
+
+_ALL, _BACKEND, _FAILURE = range(3)
+
+
+def _sql(summed: Summed) -> str:
+    """Give the SELECT of whether there is anything, of backends, and of failures in order."""
+    _, *of_backend = summed.keys
+    named, counts = ", ".join(summed.keys), ", ".join(Attempts._fields)
+    none = ", ".join("NULL" for _ in (*BY, *Attempts._fields[2:]))
+    return f"""
+        {summed.sql}
+        SELECT {_ALL}, 0, {none}, COUNT(*), MAX(folded) FROM named
+        UNION ALL
+        SELECT {_BACKEND}, MAX(failed > 0), NULL, {", ".join(of_backend)},
+            {", ".join("NULL" for _ in Attempts._fields)}
+        FROM named WHERE {of_backend[0]} IS NOT NULL AND (connections > 0 OR failed > 0)
+        GROUP BY {", ".join(of_backend)}
+        UNION ALL
+        SELECT * FROM (
+            SELECT {_FAILURE}, 1, {named}, {counts} FROM named WHERE failed > 0
+            ORDER BY failed DESC, {named}
+        )
+    """
+
+
+def when_seen(
+    conn: sqlite3.Connection, filters: Filters, groups: Sequence[Keys]
+) -> "dict[Keys, tuple[SeenRow, SeenRow]]":
+    """Give the first and the last row with a failure of each of these groups."""
+    return _Search(conn, _parted(filters)[1]).seen(groups)
+
+
+def answer(
+    found: Found, seen: "Mapping[Keys, tuple[SeenRow, SeenRow]]", limit: int | None
+) -> Failures:
+    """Put together what failed and when."""
+    rows = tuple(_failure(*row, *seen[row[0]], found.backends) for row in found.rows[:limit])
+    caveats = list(found.caveats)
     coarsest_ns = max((row.exact_to_ns for row in rows), default=1)
     if coarsest_ns > MINUTE:
         caveats.append(SeenTo(coarsest_ns))
     return Failures(
         rows=rows,
-        found=len(failed),
-        refused=sum(row.counts.refused for row in failed),
-        unreplied=sum(row.counts.unreplied for row in failed),
+        found=len(found.rows),
+        refused=sum(attempts.refused for _, attempts in found.rows),
+        unreplied=sum(attempts.unreplied for _, attempts in found.rows),
         caveats=tuple(caveats),
     )
 
 
-class _Row(NamedTuple):
+def _parted(filters: Filters) -> tuple[list[Term], Filters]:
+    """Part what is asked of failures from whose attempts are counted."""
+    asked = [term for term in filters.terms if term.field in _OF_FAILURE]
+    rest = tuple(term for term in filters.terms if term not in asked)
+    return asked, replace(filters, terms=rest)
+
+
+class SeenRow(NamedTuple):
     """A row, or a bucket, with a failure."""
 
     started_ns: int
@@ -110,10 +196,13 @@ class _Row(NamedTuple):
 
 
 def _failure(
-    row: TopRow, first: _Row, last: _Row, backends: Mapping[Keys, Mapping[Value, bool]]
+    keys: Keys,
+    counts: Attempts,
+    first: SeenRow,
+    last: SeenRow,
+    backends: Mapping[Keys, Mapping[Value, bool]],
 ) -> Failure:
-    client, service, backend, port, proto = row.keys
-    counts = row.counts
+    client, service, backend, port, proto = keys
     of_service = backends.get((service, port, proto))
     return Failure(
         client=str(client),
@@ -131,17 +220,6 @@ def _failure(
     )
 
 
-def _backends(rows: Iterable[TopRow]) -> Mapping[Keys, Mapping[Value, bool]]:
-    """Give the backends of each service and port that had connections, and whether any failed."""
-    found: dict[Keys, dict[Value, bool]] = defaultdict(dict)
-    for row in rows:
-        _, service, backend, port, proto = row.keys
-        if service is not None and (row.counts.connections or row.counts.failed):
-            of_service = found[service, port, proto]
-            of_service[backend] = of_service.get(backend, False) or row.counts.failed > 0
-    return found
-
-
 class _Search:
     """Finds the first and the last failure of groups, from coarse buckets to the rows in them."""
 
@@ -152,9 +230,9 @@ class _Search:
         self._fits = edge_condition(filters.terms)
         self._row = row_condition(filters.terms)
         # By table and span: the first and the last failure of each edge in it.
-        self._found: dict[tuple[str, int, int], Mapping[int, tuple[_Row, _Row]]] = {}
+        self._found: dict[tuple[str, int, int], Mapping[int, tuple[SeenRow, SeenRow]]] = {}
 
-    def seen(self, groups: Sequence[Keys]) -> dict[Keys, tuple[_Row, _Row]]:
+    def seen(self, groups: Sequence[Keys]) -> dict[Keys, tuple[SeenRow, SeenRow]]:
         """Give the first and the last row with a failure of each of these groups."""
         if self._span is None:
             return {}
@@ -162,7 +240,7 @@ class _Search:
         if self._fits is not None:
             choose_edges(conn, "failing", self._fits)
         by_table = {level.table: level for level in self._levels}
-        ends: dict[int, tuple[_Row, _Row]] = {}
+        ends: dict[int, tuple[SeenRow, SeenRow]] = {}
         for piece in cover(self._levels, *self._span):
             level = by_table[piece.table]
             for edge_id, found in self._failed(level, piece.since_ns, piece.until_ns).items():
@@ -181,7 +259,7 @@ class _Search:
             for keys, some in edges.items()
         }
 
-    def _refined(self, edges: Sequence[int], row: _Row, *, newest: bool) -> _Row:
+    def _refined(self, edges: Sequence[int], row: SeenRow, *, newest: bool) -> SeenRow:
         """Look into a bucket for the rows that were folded into it, as far as they are left."""
         for level in reversed(self._levels):
             if level.width_ns >= row.width_ns or level.pruned_ns > row.started_ns:
@@ -192,7 +270,9 @@ class _Search:
                 row = max(rows, key=_end) if newest else min(rows)
         return row
 
-    def _failed(self, level: Held, since_ns: int, until_ns: int) -> Mapping[int, tuple[_Row, _Row]]:
+    def _failed(
+        self, level: Held, since_ns: int, until_ns: int
+    ) -> Mapping[int, tuple[SeenRow, SeenRow]]:
         asked = level.table, since_ns, until_ns
         if asked not in self._found:
             self._found[asked] = dict(self._read(level, since_ns, until_ns))
@@ -200,7 +280,7 @@ class _Search:
 
     def _read(
         self, level: Held, since_ns: int, until_ns: int
-    ) -> Iterable[tuple[int, tuple[_Row, _Row]]]:
+    ) -> Iterable[tuple[int, tuple[SeenRow, SeenRow]]]:
         conditions = ["started_ns >= ? AND started_ns < ?", _FAILED]
         if self._fits is not None:
             conditions.append("edge_id IN (SELECT id FROM temp.failing)")
@@ -216,8 +296,8 @@ class _Search:
             (since_ns, until_ns, *values),
         )
         for edge_id, first_ns, last_ns, last_to_ns in found:
-            first = _Row(first_ns, first_ns + width_ns, width_ns)
-            yield edge_id, (first, _Row(last_ns, last_to_ns, width_ns))
+            first = SeenRow(first_ns, first_ns + width_ns, width_ns)
+            yield edge_id, (first, SeenRow(last_ns, last_to_ns, width_ns))
 
     def _named(self, edges: Iterable[int]) -> Iterable[tuple[int, Keys]]:
         ids = json.dumps(list(edges))
@@ -231,5 +311,5 @@ class _Search:
         return [(edge_id, tuple(keys)) for edge_id, *keys in found]
 
 
-def _end(row: _Row) -> int:
+def _end(row: SeenRow) -> int:
     return row.ended_ns

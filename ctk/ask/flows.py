@@ -92,7 +92,7 @@ class Flows(Iterator[FlowRecord]):
             found = list(caveats_of(conn, read))
             found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
             span = (-FOREVER_NS if since_ns is None else since_ns, until_ns or FOREVER_NS)
-            found += folded_of(conn, [Piece("flow", *span)], self._filters)
+            found += folded_of(conn, [Piece("flow", *span)], self._filters, shown=None)
             if self._found_none and self._after is None:
                 from ctk.ask.nothing import why_nothing
 

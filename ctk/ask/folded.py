@@ -9,22 +9,29 @@ from ctk.ask.connection import choose_edges
 from ctk.ask.selectors import both, edge_condition, row_condition
 from ctk.ask.spans import Piece
 from ctk.ask.sums import hides
-from ctk.distinct import Distinct
 from ctk.model import Filters
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 
 _MOST_ROWS = 300  # that are merged, 0.3 ms each: past it the answer is a lower bound
 _LEVELS = {level.table: level.name for level in LEVELS}
 
 
 def folded_of(
-    conn: sqlite3.Connection, pieces: Sequence[Piece], filters: Filters, *, shown: bool = False
+    conn: sqlite3.Connection, pieces: Sequence[Piece], filters: Filters, *, shown: bool | None
 ) -> Iterator[Folded]:
     """
-    Yield what to say of rows that fit, and of those that may hide some that do.
+    Yield what to say of rows that fit and stand for many, or that may hide some that fit.
 
-    `shown`: the answer has rows that stand for many; an older file does not count how many.
+    `shown`: the answer has such rows, where it would tell what is behind them apart; None where
+    that is to be found out. Without, they change nothing. An older file does not count how many
+    they stand for.
     """
+    if shown is False:
+        if hides(conn, pieces, filters):
+            yield Folded()
+        return
+    from ctk.distinct import Distinct
+
     conditions = ["folded.level = ? AND folded.started_ns >= ? AND folded.started_ns < ?"]
     bound: tuple[object, ...] = ()
     if fits := edge_condition(filters.terms):

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from ctk.ask.connection import temporary_writes
 from ctk.errors import UsageError
+from ctk.store.levels import LEVELS
 from ctk.store.merged import aside_of, is_merged, keeps_aside
-from ctk.store.rollup import LEVELS
 from ctk.store.source import Source
 from ctk.store.views import views
 

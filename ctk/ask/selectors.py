@@ -34,7 +34,7 @@ _SERVICE_NAMESPACE = "substr(edge.service, 1, instr(edge.service, '/') - 1)"
 _SELECTOR_HINT = "--label 'app=web,tier in (front,back),!old'"
 _KEY = r"(?:[a-z0-9.-]+/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
 _VALUE = r"[A-Za-z0-9_.*?-]*"
-_REQUIREMENT = re.compile(
+_REQUIREMENT = (
     rf"\s*(?:(?P<absent>!)\s*(?P<absent_key>{_KEY})"
     rf"|(?P<key>{_KEY})(?:\s*(?P<equal>==|=|!=)\s*(?P<value>{_VALUE})"
     rf"|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*(?:,|$)"
@@ -206,9 +206,10 @@ def _labelled(text: str) -> Condition:
 def selector(text: str) -> list[Condition]:
     """Turn a Kubernetes label selector into conditions on `labels`, all of which must hold."""
     conditions = []
+    requirement = re.compile(_REQUIREMENT)
     at = 0
     while at < len(text) or at == 0:
-        match = _REQUIREMENT.match(text, at)
+        match = requirement.match(text, at)
         if match is None or (match.end() == len(text) and text.endswith(",")):
             raise UsageError(f"{text!r} is not a label selector", hint=_SELECTOR_HINT)
         conditions.append(_requirement(match))

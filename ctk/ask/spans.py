@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ctk.ask.selectors import Condition
-from ctk.store.rollup import LEVELS, watermarks
+from ctk.store.levels import LEVELS, watermarks
 from ctk.timespan import FOREVER_NS
 
 

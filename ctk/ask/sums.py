@@ -1,11 +1,9 @@
 """
 Flows summed up by what their keys are: what `top` and `series` have in common.
 
-Rows are summed by edge, edges by the ids behind the keys, and only what is left is looked up by
-name: sorting text is what costs.
+Rows are summed by edge, and only what is left is looked up by name: sorting is what costs.
 """
 
-import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -23,8 +21,8 @@ from ctk.ask.spans import Piece
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.store.columns import IDENTITY_KEYS, flow_sql, joins_of
+from ctk.store.levels import LEVELS
 from ctk.store.peers import CLIENT, SERVER
-from ctk.store.rollup import LEVELS
 
 # What flows are summed up by: a flow's keys that are neither times nor counts; the two sides by
 # the finest name that is known (source, destination); by workload and service (client, server); and
@@ -39,7 +37,9 @@ KEYS: dict[str, str] = {
     "server": SERVER,
     "backend": "COALESCE(backend.namespace || '/' || backend.name, backend.name, backend.address)",
     "backend_port": "COALESCE(edge.nat_dst_port, edge.dst_port)",
-    **{key: sql for key, sql in flow_sql(src_port="edge.src_port").items() if key in IDENTITY_KEYS},
+    **{
+        key: sql for key, sql in flow_sql(src_port="moved.src_port").items() if key in IDENTITY_KEYS
+    },
 }
 
 # What a table of flows is read for.
@@ -57,10 +57,10 @@ _READ = {
 _READ_SEEN = {"first_seen_ns": "started_ns", "last_seen_ns": "{ended_ns}"}
 _ENDED_NS = {level.table: f"started_ns + {level.width_ns or 'lasted_ns'}" for level in LEVELS}
 _ADDED = {"first_seen_ns": "MIN", "last_seen_ns": "MAX"}  # and SUM the others
-# What follows from the sums.
+# What follows from which sums.
 _FOLLOWING = {
-    "failed": "unreplied + refused",
-    "bytes": "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in)",
+    "failed": (("unreplied", "refused"), "unreplied + refused"),
+    "bytes": (("bytes_out", "bytes_in"), "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in)"),
 }
 
 Value = str | int | None
@@ -168,6 +168,7 @@ def sum_up(
     keys: Sequence[str],
     step_ns: int | None = None,
     *,
+    counted: Sequence[str] = tuple(_READ),
     seen: bool = False,
     side: Side = "both",
     among: bool = False,
@@ -175,35 +176,35 @@ def sum_up(
     """
     Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`.
 
-    The times of COUNTS are NULL unless they are asked for. `side` is of the keys that either side
+    COUNTS that do not follow from `counted` are NULL, and so are its times without `seen`: each
+    costs. `side` is of the keys that either side
     has; a flow that counts for both is in `whole` once. With `among`, only the edges of
     `ctk.ask.among` are read.
     """
-    read = _READ | (_READ_SEEN if seen else {})
-    moved = _moved(conn, pieces, filters, read, "src_port" in keys, step_ns, among)
+    read = {count: _READ[count] for count in counted} | (_READ_SEEN if seen else {})
+    by = {"edge_id": "edge_id"} if keys else {}
+    if "src_port" in keys:
+        by["src_port"] = "src_port" if pieces else "NULL"
+    if step_ns is not None:
+        by["bucket_ns"] = f"started_ns - started_ns % {step_ns}"
+    moved = _moved(conn, pieces, filters, read, by, among)
     arms = [
         _arm(keys, of_end, step_ns, where, whole, read)
         for of_end, where, whole in Ends(keys, side).arms()
     ]
-    columns = ", ".join(sorted({*re.findall(r"\bedge\.(\w+)", " ".join(arms))}))
+    # What is used once is not stored, but read as it is made.
+    kept = "MATERIALIZED" if len(arms) > 1 else "NOT MATERIALIZED"
     named = [*(() if step_ns is None else ("bucket_ns",)), *(f"k{i}" for i in range(len(keys)))]
-    counts = ", ".join(
-        f"{_FOLLOWING.get(count, count if count in read else 'NULL')} AS {count}"
-        for count in COUNTS
-    )
+    counts = ", ".join(f"{_count(count, read)} AS {count}" for count in COUNTS)
     names = ", ".join(named)
     whole = ""
     if len(arms) > 1:
         of_ends = f"SELECT {added(read)} FROM ends WHERE whole"
         whole = f", whole AS (SELECT {counts} FROM ({of_ends}))"
     sql = f"""
-        WITH moved AS ({moved.sql}),
-        behind AS (
-            SELECT {columns}, MAX({_lost(keys)}) AS folded, {added(read)}
-            FROM moved CROSS JOIN edge ON edge.id = moved.edge_id GROUP BY {columns}
-        ),
-        ends AS {"MATERIALIZED" if len(arms) > 1 else ""} ({" UNION ALL ".join(arms)}),
-        grouped AS (
+        WITH moved AS {kept} ({moved.sql}),
+        ends AS {kept} ({" UNION ALL ".join(arms)}),
+        grouped AS NOT MATERIALIZED (
             SELECT {names}, MAX(folded) AS folded, {added(read)} FROM ends GROUP BY {names}
         ),
         named AS MATERIALIZED (SELECT {names}, folded, {counts} FROM grouped)
@@ -212,12 +213,18 @@ def sum_up(
     return Summed(sql, moved.values, tuple(named), bool(whole))
 
 
+def _count(count: str, read: Mapping[str, str]) -> str:
+    """Give the SQL of a count over the sums of what was read."""
+    needed, sql = _FOLLOWING.get(count, ((count,), count))
+    return sql if read.keys() >= set(needed) else "NULL"
+
+
 # What an edge that stands for many does not tell of a side of its: the address, and what is only
 # known of one address.
 _LOST = {
-    "edge.src_id < 0": r"\bsrc\.(address|packed)\b|\bedge\.nat_src\b",
-    "edge.dialled_id < 0": r"\bdialled\.(address|packed)\b|\bedge\.dst_port\b",
-    "edge.backend_id < 0": r"\bbackend\.(address|packed)\b|\bedge\.nat_dst_port\b",
+    "edge.src_id < 0": ("src.address", "src.packed", "edge.nat_src"),
+    "edge.dialled_id < 0": ("dialled.address", "dialled.packed", "edge.dst_port"),
+    "edge.backend_id < 0": ("backend.address", "backend.packed", "edge.nat_dst_port"),
 }
 
 
@@ -226,7 +233,10 @@ def _lost(keys: Sequence[str]) -> str:
     told = " ".join(
         opened(key) + answered(key) if key in EITHER_KEYS else KEYS[key] for key in keys
     )
-    return " OR ".join(f"({sql})" for sql, of in _LOST.items() if re.search(of, told)) or "0"
+    return (
+        " OR ".join(f"({sql})" for sql, of in _LOST.items() if any(each in told for each in of))
+        or "0"
+    )
 
 
 def _arm(
@@ -238,13 +248,14 @@ def _arm(
     read: Iterable[str],
 ) -> str:
     """Give the SELECT of one end of each flow: its keys, and what it moved."""
-    named = {} if step_ns is None else {"bucket_ns": "edge.bucket_ns"}
+    named = {} if step_ns is None else {"bucket_ns": "moved.bucket_ns"}
     named |= {f"k{i}": of_end.get(key) or KEYS[key] for i, key in enumerate(keys)}
     each = ", ".join(f"{sql} AS {name}" for name, sql in named.items())
+    edge = "CROSS JOIN edge ON edge.id = moved.edge_id" if keys else ""
     joins = joins_of(f"{each} {where} {whole}")
     return (
-        f"SELECT {each}, {whole} AS whole, folded, {', '.join(read)}"
-        f" FROM behind AS edge {joins} WHERE {where}"
+        f"SELECT {each}, {whole} AS whole, {_lost(keys)} AS folded, {', '.join(read)}"
+        f" FROM moved {edge} {joins} WHERE {where}"
     )
 
 
@@ -253,11 +264,10 @@ def _moved(
     pieces: Sequence[Piece],
     filters: Filters,
     read: dict[str, str],
-    by_port: bool,
-    step_ns: int | None,
+    columns: dict[str, str],
     among: bool,
 ) -> Condition:
-    """Give the SELECT of what each edge moved."""
+    """Give the SELECT of what moved, by such columns."""
     conditions = ["started_ns >= ? AND started_ns < ?"]
     bound: tuple[object, ...] = ()
     if among:
@@ -273,11 +283,6 @@ def _moved(
         order = "ASC" if filters.last is None else "DESC"
         end = f"ORDER BY started_ns {order}, n {order} LIMIT ?"
         bound = (*bound, filters.first if filters.last is None else filters.last)
-    columns = {"edge_id": "edge_id"}
-    if by_port:
-        columns["src_port"] = "src_port" if pieces else "NULL"
-    if step_ns is not None:
-        columns["bucket_ns"] = f"started_ns - started_ns % {step_ns}"
     group = ", ".join(columns)
     each = ", ".join(f"{sql} AS {name}" for name, sql in (columns | read).items())
     tables = [piece.table for piece in pieces] or ["flow_1d"]

@@ -4,12 +4,10 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, Folded, SeenTo, Widened, caveats_of, pruned_of_span
-from ctk.ask.connection import choose_edges, one_moment
-from ctk.ask.folded import folded_of
+from ctk.ask.caveats import Caveat, SeenTo
+from ctk.ask.connection import one_moment
 from ctk.ask.presets import SIDES, Side, expanded
-from ctk.ask.selectors import Condition, all_of, bucket_condition, folded_condition
-from ctk.ask.spans import Held, Piece, clip, cover, held, holding
+from ctk.ask.reading import caveats_of_sums, reading
 from ctk.ask.sums import (
     COUNTS,
     NOTHING,
@@ -19,18 +17,11 @@ from ctk.ask.sums import (
     Summed,
     Value,
     added,
-    needs_flows,
     sum_up,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
-
-# So many rows are read for exact times rather than buckets of them: that takes some 50 ms.
-_READ_FOR_TIMES = 50_000
-
-# A SELECT of SQLite unites 500 tables at most, and each costs some to prepare.
-_MOST_PARTS = 100
 
 # What is None where nothing was measured.
 _MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
@@ -89,19 +80,10 @@ def top(
     if side not in SIDES:
         raise UsageError(f"{side!r} is not a side", hint=f"one of {', '.join(SIDES)}")
     by = expanded(by)
-    flows_only = needs_flows(filters, by)
     seen = seen or (sort is not None and SORTS[sort] in SEEN)
     with one_moment(conn):
-        levels = held(conn)[: 1 if flows_only else None]
-        span = clip(conn, levels, filters.since_ns, filters.until_ns)
-        if seen and span is not None:
-            levels = _finest(conn, levels, span)
-            span = clip(conn, levels, filters.since_ns, filters.until_ns)
-        pieces = [] if span is None else cover(levels, *span)
-        reach = (pieces[0].since_ns, pieces[-1].until_ns) if pieces else span
-        if span is not None and flows_only and (filters.first, filters.last) == (None, None):
-            pieces = _holding(conn, filters, span)
-        summed = sum_up(conn, pieces, filters, by, seen=seen, side=side)
+        read = reading(conn, filters, by, seen=seen)
+        summed = sum_up(conn, read.pieces, filters, by, seen=seen, side=side)
         found = conn.execute(_sql(summed, sort, seen), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
         measured = dict(zip(_MEASURED, first, strict=False))
@@ -112,19 +94,12 @@ def top(
         rows = tuple(
             TopRow(tuple(row[len(_MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
         )
-        recorded = _recorded(conn, filters, reach)
-        caveats = list(caveats_of(conn, filters))
-        if flows_only:
-            caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
-        if reach is not None and reach != span:
-            caveats.append(Widened(*reach))
-        caveats += folded_of(conn, pieces, filters, shown=bool(folded))
-        if not groups and not any(isinstance(each, Folded) for each in caveats):
-            from ctk.ask.nothing import why_nothing
-
-            caveats[:0] = why_nothing(conn, filters)
-        tables = {piece.table for piece in pieces}
-        widest_ns = max((level.width_ns for level in levels if level.table in tables), default=1)
+        recorded = _recorded(conn, filters, read.reach)
+        caveats = caveats_of_sums(conn, filters, read, some=groups > 0, folded=bool(folded))
+        tables = {piece.table for piece in read.pieces}
+        widest_ns = max(
+            (level.width_ns for level in read.levels if level.table in tables), default=1
+        )
         if seen and widest_ns > 1:
             caveats.append(SeenTo(widest_ns))
     return Top(
@@ -137,44 +112,6 @@ def top(
         span=recorded,
         caveats=tuple(caveats),
     )
-
-
-def _finest(conn: sqlite3.Connection, levels: Sequence[Held], span: tuple[int, int]) -> list[Held]:
-    """Leave out the levels whose buckets are not needed: times are as exact as the finest left."""
-    for i, level in enumerate(levels):
-        counted = f"SELECT 1 FROM {level.table} WHERE started_ns >= ? AND started_ns < ? LIMIT ?"
-        (rows,) = conn.execute(
-            f"SELECT COUNT(*) FROM ({counted})", (*span, _READ_FOR_TIMES + 1)
-        ).fetchone()
-        if level.pruned_ns <= span[0] and rows <= _READ_FOR_TIMES:
-            return list(levels[: i + 1])
-    return list(levels)
-
-
-def _holding(conn: sqlite3.Connection, filters: Filters, span: tuple[int, int]) -> list[Piece]:
-    """Give the parts of a span in which flows may fit, as rollups tell; few, so some are joined."""
-    conditions = []
-    if (possible := folded_condition(filters.terms)) is not None:
-        choose_edges(conn, "possible", possible)
-        conditions.append(Condition("+edge_id IN (SELECT id FROM temp.possible)"))
-    if (counts := bucket_condition(filters.terms)) is not None:
-        conditions.append(counts)
-    levels = held(conn)
-    parts = [span]
-    if conditions:
-        parts = list(holding(conn, levels, span, all_of(conditions), newest_first=False))
-    joined: list[tuple[int, int]] = []
-    for since_ns, until_ns in parts:
-        if joined and joined[-1][1] == since_ns:
-            joined[-1] = (joined[-1][0], until_ns)
-        else:
-            joined.append((since_ns, until_ns))
-    while len(joined) > _MOST_PARTS:
-        joined = [
-            (pair[0][0], pair[-1][1])
-            for pair in (joined[i : i + 2] for i in range(0, len(joined), 2))
-        ]
-    return [Piece(levels[0].table, *part) for part in joined]
 
 
 def _recorded(
@@ -220,7 +157,10 @@ def _sql(summed: Summed, sort: str | None, seen: bool) -> str:
     How many of them is bound.
     """
     named, counts = ", ".join(summed.keys), ", ".join(COUNTS)
-    order = "CASE WHEN (SELECT COUNT(bytes) FROM named) THEN bytes ELSE connections END"
+    order = (
+        "CASE WHEN EXISTS (SELECT 1 FROM named WHERE bytes IS NOT NULL)"
+        " THEN bytes ELSE connections END"
+    )
     if sort is not None:
         order = SORTS[sort]
     measured = ", ".join(f"COUNT({key})" for key in _MEASURED)

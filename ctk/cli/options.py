@@ -7,7 +7,6 @@ A command gets one `Output`, never the flags themselves; its filters are those o
 import functools
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -195,6 +194,8 @@ def screen_of(stream: TextIO, *, utc: bool, paged: bool) -> Screen:
     colour = wants_colour(stream)
     if not stream.isatty():
         return Screen(colour=colour, utc=utc)
+    import shutil
+
     size = shutil.get_terminal_size()
     return Screen(
         width=size.columns,

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from ctk.errors import UsageError
 from ctk.fleet.recorded import SILENT, Interval, Node, Recorded, Run, recorded_of
+from ctk.store.levels import LEVELS, Watermarks, watermarks
 from ctk.store.lock import is_written
 from ctk.store.merged import Aside, aside_of, keeps_aside, read
-from ctk.store.rollup import LEVELS, Watermarks, watermarks
 from ctk.store.snapshot import snapshot
 from ctk.store.source import Source, source
 

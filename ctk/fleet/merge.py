@@ -21,9 +21,10 @@ from ctk.fleet.inputs import Chosen, Input, choose, open_inputs
 from ctk.fleet.rows import Rows, fold, fold_counts
 from ctk.fleet.slices import LevelRows
 from ctk.store import connect, merged
+from ctk.store.levels import LEVELS, Level
 from ctk.store.merged import Aside, aside_of
 from ctk.store.prune import give_back, width_ns
-from ctk.store.rollup import LEVELS, Level, floor, move_watermark
+from ctk.store.rollup import floor, move_watermark
 from ctk.timespan import FOREVER_NS
 
 LEVEL_NAMES = ("flows", *(level.name for level in LEVELS[1:]))

@@ -15,8 +15,9 @@ from ctk.fleet.inputs import Input
 from ctk.fleet.slices import ROWS, LevelRows, marks
 from ctk.store import folded
 from ctk.store.columns import COUNT_KEYS
+from ctk.store.levels import LEVELS, Level
 from ctk.store.merged import Aside, Why, aside_of
-from ctk.store.rollup import LEVELS, Level, floor
+from ctk.store.rollup import floor
 from ctk.store.sums import COLUMNS, SUMS
 from ctk.timespan import FOREVER_NS
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from ctk.fleet.attached import Attached
 from ctk.fleet.inputs import Input
-from ctk.store.rollup import Level, floor
+from ctk.store.levels import Level
+from ctk.store.rollup import floor
 from ctk.timespan import FOREVER_NS
 
 ROWS = 200_000  # of a slice: some 40 MB while it is put in order

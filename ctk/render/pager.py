@@ -1,13 +1,13 @@
 """A pager, as git has one: only for what is longer than the screen."""
 
 import os
-import shlex
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, BinaryIO, Protocol
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    import subprocess
 
 _DEFAULT = "less"
 # less quits where all fits after all, keeps colours, and leaves the text on the screen.
@@ -23,6 +23,9 @@ class Sink(Protocol):
 
 def chosen() -> str:
     """Give the pager that the environment names: CTK_PAGER, PAGER, or less; "" for none."""
+    import shlex
+    import shutil
+
     command = os.environ.get("CTK_PAGER", os.environ.get("PAGER", _DEFAULT)).strip()
     try:
         program = shlex.split(command)[:1]
@@ -45,6 +48,8 @@ class _Pages:
             return
         self._held += data
         if self._held.count(b"\n") >= self._height:  # the prompt takes a line
+            import subprocess
+
             self._out.flush()
             # It may have options, and quotes: a shell takes it, as git has it.
             self._paging = subprocess.Popen(

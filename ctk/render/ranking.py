@@ -1,6 +1,5 @@
 """What `top` found: groups, what part of the whole each moved, and the whole."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -106,10 +105,12 @@ def tops(
         raise UsageError(
             f"-o {output.format} has one list", hint="--by once, or -o json, or -o jsonl"
         )
+    from json import dumps
+
     for i, each in enumerate(ranked):
         by = ",".join(each.by)
         if output.format == "json":
-            out.write(f"{',' if i else '{'}\n{json.dumps(by)}: ".encode())
+            out.write(f"{',' if i else '{'}\n{dumps(by)}: ".encode())
         elif i and output.for_people:
             out.write(b"\n")
         if output.format == "jsonl":

@@ -16,6 +16,7 @@ from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
 from ctk.store.late import LateRows, count_late, plus
+from ctk.store.levels import Level, watermarks
 from ctk.timespan import FOREVER_NS
 
 _FLOW_COLUMNS = ("started_ns", "n", "edge_id", "lasted_ns", "src_port")
@@ -40,7 +41,7 @@ class FlowTable:
     """Takes the rows of windows; `newest_ns` is the start of the newest row in the file."""
 
     def __init__(
-        self, conn: sqlite3.Connection, identities: Identities, levels: Sequence[rollup.Level]
+        self, conn: sqlite3.Connection, identities: Identities, levels: Sequence[Level]
     ) -> None:
         self._conn = conn
         self._identities = identities
@@ -75,7 +76,7 @@ class FlowTable:
         starts = [row.started_ns for row in ordered[:1]] + [event[0] for event in lone[:1]]
         self.folding.inserted(min(starts, default=FOREVER_NS))
 
-        by_level = rollup.watermarks(self._conn)
+        by_level = watermarks(self._conn)
         settled_ns = rollup.settled_ns(by_level)
         settled, settled_lone = _split(ordered, lone, settled_ns)
         if settled or settled_lone:

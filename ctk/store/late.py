@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ctk.store import folded
 from ctk.store.folded import FoldedCount
-from ctk.store.rollup import LEVELS, Folding, Level, Watermarks, add_to, floor, recap
+from ctk.store.levels import LEVELS, Level, Watermarks
+from ctk.store.rollup import Folding, add_to, floor, recap
 from ctk.timespan import FOREVER_NS
 
 Counts = Sequence[int | None]

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from ctk.errors import FileBusyError
 from ctk.store import prune, rollup
 from ctk.store.connect import PAGE_BYTES, WAL_BYTES, empty_wal, limit_wal, path_of
+from ctk.store.levels import Level
 from ctk.store.orphans import Orphans
-from ctk.store.rollup import Folding, Level, floor
+from ctk.store.rollup import Folding, floor
 from ctk.store.sizes import database_bytes, used_bytes, wal_bytes
 
 # Of the limit, or of a file that is small: a window of 10,000 strangers takes 2 MB, and three times

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 
 # "left out": what another node counts. "unrecorded": counted, though a node that did not record may
 # have made it of a connection that counts already.

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 
 from ctk.store import peers
-from ctk.store.rollup import LEVELS, Level, watermarks
+from ctk.store.levels import LEVELS, Level, watermarks
 from ctk.store.sums import transaction
 from ctk.timespan import FOREVER_NS
 

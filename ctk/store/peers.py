@@ -8,7 +8,6 @@ bytes; so a peer that comes back after years is not taken for a new one.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
 from typing import NamedTuple
 
 # Of these there may be millions, as a scan has them: so many are remembered, and no more than
@@ -36,6 +35,8 @@ class Peer(NamedTuple):
 
 def peer_id(peer: Peer) -> int:
     """Return the id under which a peer is remembered: a hash of its names, signed as SQLite's."""
+    from hashlib import blake2b  # 3 ms to import: readers use the names above only
+
     digest = blake2b("\0".join(map(str, peer)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 

@@ -9,15 +9,9 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping
 
 from ctk.store import folded
+from ctk.store.levels import LEVELS, Level, watermarks
 from ctk.store.orphans import Orphans
-from ctk.store.rollup import (
-    LEVELS,
-    Level,
-    floor,
-    move_watermark,
-    slices,
-    watermarks,
-)
+from ctk.store.rollup import floor, move_watermark, slices
 from ctk.store.sizes import pragma
 from ctk.store.sums import transaction
 from ctk.timespan import DAY, FOREVER_NS

@@ -1,9 +1,7 @@
 """
-Flows folded to minutes, hours and days.
+Flows folded to minutes, hours and days: the levels of levels.py.
 
-LEVELS is a table, finest first; each level is folded from the one before it. Two watermarks say
-how far a level is: every bucket before `folded_ns` is the exact sum of the finer level, and what
-was before `pruned_ns` is gone. A watermark moves in the transaction that makes it true.
+A watermark moves in the transaction that makes it true.
 
 `fold` is an iterator of small steps: the caller may write a window between any two, and may stop
 and call again later.
@@ -13,28 +11,12 @@ import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 from ctk.store import folded
+from ctk.store.levels import LEVELS, Level, Watermarks, watermarks
 from ctk.store.sums import ADDED, COLUMNS, adding, transaction
 from ctk.store.tail import Counts, fold_tail
-from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE
-
-
-class Level(NamedTuple):
-    name: str
-    table: str
-    width_ns: int  # of a bucket; 0 where rows keep their own time
-    keep_ns: int  # how long rows stay, unless --retain says otherwise
-    peers: int  # edges with an external side that a bucket keeps; the others become "other"
-
-
-LEVELS: tuple[Level, ...] = (
-    Level("flow", "flow", 0, DAY, 0),
-    Level("1m", "flow_1m", MINUTE, 7 * DAY, 10_000),
-    Level("1h", "flow_1h", HOUR, 90 * DAY, 2_000),
-    Level("1d", "flow_1d", DAY, 730 * DAY, 1_000),
-)
+from ctk.timespan import FOREVER_NS
 
 # Of --max-size that the peers of a minute may take, at some 200 bytes each with their identities.
 _PEERS, _PEER_BYTES = 0.1, 200
@@ -55,13 +37,6 @@ def peers_within(max_bytes: int) -> int:
     return int(max_bytes * _PEERS / _PEER_BYTES)
 
 
-class Watermarks(NamedTuple):
-    """How far a level is; None where nothing was folded or pruned yet."""
-
-    folded_ns: int | None
-    pruned_ns: int | None
-
-
 @dataclass(slots=True)
 class Folding:
     """
@@ -78,15 +53,6 @@ class Folding:
 
     def inserted(self, first_ns: int) -> None:
         self.stale = self.stale or first_ns < self.end_ns
-
-
-def watermarks(conn: sqlite3.Connection) -> dict[str, Watermarks]:
-    return {
-        name: Watermarks(folded_ns, pruned_ns)
-        for name, folded_ns, pruned_ns in conn.execute(
-            "SELECT name, folded_ns, pruned_ns FROM level"
-        )
-    }
 
 
 def settled_ns(by_level: Mapping[str, Watermarks]) -> int:

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
-from ctk.store.rollup import LEVELS
+from ctk.store.levels import LEVELS
 from ctk.store.sums import transaction
 from ctk.tableuse import Holder, TableCounters, TableLook, TableUse
 

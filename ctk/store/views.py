@@ -9,8 +9,8 @@ import sqlite3
 from collections.abc import Mapping
 
 from ctk.store.columns import EDGE_JOIN, JOINS, flow_sql, rfc3339
+from ctk.store.levels import LEVELS, Level
 from ctk.store.meanings import comments
-from ctk.store.rollup import LEVELS, Level
 from ctk.tableuse import TableCounters
 
 _VALID = (
