@@ -231,13 +231,13 @@ def _copy(
     progress: Callable[[int, int], None],
 ) -> Rows:
     """Copy each level from where no file has finer rows up to where all have."""
-    done, until_ns = 0, FOREVER_NS
-    found: list[tuple[Level, LevelRows]] = []
+    done, finer_ns = 0, FOREVER_NS
+    found: list[tuple[Level, LevelRows, int]] = []
     for level in LEVELS:
-        span = (starts[level.name], until_ns)
-        found.append((level, LevelRows(conn, attached, inputs, level, span)))
-        until_ns = min(until_ns, starts[level.name])
-    total = sum(rows.rows for _, rows in found)
+        span = (starts[level.name], FOREVER_NS)
+        found.append((level, LevelRows(conn, attached, inputs, level, span), finer_ns))
+        finer_ns = starts[level.name]
+    total = sum(rows.rows for _, rows, _ in found)
 
     def advance(rows: int) -> None:
         nonlocal done
@@ -247,8 +247,12 @@ def _copy(
     classes = Classes(conn, chosen.recorded)
     changes = chosen.recorded.changes()
     rows = Rows(conn, attached, inputs, classes, changes, aside=aside, progress=advance)
-    for level, of_level in found:
-        rows.copy(level, of_level)
+    for level, of_level, fold_ns in found:
+        spans = rows.copy(level, of_level, fold_ns)
+        fold(conn, level, spans)
+        if aside:
+            fold(conn, level, spans, aside_of)
+    progress(total, total)
     _carry(conn, inputs, chosen, rows)
     for each in chosen.taken:
         looked = [held.idle_ns for held in each.recordings if held.idle_ns is not None]
@@ -280,10 +284,7 @@ def _finish(
     aside: bool,
 ) -> None:
     """Fold, say how far each level is, drop what is not wanted, and write whose rows they are."""
-    fold(conn, starts)
     fold_counts(conn, starts)
-    if aside:
-        fold(conn, starts, aside_of)
     end_ns = max(
         (
             floor(last_ns, level.width_ns) + level.width_ns
