@@ -49,7 +49,6 @@ class Rows:
         self._aside = aside
         self._progress = progress
         self._sums: dict[tuple[int, Why], list[int | None]] = {}
-        self._others: dict[int, bool] = {}  # by file
         columns = ", ".join(dict.fromkeys((*_OF_FLOW, *_OF_BUCKET)))
         conn.execute(f"CREATE TEMP TABLE slice (class, {columns})")
 
@@ -73,7 +72,7 @@ class Rows:
                 if (
                     until_ns > kept_ns
                     or any(since_ns < change_ns < until_ns for change_ns in self._changes)
-                    or any(self._has_others(file) for file in files)
+                    or any(self._has_others(level, file, since_ns, until_ns) for file in files)
                 ):
                     continue
                 to_fold.append((at_ns, since_ns))
@@ -101,12 +100,17 @@ class Rows:
                     ends.append(since_ns)
         return min(ends)
 
-    def _has_others(self, file: int) -> bool:
-        """Say whether a file has edges that stand for many: of these only finer rows tell more."""
-        if file not in self._others:
-            asked = f"SELECT EXISTS (SELECT 1 FROM temp.edge_{file} WHERE new_id < 0)"
-            self._others[file] = bool(self._conn.execute(asked).fetchone()[0])
-        return self._others[file]
+    def _has_others(self, level: Level, file: int, since_ns: int, until_ns: int) -> bool:
+        """Say whether rows of a file stand for many: of these only finer rows tell who speaks."""
+        schema = self._attached[file]
+        asked = "started_ns >= ? AND started_ns < ? AND edge_id < 0"
+        return any(
+            self._conn.execute(
+                f"SELECT EXISTS (SELECT 1 FROM {schema}.{table} WHERE {asked})",
+                (since_ns, until_ns),
+            ).fetchone()[0]
+            for table in self._inputs[file].tables(level.table)
+        )
 
     def _read(
         self, level: Level, columns: Sequence[str], file: int, since_ns: int, until_ns: int
