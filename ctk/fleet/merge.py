@@ -60,7 +60,7 @@ def merge(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
     """
-    Merge files into `out`, which is not there yet, or is one of them.
+    Merge files into `out`, which is not there yet, or is one of them that was merged before.
 
     `since_ns` leaves out what is older, up to the edge of a bucket, and `levels` the tables that
     are not named. `aside` keeps the rows of observers who defer to another, for who asks for all.
@@ -69,10 +69,8 @@ def merge(
     if not paths:
         raise UsageError("there is nothing to merge", hint="ctk merge a.db b.db -o all.db")
     wanted = _wanted(levels)
-    if (out.exists() or out.is_symlink()) and not any(
-        path.exists() and path.samefile(out) for path in paths
-    ):
-        raise UsageError(f"{out} is there already", hint="name another file, or merge into it")
+    if (out.exists() or out.is_symlink()) and not _is_merged_again(paths, out):
+        raise UsageError(f"{out} is there already", hint="name another file")
     with ExitStack() as stack:
         inputs = open_inputs(paths, stack, out.parent if out.parent.is_dir() else Path())
         chosen = choose(inputs)
@@ -85,6 +83,14 @@ def merge(
             for left in (part, part.with_name(f"{part.name}-journal")):
                 left.unlink(missing_ok=True)
     return found
+
+
+def _is_merged_again(paths: Iterable[Path], out: Path) -> bool:
+    """Say whether what is written over is a merged file, all of which goes on in the new one."""
+    if not any(path.exists() and path.samefile(out) for path in paths):
+        return False
+    with connect.reader(out, older=True) as conn:
+        return merged.is_merged(conn)
 
 
 def _wanted(names: Iterable[str]) -> list[Level]:
