@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
+from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
 from ctk.ask.spans import Held, exact_extent, held
 from ctk.store import merged
 from ctk.store.sizes import content_bytes, database_bytes
@@ -80,19 +81,21 @@ class Description:
     endpoints: tuple[EndpointsOfKind, ...]
     levels: tuple[DescribedLevel, ...]
     tables: tuple[DescribedTable, ...]
+    pressure: tuple[NodePressure, ...]  # on the kernel's table, by node
     caveats: tuple[Caveat, ...]
 
 
-def describe(conn: sqlite3.Connection) -> Description:
+def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
     """
     Give what the file holds: its span, nodes, recordings, gaps, endpoints, levels and tables.
 
-    Sizes come from a look at every page: 0.2 s for ten million flows.
+    The last two come from a look at every page, 0.2 s for ten million flows: not without `sizes`.
     """
     with one_moment(conn):
         levels = held(conn)
         span = exact_extent(conn, levels)
-        tables = _tables(conn)
+        tables = _tables(conn) if sizes else ()
+        pressure = of_nodes(conn)
         asides, notes = merged.read(conn)
         return Description(
             since=format_time(span[0]) if span else None,
@@ -130,9 +133,10 @@ def describe(conn: sqlite3.Connection) -> Description:
                     "SELECT kind, COUNT(*) FROM endpoint WHERE id > 0 GROUP BY kind ORDER BY kind"
                 )
             ),
-            levels=tuple(_level(conn, level, tables) for level in levels),
+            levels=tuple(_level(conn, level, tables) for level in levels) if sizes else (),
             tables=tables,
-            caveats=tuple(nothing_recorded(conn)),
+            pressure=pressure,
+            caveats=(*nothing_recorded(conn), *nearly_full(pressure)),
         )
 
 
