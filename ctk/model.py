@@ -254,8 +254,8 @@ class ObjectClosed(NamedTuple):
     """
     The object with this uid is gone, or was replaced by its next record, at `valid_to_ns`.
 
-    `inferred` where nobody saw it go: it went while no recorder ran, or no API server answered. Its
-    addresses were surely no other's until `sure_until_ns` then, where that is earlier.
+    `inferred` where nobody saw it: no recorder ran, or no API server answered. The addresses of one
+    that is gone were surely no other's until `sure_until_ns` then, where that is earlier.
     """
 
     kind: Literal["pod", "service", "node"]

@@ -342,6 +342,8 @@ def played(
     starts = [0]
     for turn in turns:
         starts.append(starts[-1] + turn)
+    if len(starts) % 2 == 0:
+        starts.append(starts[-1] + 20)  # one decides what was left to the next recording
     # Recorders run in the even spans; each hears of pods a moment after it starts.
     for n, at in enumerate(starts):
         events.append((at, 2, "start" if n % 2 == 0 else "stop"))
@@ -349,7 +351,7 @@ def played(
             events.append((at + 3, 2, "list"))
     for at, lasts in outages:
         events += [(at, 2, "lost"), (at + lasts, 2, "found")]
-    events.append((END * 2, 3, "stop"))
+    events.append((max(END * 2, starts[-1] // 2 * 2 + 20), 3, "stop"))
     events.sort(key=lambda each: each[:2])
 
     file, recorder, heard, lost_ns = File(), None, False, None

@@ -77,7 +77,7 @@ class Cluster:
     def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
         """Take in what the file knew up to then; nothing is told of it but the ends it lacks."""
         for change in recall.changes(known):
-            each = change.object
+            each, self._listing = change.object, change.listed
             if not change.ends:
                 self._owners.pods_watched_ns = change.watched_ns
                 self.put(each, change.at_ns)
@@ -85,7 +85,7 @@ class Cluster:
             # Up to when it was sure then is sure now, and no longer.
             self._owners.missed_since_ns = change.sure_until_ns
             self.drop(resource_of(each), each.uid, change.at_ns, inferred=change.inferred)
-        self._owners.missed_since_ns = None
+        self._listing, self._owners.missed_since_ns = False, None
         self._owners.pods_watched_ns = None
         self._owners.recall_until(told_until_ns)
         self._recalled = {*self._pods, *self._nodes}
@@ -112,7 +112,8 @@ class Cluster:
         if new == old and not recalled:
             return
         self._pods[new.uid] = new
-        if old is None or (old.started_ns != new.started_ns and not old.addresses):
+        is_start = old is None or (old.started_ns != new.started_ns and not old.addresses)
+        if is_start and not self._listing:
             self._came_ns[new.uid] = at_ns
         self._record(old, new, at_ns)
         had = old.owned if old else ()
@@ -295,7 +296,7 @@ class Cluster:
         resource, at_ns = listed.resource, listed.at_ns
         # Of two pods with one address the later one has it, and takes it from one that is gone.
         self._listing = True
-        for each in sorted(listed.objects, key=lambda each: each.started_ns):
+        for each in sorted(listed.objects, key=_gained_ns):
             self.put(each, at_ns)
         self._listing = False
         for uid in self.known(resource).keys() - {each.uid for each in listed.objects}:
@@ -329,11 +330,17 @@ class Cluster:
             self._history.append(record_of(new, new.started_ns, at_ns, watched_ns))
         elif not same_record(old, new):
             kind = KIND_OF[resource_of(new)]
-            self._history.append(ObjectClosed(kind, new.uid, at_ns, inferred=recalled))
+            unseen = recalled or self._listing
+            self._history.append(ObjectClosed(kind, new.uid, at_ns, inferred=unseen))
             self._history.append(record_of(new, at_ns, at_ns, watched_ns))
         elif recalled or _times(old) != _times(new):
             # It goes on as it stood.
             self._history.append(record_of(new, old.started_ns, at_ns, watched_ns))
+
+
+def _gained_ns(each: KubeObject) -> int:
+    """When an object got its addresses, at the earliest."""
+    return each.gained_ns if isinstance(each, Pod) else each.started_ns
 
 
 def _times(owner: Owner) -> PodTimes | None:

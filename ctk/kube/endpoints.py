@@ -34,7 +34,7 @@ from ctk.kube.objects import (
     Resource,
 )
 from ctk.kube.owners import Owners
-from ctk.kube.provisional import Provisional, ProvisionalEndpoints, next_second_ns
+from ctk.kube.provisional import Provisional, ProvisionalEndpoints, next_second_ns, unknown
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
@@ -320,7 +320,12 @@ class Endpoints:
             sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
             if owned is not None and not sure:
                 passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)
-                if not passed_on and (owned.recalled or not finally_):
+                over = endpoint.kind == "pod" and owned.to_ns <= given.asked_ns
+                if owned.recalled or not (over or finally_):
+                    if passed_on and not self._provisional.pods_lost:
+                        # It is not that pod's, and may be another's than the one that is known.
+                        given.withdraw()
+                        self._history.append(Completed(endpoint, given.endpoint))
                     return False
             if owned is None and endpoint.kind != "pod":
                 return False
@@ -332,11 +337,11 @@ class Endpoints:
                     if self._cluster.awaits_address(known.node, given.asked_ns):
                         # One that this recording did not hear of any more may have had it. The end
                         # says to the next one that it is to be decided.
-                        known = _unknown(endpoint)
+                        known = unknown(endpoint)
                         undecided.append(Closed(known, given.asked_ns, inferred=True))
             elif endpoint.kind == "pod":
                 # It was not that pod all the time, and rows that point to it don't tell when.
-                known = _unknown(endpoint)
+                known = unknown(endpoint)
             else:
                 return True
             if not same(endpoint, known):
@@ -347,7 +352,3 @@ class Endpoints:
         undecided: list[Closed] = []
         self._provisional.settle(address, settled)
         self._history.extend(undecided)
-
-
-def _unknown(endpoint: Endpoint) -> Endpoint:
-    return Endpoint(address=endpoint.address, kind="unknown", valid_from_ns=endpoint.valid_from_ns)

@@ -247,8 +247,8 @@ class Owners:
         if self._always and not others:
             owned.from_ns = -FOREVER_NS
         elif all(each.to_ns <= claim.gained_ns for each in others):
-            # The file may have thrown away how it stood at first.
-            owned.from_ns = min(owned.from_ns, claim.gained_ns)
+            # The file may have thrown away how it stood at first, but not whose that second was.
+            owned.from_ns = min(owned.from_ns, claim.gained_ns + SECOND)
 
     def settle(self, now_ns: int) -> list[str]:
         """End spans whose grace is over, and that no other can come and shorten; gives those."""

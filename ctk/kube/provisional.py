@@ -42,6 +42,10 @@ class Provisional:
     asked_ns: int
     decided: bool = False  # by an earlier recording, with what that knew
 
+    def withdraw(self) -> None:
+        """It is not who was named, and may still turn out to be another; it is given no more."""
+        self.endpoint, self.until_ns = unknown(self.endpoint), self.asked_ns + 1
+
 
 class ProvisionalEndpoints:
     """
@@ -286,6 +290,11 @@ class ProvisionalEndpoints:
             address.version == version and int(address) >> bits in networks
             for (version, bits), networks in self._pod_cidrs.items()
         )
+
+
+def unknown(endpoint: Endpoint) -> Endpoint:
+    """Stand for an endpoint that is not the one that was named."""
+    return Endpoint(address=endpoint.address, kind="unknown", valid_from_ns=endpoint.valid_from_ns)
 
 
 def next_second_ns(when_ns: int) -> int:

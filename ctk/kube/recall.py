@@ -14,6 +14,7 @@ class Recalled(NamedTuple):
     object: Pod | Node
     at_ns: int
     watched_ns: int | None = None  # since when all pods were known, as of then
+    listed: bool = False  # it may have stood so before that: nobody saw it change
     ends: bool = False
     inferred: bool = False
     sure_until_ns: int | None = None
@@ -30,12 +31,14 @@ def changes(known: Iterable[KnownObject]) -> Iterator[Recalled]:
         of_one.sort(key=lambda state: state.record.valid_from_ns)
         # Of a file of before m012, a pod's start is that of its first known state.
         started_ns = of_one[0].record.valid_from_ns
+        listed = True
         for state in of_one:
             times = state.record.times
             at_ns = state.record.valid_from_ns if times is None else times.told_ns
             # A file of before m012 does not tell who was watched: all were.
             watched_ns = -FOREVER_NS if times is None else times.watched_ns
-            told.append(Recalled(_object(state.record, started_ns), at_ns, watched_ns))
+            told.append(Recalled(_object(state.record, started_ns), at_ns, watched_ns, listed))
+            listed = state.inferred
         last = of_one[-1]
         if last.valid_to_ns is not None:
             end = told[-1]._replace(at_ns=last.valid_to_ns, ends=True, inferred=last.inferred)
