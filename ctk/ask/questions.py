@@ -1,4 +1,4 @@
-"""The questions asked of one file at a time: what failed, changed, is new, uneven, idle."""
+"""The questions whose answers are more than sums: what failed, changed, is new, idle."""
 
 import sqlite3
 from abc import ABC, abstractmethod
@@ -13,7 +13,6 @@ from ctk.errors import UsageError
 from ctk.model import Filters
 
 if TYPE_CHECKING:
-    from ctk.ask.balance import Balance
     from ctk.ask.diff import AskedSpan, Diff
     from ctk.ask.failures import Failures
     from ctk.ask.idle import Idle
@@ -82,15 +81,6 @@ class Questions(ABC):
         chosen = self._filters(filters, asked)
         with self._connect() as conn:
             return new(conn, chosen)
-
-    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
-        """Say how evenly the connections and bytes of services go to their backends."""
-        from ctk.ask.balance import balance
-
-        self._check()
-        chosen = self._filters(filters, asked)
-        with self._connect() as conn:
-            return balance(conn, chosen)
 
     def idle(
         self,

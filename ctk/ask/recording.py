@@ -25,6 +25,7 @@ from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
+    from ctk.ask.balance import Balance
     from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
@@ -211,6 +212,14 @@ class Recording(Questions):
                 side=side,
                 among=among,
             )
+
+    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
+        """Say how evenly the connections and bytes of services go to their backends."""
+        from ctk.ask.balance import BY, balance
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        return balance(self.top(chosen, by=BY, sort="connections", limit=None))
 
     def graph(
         self,
