@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from ctk.ask.keywords import Asked
-from ctk.ask.moments import Moment
+from ctk.ask.moments import AskedSpan, Moment
 from ctk.errors import UsageError
 from ctk.model import Filters
 
 if TYPE_CHECKING:
-    from ctk.ask.diff import AskedSpan, Diff
+    from ctk.ask.diff import Diff
     from ctk.ask.failures import Failures
     from ctk.ask.idle import Idle
     from ctk.ask.new import New
@@ -43,8 +43,8 @@ class Questions(ABC):
         filters: Filters | None = None,
         /,
         *,
-        before: "AskedSpan | None" = None,
-        after: "AskedSpan | None" = None,
+        before: AskedSpan | None = None,
+        after: AskedSpan | None = None,
         other: "Questions | None" = None,
         by: str | Iterable[str] | None = None,
         sort: str | None = None,
