@@ -125,7 +125,7 @@ class Recording(Questions):
         self._check()
         if not isinstance(self.source, File):
             raise UsageError(
-                f"{self.path} was written by an older ctk: nothing is added to it",
+                f"{self.path} was merged, or written by an older ctk: nothing is added to it",
                 hint="ask without following",
             )
         chosen = self._filters(filters, asked, "after", "wait")

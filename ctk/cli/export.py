@@ -20,6 +20,7 @@ from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
     Dbs,
     dbs_argument,
+    observers_option,
     print_caveats,
     print_new_caveats,
     refuse_one_file_twice,
@@ -81,6 +82,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
     help="Compress what goes to stdout.",
 )
 @click.option("--cursor", metavar="NAME", help="Go on where the last export by this NAME stopped.")
+@observers_option
 @filter_options
 def export(
     db: Dbs,
@@ -94,6 +96,7 @@ def export(
     keep: int | None,
     compress: Compression | None,
     cursor: str | None,
+    all_observers: bool,
     filters: Filters,
 ) -> None:
     """
@@ -121,7 +124,8 @@ def export(
     place = _Place(output, max_size, max_age, keep, compress, whole=not (cursor or follow))
     kept = path_of(output or dbs[0], cursor) if cursor else None
     flags = [form, f"--time {time}" * (time is not None), "--log-accounting" * log_accounting]
-    with ctk.open(db) as recording, interrupts() as interrupted:
+    flags.append("--all-observers" * all_observers)
+    with ctk.open(db, all_observers=all_observers) as recording, interrupts() as interrupted:
         identity = recording.identity() if cursor or follow else ""
         written = Written(kept, identity, flags_of(filters), " ".join(filter(None, flags)))
         if written.is_of_another:
