@@ -58,7 +58,7 @@ class Questions(ABC):
         be left out: it is as long as the other, beside it. `limit` is of rows of each state.
         """
         from ctk.ask.diff import BY, SPANS_HINT, diff, two_spans
-        from ctk.ask.recording import keys_of
+        from ctk.ask.sums import keys_of
 
         self._check()
         keys = BY if by is None else keys_of(by)

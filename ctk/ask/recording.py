@@ -160,6 +160,7 @@ class Recording(Questions):
         last_seen, the latest first; by default it is bytes, and connections where no bytes were
         measured. With `seen`, rows tell when they were first and last seen.
         """
+        from ctk.ask.sums import keys_of
         from ctk.ask.top import top
 
         self._check()
@@ -193,6 +194,7 @@ class Recording(Questions):
         largest `sort`, `among` those groups; `side` is as of `top`.
         """
         from ctk.ask.series import parse_step, series
+        from ctk.ask.sums import keys_of
 
         self._check()
         keys = keys_of(by)
@@ -390,12 +392,3 @@ class Recording(Questions):
     def _check(self) -> None:
         if not self._open:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
-
-
-def keys_of(by: str | Iterable[str]) -> Sequence[str]:
-    from ctk.ask.presets import expanded
-    from ctk.ask.sums import check_keys
-
-    keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
-    check_keys(keys, "by=")
-    return expanded(keys)

@@ -31,9 +31,9 @@ from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import Position
 from ctk.ask.presets import Side
-from ctk.ask.recording import Recording, keys_of
+from ctk.ask.recording import Recording
 from ctk.ask.series import Series
-from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, plus
+from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, keys_of, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
