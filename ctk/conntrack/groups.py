@@ -72,6 +72,7 @@ class Flow:
 Ends = tuple[bytes, bytes, bytes]
 MOST_WAITING = 128  # of them, to be counted
 StrangerKinds = tuple[Kind | None, Kind | None, Kind | None]  # of Ends; None for those known
+NO_STRANGERS: StrangerKinds = (None, None, None)
 
 
 class Other(Flow):
