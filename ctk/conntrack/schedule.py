@@ -3,8 +3,9 @@ When the kernel's table is dumped. Pure: the caller tells what time it is.
 
 A dump tells how many bytes moved since the one before. It costs 4 us of CPU an entry and more, and
 11 ms for the walk over an empty table of 262,144 buckets. So dumps come as often as a hundredth of
-a core allows: each window at best, every 30 s at worst, or as a tenth of a core allows. Where they can come each window, each is
-timed to end shortly before its window does: bytes then stand in the window in which they moved.
+a core allows: each window at best, every 30 s at worst, or as a tenth of a core allows. Where they
+can come each window, each is timed to end shortly before its window does: bytes then stand in the
+window in which they moved.
 """
 
 from ctk.timespan import SECOND
