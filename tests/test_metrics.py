@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus reads of a recording, from which server, and what deploy/ makes of it."""
+"""Metrics: what Prometheus reads of a recording, who answers it, and what deploy/ makes of it."""
 
 import json
 import re
@@ -262,7 +262,7 @@ def test_dashboard_and_alerts_parse_and_name_metrics_that_there_are(tmp_path: Pa
     assert {"ctk_conntrack_entries", "ctk_events_lost_total", "ctk_commit_seconds_bucket"} <= named
     dashboard = json.loads((METRICS / "dashboard.json").read_text())
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
-    with pytest.raises(ValueError, match="unclosed left paren"):
+    with pytest.raises(ValueError, match="brackets"):
         promql_parser.parse("rate(ctk_events_lost_total[5m)")
 
 
