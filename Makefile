@@ -32,6 +32,8 @@ demo: install ## Record from a recording of a real node, and ask what was record
 	$(BIN)/ctk query $(DEMO) --failed --last 5
 	@echo
 	$(BIN)/ctk query $(DEMO) "select service, count(distinct src_name) as clients, sum(connections) as connections from flows where service is not null group by service order by connections desc"
+	@echo
+	@$(BIN)/ctk report $(DEMO) -o $(DEMO:.db=.html)
 
 demo-live: install tools ## Play a node with pods in network namespaces, and record that (root).
 	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
@@ -54,8 +56,9 @@ bench: install tools ## Measure recording and reading beside other tools (root, 
 	$(BIN)/python tests/bench/record.py
 	$(BIN)/python tests/bench/read.py
 
-docs: install ## Write the outputs in README.md anew, from real runs.
+docs: install tools ## Write the outputs in the documentation anew, from real runs, and its pictures.
 	$(BIN)/python tests/docs.py --write
+	$(BIN)/python tests/browser/pictures.py
 
 man: install ## Make manual pages in build/man, from the help.
 	@mkdir -p build/man
@@ -65,4 +68,4 @@ man: install ## Make manual pages in build/man, from the help.
 	@echo "man -l build/man/ctk.1"
 
 clean: ## Remove what was made.
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)*
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)* $(DEMO:.db=.html)

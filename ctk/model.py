@@ -42,6 +42,7 @@ Field = Literal[
     "protocol",
     "zone",
     "cross_namespace",
+    "cross_zone",
     "failed",
     "refused",
     "unreplied",

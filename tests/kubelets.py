@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -256,10 +256,9 @@ class Cluster(ApiServer):
             name: values[-1] for name, values in parse_qs(urlsplit(handler.path).query).items()
         }
         assert query["container"] == pod["spec"]["containers"][0]["name"]
-        since = query.get("sinceTime", "")
-        text = "".join(
-            f"{at} {line}\n" for at, line in kubelet.log if f"{at[:19]}Z" >= since
-        ).encode()
+        since = datetime.fromisoformat(query.get("sinceTime", "2000-01-01T00:00:00Z"))
+        told = [each for each in kubelet.log if datetime.fromisoformat(each[0]) >= since]
+        text = "".join(f"{at} {line}\n" for at, line in told).encode()
         handler.send_response(200)
         handler.send_header("Content-Type", "text/plain")
         handler.send_header("Content-Length", str(len(text)))
@@ -391,6 +390,7 @@ class Kubelet:
         self.waits: tuple[str, str] | None = None
         self.dead = False
         self.runs: Sequence[str] = ()  # in place of what the pod says
+        self.zone = timezone(timedelta(hours=1))
         self.holds: Path | None = None  # the file that this has recorded
         self.log: list[tuple[str, str]] = []
         self.process: subprocess.Popen[str] | None = None
@@ -425,8 +425,10 @@ class Kubelet:
         self._say("Running", {"running": {"startedAt": now()}})
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            at = datetime.now(UTC)
-            self.log.append((f"{at:%Y-%m-%dT%H:%M:%S.%f}000Z", line.rstrip("\n")))
+            at = datetime.now(self.zone)
+            zone = f"{at:%z}"
+            stamp = f"{at:%Y-%m-%dT%H:%M:%S.%f}000{zone[:3]}:{zone[3:]}"
+            self.log.append((stamp, line.rstrip("\n")))
         code = self.process.wait()
         self.process.stdout.close()
         said = "\n".join(line for _, line in self.log[-80:]) if code else ""

@@ -291,6 +291,14 @@ FITS: dict[str, tuple[Test, list[str], list[Side]]] = {
         [],
         ["any"],
     ),
+    "cross_zone": (
+        lambda record, *_: (
+            None not in (record.src_node_zone, record.dst_node_zone)
+            and record.src_node_zone != record.dst_node_zone
+        ),
+        [],
+        ["any"],
+    ),
     "failed": (lambda record, *_: record.unreplied > 0 or record.refused > 0, [], ["any"]),
     "refused": (lambda record, *_: record.refused > 0, [], ["any"]),
     "unreplied": (lambda record, *_: record.unreplied > 0, [], ["any"]),

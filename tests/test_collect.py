@@ -4,11 +4,15 @@ Recording on the nodes of a cluster from outside: files arrive whole, and nothin
 The nodes' kubelets really run `ctk record` (of a capture) and `ctk snapshot`.
 """
 
+import json
 import re
+import socket
+import socketserver
 import stat
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +140,63 @@ def test_an_older_server_speaks_v4(collecting: Collecting) -> None:
     assert collecting.cluster.spoken == ["v4.channel.k8s.io"]
 
 
+def test_exec_goes_the_way_of_every_other_request(tmp_path: Path, shop: Path) -> None:
+    """By TLS, with a client's certificate, a token and a proxy."""
+    collecting = Collecting(tmp_path, shop)
+    collecting.cluster = Cluster(tmp_path / "nodes", tls=True, mutual=True, token="secret")
+    collecting.add("n1", ENDED)
+    with collecting.cluster as cluster, Tunnel() as proxy:
+        path = cluster.kubeconfig(tmp_path / "kubeconfig")
+        config = json.loads(path.read_text())
+        config["clusters"][0]["cluster"]["proxy-url"] = proxy.url
+        config["users"][0]["user"]["token"] = "secret"
+        path.write_text(json.dumps(config))
+        outcome = collect(collecting.options, Stop(None), collecting.heard, WAITS)
+        assert (states(outcome), cluster.made()) == ([("n1", "kept", "")], [])
+        assert proxy.asked == {f"127.0.0.1:{cluster.port}"}
+
+
+class Tunnel(socketserver.ThreadingTCPServer):
+    """A proxy that knows CONNECT only."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Tunnelled)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.asked: set[str] = set()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Tunnelled(socketserver.StreamRequestHandler):
+    rbufsize = 0
+    server: Tunnel
+
+    def handle(self) -> None:
+        method, target, _ = self.rfile.readline().decode().split()
+        assert method == "CONNECT"
+        self.server.asked.add(target)
+        while self.rfile.readline().strip():
+            pass
+        host, _, port = target.partition(":")
+        with socket.create_connection((host, int(port))) as there:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=self.copy, args=(there, self.connection), daemon=True)
+            back.start()
+            self.copy(self.connection, there)
+            back.join(10)
+
+    def copy(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
 def test_ctrl_c_in_the_middle_keeps_what_there_is(collecting: Collecting) -> None:
     collecting.add("n1", RECORDS)
     collecting.add("n2", ()).waits = ("ContainerCreating", "")
@@ -152,6 +213,16 @@ def test_ctrl_c_in_the_middle_keeps_what_there_is(collecting: Collecting) -> Non
         ("n2", "failed", "it was ended before its pod had started"),
     ]
     assert collecting.files() == ["n1.db"]
+
+
+def test_ctrl_c_before_anything_was_made_makes_nothing(collecting: Collecting) -> None:
+    collecting.add("n1", RECORDS)
+    stop = Stop(None)
+    stop.ask()
+    assert states(collecting.run(stop)) == [
+        ("n1", "failed", "it was ended before its pod had started")
+    ]
+    assert (collecting.cluster.went, collecting.files()) == ([], [])
 
 
 def failure(collecting: Collecting, **options: object) -> tuple[str, str | None]:

@@ -2,20 +2,22 @@
 
 import fcntl
 import hashlib
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-import ctk
 from ctk.errors import StoreError
 from ctk.record import progressline
 from ctk.record.plan import Status
 from ctk.store import lock, snapshot
+from ctk.store.plain import plain
 
 CTK = (sys.executable, "-m", "ctk")
 CAPTURE = Path(__file__).parent.parent / "fixtures" / "captures" / "node.ctkcap.gz"
@@ -94,15 +96,48 @@ def test_a_number_that_is_not_the_holders_is_never_signalled(tmp_path: Path) -> 
         assert other.poll() is None
 
 
-def test_what_has_ended_goes_out_without_a_copy(shop: Path) -> None:
-    with snapshot.one_file(shop, lambda *_: None, ended=True) as whole:
-        assert whole == shop
-    with snapshot.one_file(shop, lambda *_: None, ended=False) as whole:
-        assert whole != shop
-        with ctk.open(whole) as recording:
-            assert recording.describe().nodes == ("n1",)
-    assert not whole.exists()
-    assert list(shop.parent.iterdir()) == [shop]
+def test_what_has_ended_goes_out_without_a_copy(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "snapshot", None)
+    out = tmp_path / "out.db"
+    out.write_bytes(b"".join(snapshot.stream(shop, lambda *_: None, ended=True)))
+    assert out.read_bytes() == shop.read_bytes()
+
+
+@pytest.mark.parametrize("page_bytes", [512, 4096, 65536])
+def test_a_wal_that_was_left_is_taken_in_without_room_for_a_copy(
+    tmp_path: Path, page_bytes: int
+) -> None:
+    left, wal_path = tmp_path / "left.db", tmp_path / "node.db-wal"
+    with closing(sqlite3.connect(tmp_path / "node.db", isolation_level=None)) as conn:
+        conn.execute(f"PRAGMA page_size = {page_bytes}")
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute("PRAGMA wal_autocheckpoint = 0")
+        conn.execute("CREATE TABLE row(id INTEGER PRIMARY KEY, text)")
+        for some in range(3):
+            conn.execute("INSERT INTO row(text) VALUES (randomblob(?))", (3 * page_bytes + some,))
+            if some == 1:
+                conn.execute("PRAGMA wal_checkpoint(RESTART)")  # what follows has other salts
+        conn.execute("DELETE FROM row WHERE id = 2")
+        conn.execute("PRAGMA cache_size = 1")  # what is not committed goes into the -wal, too
+        conn.execute("BEGIN")
+        size = wal_path.stat().st_size
+        conn.execute("UPDATE row SET text = zeroblob(1000000)")
+        assert wal_path.stat().st_size > size
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{tmp_path}/node.db{suffix}", f"{left}{suffix}")
+        conn.execute("ROLLBACK")
+        expected = list(conn.execute("SELECT * FROM row"))
+    with Path(f"{left}-wal").open("ab") as wal:
+        wal.write(bytes(1000))  # room that was kept for more
+    out = tmp_path / "out.db"
+    out.write_bytes(b"".join(plain(left)))
+    with closing(sqlite3.connect(f"file:{out}?mode=ro&immutable=1", uri=True)) as conn:
+        assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert list(conn.execute("SELECT * FROM row")) == expected
+        assert conn.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert [row[0] for row in expected] == [1, 3]
 
 
 def test_a_line_of_progress_is_read_back() -> None:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 import pytest
@@ -16,7 +17,9 @@ from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.kube.parse import read_objects
 from ctk.model import Datagrams, Endpoint, packed
+from ctk.record import commit
 from ctk.render import eventlog
+from ctk.store import connect
 from ctk.store.levels import LEVELS
 
 WEB, DB = "10.244.0.21", "10.244.0.22"
@@ -179,6 +182,88 @@ def test_a_kill_in_a_flood_counts_no_connection_twice(tmp_path):
     assert (connections, new, destroyed) == (60, 60, 60)
     assert moved == 60 * 80  # without the 40 between the commit and the first dump after it
     assert assert_levels_agree(db) > 0
+
+
+@pytest.fixture
+def in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edges of more than ten totals are written five at a time, between two reads."""
+    monkeypatch.setattr(commit, "_AT_ONCE", 10)
+    monkeypatch.setattr(commit, "_PREPARED_AT_ONCE", 5)
+    monkeypatch.setattr(commit, "_SLICE_S", 0.0)
+    monkeypatch.setattr(connect, "_WRITER_BUSY_MS", 10)
+
+
+def _strangers(look: Callable[[int], object] = lambda n: None) -> Iterator[Datagrams]:
+    """A window that the recording begins with, one of 40 strangers, and reads in which they go."""
+    yield batch(client(0).new(T), at_ns=T)
+    at_ns = T + 10 * SECOND
+    yield batch(*(client(n).new(at_ns + n) for n in range(1, 41)), at_ns=at_ns + 41)
+    for n in range(20):
+        yield batch(client(100 + n).new(at_ns + 10 * SECOND + n), at_ns=at_ns + 10 * SECOND + n)
+        look(n)
+
+
+def test_a_window_of_many_strangers_is_written_in_slices_and_is_the_same(
+    tmp_path, request, monkeypatch
+):
+    whole = tmp_path / "whole.db"
+    record(whole, _strangers(), changes(), live=True)
+    request.getfixturevalue("in_slices")
+    db, seen = tmp_path / "node.db", []
+
+    def look(n: int) -> None:
+        seen.append(*ask(db, "SELECT (SELECT COUNT(*) FROM edge), COUNT(*) FROM flow"))
+
+    record(db, _strangers(look), changes(), live=True)
+    edges, rows = zip(*seen, strict=True)
+    # Edges come first, a few at a time; all rows at once.
+    assert len(set(edges)) > 5
+    assert set(rows) == {1, 41}
+    both = [
+        f"SELECT src, dst, dst_port, connections, started_ns FROM flows{n}" for n in ("", "_1m")
+    ]
+    both.append("SELECT packed, first_ns FROM edge JOIN endpoint ON endpoint.id = src_id")
+    for asked in both:
+        assert sorted(ask(db, asked)) == sorted(ask(whole, asked))
+
+
+def test_a_kill_between_two_slices_counts_no_connection_twice(tmp_path, in_slices):
+    db = tmp_path / "node.db"
+
+    def die(n: int) -> None:
+        if n == 3:
+            os._exit(0)
+
+    child = os.fork()
+    if child == 0:
+        record(db, _strangers(die), changes(), live=True)
+    os.waitpid(child, 0)
+    assert ask(db, "SELECT COUNT(*) FROM flow") == [(1,)]
+    assert ask(db, "SELECT COUNT(*) FROM edge")[0][0] > 1
+    at_ns = T + 30 * SECOND
+    began = [T, *(T + 10 * SECOND + n for n in range(1, 41))]
+    live = [client(n).listed(ONE_EACH, start_ns=at) for n, at in enumerate(began)]
+    found = batch(*live, at_ns=at_ns, dumped=True)
+    steps = [found, batch(at_ns=at_ns, dumped=True), batch(at_ns=T + 41 * SECOND)]
+    record(db, steps, changes(), live=True, started_ns=T + 29 * SECOND)
+    assert ask(db, TOTALS)[0][0] == 41
+    assert assert_levels_agree(db) > 0
+
+
+def test_a_lock_between_two_slices_makes_the_window_wait(tmp_path, in_slices):
+    db = tmp_path / "node.db"
+    other = sqlite3.connect(db, isolation_level=None)
+
+    def look(n: int) -> None:
+        if n == 2:
+            other.execute("BEGIN IMMEDIATE")
+        if n == 10:
+            other.execute("ROLLBACK")
+
+    record(db, _strangers(look), changes(), live=True)
+    other.close()
+    assert ask(db, "SELECT SUM(connections), COUNT(*) FROM flows") == [(61, 61)]
+    assert ask(db, "SELECT COUNT(*) FROM gaps") == [(0,)]
 
 
 def test_a_file_that_was_recorded_before_keeps_every_stranger(tmp_path):

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from fleetworld import World
 from pyarrow import parquet
 from test_eventlog import PROBE
 
 import ctk
+from ctk.fleet.merge import merge
 from ctk.render.community import community_id
 from ctk.render.ecs import ecs_line
 from ctk.render.otel import DRAFT, OtelLines
-from ctk.timespan import parse_time
+from ctk.timespan import HOUR, parse_time
 
 Invoke = Callable[..., Result]
 
@@ -245,3 +247,35 @@ def test_a_parquet_file_has_the_flows_with_types(
         "int64",
         "string",
     )
+
+
+def test_a_folder_of_parquet_has_a_file_a_day_and_node_which_is_written_once(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    world = World(3)
+    talks = world.talks(200, 30 * HOUR, kinds=["pod_to_pod", "to_service"])
+    kept = {"flow": 90 * HOUR}
+    files = world.write(tmp_path, talks, 30 * HOUR, range(3), skew_s=0, retain=kept)
+    merge(files, tmp_path / "all.db")
+    out = tmp_path / "flows"
+    first = invoke("export", tmp_path / "all.db", "-o", "parquet", "--output", f"{out}/")
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert first.exit_code == 0, first.stderr
+    assert names == [
+        *(f"day=2024-11-25/recorder=n{i}/flows.parquet" for i in range(3)),
+        *(f"day=2024-11-26/recorder=n{i}/flows-so-far.parquet" for i in range(3)),
+    ]
+    table = parquet.read_table(out)  # with the parts of the path as columns
+    assert sum(table["connections"].to_pylist()) == sum(talk.connections for talk in talks)
+    assert set(map(str, table["day"].to_pylist())) == {"2024-11-25", "2024-11-26"}
+    assert set(table["node"].to_pylist()) == {"n0", "n1", "n2"}
+    # What is over is not touched again, and what is not is written anew.
+    before = {name: (out / name).stat().st_mtime_ns for name in names}
+    again = invoke("export", tmp_path / "all.db", "-o", "parquet", "--output", out)
+    assert [line.split(":")[0] for line in again.stderr.splitlines()] == [
+        str(out / name) for name in names[3:]
+    ]
+    after = {name: (out / name).stat().st_mtime_ns for name in names}
+    assert [name for name in names if before[name] != after[name]] == names[3:]
+    refused = invoke("export", files[0], "-o", "parquet", "--output", out, "--failed")
+    assert refused.stderr.endswith("Try: leave all filters out but --since and --until\n")

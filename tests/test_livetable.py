@@ -152,9 +152,9 @@ class Terminal:
         os.close(self.theirs)
 
 
-@pytest.mark.parametrize("end", ["q", "Ctrl-C", "SIGTERM"])
-def test_a_terminal_is_left_as_it_was(shop: Path, end: str) -> None:
-    terminal = Terminal(shop, 80)
+@pytest.mark.parametrize(("end", "columns"), [("q", 60), ("Ctrl-C", 200), ("SIGTERM", 120)])
+def test_a_terminal_is_left_as_it_was(shop: Path, end: str, columns: int) -> None:
+    terminal = Terminal(shop, columns)
     try:
         terminal.wait_for(b"q leave")
         terminal.type(b"?")

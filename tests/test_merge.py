@@ -1,5 +1,6 @@
 """Files of several nodes, merged: what is asked of them is the truth, or said not to be."""
 
+import json
 import shutil
 import sqlite3
 import stat
@@ -15,7 +16,7 @@ import ctk
 from ctk.ask.recording import Recording
 from ctk.errors import UsageError
 from ctk.fleet.merge import Merged, merge
-from ctk.model import EventCounts, Gap
+from ctk.model import Endpoint, EventCounts, Gap
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -140,7 +141,7 @@ def test_any_order_and_any_number_of_steps_give_the_same(files, talks, tmp_path)
     assert merged[0].endswith("connections that another node counts are left out")
 
 
-def test_all_observers_are_there_where_they_were_kept(files, talks, tmp_path):
+def test_all_observers_are_there_where_they_were_kept(invoke: Invoke, files, talks, tmp_path):
     out = tmp_path / "all.db"
     merge(files, out, aside=True)
     everything = total(talks, lambda talk: len(talk.sights))
@@ -153,6 +154,18 @@ def test_all_observers_are_there_where_they_were_kept(files, talks, tmp_path):
             flow.started_ns for flow in flows[-9:]
         ]
         assert list(recording.sql("SELECT SUM(bytes_out) FROM flows_1h")) == [everything[1:2]]
+    for words, column in (
+        (["top", out, "--by", "proto"], "connections"),
+        (["series", out, "--step", "1d"], "connections"),
+        (["query", out, "SELECT SUM(connections) AS connections FROM flows"], "connections"),
+    ):
+        sums = [
+            json.loads(invoke(*words, *flag, "-o", "jsonl").stdout)[column]
+            for flag in ([], ["--all-observers"])
+        ]
+        assert sums == [total(talks)[0], everything[0]], words
+    exported = invoke("export", out, "--format", "jsonl", "--all-observers").stdout
+    assert len(exported.splitlines()) == len(flows)
     merge(files[:2], tmp_path / "two.db")
     with pytest.raises(UsageError, match="only what counts was kept"):
         ctk.open(tmp_path / "two.db", all_observers=True)
@@ -251,6 +264,41 @@ def test_a_level_is_there_from_where_all_files_have_it(world, tmp_path):
     assert edges == rows[3]
     midnight = (SINCE // DAY + 1) * DAY
     assert whole(tmp_path / "less.db") == total(talk for talk in talks if talk.at_ns >= midnight)
+
+
+def test_a_fleet_is_asked_by_zones_by_outside_and_by_backends(files, talks, tmp_path):
+    out = tmp_path / "all.db"
+    merge(files, out)
+
+    def zone(endpoint: Endpoint) -> str | None:
+        return f"zone-{int(endpoint.node[1:]) % 3}" if endpoint.node else None
+
+    zones: Counter[tuple[str | None, str | None]] = Counter()
+    outside: Counter[str | None] = Counter()
+    for talk in talks:
+        first = talk.sights[0].edge
+        zones[zone(first.src), zone(first.backend)] += talk.bytes_out + talk.bytes_in
+        if first.backend.kind == "external":
+            outside[first.src.workload] += talk.bytes_out
+    with ctk.open(out) as recording:
+        by_zone = recording.top(by="src_node_zone,dst_node_zone")
+        assert {row.keys: row.counts.bytes for row in by_zone.rows if row.counts.bytes} == zones
+        crossing = recording.top(by="src_node_zone,dst_node_zone", cross_zone=True)
+        assert {row.keys: row.counts.bytes for row in crossing.rows} == {
+            pair: moved for pair, moved in zones.items() if None not in pair and len({*pair}) == 2
+        }
+        out_of_it = recording.top(by="src_workload", to_kind="external")
+        assert {row.keys[0]: row.counts.bytes_out for row in out_of_it.rows} == outside
+        shares = {
+            (service.service, backend.backend): backend.counts.connections
+            for service in recording.balance().services
+            for backend in service.backends
+        }
+    answered: Counter[tuple[str, str]] = Counter()
+    for talk in talks:
+        if talk.service is not None:
+            answered[talk.service, talk.server] += talk.connections
+    assert shares == answered
 
 
 def test_nodes_of_other_clusters_defer_to_nobody_and_name_nothing(tmp_path):

@@ -19,6 +19,7 @@ from ctk.ask.graph import SUM_KEYS, Sums, graph, values_of
 from ctk.ask.series import step_of
 from ctk.ask.top import top
 from ctk.model import Filters, FlowRow, Term
+from ctk.report.document import document
 from ctk.store import prune, rollup
 from ctk.store.orphans import Orphans
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND, WEEK
@@ -208,3 +209,16 @@ def test_what_was_vendored_is_unchanged() -> None:
         for path in VENDOR.iterdir()
         if path.suffix in (".js", ".css")
     }
+
+
+def test_what_is_past_the_cap_is_left_out_with_its_sums(shop: Path) -> None:
+    with ctk.open(shop) as recording:
+        whole = document(recording, Filters())
+        made = document(recording, Filters(), most_edges=2)
+    assert made["edges"] == whole["edges"][:2]
+    rest = whole["edges"][2:]
+    assert made["left_out"]["edges"] == len(rest) > 0
+    assert made["left_out"]["sums"] == dict(
+        zip(SUM_KEYS, added(Sums(*(edge[key] for key in SUM_KEYS)) for edge in rest), strict=True)
+    )
+    assert made["sums"] == whole["sums"]

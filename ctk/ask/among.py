@@ -11,6 +11,9 @@ from ctk.store.columns import joins_of
 
 # A row of a flow has this, its edge does not.
 _OF_ROWS = "src_port"
+# More groups than these are looked for one by one for longer than all edges take to read; and
+# SQLite binds 32,766 values.
+_MOST = 500
 
 
 def choose_among(
@@ -19,7 +22,7 @@ def choose_among(
     """Fill the temporary table `among` with the edges that have an end in one of the groups."""
     known = [i for i, key in enumerate(by) if key != _OF_ROWS]
     wanted = [[group[i] for i in known] for group in groups]
-    if not known or not wanted:
+    if not known or not 0 < len(wanted) <= _MOST:
         choose_edges(conn, "among", Condition("1" if wanted else "0"))
         return
     arms = []

@@ -6,7 +6,7 @@ and filters.
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
@@ -26,6 +26,10 @@ from ctk.timespan import MINUTE
 # A span up to this long is read from the flows themselves, so that its times are theirs.
 _READ_EXACTLY = 30 * MINUTE
 _MOST_STEPS = 150
+
+
+# Is told what part of an answer is made, and what comes next.
+At = Callable[[float, str], None]
 
 
 class Leaf(NamedTuple):
@@ -121,13 +125,18 @@ class Graph:
 
 
 def graph(
-    conn: sqlite3.Connection, filters: Filters, *, series_of: int = 50, step_ns: int | None = None
+    conn: sqlite3.Connection,
+    filters: Filters,
+    *,
+    series_of: int = 50,
+    step_ns: int | None = None,
+    at: At = lambda part, doing: None,
 ) -> Graph:
     """
     Sum up the flows that fit by who stands at both ends.
 
     What fails comes first, then what moved most. `series_of` edges of them have steps of their
-    own. Without `step_ns` the span is cut into 75 to 150 steps.
+    own. Without `step_ns` the span is cut into 75 to 150 steps. `at` is told what part is done.
     """
     if filters.first is not None or filters.last is not None:
         raise UsageError("first and last are not for sums by edge", hint="since and until")
@@ -154,6 +163,7 @@ def graph(
         if reach != span:
             caveats.append(Widened(*reach))
         source = _Source(conn, levels, filters)
+        at(0, "who talked to whom")
         found = source.edges(pieces)
         caveats += folded_of(conn, pieces, filters, shown=found.folded)
         chosen = {
@@ -164,9 +174,11 @@ def graph(
         total = Sums()
         for edge in found.edges:
             total.add(*values_of(edge.sums))
+        at(0.6, "when each did")
         edge_steps = source.edge_steps(in_steps, step_ns, chosen)
         for place, steps in edge_steps.items():
             _narrow(found.edges[place], steps, step_ns)
+        at(0.8, "when all did")
         return Graph(
             since_ns=reach[0],
             until_ns=reach[1],

@@ -53,6 +53,7 @@ _FIELDS = (
     FilterField("port", "PORT", "The port dialled or answered on; --from-port: the source's."),
     FilterField("protocol", "NAME", "tcp, udp, icmp, ... or the number.", ("any",)),
     FilterField("cross_namespace", None, "Both sides in a namespace, and not the same.", ("any",)),
+    FilterField("cross_zone", None, "Between nodes of two topology zones.", ("any",)),
     FilterField("failed", None, "Only what was refused or got no reply.", ("any",)),
     FilterField("refused", None, "Only what was refused.", ("any",)),
     FilterField("unreplied", None, "Only what got no reply.", ("any",)),
@@ -163,6 +164,8 @@ class Asked(TypedDict, total=False):
     not_protocol: Ports | None
     cross_namespace: bool | None
     not_cross_namespace: bool | None
+    cross_zone: bool | None
+    not_cross_zone: bool | None
     failed: bool | None
     not_failed: bool | None
     refused: bool | None

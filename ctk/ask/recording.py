@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ctk.ask.flows import Flows
     from ctk.ask.follow import Follow
     from ctk.ask.gaps import Gaps
-    from ctk.ask.graph import Graph
+    from ctk.ask.graph import At, Graph
     from ctk.ask.pages import Position
     from ctk.ask.presets import Side
     from ctk.ask.schema import ViewColumn
@@ -124,7 +124,7 @@ class Recording(Questions):
         self._check()
         if not isinstance(self.source, File):
             raise UsageError(
-                f"{self.path} was written by an older ctk: nothing is added to it",
+                f"{self.path} was merged, or written by an older ctk: nothing is added to it",
                 hint="ask without following",
             )
         chosen = self._filters(filters, asked, "after", "wait")
@@ -219,21 +219,24 @@ class Recording(Questions):
         *,
         series_of: int = 50,
         step: str | int | None = None,
+        at: "At | None" = None,
         **asked: Unpack[Asked],
     ) -> "Graph":
         """
         Sum up the flows that fit by who stands at both ends, what fails first.
 
         `series_of` edges have sums by steps of time of their own; `step` is an age or nanoseconds,
-        by default what cuts the span into some hundred.
+        by default what cuts the span into some hundred. `at` is called with what part is done,
+        and what comes next.
         """
         from ctk.ask.graph import graph
 
         self._check()
-        chosen = self._filters(filters, asked, "series_of", "step")
+        chosen = self._filters(filters, asked, "series_of", "step", "at")
         step_ns = parse_age(step) if isinstance(step, str) else step
+        told = at or (lambda part, doing: None)
         with self._connect() as conn:
-            return graph(conn, chosen, series_of=series_of, step_ns=step_ns)
+            return graph(conn, chosen, series_of=series_of, step_ns=step_ns, at=told)
 
     def sql(
         self,
@@ -298,13 +301,13 @@ class Recording(Questions):
             found = gaps_of(conn, span.since_ns, span.until_ns)
             return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))
 
-    def describe(self) -> "Description":
-        """Say what the file holds: its span, nodes, recordings, gaps, levels and tables."""
+    def describe(self, *, sizes: bool = True) -> "Description":
+        """Say what the file holds: its span, nodes, recordings, gaps; by `sizes` its tables too."""
         from ctk.ask.describe import describe
 
         self._check()
         with self._connect() as conn:
-            return describe(conn)
+            return describe(conn, sizes=sizes)
 
     def committed(self) -> tuple[int, int]:
         """Give up to when the newest recording is written, and the width of its windows, in ns."""

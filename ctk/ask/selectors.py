@@ -141,7 +141,9 @@ def _of_edge(term: Term) -> Condition:
             names = tuple(protocol_name(parse_protocol(text)) for text in term.values)
             return Condition(f"edge.proto IN ({_marks(names)})", names)
         case "cross_namespace":
-            return _CROSSES
+            return _CROSSES_NAMESPACES
+        case "cross_zone":
+            return _CROSSES_ZONES
         case "failed" | "refused" | "unreplied" | "min_bytes" | "min_connections":
             raise AssertionError("it is a condition on rows")
         case _:
@@ -149,9 +151,16 @@ def _of_edge(term: Term) -> Condition:
 
 
 # Where a side has no namespace, it is in none other.
-_CROSSES = Condition(
+_CROSSES_NAMESPACES = Condition(
     "EXISTS (SELECT 1 FROM endpoint AS src, endpoint AS backend WHERE src.id = edge.src_id"
     " AND backend.id = edge.backend_id AND src.namespace <> backend.namespace)"
+)
+# Where the zone of a side is not known, it is not known to be another.
+_CROSSES_ZONES = Condition(
+    "EXISTS (SELECT 1 FROM endpoint AS src, endpoint AS backend, node_zone AS src_zone,"
+    " node_zone AS dst_zone WHERE src.id = edge.src_id AND backend.id = edge.backend_id"
+    " AND src_zone.node = src.node AND dst_zone.node = backend.node"
+    " AND src_zone.zone <> dst_zone.zone)"
 )
 
 

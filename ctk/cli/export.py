@@ -6,12 +6,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import click
 
 import ctk
+from ctk.ask.flows import Flows
 from ctk.ask.keywords import flags_of
 from ctk.ask.recording import Recording
 from ctk.cli.bar import Bar
@@ -20,6 +22,7 @@ from ctk.cli.interrupt import interrupts
 from ctk.cli.options import (
     Dbs,
     dbs_argument,
+    observers_option,
     print_caveats,
     print_new_caveats,
     refuse_one_file_twice,
@@ -63,9 +66,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
-    help="Not to stdout; a FILE.gz or FILE.zst is compressed.",
+    help="Not to stdout; FILE.gz and FILE.zst are compressed, parquet in DIR/ is a file a day.",
 )
 @click.option("--max-size", type=parse_size, metavar="SIZE", help="Put FILE aside when it is full.")
 @click.option("--max-age", type=parse_age, metavar="AGE", help="Put FILE aside when it is old.")
@@ -81,6 +84,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
     help="Compress what goes to stdout.",
 )
 @click.option("--cursor", metavar="NAME", help="Go on where the last export by this NAME stopped.")
+@observers_option
 @filter_options
 def export(
     db: Dbs,
@@ -88,12 +92,13 @@ def export(
     time: TimeUnit | None,
     log_accounting: bool,
     follow: bool,
-    output: Path | None,
+    output: str | None,
     max_size: int | None,
     max_age: int | None,
     keep: int | None,
     compress: Compression | None,
     cursor: str | None,
+    all_observers: bool,
     filters: Filters,
 ) -> None:
     """
@@ -107,21 +112,28 @@ def export(
     \b
     ctk export node.db --format log --cursor siem \\
       --output flows.log --max-size 64MiB
+    ctk export node.db --format parquet --output flows/
     """
-    output = None if str(output) == "-" else output
+    path = None if output in (None, "-") else Path(str(output))
     dbs = (db,) if isinstance(db, Path) else db
     _refuse_form(form, time, whole_only=bool(cursor or follow or max_size or max_age))
     if log_accounting and form != "log":
         raise UsageError(f"{form} has what no event tells, too", hint="--log-accounting is for log")
-    _refuse_place(form, output, compress, {"--max-size": max_size, "--max-age": max_age}, keep)
+    _refuse_place(form, path, compress, {"--max-size": max_size, "--max-age": max_age}, keep)
     _refuse_cursor(cursor, filters, follow=follow, several=len(dbs) > 1)
     for each in dbs:
-        refuse_one_file_twice(each, {"--output": output})
+        refuse_one_file_twice(each, {"--output": path})
+    if path is not None and (str(output).endswith("/") or path.is_dir()):
+        _refuse_folder(form, filters)
+        with ctk.open(db, all_observers=all_observers) as recording, interrupts() as interrupted:
+            _write_days(recording, filters, path, time or "ns", interrupted)
+        return
     encoder = forms.encoder(form, time=time or "ns", accounting=log_accounting)
-    place = _Place(output, max_size, max_age, keep, compress, whole=not (cursor or follow))
-    kept = path_of(output or dbs[0], cursor) if cursor else None
+    place = _Place(path, max_size, max_age, keep, compress, whole=not (cursor or follow))
+    kept = path_of(path or dbs[0], cursor) if cursor else None
     flags = [form, f"--time {time}" * (time is not None), "--log-accounting" * log_accounting]
-    with ctk.open(db) as recording, interrupts() as interrupted:
+    flags.append("--all-observers" * all_observers)
+    with ctk.open(db, all_observers=all_observers) as recording, interrupts() as interrupted:
         identity = recording.identity() if cursor or follow else ""
         written = Written(kept, identity, flags_of(filters), " ".join(filter(None, flags)))
         if written.is_of_another:
@@ -132,7 +144,7 @@ def export(
                 _follow(recording, filters, encoder, written, sink, interrupted, place.tell_removed)
                 return
             flows = recording.flows(filters, after=written.after)
-            with Bar(shown=output is not None or not sys.stdout.isatty()) as bar:
+            with Bar(shown=path is not None or not sys.stdout.isatty()) as bar:
 
                 def stops() -> bool:
                     bar.show(flows.part, written.count)
@@ -147,6 +159,60 @@ def export(
             place.is_whole = True
         place.tell_removed()
         print_caveats(flows.caveats)
+
+
+def _refuse_folder(form: str, filters: Filters) -> None:
+    if form != "parquet":
+        raise UsageError("a folder is for parquet", hint="--format parquet --output DIR/")
+    if (filters.first, filters.last, filters.terms) != (None, None, ()):
+        raise UsageError(
+            "a folder has whole days: what is there is not written again",
+            hint="leave all filters out but --since and --until",
+        )
+
+
+def _write_days(
+    recording: Recording,
+    filters: Filters,
+    folder: Path,
+    time: TimeUnit,
+    interrupted: threading.Event,
+) -> None:
+    """Write the days that are not there yet, and say which."""
+    from ctk.render.parquetdays import Reach, write_days
+
+    reaches = [
+        Reach(str(node), int(since_ns or 0), int(until_ns or 0))
+        for node, since_ns, until_ns in recording.sql(
+            "SELECT node, MIN(started_ns), MAX(MAX(committed_ns, IFNULL(ended_ns, 0)))"
+            " FROM recordings GROUP BY node"
+        )
+    ]
+    if not reaches:
+        raise UsageError("nothing was recorded in the file", hint="ctk info DB")
+
+    def flows_of(since_ns: int, until_ns: int) -> Flows:
+        since, until = filters.since_ns, filters.until_ns
+        day = replace(
+            filters,
+            since_ns=since_ns if since is None else max(since, since_ns),
+            until_ns=until_ns if until is None else min(until, until_ns),
+        )
+        return recording.flows(day)
+
+    with Bar(shown=True) as bar:
+
+        def stops(flows: Flows, count: int) -> bool:
+            bar.show(flows.part, count)
+            return interrupted.is_set()
+
+        span = filters.since_ns, filters.until_ns
+        written = list(write_days(folder, reaches, span, time, flows_of, stops))
+    for path, count in written:
+        remark(f"{path}: {count:,} flows")
+    if interrupted.is_set():
+        raise click.Abort
+    print_caveats(recording.flows(filters).caveats)
 
 
 def _follow(

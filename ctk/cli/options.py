@@ -49,6 +49,13 @@ dbs_argument = click.argument(
 Dbs = Path | tuple[Path, ...]
 
 
+observers_option = click.option(
+    "--all-observers",
+    is_flag=True,
+    help="Of merged nodes, what each of them saw: a connection counts for each.",
+)
+
+
 def sql_arguments(command: F) -> F:
     """Give a command files and, behind them, SQL; it is called with `db`, as above, and `sql`."""
 

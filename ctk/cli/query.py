@@ -14,6 +14,7 @@ from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts, nobody_reads
 from ctk.cli.options import (
     Dbs,
+    observers_option,
     output_options,
     print_caveats,
     print_new_caveats,
@@ -63,6 +64,7 @@ _BEFORE = 10  # flows that are listed before those that come, as `tail -f` has i
     is_flag=True,
     help="List the last 10 flows, or those --since, and what comes, until Ctrl-C.",
 )
+@observers_option
 @filter_options
 @output_options
 def query(
@@ -74,6 +76,7 @@ def query(
     attach: tuple[tuple[str, str], ...],
     explain: bool,
     follow: bool,
+    all_observers: bool,
     filters: Filters,
     output: Output,
 ) -> None:
@@ -99,7 +102,7 @@ def query(
         raise UsageError("filters and SQL exclude each other", hint="filter in its WHERE")
     if follow:
         _refuse_to_follow(sql, filters, output)
-    with ctk.open(db) as recording:
+    with ctk.open(db, all_observers=all_observers) as recording:
         if sql is not None:
             answer = recording.sql(
                 _statement(sql),

@@ -9,6 +9,7 @@ import click
 
 from ctk.ask.keywords import filters_of
 from ctk.ask.recording import Recording
+from ctk.cli.bar import Stages
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.options import db_argument, refuse_one_file_twice
 from ctk.errors import UsageError
@@ -53,28 +54,35 @@ def report(
 
     It opens from a disk, without a network, and holds names and addresses: it is readable by you
     alone until you give it away.
+
+    \b
+    ctk report node.db -o node.html
+    ctk report node.db --since 1h --namespace shop -o shop.html
+    ctk report node.db --redact -o share.html
     """
     refuse_one_file_twice(db, {"--output": output})
     import ctk
     from ctk.report.document import document
     from ctk.report.redact import Words
 
-    with ctk.open(db) as recording:
+    with ctk.open(db) as recording, Stages() as stages:
         made = document(
             recording,
             filters,
             before=None if before is None else _span(before, recording),
             labels=not no_labels,
             words=Words() if redact else None,
+            at=stages.at,
         )
-    if form == "json":
-        from orjson import OPT_INDENT_2, dumps
+        stages.at(0.9, "the page")
+        if form == "json":
+            from orjson import OPT_INDENT_2, dumps
 
-        text = dumps(made, option=OPT_INDENT_2) + b"\n"
-    else:
-        from ctk.report.page import report as page
+            text = dumps(made, option=OPT_INDENT_2) + b"\n"
+        else:
+            from ctk.report.page import report as page
 
-        text = page(made)
+            text = page(made)
     if output is None and form == "html" and sys.stdout.isatty():
         output = Path(f"{db.stem}.html")
     if output is None or str(output) == "-":

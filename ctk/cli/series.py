@@ -13,6 +13,7 @@ from ctk.cli.options import (
     Dbs,
     complete_keys,
     dbs_argument,
+    observers_option,
     output_options,
     print_caveats,
 )
@@ -51,6 +52,7 @@ _SHOWN = 10
     metavar="N",
     help=f"How many groups; 0 for all.  [default: {_SHOWN} in tables, all for programs]",
 )
+@observers_option
 @filter_options
 @output_options
 def series(
@@ -60,6 +62,7 @@ def series(
     sort: str | None,
     sparkline: bool,
     limit: int | None,
+    all_observers: bool,
     filters: Filters,
     output: Output,
 ) -> None:
@@ -77,7 +80,7 @@ def series(
     check_keys(keys, "--by")
     if limit is None:
         limit = _SHOWN if output.for_people else 0
-    with ctk.open(db) as recording:
+    with ctk.open(db, all_observers=all_observers) as recording:
         found = recording.series(filters, by=keys, step=step, sort=sort, limit=limit or None)
     write = render.sparklines if sparkline else render.series
     write(found, output, sys.stdout.buffer)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ctk.cli.options import db_argument
+from ctk.cli.options import db_argument, remark
 from ctk.errors import CtkError, UsageError
 
 
@@ -26,6 +26,10 @@ def serve(db: Path, port: int, bind: str, opens: bool) -> None:
 
     The page answers only this machine, and only who has the address that is printed. Ctrl-C ends
     it.
+
+    \b
+    ctk serve node.db
+    ctk serve node.db --port 0 --open
     """
     try:
         import starlette  # noqa: F401
@@ -37,7 +41,7 @@ def serve(db: Path, port: int, bind: str, opens: bool) -> None:
     import socket
 
     import ctk
-    from ctk.report.serve import Page, names_of
+    from ctk.report.serve import Page, is_everywhere, names_of
     from ctk.report.serve import serve as run
 
     with ctk.open(db) as recording:
@@ -59,10 +63,14 @@ def serve(db: Path, port: int, bind: str, opens: bool) -> None:
                     hint=f"--port {port + 1}" if port < 65535 else "--port 8765",
                 ) from error
             port = listening.getsockname()[1]
-            page = Page(recording, names, port)
+            page = Page(recording, names, port, everywhere=is_everywhere(bind))
             address = f"http://{names[0]}:{port}/?token={page.token}"
             click.echo(address)
             sys.stdout.flush()
+            if names[0] not in names_of("127.0.0.1"):
+                remark(
+                    f"whoever gets hold of that can read {db}: it goes over the network as it is"
+                )
             if opens:
                 import webbrowser
 

@@ -1,7 +1,7 @@
 """`ctk snapshot`: a copy that is safe to take while the file is written."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -28,8 +28,8 @@ def snapshot(db: Path, out: Path, finish: bool, digest: bool) -> None:
     ctk snapshot node.db - | gzip > node.db.gz
     """
     from ctk.store.lock import end_recorder
-    from ctk.store.snapshot import one_file
     from ctk.store.snapshot import snapshot as copy
+    from ctk.store.snapshot import stream
 
     progress = _progress if sys.stderr.isatty() else lambda done, total: None
     to_stdout = str(out) == "-"
@@ -37,26 +37,31 @@ def snapshot(db: Path, out: Path, finish: bool, digest: bool) -> None:
         raise UsageError("a terminal cannot show a file of SQLite", hint="ctk snapshot DB - > OUT")
     if finish:
         end_recorder(db)
-    if to_stdout:
-        with one_file(db, progress, ended=finish) as whole:
-            said = _read_through(whole, sys.stdout.buffer.write)
-    else:
+    if not to_stdout:
         copy(db, out, progress)
-        said = _read_through(out, len) if digest else ""
+        if digest:
+            with out.open("rb") as file:
+                remark(_digest(iter(lambda: file.read(_CHUNK_BYTES), b"")))
+        return
+    said = _digest(_written(stream(db, progress, ended=finish)))
     if digest:
         remark(said)
 
 
-def _read_through(path: Path, take: Callable[[bytes], object]) -> str:
-    """Hand over all of a file, and give its digest and size in a line."""
+def _written(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        sys.stdout.buffer.write(chunk)
+        yield chunk
+
+
+def _digest(chunks: Iterable[bytes]) -> str:
+    """Give the digest and size of a file in a line."""
     import hashlib
 
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            take(chunk)
-            digest.update(chunk)
-            size += len(chunk)
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
     return f"sha256 {digest.hexdigest()}, {size} bytes"
 
 

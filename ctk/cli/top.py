@@ -14,6 +14,7 @@ from ctk.cli.options import (
     Dbs,
     complete_keys,
     dbs_argument,
+    observers_option,
     output_options,
     print_caveats,
     remark,
@@ -90,6 +91,7 @@ ctk top node.db --watch
     flag_value="2s",
     help="Look again every so often; on a terminal a table that keys move: ? shows them.  [2s]",
 )
+@observers_option
 @filter_options
 @output_options
 def top(
@@ -101,6 +103,7 @@ def top(
     limit: int | None,
     spark: bool | None,
     watch: str | None,
+    all_observers: bool,
     filters: Filters,
     output: Output,
 ) -> None:
@@ -108,6 +111,8 @@ def top(
     lists = [[key.strip() for key in keys.split(",")] for keys in by]
     for keys in lists:
         check_keys(keys, "--by")
+    if watch is not None and all_observers:
+        raise UsageError("nothing is added to what was merged", hint="leave --watch out")
     if watch is not None:
         _watch(db, lists, sort, filters, output, watch)
         return
@@ -115,7 +120,7 @@ def top(
         raise UsageError("--rate needs a span of time", hint=_SPAN_HINT)
     if limit is None and output.for_people:
         limit = _SHOWN
-    with ctk.open(db) as recording:
+    with ctk.open(db, all_observers=all_observers) as recording:
         ranked = [
             recording.top(
                 filters,

@@ -27,6 +27,8 @@ from ctk.timespan import SECOND, format_age
 
 _AT_A_TIME = 3  # files; the pool of connections has four
 _LOGS_AT_A_TIME = 20  # read in one look
+_NAMED = 5  # nodes of which the same is said
+_ENDED_EARLY = "it was ended before its pod had started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +199,11 @@ class _Collection:
 
     def run(self) -> None:
         """Do all but delete."""
-        self._made.make()
+        if not self._stop():
+            self._made.make()
         for each in self._in("starting"):
+            if self._stop():
+                break
             self._start(each)
         looks = threading.Thread(target=self._look, daemon=True)
         looks.start()
@@ -263,9 +268,8 @@ class _Collection:
                 recorder.remark(f"its log cannot be read: {error.answer.message}")
 
     def _listen(self, recorder: Recorder) -> None:
-        since = recorder.read_until and f"{recorder.read_until[:19]}Z"  # whole seconds
         pod = path_of_pod(self._made.namespace, recorder.node)
-        recorder.listen_to(self._cluster.log(pod, manifests.NAME, since))
+        recorder.listen_to(self._cluster.log(pod, manifests.NAME, recorder.unread_since()))
 
     def _wait_for_start(self) -> None:
         timeout_s = self._options.start_timeout_ns / SECOND
@@ -279,7 +283,7 @@ class _Collection:
                 break
             self._tick("starting")
         for each in self._in("starting"):
-            each.fail("it was ended before its pod had started")
+            each.fail(_ENDED_EARLY)
         if not self._in("recording", "ended"):
             if self._stop():
                 return
@@ -300,11 +304,15 @@ class _Collection:
         time.sleep(self._waits.tick_s)
 
     def _show(self, doing: str) -> None:
+        new: dict[str, list[str]] = {}
         for each in self._recorders:
             for remark in list(each.remarks):
                 if (each.node, remark) not in self._told:
                     self._told.add((each.node, remark))
-                    self._shown.say(f"{each.node}: {remark}")
+                    new.setdefault(remark, []).append(each.node)
+        for remark, nodes in new.items():
+            more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
+            self._shown.say(f"{', '.join(nodes[:_NAMED])}{more}: {remark}")
         self._shown.show(doing, self._recorders)
 
     def drop_parts(self) -> None:

@@ -70,6 +70,11 @@ class Recorder:
             self.read_until = match["at"]
             self._hear(match["level"] or "", match["text"])
 
+    def unread_since(self) -> str | None:
+        """From when on its log is to be read, in whole seconds, as the API takes it."""
+        # The time is in the node's zone: 2026-11-24T09:00:00.123456789+01:00.
+        return self.read_until and re.sub(r"\.[0-9]+", "", self.read_until)
+
     def remark(self, text: str) -> None:
         """Keep what a person is to know."""
         if text not in self.remarks:

@@ -6,20 +6,18 @@ there on it is folded from what was copied, so that the sums of all levels are e
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from ctk.fleet.attached import Attached
 from ctk.fleet.classes import Classes
 from ctk.fleet.inputs import Input
-from ctk.fleet.slices import ROWS, LevelRows, marks
+from ctk.fleet.slices import LevelRows
 from ctk.store import folded
 from ctk.store.columns import COUNT_KEYS
 from ctk.store.levels import LEVELS, Level
 from ctk.store.merged import Aside, Why, aside_of
-from ctk.store.rollup import floor
-from ctk.store.sums import COLUMNS, SUMS
-from ctk.timespan import FOREVER_NS
+from ctk.store.sums import ADDED, COLUMNS, SUMS
 
 _OF_FLOW = ("started_ns", "n", "edge_id", "lasted_ns", "src_port", *COUNT_KEYS)
 _OF_BUCKET = ("started_ns", "edge_id", *COUNT_KEYS)
@@ -135,17 +133,14 @@ def fold(
 ) -> None:
     """Fold each level from the finer one, from where that one begins; of what `tables` names."""
     for finer, level in pairwise(LEVELS):
-        first_ns = since_ns[finer.name]
-        table, of = tables(finer.table), tables(level.table)
-        width_ns = level.width_ns
-        for start_ns, end_ns in _whole(conn, finer, table, first_ns, width_ns):
-            bucket_ns = f"started_ns - started_ns % {width_ns}"
-            conn.execute(
-                f"INSERT INTO main.{of}(started_ns, edge_id, {COLUMNS})"
-                f" SELECT {bucket_ns}, edge_id, {SUMS} FROM main.{table}"
-                f" WHERE started_ns >= ? AND started_ns < ? GROUP BY {bucket_ns}, edge_id",
-                (start_ns, end_ns),
-            )
+        # In the order of time its bucket is at hand: 1.7 us a row, where GROUP BY took 2.8.
+        conn.execute(
+            f"INSERT INTO main.{tables(level.table)}(started_ns, edge_id, {COLUMNS})"
+            f" SELECT started_ns - started_ns % {level.width_ns}, edge_id, {COLUMNS}"
+            f" FROM main.{tables(finer.table)} WHERE started_ns >= ?"
+            f" ON CONFLICT(started_ns, edge_id) DO UPDATE SET {ADDED}",
+            (since_ns[finer.name],),
+        )
 
 
 def fold_counts(conn: sqlite3.Connection, since_ns: Mapping[str, int]) -> None:
@@ -160,16 +155,3 @@ def fold_counts(conn: sqlite3.Connection, since_ns: Mapping[str, int]) -> None:
         for (start_ns,) in starts:
             counts = folded.of_bucket(conn, finer.name, start_ns, start_ns + width_ns)
             folded.put(conn, level.name, start_ns, counts)
-
-
-def _whole(
-    conn: sqlite3.Connection, level: Level, table: str, since_ns: int, width_ns: int
-) -> Iterable[tuple[int, int]]:
-    """Cut the rows of a table from a time on into spans of whole buckets."""
-    second = "edge_id" if level.width_ns else "n"
-    found = list(marks(conn, f"main.{table}", second, since_ns, FOREVER_NS, ROWS))
-    if not found:
-        return []
-    cuts = {floor(mark.first_ns, width_ns) for mark in found}
-    cuts.add(floor(found[-1].last_ns, width_ns) + width_ns)
-    return pairwise(sorted(cuts))

@@ -20,13 +20,16 @@ from ctk.model import GapKind, HistoryChange
 from ctk.record.attribution import Attribution
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Plan
-from ctk.record.rows import Rows, Told, events_of, rows_of, size_of
+from ctk.record.rows import Rows, Told, events_of, rows_of, size_of, started_in
 from ctk.store.write import Writer
 
 log = logging.getLogger("ctk")
 
 _MOST_CHANGES = 200_000  # of history that wait for room on the disk
 _MOST_WAITING = 100_000  # rows and lone events that wait for the lock on the file: some 30 MB
+# Totals of a window whose edges are written at once. 10,000 strangers nobody has seen before take
+# 0.2 s and more, most of it for who they are.
+_AT_ONCE, _PREPARED_AT_ONCE = 2_000, 250
 _SLICE_S = 0.05  # of folding and pruning, between two reads of the socket; its buffer holds 0.8 s
 _SAVE_S = 3.0  # for the last window, where something else ended the recording
 
@@ -51,6 +54,7 @@ class Committer:
         self._resting_until_s = 0.0  # from it, on the monotonic clock
         self._thinned = 0  # gaps of that kind that were told
         self._windows: list[Window] = []  # over, and not in the file yet
+        self._preparing: Iterator[None] | None = None  # the edges of those windows
         self._changes: list[HistoryChange] = []
         self._asked_ns = at_ns  # up to when the last try was to go
         self._events = 0  # that the recording has counted
@@ -59,6 +63,11 @@ class Committer:
     def waits(self) -> bool:
         """Whether windows wait to be tried again."""
         return bool(self._windows)
+
+    @property
+    def prepares(self) -> bool:
+        """Whether edges of windows that are over are written ahead of them, in slices."""
+        return self._preparing is not None
 
     @property
     def _is_locked(self) -> bool:
@@ -82,6 +91,41 @@ class Committer:
         self._windows += windows
         self._asked_ns = max(self._asked_ns, until_ns)
 
+    def begin_preparing(self) -> bool:
+        """Begin to write the edges of what waits, where they are many; say whether they are."""
+        if self._live and sum(len(window.totals) for window in self._windows) > _AT_ONCE:
+            self._preparing = self._prepared()
+        return self.prepares
+
+    def go_on_preparing(self) -> bool:
+        """Go on for a slice at most; say whether a commit is due."""
+        steps = self._preparing
+        if steps is None or time.monotonic() < self._resting_until_s:
+            return False
+        began_s = now_s = time.monotonic()
+        try:
+            for _ in steps:
+                now_s = time.monotonic()
+                if now_s - began_s > _SLICE_S:
+                    self._resting_until_s = now_s + min(now_s - began_s, _SLICE_S)
+                    return False
+        except (DiskFullError, FileBusyError):
+            # The commit runs into it, too, and says what it means.
+            self._attribution.rolled_back(self.groups())
+        self._preparing = None
+        return True
+
+    def _prepared(self) -> Iterator[None]:
+        for window in self._windows:
+            for first in range(0, len(window.totals), _PREPARED_AT_ONCE):
+                begins: dict[int, int] = {}
+                for totals in window.totals[first : first + _PREPARED_AT_ONCE]:
+                    edge_id = self._attribution.edge_id(totals.group)
+                    at_ns = started_in(totals, window)
+                    begins[edge_id] = min(at_ns, begins.get(edge_id, at_ns))
+                self._writer.write_edges(begins)
+                yield
+
     def commit(self, at_ns: int, changes: Sequence[HistoryChange], events: int) -> bool:
         """
         Write all that waits. Return whether it is in the file up to `at_ns`.
@@ -91,6 +135,7 @@ class Committer:
         """
         at_ns = max(at_ns, self._asked_ns) if self._windows else at_ns
         self._asked_ns, self._events = at_ns, events
+        self._preparing = None  # what is left of it is done here
         self._changes += changes
         rows = [self._rows(window) for window in self._windows]
         groups = self.groups()

@@ -169,7 +169,11 @@ class Recorder:
             self._take_dumped(batch)
         else:
             self._take_events(batch)
-        self._committer.go_on()
+        committer = self._committer
+        if not committer.prepares:
+            committer.go_on()
+        elif committer.go_on_preparing():
+            self._commit(committer.committed_ns)
 
     def _take_events(self, batch: Datagrams) -> None:
         self._now_ns = at_ns = batch.at_ns
@@ -214,7 +218,9 @@ class Recorder:
         self._told_ns = at_ns
         whole_ns, committed_ns = self._aggregator.whole_ns(at_ns), self._committer.committed_ns
         due = whole_ns - committed_ns >= _HEARTBEAT_NS or at_ns < committed_ns
-        if self._plan.live and due and not self._committer.waits:
+        if self._committer.prepares:
+            pass  # the commit that it is for takes all
+        elif self._plan.live and due and not self._committer.waits:
             self._commit(whole_ns)
         elif self._committer.waits or (self._plan.live and self._endpoints.untold):
             # What the API server said is not to be lost to a kill: the next start builds on it.
@@ -229,9 +235,11 @@ class Recorder:
     def _write(self, window: Window, committed_ns: int) -> None:
         """Write a window that is over, tell its rows, and look after the file."""
         told = self._committer.told(window) if self._listening.rows is not None else []
-        waits = self._committer.waits
-        self._committer.add([window], committed_ns)
-        if not waits:  # otherwise it is tried once a second
+        committer = self._committer
+        # Where it waits for a lock it is tried once a second. A window before it is written now.
+        due, prepares = not committer.waits, committer.prepares
+        committer.add([window], committed_ns)
+        if prepares or (due and not committer.begin_preparing()):
             self._commit(committed_ns)
         if self._listening.rows is not None:
             self._listening.rows(told)

@@ -97,9 +97,14 @@ def size_of(window: Window) -> int:
     )
 
 
+def started_in(totals: Totals, window: Window) -> int:
+    """Say when the row of these totals starts."""
+    return min(max(totals.started_ns, window.started_ns), window.ended_ns - 1)
+
+
 def _row(edge_id: int, totals: Totals, window: Window) -> FlowRow:
-    first_ns, last_ns = window.started_ns, window.ended_ns - 1
-    started_ns = min(max(totals.started_ns, first_ns), last_ns)
+    last_ns = window.ended_ns - 1
+    started_ns = started_in(totals, window)
     moved = Counters(totals.packets_out, totals.bytes_out, totals.packets_in, totals.bytes_in)
     return FlowRow(
         edge_id,

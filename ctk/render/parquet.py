@@ -19,7 +19,7 @@ class ParquetEncoder:
 
     header = b""
 
-    def __init__(self, time: TimeUnit) -> None:
+    def __init__(self, time: TimeUnit, group_rows: int = _GROUP_ROWS) -> None:
         try:
             import pyarrow as pa
             from pyarrow import parquet
@@ -39,6 +39,7 @@ class ParquetEncoder:
                 kind = pa.timestamp("ns", tz="UTC")
             self._columns.append((name, key, kind))
         self._pa = pa
+        self._group_rows = group_rows
         self._rows: list[tuple[Any, ...]] = []
         self._out = _Pieces()
         self._schema = pa.schema([(name, kind) for name, _, kind in self._columns])
@@ -49,7 +50,7 @@ class ParquetEncoder:
 
     def lines(self, rows: Sequence[Row], edges: Mapping[int, EdgeValues]) -> list[bytes]:
         self._rows += [record_of(row, edges[row[2]]) for row in rows]
-        if len(self._rows) < _GROUP_ROWS:
+        if len(self._rows) < self._group_rows:
             return [b""] * len(rows)
         self._write_group()
         return [self._out.take(), *[b""] * (len(rows) - 1)]

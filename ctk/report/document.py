@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ctk.ask.caveats import Widened
-from ctk.ask.graph import SUM_KEYS, Graph, Leaf, LeafEdge, Sums, values_of
+from ctk.ask.graph import SUM_KEYS, At, Graph, Leaf, LeafEdge, Sums, values_of
 from ctk.ask.keywords import flags_of
 from ctk.model import Filters
 from ctk.report.redact import Words
@@ -39,6 +39,7 @@ def document(
     most_edges: int = MOST_EDGES,
     labels: bool = True,
     words: Words | None = None,
+    at: At | None = None,
 ) -> Document:
     """
     Give the document of the flows that fit, beside those of the span before.
@@ -47,10 +48,15 @@ def document(
     asked for by a `since`. Pods have their labels with `labels`. With `words` these stand for all
     names and addresses.
     """
-    found = recording.graph(filters, series_of=MOST_SERIES)
+    told = at or (lambda part, doing: None)
+    found = recording.graph(
+        filters, series_of=MOST_SERIES, at=lambda part, doing: told(0.6 * part, doing)
+    )
+    told(0.6, "the span before")
     earlier = _before(recording, filters, found, before)
     if words is not None:
         found, earlier = words.graph(found), earlier and words.graph(earlier)
+    told(0.8, "what the file holds")
     left_out = found.edges[most_edges:]
     names = _Nodes(found.labels if labels else {})
     return {
@@ -80,7 +86,7 @@ def document(
 
 def _source(recording: "Recording", words: Words | None) -> Document:
     """Say what the file holds; with words, not what it is called."""
-    held = recording.describe()
+    held = recording.describe(sizes=False)
     nodes, clusters = list(held.nodes), list(held.clusters)
     if words is not None:
         nodes, clusters = words.each("node", nodes), words.each("cluster", clusters)

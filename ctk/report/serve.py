@@ -63,9 +63,12 @@ class Version(NamedTuple):
 class Page:
     """Answers for one file: the page, its document by filters, and whether the file moved on."""
 
-    def __init__(self, recording: "Recording", names: Iterable[str], port: int) -> None:
+    def __init__(
+        self, recording: "Recording", names: Iterable[str], port: int, *, everywhere: bool = False
+    ) -> None:
         self.token = secrets.token_urlsafe(32)
         self.hosts = frozenset(f"{name}:{port}" for name in names)
+        self._everywhere = everywhere  # it listens on all addresses of this host
         self._recording = recording
         self._session = secrets.token_urlsafe(32)
         # Cookies know no ports: two servers of one user must not take each other's.
@@ -88,7 +91,7 @@ class Page:
         """Give what a request gets that is not to be answered; None where it is."""
         if request.method not in _METHODS:
             return Response(status_code=405, headers={"allow": ", ".join(_METHODS)})
-        if request.headers.get("host", "").lower() not in self.hosts:
+        if not self._is_named(request):
             return _plain(403, "not the name of this server")
         if len(request.scope["query_string"]) > _MOST_QUERY:
             return _plain(414, "too long")
@@ -100,22 +103,39 @@ class Page:
             return answer
         return _plain(403, "open the address that `ctk serve` printed")
 
+    def _is_named(self, request: Request) -> bool:
+        """Say whether it asks this server by a name of its own, or by the address it came in at."""
+        host = request.headers.get("host", "").lower()
+        if host in self.hosts:
+            return True
+        if not self._everywhere:
+            return False
+        address, port = request.scope["server"]
+        return host == f"{_in_url(address)}:{port}"  # no name, so none that was rebound
+
     def _page(self, request: Request) -> Response:
         return Response(served(), media_type="text/html")
 
     def _document(self, request: Request) -> Response:
-        query = str(request.url.query)
+        version = self._looked()
+        if isinstance(version, Response):
+            return version
         try:
-            version = self.version()
-            body = self._asked(query, request, version)
+            body = self._asked(str(request.url.query), request, version)
         except CtkError as error:
-            asked_wrongly = isinstance(error, UsageError)
-            return _json(
-                {"error": error.message, "hint": error.hint}, 400 if asked_wrongly else 503
-            )
+            return _refused(error, 400 if isinstance(error, UsageError) else 503)
         except sqlite3.Error as error:
-            return _json({"error": f"the file could not be read: {error}", "hint": None}, 503)
+            return _unreadable(error)
         return Response(body, media_type="application/json", headers={"etag": version.tag})
+
+    def _looked(self) -> "Version | Response":
+        """Give the version of the file, or what is answered where it cannot be read now."""
+        try:
+            return self.version()
+        except CtkError as error:
+            return _refused(error, 503)
+        except sqlite3.Error as error:
+            return _unreadable(error)
 
     def _asked(self, query: str, request: Request, version: Version) -> bytes:
         from orjson import dumps
@@ -143,7 +163,9 @@ class Page:
 
     def _changed(self, request: Request) -> Response:
         """Say how many windows were written since the version that the page has."""
-        version = self.version()
+        version = self._looked()
+        if isinstance(version, Response):
+            return version
         had = request.headers.get("if-none-match", "")
         if had == version.tag:
             return Response(status_code=304, headers={"etag": version.tag})
@@ -209,6 +231,14 @@ def _plain(status: int, text: str) -> Response:
     return Response(f"{text}\n", status_code=status, media_type="text/plain")
 
 
+def _refused(error: CtkError, status: int) -> Response:
+    return _json({"error": error.message, "hint": error.hint}, status)
+
+
+def _unreadable(error: sqlite3.Error) -> Response:
+    return _json({"error": f"the file could not be read: {error}", "hint": None}, 503)
+
+
 def _json(value: object, status: int = 200) -> Response:
     from orjson import dumps
 
@@ -216,10 +246,39 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def names_of(bind: str) -> list[str]:
-    """Give the names by which a server that listens on an address may be called."""
-    if ipaddress.ip_address(bind).is_loopback:
+    """
+    Give the names by which a server that listens on an address may be called.
+
+    The first is for others: of all addresses the one from which packets would leave this host.
+    """
+    address = ipaddress.ip_address(bind)
+    if address.is_loopback:
         return list(_LOOPBACK)
-    return [f"[{bind}]" if ":" in bind else bind]
+    if address.is_unspecified:
+        return [_in_url(_outward(address.version)), *_LOOPBACK]
+    return [_in_url(bind)]
+
+
+def is_everywhere(bind: str) -> bool:
+    """Say whether this stands for all addresses of a host."""
+    return ipaddress.ip_address(bind).is_unspecified
+
+
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _outward(version: int) -> str:
+    """Ask the routing table; nothing is sent."""
+    family, far = (
+        (socket.AF_INET, "192.0.2.1") if version == 4 else (socket.AF_INET6, "2001:db8::1")
+    )
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect((far, 9))
+        except OSError:
+            return "127.0.0.1" if version == 4 else "::1"
+        return str(asking.getsockname()[0])
 
 
 def serve(page: Page, listening: socket.socket) -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctk.errors import StoreError, UsageError
@@ -104,19 +104,14 @@ def _interrupt_holder(path: Path) -> None:
     try:
         wanted = lock.stat()
         pid = int(lock.read_text("ascii"))
-        process = os.pidfd_open(pid)
     except FileNotFoundError:
         return  # it has just ended
     except (OSError, ValueError):
         raise _unreachable(path) from None
-    try:
-        if not _has_open(pid, wanted):
-            raise _unreachable(path)
-        signal.pidfd_send_signal(process, signal.SIGINT)
-    except ProcessLookupError:
-        pass  # it has just ended
-    finally:
-        os.close(process)
+    if not _has_open(pid, wanted):
+        raise _unreachable(path)
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGINT)
 
 
 def _has_open(pid: int, wanted: os.stat_result) -> bool:

@@ -4,13 +4,14 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ctk.errors import StoreError, UsageError
 from ctk.store import connect
 from ctk.store.lock import locked
+from ctk.store.plain import plain
 
+_CHUNK_BYTES = 1 << 20
 _PAGES = 1_000  # copied in a step: 4 MB, some milliseconds
 
 
@@ -42,26 +43,24 @@ def snapshot(db: Path, out: Path, progress: Callable[[int, int], None]) -> None:
                 left.unlink(missing_ok=True)
 
 
-@contextmanager
-def one_file(db: Path, progress: Callable[[int, int], None], *, ended: bool) -> Iterator[Path]:
+def stream(db: Path, progress: Callable[[int, int], None], *, ended: bool) -> Iterator[bytes]:
     """
-    Give a file that has all of `db` as of one moment, for as long as it is needed.
+    Yield a file that has all of `db` as of one moment.
 
-    It is a snapshot in a temporary folder; or `db` itself, where its recording has `ended` and
-    left nothing beside it: a disk that is full has no room for a copy.
+    It is a snapshot in a temporary folder; or what is there, where its recording has `ended`: a
+    disk that is full has no room for a copy.
     """
     if ended:
         with connect.reader(db, older=True):
             pass  # it is a file of ctk
         with locked(db):
-            wal = db.with_name(f"{db.name}-wal")
-            if not wal.exists() or wal.stat().st_size == 0:
-                yield db
-                return
+            yield from plain(db)
+        return
     with tempfile.TemporaryDirectory(prefix="ctk-") as directory:
         whole = Path(directory) / "snapshot.db"
         snapshot(db, whole, progress)
-        yield whole
+        with whole.open("rb") as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
 
 
 def _copy(source: sqlite3.Connection, part: Path, progress: Callable[[int, int], None]) -> None:

@@ -89,8 +89,32 @@ class Writer:
                 conn, max_bytes, self._orphans, self._levels, self._flows.folding, self._thin
             )
         self._reserve = Reserve(self._path, max_bytes)
+        self._wrote_edges = False  # of the window to come
         # There may be connections that the last recording kept; a capture leaves them to the next.
         self._kept_before = boot_id is not None
+
+    def write_edges(self, first_ns: Mapping[int, int]) -> None:
+        """
+        Write edges of the window to come, with when they were first seen, ahead of it.
+
+        Many of them take long, and events can be read in between. After a kill nothing points to
+        them, and the next sweep throws them away. It may raise what `window` raises: the ids that
+        were not written yet are void then.
+        """
+        if self._recording.id is None or not self._identities.has_new_edges:
+            return
+        try:
+            self._check_file()
+            if not self._wrote_edges:
+                self._make_room()
+            self._fill_reserve()
+            with self._transaction():
+                self._identities.flush(first_ns)
+        except BaseException:
+            self._identities.rolled_back()
+            raise
+        self._wrote_edges = True
+        self._identities.committed()
 
     def window(
         self,
@@ -112,18 +136,13 @@ class Writer:
         here or in the file, and it may be given again. `addresses` is how many the rows have whose
         edges stand for many.
         """
-        if _file_identity(self._path) != self._file:
-            raise StoreError(
-                f"{self._path} was deleted or replaced while it was written",
-                hint="start the recorder again; it makes a new file",
-            )
+        self._check_file()
         newest_ns = self._flows.newest_ns
         recording = self._recording
         began = recording.id is None
         try:
-            if self._limit is not None:
-                with explained(self._path):
-                    self._limit.before_window()
+            if not self._wrote_edges:
+                self._make_room()
             self._fill_reserve()
             self._identities.trim()
             with self._transaction():
@@ -143,6 +162,7 @@ class Writer:
                 recording.advance(committed_ns, counters)
         except BaseException:
             self._identities.rolled_back()
+            self._wrote_edges = False
             self._flows.newest_ns = newest_ns
             if began:
                 recording.id, self._identities.began = None, False
@@ -150,8 +170,22 @@ class Writer:
         self._identities.committed()
         self._identities.begin_forgetting()
         recording.full = None
+        self._wrote_edges = False
         if self._limit is not None:
             self._limit.after_window()
+
+    def _check_file(self) -> None:
+        if _file_identity(self._path) != self._file:
+            raise StoreError(
+                f"{self._path} was deleted or replaced while it was written",
+                hint="start the recorder again; it makes a new file",
+            )
+
+    def _make_room(self) -> None:
+        """Make room for a window, with all that is written for it."""
+        if self._limit is not None:
+            with explained(self._path):
+                self._limit.before_window()
 
     @property
     def previous(self) -> Previous | None:

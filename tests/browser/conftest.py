@@ -72,7 +72,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page.on("console", said)
         page.on("pageerror", lambda error: wrong.append(f"it failed: {error}"))
         page.goto(address)
-        page.wait_for_selector("main, [role=alert]")
+        page.wait_for_selector("main[data-whole], [role=alert]")
         return page
 
     yield open_

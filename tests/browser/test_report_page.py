@@ -1,6 +1,8 @@
 """The report, opened from a disk."""
 
+import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,13 @@ from hostile import NAMES, hostile_file
 from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Page
+from sample import AT, GAPS
 
 import ctk
+from ctk.model import EventCounts
+from ctk.store import connect
+from ctk.store.write import Writer
+from ctk.timespan import SECOND
 
 Open = Callable[..., Page]
 SUMS = ("connections", "refused", "unreplied", "bytes_out", "bytes_in")
@@ -132,7 +139,9 @@ def test_a_hostile_file_changes_nothing_but_text(
     show_all(page)
     shown = page.inner_text("main")
     for name in NAMES:
-        assert name[:20] in shown.replace("\n", " "), name
+        # What would turn the text round is spelled out.
+        assert name.replace("\u202e", "\\u202e")[:20] in shown.replace("\n", " "), name
+    assert "\u202e" not in shown
     for box in page.query_selector_all(".box"):
         box.click()
         page.wait_for_selector(".panel")
@@ -228,3 +237,74 @@ def test_without_a_script_there_is_a_table(
     page.goto(report_of(shop))
     assert "203.0.113.9" in page.inner_text("table")
     context.close()
+
+
+def test_the_command_of_whatever_is_chosen_gives_its_numbers(
+    open_page: Open, report_of: Callable[..., str], shop: Path, invoke: Callable[..., Any]
+) -> None:
+    page = open_page(report_of(shop))
+
+    def holds() -> None:
+        shown = page.eval_on_selector(".panel .sums", "sums => ({...sums.dataset})")
+        told = {
+            "connections": shown["connections"],
+            "refused": shown["refused"],
+            "unreplied": shown["unreplied"],
+            "bytes_out": shown["bytesOut"],
+            "bytes_in": shown["bytesIn"],
+        }
+        numbers = {key: None if text == "" else int(text) for key, text in told.items()}
+        command = shlex.split(page.inner_text(".command code >> nth=0"))
+        words = [str(shop) if word == "shop.db" else word for word in command[1:]]
+        whole = "--by" not in words
+        rows = json.loads(
+            invoke(*words, *(["--by", "proto"] if whole else []), "-o", "json").stdout
+        )
+        if whole:
+            added = {
+                key: sum(each)
+                if (each := [row[key] for row in rows if row[key] is not None])
+                else None
+                for key in SUMS
+            }
+            assert numbers == added, command
+        else:
+            assert numbers in [{key: row[key] for key in SUMS} for row in rows], command
+
+    seen = 0
+    for what in (".box", ".link", "main .way"):
+        for at in range(len(page.query_selector_all(what))):
+            page.evaluate(
+                "([what, at]) => document.querySelectorAll(what)[at]"
+                "?.dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+                [what, at],
+            )
+            page.wait_for_function("() => location.hash.slice(1) === document.body.dataset.shown")
+            if page.query_selector(".panel"):
+                holds()
+                seen += 1
+    assert seen > 12
+
+
+def test_what_a_file_has_not_is_said(
+    open_page: Open, report_of: Callable[..., str], tmp_path: Path, shop: Path
+) -> None:
+    empty, gap = tmp_path / "empty.db", tmp_path / "gap.db"
+    for path, gaps in ((empty, ()), (gap, GAPS)):
+        with connect.writer(path) as conn:
+            writer = Writer(
+                conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None
+            )
+            writer.window([], gaps=gaps, committed_ns=AT + 70 * SECOND, counters=EventCounts(0, 0))
+            writer.finish(AT + 70 * SECOND)
+    for db, flags, said in (
+        (empty, [], ["nothing was recorded in this span", "no gaps", "No connection is known."]),
+        (gap, [], ["nothing was recorded in this span", "2 gaps, 1,204 events lost"]),
+        (shop, ["--ip", "2001:db8::/32"], ["2 gaps, 1,204 events lost", "bytes measured"]),
+        (shop, ["--namespace", "kube-system"], ["bytes not measured"]),
+        (shop, ["--pod", "nobody"], ["There is nobody to draw."]),
+    ):
+        page = open_page(report_of(db, *flags))
+        shown = page.inner_text("main")
+        assert [text for text in said if text not in shown] == []
+        page.close()

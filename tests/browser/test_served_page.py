@@ -46,15 +46,15 @@ class Served(NamedTuple):
         return headers["set-cookie"].partition(";")[0]
 
 
-Serve = Callable[[Path], Served]
+Serve = Callable[..., Served]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     running = []
 
-    def start(db: Path) -> Served:
-        words = [sys.executable, "-m", "ctk", "serve", str(db), "--port", "0"]
+    def start(db: Path, *flags: str) -> Served:
+        words = [sys.executable, "-m", "ctk", "serve", str(db), "--port", "0", *flags]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stdout is not None
@@ -84,14 +84,11 @@ def test_only_who_has_the_token_may_have_it(serve: Serve, shop: Path) -> None:
     assert served.get("/document", cookie=cookie)[0] == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
-def test_it_only_gives(serve: Serve, shop: Path, method: str) -> None:
+def test_it_only_gives_and_no_script_has_its_cookie(serve: Serve, shop: Path) -> None:
     served = serve(shop)
-    assert served.get("/document", method=method, cookie=served.cookie())[0] == 405
-
-
-def test_the_cookie_is_of_this_site_and_no_script_has_it(serve: Serve, shop: Path) -> None:
-    served = serve(shop)
+    methods = ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
+    answers = [served.get("/document", method=each, cookie=served.cookie())[0] for each in methods]
+    assert answers == [405] * len(methods)
     status, headers, _ = served.get(f"/?{urlsplit(served.address).query}")
     assert (status, headers["location"]) == (303, "/")
     assert headers["set-cookie"].split("; ")[1:] == ["HttpOnly", "Path=/", "SameSite=strict"]
@@ -111,6 +108,34 @@ def test_what_is_asked_wrongly_is_said(serve: Serve, shop: Path) -> None:
     assert (status, text) == (400, '{"error":"\'pood\' is not a filter","hint":"take it away"}')
     assert served.get("/other", cookie=cookie)[0] == 404
     assert served.get(f"/document?pod={'x' * 9_000}", cookie=cookie)[0] == 414
+
+
+def test_a_file_that_goes_is_told_and_one_that_comes_is_read(
+    serve: Serve, shop: Path, tmp_path: Path
+) -> None:
+    served = serve(shop, "--bind", "0.0.0.0")
+    cookie = served.cookie()
+    kept = shop.read_bytes()
+    whole = served.get("/document", cookie=cookie)
+    port = served.host.rpartition(":")[2]
+    assert served.get("/document", cookie=cookie, host_=f"127.0.0.1:{port}")[0] == 200
+    assert served.get("/document", cookie=cookie, host_=f"192.0.2.99:{port}")[0] == 403
+    shop.unlink()
+    gone = f'{{"error":"there is no file {shop}","hint":"`ctk record` makes one"}}'
+    for path in ("/document", "/changed"):
+        status, _, text = served.get(path, cookie=cookie)
+        assert (status, text) == (503, gone)
+    shop.write_text("no database")
+    assert served.get("/document", cookie=cookie)[0] == 503
+    (tmp_path / "again.db").write_bytes(kept)
+    (tmp_path / "again.db").rename(shop)
+    again = served.get("/document", cookie=cookie)
+    assert [each[0] for each in (whole, again)] == [200, 200]
+    served.process.send_signal(SIGTERM)
+    _, said = served.process.communicate(timeout=10)
+    assert said == (
+        f"whoever gets hold of that can read {shop}: it goes over the network as it is\n"
+    )
 
 
 @pytest.mark.parametrize("signal", [SIGINT, SIGTERM])

@@ -58,15 +58,15 @@
   function endFits(doc, id, field, value) {
     const chain = ctk.chainOf(doc, id);
     const leaf = chain[chain.length - 1];
-    const namespace = chain[0].kind === "namespace" ? chain[0].name : null;
+    const namespace = chain[0].kind === "namespace" ? chain[0].named : null;
     switch (field) {
       case "namespace": return like(value, namespace);
-      case "pod": return leaf.kind === "pod" && named(value, namespace, leaf.name, begins);
+      case "pod": return leaf.kind === "pod" && named(value, namespace, leaf.named, begins);
       case "workload": {
         const workload = chain.find((each) => each.kind === "workload");
-        return workload !== undefined && named(value, namespace, workload.name);
+        return workload !== undefined && named(value, namespace, workload.named);
       }
-      case "node": return like(value, leaf.node) || (leaf.kind === "node" && like(value, leaf.name));
+      case "node": return like(value, leaf.node) || (leaf.kind === "node" && like(value, leaf.named));
       case "kind": return leaf.kind === value;
       default: throw new Error(field);
     }
@@ -75,8 +75,8 @@
   function edgeFits(doc, edge, filter, value) {
     if (filter.field === "protocol") return edge.proto === value.toLowerCase();
     if (filter.field === "service") {
-      const slash = edge.service === null ? -1 : edge.service.indexOf("/");
-      return slash >= 0 && named(value, edge.service.slice(0, slash), edge.service.slice(slash + 1));
+      const slash = edge.dialled === null ? -1 : edge.dialled.indexOf("/");
+      return slash >= 0 && named(value, edge.dialled.slice(0, slash), edge.dialled.slice(slash + 1));
     }
     return (filter.side !== "to" && endFits(doc, edge.src, filter.field, value))
       || (filter.side !== "from" && endFits(doc, edge.dst, filter.field, value));

@@ -29,7 +29,8 @@
   }
 
   function box(key, kind, name, title, parent, opens) {
-    return { key, kind, name, title, parent, opens, leaves: new Set(), in: ctk.noSums(), out: ctk.noSums() };
+    return { key, kind, name, title, parent, opens, leaves: new Set(),
+      in: ctk.noSums(), out: ctk.noSums(), all: ctk.noSums() };
   }
 
   // The box that shows a leaf: the outermost of its chain that is not open.
@@ -37,7 +38,7 @@
     const leaf = doc.nodes[id];
     if (SHARED[leaf.kind] !== undefined) {
       const name = SHARED[leaf.kind][side];
-      return box(`${leaf.kind}:${side}`, leaf.kind, name, name, null, false);
+      return { ...box(`${leaf.kind}:${side}`, leaf.kind, name, name, null, false), way: side };
     }
     if (leaf.kind === "node" && !open.has("nodes")) {
       return box("nodes", "node", "nodes", "nodes", null, true);
@@ -54,6 +55,14 @@
       parent = key;
     }
     throw new Error("a leaf closes its own chain");
+  }
+
+  // The ends of an edge that stand in a box: of a box of one way only those.
+  function endsIn(box, edge) {
+    const ends = new Set();
+    if (box.way !== "to" && box.leaves.has(edge.src)) ends.add(edge.src);
+    if (box.way !== "from" && box.leaves.has(edge.dst)) ends.add(edge.dst);
+    return ends;
   }
 
   // Sum leaf edges up between boxes. `open` holds the keys of the boxes that are opened.
@@ -77,6 +86,8 @@
       const dst = boxAt(edge.dst, "to");
       ctk.addSums(src.out, edge);
       ctk.addSums(dst.in, edge);
+      ctk.addSums(src.all, edge);
+      if (dst !== src) ctk.addSums(dst.all, edge);
       const key = `${src.key}\u0000${dst.key}`;
       let link = links.get(key);
       if (link === undefined) {
@@ -120,15 +131,15 @@
 
   // Which boxes stand open where nobody chose: namespaces, while their workloads find room.
   function openByDefault(doc, edges, most) {
+    const boxes = [...fold(doc, edges, new Set()).boxes.values()];
     const open = new Set();
-    const namespaces = [...fold(doc, edges, open).boxes.values()]
-      .filter((each) => each.kind === "namespace").sort(rankBox);
-    for (const each of namespaces) {
+    let shown = boxes.length;
+    for (const each of boxes.filter((other) => other.kind === "namespace").sort(rankBox)) {
+      const inside = new Set();
+      for (const id of each.leaves) inside.add((chainOf(doc, id)[1] || doc.nodes[id]).id);
+      shown += inside.size - 1;
+      if (shown > most) break;
       open.add(each.key);
-      if (fold(doc, edges, open).boxes.size > most) {
-        open.delete(each.key);
-        break;
-      }
     }
     return open;
   }
@@ -150,12 +161,19 @@
     return [...groups.values()].sort(rankLink);
   }
 
+  const named = new WeakMap(); // of a document: asked for each edge, many times
+
   // Who stands there, as people say it: namespace/workload, else namespace/pod, node or address.
   function whoIs(doc, id) {
-    const chain = chainOf(doc, id);
-    const best = chain.find((each) => each.kind === "workload") || chain[chain.length - 1];
-    return chain[0].kind === "namespace" ? `${chain[0].name}/${best.name}` : best.name;
+    if (!named.has(doc)) named.set(doc, []);
+    const names = named.get(doc);
+    if (names[id] === undefined) {
+      const chain = chainOf(doc, id);
+      const best = chain.find((each) => each.kind === "workload") || chain[chain.length - 1];
+      names[id] = chain[0].kind === "namespace" ? `${chain[0].name}/${best.name}` : best.name;
+    }
+    return names[id];
   }
 
-  Object.assign(ctk, { chainOf, keyOf, fold, capped, openByDefault, groupBy, rankLink, whoIs });
+  Object.assign(ctk, { chainOf, keyOf, endsIn, fold, capped, openByDefault, groupBy, rankLink, whoIs });
 })((globalThis.ctk = globalThis.ctk || {}));

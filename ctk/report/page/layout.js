@@ -4,8 +4,8 @@
 (function (ctk) {
   const SWEEPS = 8;
   const WIDTH = 190; // of a box
-  const HEIGHT = 44;
-  const ACROSS = 110; // between columns
+  const HEIGHT = 58;
+  const ACROSS = 80; // between columns
   const BETWEEN = 16; // between boxes of a column
   const MARGIN = 24;
   const MOST_COLUMNS = 6; // more do not fit a screen: neighbours share one

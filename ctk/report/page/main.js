@@ -17,9 +17,19 @@
     return new Response(stream).json();
   }
 
-  // Give each edge its place, by which its series is found.
+  // Give each edge its place, by which its series is found; and names as they are shown, with what
+  // they are beside them for a command.
   function prepared(doc) {
     doc.edges.forEach((edge, place) => { edge.place = place; });
+    for (const node of doc.nodes) [node.named, node.name] = [node.name, ctk.visible(node.name)];
+    for (const edge of [...doc.edges, ...(doc.before ? doc.before.edges : [])]) {
+      [edge.dialled, edge.service] = [edge.service, ctk.visible(edge.service)];
+    }
+    const { source, trust } = doc;
+    source.nodes = source.nodes.map(ctk.visible);
+    source.clusters = source.clusters.map(ctk.visible);
+    trust.caveats = trust.caveats.map(ctk.visible);
+    for (const gap of trust.gaps) [gap.node, gap.detail] = [ctk.visible(gap.node), ctk.visible(gap.detail)];
     return doc;
   }
 
@@ -30,12 +40,14 @@
       addEventListener("hashchange", read);
       return () => removeEventListener("hashchange", read);
     }, []);
-    const go = (change) => {
-      const look = new Map(address.look);
-      const asked = change.asked || address.asked;
+    // Of the address as it is then: one function for all times, so that what has it is drawn once.
+    const go = useMemo(() => (change) => {
+      const now = ctk.parseAddress(location.hash);
+      const look = new Map(now.look);
+      const asked = typeof change.asked === "function" ? change.asked(now.asked) : change.asked || now.asked;
       for (const [name, value] of Object.entries(change.look || {})) look.set(name, value);
       location.hash = ctk.writeAddress(asked, look);
-    };
+    }, []);
     return [address, go];
   }
 
@@ -70,7 +82,7 @@
   }
 
   function asSvg(graph, place) {
-    const escape = (text) => text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`).replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+    const escape = (text) => text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
     const parts = [`<svg xmlns="http://www.w3.org/2000/svg" width="${place.width}" height="${place.height}" font-family="sans-serif" font-size="12">`];
     for (const link of graph.links.values()) {
       const [from, to] = [place.places.get(link.src), place.places.get(link.dst)];
@@ -87,12 +99,19 @@
     return `${parts.join("")}</svg>`;
   }
 
-  function Table({ graph }) {
-    const rows = [...graph.links.values()].sort(ctk.rankLink);
-    const title = (key) => graph.boxes.get(key).title;
-    return html`<details class="equal"><summary>The map as a table</summary><${ctk.Rows} caption="The map as a table" rows=${rows}
+  function Table({ graph, onLink }) {
+    const titles = new Map([...graph.boxes.values(), ...graph.more.boxes].map((box) => [box.key, box.title]));
+    const { links } = graph.more;
+    return html`<${Links} summary="The map as a table" titles=${titles} links=${[...graph.links.values()]} onLink=${onLink} />
+      ${links.length ? html`<${Links} summary=${`What is not on it: ${ctk.counted(links.length)} links`} titles=${titles} links=${links} />` : null}`;
+  }
+
+  function Links({ summary, titles, links, onLink }) {
+    const title = (key) => titles.get(key);
+    const rows = [...links].sort(ctk.rankLink);
+    return html`<details class="equal"><summary>${summary}</summary><${ctk.Rows} caption=${summary} rows=${rows}
       head=${[["From"], ["To"], ["Connections", true], ["Refused", true], ["Unreplied", true], ["Out", true], ["In", true]]}
-      row=${(link) => html`<tr data-row="link"><td>${title(link.src)}</td><td>${title(link.dst)}</td><td class="right">${ctk.counted(link.sums.connections)}</td>
+      row=${(link) => html`<tr data-row="link"><td>${onLink ? html`<button type="button" class="way" onClick=${() => onLink(link)}>${title(link.src)}</button>` : title(link.src)}</td><td>${title(link.dst)}</td><td class="right">${ctk.counted(link.sums.connections)}</td>
         <td class="right">${ctk.counted(link.sums.refused)}</td><td class="right">${ctk.counted(link.sums.unreplied)}</td>
         <td class="right">${ctk.scaled(link.sums.bytes_out)}</td><td class="right">${ctk.scaled(link.sums.bytes_in)}</td></tr>`} /></details>`;
   }
@@ -101,7 +120,7 @@
     if (!sel) return null;
     if (picked !== null && picked.key === sel) return { box: null, title: picked.title, edges: picked.edges, flags: picked.flags };
     const box = graph.boxes.get(sel);
-    if (box) return { box, title: box.title, edges: edges.filter((edge) => box.leaves.has(edge.src) || box.leaves.has(edge.dst)) };
+    if (box) return { box, title: box.title, edges: edges.filter((edge) => ctk.endsIn(box, edge).size) };
     const link = graph.links.get(sel.replace(" > ", "\u0000"));
     if (link) {
       const [src, dst] = [graph.boxes.get(link.src), graph.boxes.get(link.dst)];
@@ -111,14 +130,17 @@
     return null;
   }
 
-  function Page({ doc, served, news, onNews, address, go }) {
+  function Page({ doc, served, news, lost, onNews, address, go }) {
     const { asked, look } = address;
     const edges = useMemo(() => (served ? doc.edges : ctk.fitting(doc, doc.edges, asked)), [doc, asked, served]);
     const before = useMemo(() => (doc.before ? (served ? doc.before.edges : ctk.fitting(doc, doc.before.edges, asked)) : []), [doc, asked, served]);
-    const open = useMemo(() => (look.has("open") ? new Set(look.get("open").split(",").filter((each) => each).map(decodeURIComponent))
-      : ctk.openByDefault(doc, edges, MOST_OPENED)), [doc, edges, look.get("open")]);
+    // The first screen is drawn first: what is below it takes as long again.
+    const [whole, setWhole] = useState(false);
+    useEffect(() => { requestAnimationFrame(() => setTimeout(() => setWhole(true))); }, []);
+    const open = useMemo(() => (!whole ? new Set() : look.has("open") ? new Set(look.get("open").split(",").filter((each) => each).map(decodeURIComponent))
+      : ctk.openByDefault(doc, edges, MOST_OPENED)), [doc, edges, whole, look.get("open")]);
     const [most, setMost] = useState(MOST);
-    const graph = useMemo(() => ctk.capped(ctk.fold(doc, edges, open), most), [doc, edges, open, most]);
+    const graph = useMemo(() => ctk.capped(ctk.fold(doc, whole ? edges : [], open), most), [doc, edges, whole, open, most]);
     // What is open and what is asked decide where boxes stand; new data only adds to that.
     const question = JSON.stringify([asked, [...open], most]);
     const last = useRef({ question: null, place: null });
@@ -139,18 +161,18 @@
     const onClose = (key) => go({ look: { open: opened(new Set([...open].filter((each) => each !== key))) } });
     const onSelect = (box) => go({ look: { sel: box.key } });
     const onLink = (link) => go({ look: { sel: link.key.replace("\u0000", " > ") } });
-    const onPick = (group, flags, title) => {
+    const onPick = useMemo(() => (group, flags, title) => {
       const words = title || group.key;
       setPicked({ key: `row:${words}`, title: words, edges: group.edges, flags });
       go({ look: { sel: `row:${words}` } });
-    };
-    const onSpan = (since, until) => go({ asked: [...asked.filter(([name]) => name !== "since" && name !== "until"), ["since", since], ["until", until]] });
+    }, []);
+    const onSpan = useMemo(() => (since, until) => go({ asked: (now) => [...now.filter(([name]) => name !== "since" && name !== "until"), ["since", since], ["until", until]] }), []);
     useEffect(() => {
       const onKey = (event) => {
         const typing = event.target instanceof HTMLInputElement;
         if (event.key === "/" && !typing) {
           event.preventDefault();
-          search.current.focus();
+          if (search.current) search.current.focus();
         } else if (event.key === "Escape") {
           if (typing) event.target.blur();
           else if (sel) go({ look: { sel: "" } });
@@ -160,7 +182,6 @@
       addEventListener("keydown", onKey);
       return () => removeEventListener("keydown", onKey);
     });
-    const shown = { asked, refusedFilters: served ? [] : ctk.unanswered(asked) };
     const theme = () => {
       const next = ctk.darkNow() === "dark" ? "light" : "dark";
       document.documentElement.dataset.theme = next;
@@ -172,31 +193,35 @@
     // What is shown now, for who waits for it: the address, once it has been drawn.
     useEffect(() => { document.body.dataset.shown = location.hash.replace(/^#/, ""); });
     const { source, answered } = doc;
+    // Drawn again for other edges alone: to choose a box draws the map and the panel.
+    const first = useMemo(() => html`<${ctk.Trust} doc=${doc} shown=${{ asked, refusedFilters: served ? [] : ctk.unanswered(asked) }} />
+        <section aria-labelledby="when"><h2 id="when">When</h2>
+          <${ctk.Timeline} doc=${doc} columns=${asked.length && !served ? ctk.addedUp(doc, edges) : doc.series.total} title="Over time" onSpan=${onSpan} />
+          ${doc.series.start ? null : html`<p class="none">Nothing was recorded.</p>`}
+          ${asked.length && !served ? html`<p class="none">Of the edges that have steps of their own: what fails, and the 50 that move most.</p>` : null}</section>
+        <${ctk.Failures} doc=${doc} edges=${edges} onPick=${onPick} />`, [doc, edges, look.get("theme")]);
+    const rest = useMemo(() => whole && html`<${ctk.Changes} doc=${doc} edges=${edges} before=${before} onPick=${onPick} />
+        <div class="two"><${ctk.Depends} doc=${doc} edges=${edges} onPick=${onPick} search=${search} />
+        <${ctk.Lists} doc=${doc} edges=${edges} by=${look.get("by") || "pairs"} onBy=${(by) => go({ look: { by } })} onPick=${onPick} /></div>`,
+    [doc, edges, before, whole, look.get("by")]);
     return html`<header class="top">
         <h1>ctk <small>${source.nodes.join(", ") || source.file}${source.clusters.length ? ` in ${source.clusters.join(", ")}` : ""}</small></h1>
         <p>${answered.since ? html`${ctk.clock(answered.since)} to ${ctk.clock(answered.until, answered.since)} (${ctk.lasted(answered.since, answered.until)}, ${ctk.offset(answered.since)})` : "empty span"}
           ${doc.asked.flags ? html` · <code>${doc.asked.flags}</code>` : null}</p>
         <${Filters} asked=${asked} go=${go} />
-        <p class="actions">${news ? html`<button type="button" class="news" onClick=${onNews}>${news} new window${news === 1 ? "" : "s"}: show</button>` : null}
+        <p class="actions">${lost ? html`<span class="bad" role="status">${lost}</span>` : null}${news ? html`<button type="button" class="news" onClick=${onNews}>${news} new window${news === 1 ? "" : "s"}: show</button>` : null}
           <button type="button" onClick=${() => save("edges.csv", "text/csv", asCsv(doc, edges))}>CSV</button>
           <button type="button" onClick=${() => save("map.svg", "image/svg+xml", asSvg(graph, place))}>SVG</button>
           <button type="button" onClick=${() => print()}>Print</button>
           <button type="button" onClick=${theme} aria-label="Light or dark">◐</button></p>
       </header>
-      <main class=${selection ? "with-panel" : ""}>
-        <${ctk.Trust} doc=${doc} shown=${shown} />
-        <section aria-labelledby="when"><h2 id="when">When</h2>
-          <${ctk.Timeline} doc=${doc} columns=${asked.length && !served ? ctk.addedUp(doc, edges) : doc.series.total} title="Over time" onSpan=${onSpan} />
-          ${asked.length && !served ? html`<p class="none">Of the edges that have steps of their own: what fails, and the 50 that move most.</p>` : null}</section>
-        <${ctk.Failures} doc=${doc} edges=${edges} onPick=${onPick} />
-        <${ctk.Changes} doc=${doc} edges=${edges} before=${before} onPick=${onPick} />
-        <div class="two"><${ctk.Depends} doc=${doc} edges=${edges} onPick=${onPick} search=${search} />
-        <${ctk.Lists} doc=${doc} edges=${edges} by=${look.get("by") || "pairs"} onBy=${(by) => go({ look: { by } })} onPick=${onPick} /></div>
-        <section aria-labelledby="map"><h2 id="map">Map</h2>
+      <main class=${selection ? "with-panel" : ""} data-whole=${whole ? "true" : null}>
+        ${first}${rest}${whole ? html`<section aria-labelledby="map"><h2 id="map">Map</h2>${edges.length ? null : html`<p class="none">There is nobody to draw.</p>`}
           <${ctk.Map} graph=${graph} place=${place} measured=${measured} selected=${sel && graph.boxes.has(sel) ? sel : sel && selection && !selection.box ? sel.replace(" > ", "\u0000") : null}
             open=${open} onSelect=${onSelect} onOpen=${onOpen} onLink=${onLink} onClose=${onClose}
             onMore=${() => setMost({ boxes: most.boxes * 2, links: most.links * 2 })} />
-          <${Table} graph=${graph} /></section>
+          <${Table} graph=${graph} onLink=${onLink} /></section>
+` : null}
         <footer>Made ${ctk.clock(doc.made_at)} from ${source.file}. ${ctk.counted(doc.edges.length)} edges; bytes of both directions, layer 3.</footer>
       </main>
       ${selection ? html`<${ctk.Panel} doc=${doc} selection=${selection} asked=${asked} onClose=${() => go({ look: { sel: "" } })}
@@ -208,6 +233,7 @@
     const [address, go] = useAddress();
     const [state, setState] = useState({ doc: null, tag: null, error: null });
     const [news, setNews] = useState(0);
+    const [lost, setLost] = useState(null);
     const asked = JSON.stringify(address.asked);
     const query = new URLSearchParams(address.asked).toString();
     const load = async () => {
@@ -223,6 +249,8 @@
         if (document.hidden || state.tag === null) return;
         const answer = await fetch("changed", { headers: { "If-None-Match": state.tag } }).catch(() => null);
         if (answer && answer.status === 200) setNews((await answer.json()).windows);
+        // What is shown stays, and says that it is of before.
+        setLost(answer === null ? "ctk serve has ended" : answer.status < 400 ? null : answer.status === 503 ? (await answer.json()).error : "this page is of an earlier ctk serve");
       }, POLL_MS);
       return () => clearInterval(timer);
     }, [state.tag]);
@@ -231,12 +259,12 @@
         <button type="button" onClick=${() => go({ asked: [] })}>Without filters</button></p>`;
     }
     if (state.doc === null) return html`<p role="status">Reading…</p>`;
-    return html`<${Page} doc=${state.doc} served=${true} news=${news} onNews=${load} address=${address} go=${go} />`;
+    return html`<${Page} doc=${state.doc} served=${true} news=${news} lost=${lost} onNews=${load} address=${address} go=${go} />`;
   }
 
   function Report({ doc }) {
     const [address, go] = useAddress();
-    return html`<${Page} doc=${doc} served=${false} news=${0} onNews=${null} address=${address} go=${go} />`;
+    return html`<${Page} doc=${doc} served=${false} news=${0} lost=${null} onNews=${null} address=${address} go=${go} />`;
   }
 
   async function start() {

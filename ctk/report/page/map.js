@@ -4,7 +4,7 @@
 (function (ctk) {
   const { html, useEffect, useMemo, useRef, useState } = htmPreact;
   const ZOOMS = [0.25, 2];
-  const LEGIBLE = 0.6; // smaller, names can't be read: the view scrolls instead
+  const LEGIBLE = 0.7; // smaller, names can't be read: the view scrolls instead
 
   function widthOf(link, measured) {
     const weight = measured ? ctk.bytesOf(link.sums) || 0 : link.sums.connections;
@@ -41,6 +41,7 @@
         onClick=${() => onSelect(box)} onDblClick=${() => box.opens && onOpen(box)} onKeyDown=${onKey}>
       <span class="what">${ctk.shortened(namespace, 26)}${box.leaves.size > 1 ? html` <i>×${box.leaves.size}</i>` : null}</span>
       <span class="name">${ctk.shortened(box.name, 24)}</span>
+      <span class="moved">${ctk.counted(box.all.connections)} conn${box.all.connections === 1 ? "" : "s"}${ctk.bytesOf(box.all) === null ? "" : ` · ${ctk.scaled(ctk.bytesOf(box.all))}`}</span>
       ${failed ? html`<span class="badge">${ctk.counted(failed)} failed</span>` : null}
     </button>`;
   }
@@ -61,6 +62,15 @@
     return found.length ? found[0][0] : null;
   }
 
+  // A count stands in the middle of a link to the next column, and where a longer one begins: there
+  // is no box over it.
+  function labelAt(from, to) {
+    const [x, y] = [from.x + ctk.BOX_WIDTH, from.y + ctk.BOX_HEIGHT / 2];
+    const [right, down] = [to.x - x, to.y - from.y];
+    const part = right < 0 || right > ctk.BOX_WIDTH ? [Math.sign(right) * 40, down * 0.06] : [right / 2, down / 2];
+    return { x: x + part[0], y: y + part[1] - 5 };
+  }
+
   function Links({ links, places, rail, measured, selected, onLink }) {
     return [...links.values()].map((link) => {
       const touched = selected !== null && (link.src === selected || link.dst === selected || link.key === selected);
@@ -77,7 +87,7 @@
       return html`<g key=${link.key} class=${name.join(" ")} onClick=${() => onLink(link)}>
         <path class="reach" d=${path} /><path d=${path} stroke-width=${widthOf(link, measured).toFixed(1)}
           marker-end=${failing ? "url(#arrow-failing)" : "url(#arrow)"} />
-        ${failing || (failed && touched) ? html`<text x=${(from.x + ctk.BOX_WIDTH + to.x) / 2} y=${(from.y + to.y + ctk.BOX_HEIGHT) / 2 - 5}>${ctk.counted(failed)}</text>` : null}
+        ${failing || (failed && touched) ? html`<text ...${labelAt(from, to)}>${ctk.counted(failed)}</text>` : null}
       </g>`;
     });
   }
@@ -117,8 +127,8 @@
         <button type="button" onClick=${() => turn(1.25)} aria-label="Larger">+</button>
         <button type="button" onClick=${() => turn(0.8)} aria-label="Smaller">−</button>
         <button type="button" onClick=${() => setZoom(fit())}>Fit</button>
-        ${[...open].sort(ctk.compareText).map((key) => html`<button type="button" class="chip" onClick=${() => onClose(key)}
-          title="Close it: show it as one box">${key.slice(key.indexOf(":") + 1)} ×</button>`)}
+        ${[...open].sort(ctk.compareText).map((key) => html`<button type="button" class="chip" data-key=${key} onClick=${() => onClose(key)}
+          title="Close it: show it as one box">${ctk.shortened(key.slice(key.indexOf(":") + 1), 40)} ×</button>`)}
         ${more.boxes.length || more.links.length ? html`<button type="button" class="more" onClick=${onMore}>
           +${ctk.counted(more.boxes.length)} boxes, ${ctk.counted(more.links.length)} links more: ${" "}
           ${ctk.counted(more.sums.connections)} connections</button>` : null}

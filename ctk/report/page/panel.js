@@ -8,14 +8,14 @@
     const flag = (name) => (side === "any" ? `--${name}` : `--${side}-${name}`);
     const node = doc.nodes[id];
     const chain = ctk.chainOf(doc, id);
-    const name = chain[0].kind === "namespace" && node !== chain[0] ? `${chain[0].name}/${node.name}` : node.name;
+    const name = chain[0].kind === "namespace" && node !== chain[0] ? `${chain[0].named}/${node.named}` : node.named;
     switch (node.kind) {
       case "namespace": return `${flag("namespace")} ${ctk.shellWord(name)}`;
       case "workload": return `${flag("workload")} ${ctk.shellWord(name)}`;
       case "pod": return `${flag("pod")} ${ctk.shellWord(name)}`;
       case "node": return `${flag("kind")} node ${flag("node")} ${ctk.shellWord(name)}`;
       case "service": return `--service ${ctk.shellWord(name)}`;
-      default: return node.name === "other" ? `${flag("kind")} ${node.kind}` : `${flag("ip")} ${ctk.shellWord(node.name)}`;
+      default: return node.name === "other" ? `${flag("kind")} ${node.kind}` : `${flag("ip")} ${ctk.shellWord(node.named)}`;
     }
   }
 
@@ -24,17 +24,28 @@
     const leaf = box.leaves.values().next().value;
     const node = ctk.chainOf(doc, leaf).find((each) => ctk.keyOf(doc, each.id) === box.key);
     if (node !== undefined) return flagsOfNode(doc, node.id, side);
-    return side === "any" ? `--kind ${box.kind}` : `--${side}-kind ${box.kind}`;
+    const way = side === "any" ? box.way : side;
+    return way ? `--${way}-kind ${box.kind}` : `--kind ${box.kind}`;
   }
 
-  // Of a row whose edges have the same client and server: of both ends, as whoIs names them.
-  function flagsOfEnds(doc, edge) {
-    const named = (id) => (ctk.chainOf(doc, id).find((each) => each.kind === "workload") || doc.nodes[id]).id;
-    return `${flagsOfNode(doc, named(edge.src), "from")} ${edge.service ? `--service ${ctk.shellWord(edge.service)}` : flagsOfNode(doc, named(edge.dst), "to")}`;
+  function named(doc, id) {
+    return (ctk.chainOf(doc, id).find((each) => each.kind === "workload") || doc.nodes[id]).id;
   }
 
-  function flagsOfPort(edge) {
-    return `${edge.port === null ? "" : `--port ${edge.port} `}--protocol ${edge.proto}`;
+  // Of edges: of the ends, as whoIs names them, and the service that all of them share.
+  function flagsOfEnds(doc, edges) {
+    const shared = (value) => edges.every((edge) => value(edge) === value(edges[0]));
+    const words = [];
+    for (const [end, side] of [["src", "from"], ["dst", "to"]]) {
+      if (shared((edge) => ctk.whoIs(doc, edge[end]))) words.push(flagsOfNode(doc, named(doc, edges[0][end]), side));
+    }
+    if (edges[0].service && shared((edge) => edge.service)) words.push(`--service ${ctk.shellWord(edges[0].dialled)}`);
+    return words.join(" ");
+  }
+
+  // --port fits a backend's port, too: the row of the one that was dialled is told by --by.
+  function flagsOfPort(edge, by = "service,dst_port,proto") {
+    return `${edge.port === null ? "" : `--port ${edge.port} `}--protocol ${edge.proto} --by ${by}`;
   }
 
   function Ports({ edges }) {
@@ -44,11 +55,33 @@
         <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td></tr>`} />`;
   }
 
-  function Peers({ doc, edges, way, title, onWho }) {
+  function Peers({ doc, box, edges, way, title, onWho }) {
     const groups = ctk.groupBy(edges, (edge) => ctk.whoIs(doc, way === "in" ? edge.src : edge.dst));
+    const flags = (group) => {
+      const peer = named(doc, way === "in" ? group.edges[0].src : group.edges[0].dst);
+      const ends = [flagsOfNode(doc, peer, way === "in" ? "from" : "to"), flagsOfBox(doc, box, way === "in" ? "to" : "from")];
+      return (way === "in" ? ends : ends.reverse()).join(" ");
+    };
     if (!groups.length) return null;
     return html`<h3>${title}</h3><${ctk.Rows} caption=${title} rows=${groups} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group, ctk.flagsOfEnds(doc, group.edges[0]))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group, flags(group))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+        <td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
+  }
+
+  // Who is in a box that stands for several: each with what it did, whoever dialled.
+  function Inside({ doc, box, edges, onWho }) {
+    if (box.leaves.size < 2) return null;
+    const groups = new Map();
+    for (const edge of edges) {
+      for (const id of ctk.endsIn(box, edge)) {
+        const group = groups.get(id) || { key: doc.nodes[id].name, id, sums: ctk.noSums(), edges: [] };
+        ctk.addSums(group.sums, edge);
+        group.edges.push(edge);
+        groups.set(id, group);
+      }
+    }
+    return html`<h3>Inside</h3><${ctk.Rows} caption="Inside" rows=${[...groups.values()].sort(ctk.rankLink)} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
+      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group, flagsOfNode(doc, group.id, box.way || "any"))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
         <td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
   }
 
@@ -71,20 +104,21 @@
     const own = box ? flagsOfBox(doc, box, "any") : selection.flags;
     const steps = ctk.addedUp(doc, edges);
     const sums = edges.reduce((total, edge) => ctk.addSums(total, edge), ctk.noSums());
-    const inside = box ? edges.filter((edge) => box.leaves.has(edge.dst)) : [];
-    const outside = box ? edges.filter((edge) => box.leaves.has(edge.src)) : [];
+    const inside = box ? edges.filter((edge) => box.way !== "from" && box.leaves.has(edge.dst)) : [];
+    const outside = box ? edges.filter((edge) => box.way !== "to" && box.leaves.has(edge.src)) : [];
     return html`<aside class="panel" aria-label="Selection">
       <header><h2>${title}</h2><button type="button" onClick=${onClose} aria-label="Close (Esc)">×</button></header>
       ${box && box.opens ? html`<p><button type="button" onClick=${() => onOpen(box)}>Open it (Enter)</button></p>` : null}
       <${Sums} sums=${sums} />
       ${steps ? html`<${ctk.Timeline} doc=${doc} columns=${steps} title="Over time" onSpan=${onSpan} />` : null}
       <h3>Ports</h3><${Ports} edges=${edges} />
-      ${box ? html`<${Peers} doc=${doc} edges=${inside} way="in" title="Dialled by" onWho=${onWho} /><${Peers} doc=${doc} edges=${outside} way="out" title="Dials" onWho=${onWho} />`
+      ${box ? html`<${Inside} doc=${doc} box=${box} edges=${edges} onWho=${onWho} /><${Peers} doc=${doc} box=${box} edges=${inside} way="in" title="Dialled by" onWho=${onWho} />
+        <${Peers} doc=${doc} box=${box} edges=${outside} way="out" title="Dials" onWho=${onWho} />`
         : html`<h3>Between</h3><${ctk.Rows} caption="Ends" rows=${edges} head=${[["From"], ["To"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
           row=${(edge) => html`<tr><td>${doc.nodes[edge.src].name}</td><td>${doc.nodes[edge.dst].name}</td><td class="port">${ctk.portOf(edge)}</td>
             <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(edge))}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} />`}
       <h3>Ask for it</h3><${Command} text=${["ctk top", file, ...words, own].filter((each) => each).join(" ")} />
-      <${Command} text=${["ctk query", file, ...words, own].filter((each) => each).join(" ")} />
+      <${Command} text=${["ctk query", file, ...words, own.replace(/ --by \S+$/, "")].filter((each) => each).join(" ")} />
     </aside>`;
   }
 

@@ -30,12 +30,12 @@
     facts.push(gaps
       ? ["bad", `${gaps} gap${gaps === 1 ? "" : "s"}${trust.lost ? `, ${ctk.counted(trust.lost)} events lost` : ""}`]
       : ["good", "no gaps"]);
-    facts.push({ all: ["good", "bytes measured"], some: ["fair", "bytes measured in part"],
+    if (doc.edges.length) facts.push({ all: ["good", "bytes measured"], some: ["fair", "bytes measured in part"],
       none: ["fair", "bytes not measured"] }[trust.bytes_measured]);
-    facts.push([trust.unnamed ? "fair" : "good",
-      `${ctk.share(trust.unnamed, doc.sums.connections)} of connections with an unknown side`]);
+    if (doc.edges.length) facts.push([trust.unnamed ? "fair" : "good",
+      trust.unnamed ? `${ctk.share(trust.unnamed, doc.sums.connections)} of connections with an unknown side` : "every side is known"]);
     facts.push([source.ended ? "plain" : "good", source.ended ? "recording ended" : "still recording"]);
-    if (answered.folded) facts.push(["plain", `times to the ${answered.folded}`]);
+    if (answered.folded) facts.push(["plain", `times may be rounded to ${answered.folded}`]);
     if (left.edges) facts.push(["fair", `${ctk.counted(left.edges)} small edges left out: ${ctk.counted(left.sums.connections)} connections`]);
     return html`<section aria-labelledby="trust"><h2 id="trust">Can I trust this?</h2>
       <ul class="facts">${facts.map(([how, text]) => html`<li class=${how}>${text}</li>`)}</ul>
@@ -49,31 +49,35 @@
     </section>`;
   }
 
+  // What a client dials: a service, or who answers where there is none, at a port.
+  function dialled(doc, edge) {
+    return JSON.stringify([ctk.whoIs(doc, edge.src), edge.service, edge.service ? null : ctk.whoIs(doc, edge.dst), edge.port, edge.proto]);
+  }
+
+  function partsOf(key) {
+    const [client, service, dst, port, proto] = JSON.parse(key);
+    return { client, server: service || dst, port, proto };
+  }
+
   function failuresOf(doc, edges) {
-    return ctk.groupBy(edges.filter((edge) => ctk.failedOf(edge)), (edge) =>
-      JSON.stringify([ctk.whoIs(doc, edge.src), edge.service || ctk.whoIs(doc, edge.dst), edge.port, edge.proto]))
-      .map((group) => {
-        const [client, server, port, proto] = JSON.parse(group.key);
-        const attempts = edges.filter((edge) => ctk.whoIs(doc, edge.src) === client && edge.port === port
-          && edge.proto === proto && (edge.service || ctk.whoIs(doc, edge.dst)) === server);
-        const firsts = group.edges.map((edge) => edge.failed_first_at).filter((at) => at).sort();
-        const lasts = group.edges.map((edge) => edge.failed_last_at).filter((at) => at).sort();
-        return { ...group, client, server, port, proto, first: firsts[0], last: lasts[lasts.length - 1],
-          attempts: attempts.reduce((sum, edge) => sum + edge.connections, 0) };
-      });
+    return ctk.groupBy(edges, (edge) => dialled(doc, edge)).filter((group) => ctk.failedOf(group.sums)).map((group) => {
+      const firsts = group.edges.map((edge) => edge.failed_first_at).filter((at) => at).sort();
+      const lasts = group.edges.map((edge) => edge.failed_last_at).filter((at) => at).sort();
+      return { ...group, ...partsOf(group.key), first: firsts[0], last: lasts[lasts.length - 1] };
+    });
   }
 
   function Failures({ doc, edges, onPick }) {
     const rows = useMemo(() => failuresOf(doc, edges), [doc, edges]);
     return html`<section aria-labelledby="fails"><h2 id="fails">What fails, since when?</h2>
-      ${rows.length === 0 ? html`<p class="none">No connection was refused or went unreplied.</p>` : html`<${Rows} caption="Failures"
+      ${rows.length === 0 ? html`<p class="none">${edges.length ? "No connection was refused or went unreplied." : "No connection is known."}</p>` : html`<${Rows} caption="Failures"
         rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true], ["First"], ["Last"], ["Over time"]]}
         row=${(each) => {
           const steps = ctk.addedUp(doc, each.edges);
-          return html`<tr ...${exact(each.sums)} data-row="failure"><td><button type="button" class="way" onClick=${() => onPick(each, `${ctk.flagsOfEnds(doc, each.edges[0])} ${ctk.flagsOfPort(each)} --failed`, `${each.client} → ${each.server} ${ctk.portOf(each)}, failed`)}>${each.client}</button></td>
+          return html`<tr ...${exact(each.sums)} data-row="failure"><td><button type="button" class="way" onClick=${() => onPick(each, `${ctk.flagsOfEnds(doc, each.edges)} ${ctk.flagsOfPort(each)}`, `${each.client} → ${each.server} ${ctk.portOf(each)}`)}>${each.client}</button></td>
             <td>${each.server}</td><td class="port">${ctk.portOf(each)}</td>
             <td class="right bad">${ctk.some(each.sums.refused)}</td><td class="right bad">${ctk.some(each.sums.unreplied)}</td>
-            <td class="right">${ctk.counted(each.attempts)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
+            <td class="right">${ctk.counted(each.sums.connections)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
             <td class="time">${ctk.clock(each.last, doc.answered.since)}</td>
             <td>${steps ? html`<${ctk.Spark} failing values=${ctk.failedOfSteps(steps)} />` : "–"}</td></tr>`;
         }} />`}
@@ -81,7 +85,7 @@
   }
 
   function changesOf(doc, edges, before) {
-    const key = (edge) => JSON.stringify([ctk.whoIs(doc, edge.src), edge.service || ctk.whoIs(doc, edge.dst), edge.port, edge.proto]);
+    const key = (edge) => dialled(doc, edge);
     const now = new Map(ctk.groupBy(edges, key).map((group) => [group.key, group]));
     const then = new Map(ctk.groupBy(before, key).map((group) => [group.key, group]));
     const lasts = (part) => new Date(part.until) - new Date(part.since);
@@ -114,9 +118,9 @@
       ${rows.length === 0 ? html`<p class="none">The same talk to the same, about as much.</p>` : html`<${Rows} caption="Changes" rows=${rows}
         head=${[["What"], ["Client"], ["Dialled"], ["Port"], ["Connections now", true], ["Before", true], ["Failed now", true]]}
         row=${(each) => {
-          const [client, server, port, proto] = JSON.parse((each.now || each.then).key);
+          const { client, server, port, proto } = partsOf((each.now || each.then).key);
           return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td>${each.how === "more" ? "3× more" : each.how}</td>
-            <td><button type="button" class="way" onClick=${() => onPick(each.now || each.then, `${ctk.flagsOfEnds(doc, (each.now || each.then).edges[0])} ${ctk.flagsOfPort({ port, proto })}`, `${client} → ${server} ${ctk.portOf({ port, proto })}`)}>${client}</button></td><td>${server}</td>
+            <td><button type="button" class="way" onClick=${() => onPick(each.now || each.then, `${ctk.flagsOfEnds(doc, (each.now || each.then).edges)} ${ctk.flagsOfPort({ port, proto })}`, `${client} → ${server} ${ctk.portOf({ port, proto })}`)}>${client}</button></td><td>${server}</td>
             <td class="port">${ctk.portOf({ port, proto })}</td>
             <td class="right">${each.now ? ctk.counted(each.now.sums.connections) : "0"}</td>
             <td class="right">${each.then ? ctk.counted(each.then.sums.connections) : each.how === "unknown" ? "?" : "0"}</td>
@@ -139,7 +143,7 @@
     const fits = text === "" ? [] : names.filter((name) => name.includes(text));
     const chosen = names.includes(text) ? text : fits.length === 1 ? fits[0] : null;
     const side = (filter, who) => ctk.groupBy(edges.filter(filter), (edge) =>
-      JSON.stringify([who(edge), edge.port, edge.proto]));
+      JSON.stringify([who(edge), edge.service, edge.port, edge.proto]));
     const server = (edge) => edge.service || ctk.whoIs(doc, edge.dst);
     const served = useMemo(() => ctk.groupBy(edges, server)
       .map((group) => ({ ...group, callers: new Set(group.edges.map((edge) => ctk.whoIs(doc, edge.src))).size }))
@@ -148,10 +152,10 @@
       (edge) => ctk.whoIs(doc, edge.src));
     const callees = chosen === null ? [] : side((edge) => ctk.whoIs(doc, edge.src) === chosen, server);
     const list = (title, groups) => html`<div><h3>${title}</h3>${groups.length === 0 ? html`<p class="none">nobody</p>` : html`<${Rows} caption=${title}
-      rows=${groups} head=${[["Who"], ["Port"], ["Connections", true], ["Failed", true], ["Bytes", true]]}
+      rows=${groups} head=${[["Who"], ["Service"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
       row=${(group) => {
-        const [name, port, proto] = JSON.parse(group.key);
-        return html`<tr><td><button type="button" class="way" onClick=${() => onPick(group, `${ctk.flagsOfEnds(doc, group.edges[0])} ${ctk.flagsOfPort({ port, proto })}`, `${title} ${name}`)}>${name}</button></td><td class="port">${ctk.portOf({ port, proto })}</td>
+        const [name, service, port, proto] = JSON.parse(group.key);
+        return html`<tr><td><button type="button" class="way" onClick=${() => onPick(group, `${ctk.flagsOfEnds(doc, group.edges)} ${ctk.flagsOfPort({ port, proto })}`, `${title} ${name}`)}>${name}</button></td><td>${service || "–"}</td><td class="port">${ctk.portOf({ port, proto })}</td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`;
       }} />`}</div>`;
@@ -170,13 +174,13 @@
   // A list: its title, the key an edge has in it, and the flags that ask for a row of it.
   const LISTS = {
     pairs: ["Workloads", (doc, edge) => `${ctk.whoIs(doc, edge.src)} → ${ctk.whoIs(doc, edge.dst)}`,
-      (doc, edge) => ctk.flagsOfEnds(doc, { ...edge, service: null })],
-    services: ["Services", (doc, edge) => edge.service, (doc, edge) => `--service ${ctk.shellWord(edge.service)}`],
+      (doc, edge) => ctk.flagsOfEnds(doc, [{ ...edge, service: null }])],
+    services: ["Services", (doc, edge) => edge.service, (doc, edge) => `--service ${ctk.shellWord(edge.dialled)}`],
     external: ["External peers", (doc, edge) => {
       const ends = [doc.nodes[edge.src], doc.nodes[edge.dst]].filter((each) => each.kind === "external");
       return ends.length ? ends.map((each) => each.name).join(" → ") : null;
     }, (doc, edge) => `--kind external ${[edge.src, edge.dst].filter((id) => doc.nodes[id].kind === "external" && doc.nodes[id].name !== "other").map((id) => `--ip ${doc.nodes[id].name}`).join(" ")}`],
-    ports: ["Ports", (doc, edge) => ctk.portOf(edge), (doc, edge) => ctk.flagsOfPort(edge)],
+    ports: ["Ports", (doc, edge) => ctk.portOf(edge), (doc, edge) => ctk.flagsOfPort(edge, "dst_port,proto")],
   };
 
   function Lists({ doc, edges, by, onBy, onPick }) {
@@ -195,13 +199,15 @@
       <div role="tablist" aria-label="Lists" onKeyDown=${onKey}>${Object.entries(LISTS).map(([key, [title]]) => html`<button type="button"
         role="tab" id=${`tab-${key}`} aria-selected=${key === by ? "true" : "false"} tabindex=${key === by ? 0 : -1} aria-controls="list" onClick=${() => onBy(key)}>${title}</button>`)}</div>
       <div role="tabpanel" id="list" aria-labelledby=${`tab-${by}`}>
-      <${Rows} key=${by} caption=${LISTS[by][0]} rows=${rows} head=${[[LISTS[by][0]], ["Connections", true], ["Failed", true], ["Out", true], ["In", true], ["Share", true]]}
+      <${Rows} key=${by} caption=${LISTS[by][0]} rows=${rows} head=${[[LISTS[by][0]], ["Conns", true], ["Failed", true], ["Out", true], ["In", true], ["Share", true]]}
         row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td><button type="button" class="way" onClick=${() => onPick(group, LISTS[by][2](doc, group.edges[0]))}>${group.key}</button></td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td>
-          <td class="right">${ctk.share(ctk.weightOf(group.sums), ctk.weightOf(total))}</td></tr>`} />
+          <td class="right">${ctk.bytesOf(total) === null ? ctk.share(group.sums.connections, total.connections)
+            : ctk.bytesOf(group.sums) === null ? "–" : ctk.share(ctk.bytesOf(group.sums), ctk.bytesOf(total))}</td></tr>`} />
       <p class="sum" data-row="total" ...${exact(total)}>${`Together ${ctk.counted(total.connections)} connections, ${ctk.counted(ctk.failedOf(total))} failed, `}
-        ${ctk.scaled(total.bytes_out)} out, ${ctk.scaled(total.bytes_in)} in.</p></div>
+        ${ctk.scaled(total.bytes_out)} out, ${ctk.scaled(total.bytes_in)} in${doc.left_out.edges
+          ? `; without ${ctk.counted(doc.left_out.edges)} small edges, whose ${ctk.counted(doc.left_out.sums.connections)} connections are in no list` : ""}.</p></div>
     </section>`;
   }
 

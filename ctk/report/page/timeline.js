@@ -3,6 +3,8 @@
 (function (ctk) {
   const { html, useEffect, useRef, useState } = htmPreact;
   const HEIGHT = 86;
+  const TIMES = 24; // below the last chart
+  const ROOM = 8; // below the others, for the lower half of a 0
 
   function secondsOf(text) {
     return new Date(text).getTime() / 1000;
@@ -44,7 +46,7 @@
     };
   }
 
-  function Chart({ doc, series, title, values, colour, format, onSpan, width }) {
+  function Chart({ doc, series, title, values, colour, format, onSpan, width, last }) {
     const place = useRef(null);
     useEffect(() => {
       const style = getComputedStyle(document.documentElement);
@@ -59,12 +61,12 @@
       const bars = uPlot.paths.bars({ size: [1, Infinity], align: 1 });
       const ink = style.getPropertyValue(colour).trim();
       const plot = new uPlot({
-        width, height: HEIGHT, padding: [6, 8, 0, 0],
+        width, height: last ? HEIGHT : HEIGHT - TIMES + ROOM, padding: [6, 8, 0, 0],
         legend: { show: false },
         cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false }, sync: { key: "timeline" } },
         scales: { x: { time: true, range: [times[0], times[times.length - 1]] }, y: { range: (_, low, high) => [0, high || 1] } },
         axes: [
-          { ...axis, size: 24, values: (_, splits) => splits.map((at) => {
+          { ...axis, space: 80, size: last ? TIMES : ROOM, values: !last ? (_, splits) => splits.map(() => "") : (_, splits) => splits.map((at) => {
             const moment = new Date(at * 1000);
             const clock = `${String(moment.getHours()).padStart(2, "0")}:${String(moment.getMinutes()).padStart(2, "0")}`;
             if (series.step_s >= 3600) return `${moment.getMonth() + 1}-${moment.getDate()} ${clock}`;
@@ -85,7 +87,7 @@
         },
       }, [times, drawn], place.current);
       return () => plot.destroy();
-    }, [doc, series, values, width, colour, ctk.darkNow()]);
+    }, [doc, series, values, width, colour, last, ctk.darkNow()]);
     return html`<figure class="chart"><figcaption>${title}</figcaption><div ref=${place} aria-hidden="true"></div></figure>`;
   }
 
@@ -116,10 +118,11 @@
       ["connections", columns.connections, "--connections", ctk.counted],
       ["failures", failedOfSteps(columns), "--failed", ctk.counted],
     ];
+    const drawn = each.filter(([name, values]) => name !== "bytes" || values.some((value) => value !== null));
     return html`<div class="timeline" role="group" aria-label=${title} ref=${place}>
-      ${width > 0 && each.filter(([name, values]) => name !== "bytes" || values.some((value) => value !== null)).map(
-        ([name, values, colour, format]) => html`<${Chart} key=${name} doc=${doc} series=${doc.series} title=${name}
-          values=${values} colour=${colour} format=${format} onSpan=${onSpan} width=${width} />`)}
+      ${width > 0 && drawn.map(
+        ([name, values, colour, format], at) => html`<${Chart} key=${name} doc=${doc} series=${doc.series} title=${name}
+          values=${values} colour=${colour} format=${format} onSpan=${onSpan} width=${width} last=${at === drawn.length - 1} />`)}
     </div>`;
   }
 
