@@ -18,10 +18,10 @@ install: .venv/.installed ## Make .venv/bin/ctk, with the versions that were tes
 	@touch $@
 
 tools: # What a node is played with, and what pages are looked at with; root on Debian gets it.
-	@missing=; for tool in nft conntrack ip chromium; do command -v $$tool >/dev/null || missing=yes; done; \
+	@missing=; for tool in nft conntrack ip chromium cc; do command -v $$tool >/dev/null || missing=yes; done; \
 	if [ "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nftables conntrack iproute2 chromium >/dev/null; fi
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nftables conntrack iproute2 chromium gcc libc6-dev >/dev/null; fi
 
 demo: install ## Record from a recording of a real node, and ask what was recorded.
 	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
@@ -55,6 +55,7 @@ check: lint test ## All that CI runs.
 bench: install tools ## Measure recording and reading beside other tools (root, minutes).
 	$(BIN)/python tests/bench/record.py
 	$(BIN)/python tests/bench/read.py
+	$(BIN)/python tests/bench/page.py
 
 docs: install tools ## Write the outputs in the documentation anew, from real runs, and its pictures.
 	$(BIN)/python tests/docs.py --write

@@ -13,6 +13,8 @@ from click.testing import Result
 from kubelets import Cluster
 from test_collect import ENDED, RECORDS
 
+import ctk
+
 Invoke = Callable[..., Result]
 CTK = (sys.executable, "-m", "ctk")
 
@@ -89,7 +91,7 @@ def test_on_a_terminal_it_shows_a_table_and_leaves_the_files(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     shown, terminal = pty.openpty()
-    command = (*CTK, "collect", "--kubeconfig", "kubeconfig", "-o", "out", "--for", "1s")
+    command = (*CTK, "collect", "--kubeconfig", "kubeconfig", "-o", "out", "--for", "1s", "--merge")
     with subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -117,7 +119,10 @@ def test_on_a_terminal_it_shows_a_table_and_leaves_the_files(
     text = written.decode()
     assert "\x1b[JNODE  STATE      EVENTS/S  FLOWS  GAPS     SIZE\r\n" in text
     assert "\nn1    recording         1      2     0  4.0 MiB\r\nn2    ended " in text
-    assert text.endswith("\x1b[4A\r\x1b[J")  # nothing of the table is left
+    # Nothing of the table is left.
+    assert text.rpartition("\x1b[4A\r\x1b[J")[2].endswith("out/all.db: 1 recording of 1 node\r\n")
+    with ctk.open(tmp_path / "out" / "all.db") as recording:
+        assert recording.describe().nodes == ("n1",)
     assert cluster.made() == []
 
 

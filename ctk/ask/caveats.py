@@ -7,7 +7,7 @@ of different types may be equal.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ctk.ask.gaps import StoredGap, gaps_in_words, gaps_of
@@ -183,6 +183,32 @@ class NoIdleLook(NamedTuple):
         return "no recorder has looked for idle connections yet: it does every 5m, and at its end"
 
 
+class NearlyFull(NamedTuple):
+    """A node's table was nearly full."""
+
+    node: str
+    at_ns: int
+    peak: int
+    most: int
+
+    @property
+    def text(self) -> str:
+        at = _short(self.at_ns // SECOND * SECOND)
+        share = f"{self.peak / self.most:.0%}"
+        return (
+            f"the table of {self.node} was {share} full at {at}: {self.peak:,} of"
+            f" {self.most:,} entries"
+        )
+
+
+class NoTableLook(NamedTuple):
+    """No recorder has looked at the table in the span."""
+
+    @property
+    def text(self) -> str:
+        return "no recorder has looked at the table then: it does once a minute, since ctk 0.1.0"
+
+
 class TextTimes(NamedTuple):
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
@@ -235,10 +261,17 @@ Caveat = (
     | IdleUnmeasured
     | IdleLeftOut
     | NoIdleLook
+    | NearlyFull
+    | NoTableLook
     | TextTimes
     | OfFiles
     | SeenByEach
 )
+
+
+def each_once(caveats: Iterable[Caveat]) -> tuple[Caveat, ...]:
+    """Leave out what is said before; two of different types are not the same."""
+    return tuple({(type(caveat), caveat): caveat for caveat in caveats}.values())
 
 
 def caveats_of(

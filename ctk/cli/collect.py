@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ctk.fleet.collect import Options, Outcome
 
 _HOME_CONFIG = "~/.kube/config"
+_MERGED = "all.db"
 
 
 @click.command(short_help="Record on nodes of a cluster for a while, and fetch the files.")
@@ -73,7 +74,8 @@ _HOME_CONFIG = "~/.kube/config"
     metavar="SIZE",
     help="Of a node's file: the oldest and finest rows go first.",
 )
-def collect(nodes: tuple[str, ...], image: str | None, **given: Any) -> None:
+@click.option("--merge", "merges", is_flag=True, help=f"Merge them, too: DIR/{_MERGED}.")
+def collect(nodes: tuple[str, ...], image: str | None, merges: bool, **given: Any) -> None:
     """
     Record on nodes of a cluster for a while, and fetch their files to DIR.
 
@@ -82,7 +84,7 @@ def collect(nodes: tuple[str, ...], image: str | None, **given: Any) -> None:
 
     \b
     ctk collect --for 10m -o incident
-    ctk collect --context prod --nodes worker-1,worker-2 -o incident
+    ctk collect --context prod --nodes worker-1,worker-2 -o incident --merge
     """
     from ctk.cli.nodelines import NodeLines
     from ctk.fleet import collect as fleet
@@ -102,11 +104,20 @@ def collect(nodes: tuple[str, ...], image: str | None, **given: Any) -> None:
         **given,
     )
     _refuse_contradictions(options)
+    merged = options.out / _MERGED
+    if merges and merged.exists():
+        raise UsageError(f"{merged} is there already", hint="name another folder, or remove it")
     stop = fleet.Ending(None)
     with stop.on_signals(), NodeLines() as shown:
         outcome = fleet.collect(options, stop, shown)
     _print_files(outcome)
-    _raise_problems(outcome, options)
+    problems = []
+    if merges:
+        try:
+            _merge(outcome, merged)
+        except CtkError as error:  # what nodes failed of is to be said, too
+            problems.append(error)
+    _raise_last([*problems, *_problems(outcome, options)])
 
 
 def _kubeconfig() -> Path | None:
@@ -144,9 +155,23 @@ def _print_files(outcome: "Outcome") -> None:
         click.echo(f"{node:<{widths[0]}}  {path:<{widths[1]}}  {size:>{widths[2]}}")
 
 
-def _raise_problems(outcome: "Outcome", options: "Options") -> None:
-    """Say each kind of problem in a line, and exit with 1 where there is one."""
-    problems = list(_problems(outcome, options))
+def _merge(outcome: "Outcome", out: Path) -> None:
+    """Make one file of those that came."""
+    from ctk.cli.bar import Bar
+    from ctk.cli.merge import say
+    from ctk.fleet.merge import merge
+
+    paths = [each.path for each in outcome.recorders if each.path is not None]
+    if paths:
+        with Bar(shown=True) as bar:
+            found = merge(
+                paths, out, progress=lambda done, total: bar.show(done / (total or 1), done)
+            )
+        say(found, out)
+
+
+def _raise_last(problems: Sequence[CtkError]) -> None:
+    """Say each problem in a line, and exit with 1 where there is one."""
     for error in problems[:-1]:
         remark(error.message)
         if error.hint:
@@ -164,13 +189,7 @@ def _problems(outcome: "Outcome", options: "Options") -> Iterator[CtkError]:
         yield CtkError(f"kept, but not all is in it: {by_reason(cut)}")
     failed = [(each.node, each.why) for each in recorders if each.path is None]
     if failed:
-        yield CtkError(
-            f"{_count(failed, len(recorders))} gave no file: {by_reason(failed)}",
-            hint=None,
-        )
+        count = f"{len(failed)} of {len(recorders)} node{'s' if len(recorders) > 1 else ''}"
+        yield CtkError(f"{count} gave no file: {by_reason(failed)}")
     if outcome.left is not None:
         yield CtkError(outcome.left.said, hint=options.deleting(outcome.left))
-
-
-def _count(failed: Sequence[object], of: int) -> str:
-    return f"{len(failed)} of {of} nodes"

@@ -24,7 +24,7 @@ _PATH: Any = click.Path(path_type=Path, readable=False)
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where to: a new file, or one of those that are merged.",
+    help="Where to: a new file, or a merged one that is merged again.",
 )
 @click.option(
     "--since",
@@ -89,10 +89,10 @@ def merge(
             aside=all_observers,
             progress=lambda done, total: bar.show(done / (total or 1), done),
         )
-    _say(found, out)
+    say(found, out)
 
 
-def _say(found: "Merged", out: Path) -> None:
+def say(found: "Merged", out: Path) -> None:
     """Say what became of it, in a few lines."""
     recordings = f"{found.recordings:,} recording{'' if found.recordings == 1 else 's'}"
     nodes = f"{found.nodes:,} node{'' if found.nodes == 1 else 's'}"

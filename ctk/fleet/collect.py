@@ -57,7 +57,7 @@ class Options:
         return shlex.join(["kubectl", *self.flags, "delete", *left.names])
 
 
-class AbandonedError(BaseException):
+class AbandonedError(KeyboardInterrupt):
     """A second signal: what is done now is dropped where it stands."""
 
 
@@ -349,7 +349,7 @@ class _Collection:
                 recorder.path = out
                 self._hear_the_end(recorder)
                 recorder.state = "kept"
-            except (TransferError, CtkError) as error:
+            except (TransferError, CtkError, BrokenError, RefusedError, OSError) as error:
                 recorder.fail(getattr(error, "message", str(error)))
 
     def _hear_the_end(self, recorder: Recorder) -> None:
