@@ -354,6 +354,18 @@ def test_nodes_of_other_clusters_defer_to_nobody_and_name_nothing(tmp_path):
     assert named == [("n0", None), ("n1", None), ("n0", "other")]
 
 
+def test_a_file_that_is_being_written_is_merged_as_of_now(files, talks, tmp_path):
+    live = tmp_path / "n0.db"
+    shutil.copy(files[0], live)
+    with connect.writer(live):  # holds its lock, as a recorder does
+        merge([live, *files[1:]], tmp_path / "all.db")
+        assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".db") == [
+            "all.db",
+            "n0.db",
+        ]
+    assert whole(tmp_path / "all.db") == total(talks)
+
+
 def test_two_recorders_of_one_node_at_once_are_refused(world, tmp_path):
     for name, since_ns in (("a.db", SINCE), ("b.db", SINCE + MINUTE)):
         world.write_node(tmp_path / name, 0, [], SPAN, since_ns=since_ns)
