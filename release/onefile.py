@@ -46,7 +46,7 @@ NO_FILES = re.compile(
 )
 NO_STDLIB = re.compile(
     r"(test|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils|pydoc_data|site-packages|venv"
-    r"|lib-dynload|config-[^/]*|__pycache__|dbm|xmlrpc|wsgiref)(/|$)"
+    r"|lib-dynload|config-[^/]*|__pycache__|dbm|xmlrpc)(/|$)"
     r"|.*/(tests?|__pycache__)/"
     # Of encodings, those of UTF, of host names and of archives.
     r"|encodings/(?!__init__|aliases|ascii|charmap|cp437|idna|latin_1|punycode|utf)"
