@@ -55,6 +55,7 @@ check: lint test ## All that CI runs.
 bench: install tools ## Measure recording and reading beside other tools (root, minutes).
 	$(BIN)/python tests/bench/record.py
 	$(BIN)/python tests/bench/read.py
+	$(BIN)/python tests/bench/page.py
 
 docs: install tools ## Write the outputs in the documentation anew, from real runs, and its pictures.
 	$(BIN)/python tests/docs.py --write

@@ -294,3 +294,60 @@ def m012_times_of_pods(db: Database) -> None:
     # Of the API server, as of then: a watch goes on from it.
     conn.execute("ALTER TABLE recording ADD COLUMN pods_version TEXT")
     conn.execute("UPDATE recording SET told_ns = committed_ns")
+
+
+@migrations()
+def m013_table_use(db: Database) -> None:
+    """How full the kernel's table of connections was, what it refused, and who held its entries."""
+    conn = db.conn
+    # Counters grew by so much since the look before; NULL where that is not known.
+    conn.execute(
+        """
+        CREATE TABLE table_look (
+            at_ns INTEGER NOT NULL,
+            recording_id INTEGER NOT NULL REFERENCES recording(id),
+            entries INTEGER NOT NULL, -- nf_conntrack_count
+            peak INTEGER NOT NULL, -- the most since the look before
+            most INTEGER, -- nf_conntrack_max
+            found INTEGER,
+            invalid INTEGER,
+            inserted INTEGER,
+            insert_failed INTEGER,
+            dropped INTEGER,
+            early_dropped INTEGER,
+            errors INTEGER,
+            search_restarts INTEGER,
+            clash_resolved INTEGER,
+            chain_too_long INTEGER,
+            PRIMARY KEY (at_ns, recording_id)
+        ) WITHOUT ROWID
+        """
+    )
+    conn.execute(
+        """
+        CREATE TABLE holder (
+            id INTEGER PRIMARY KEY,
+            proto TEXT, -- NULL with client_kind "other" and "left out"
+            client_kind TEXT NOT NULL,
+            client TEXT, -- NULL where nobody is known by name
+            service TEXT,
+            backend_kind TEXT,
+            backend TEXT,
+            port INTEGER -- that was dialled
+        )
+        """
+    )
+    conn.execute("CREATE INDEX holder_client ON holder(client, service, port)")
+    conn.execute(
+        """
+        CREATE TABLE held (
+            at_ns INTEGER NOT NULL, -- the end of a dump
+            recording_id INTEGER NOT NULL REFERENCES recording(id),
+            holder_id INTEGER NOT NULL REFERENCES holder(id),
+            state TEXT NOT NULL,
+            entries INTEGER NOT NULL,
+            PRIMARY KEY (at_ns, recording_id, holder_id, state)
+        ) WITHOUT ROWID
+        """
+    )
+    make_views(conn)

@@ -2,9 +2,10 @@
 Two days of a made-up shop, for docs/questions.md: a file in which there is something to find.
 
 One node, written as a recorder writes it, a window each five minutes. On the second day at 09:10
-one of the two backends of pay/api begins to refuse, at 08:40 the shop begins to call an address
-that it never called before, and three connections to the database have stood still since 07:30.
-Every two hours each client of the database leaves a connection open.
+one of the two backends of pay/api begins to refuse, and visitors who try again fill the kernel's
+table; at 08:40 the shop begins to call an address that it never called before, and three
+connections to the database have stood still since 07:30. Every two hours each client of the
+database leaves a connection open.
 """
 
 import sys
@@ -16,6 +17,14 @@ from edges import edge, with_ids
 from ctk.model import Edge, Endpoint, EventCounts, FlowRow, IdleConnections
 from ctk.store import connect
 from ctk.store.write import Writer
+from ctk.tableuse import (
+    OTHER_HOLDERS,
+    Held,
+    Holder,
+    TableCounters,
+    TableLook,
+    TableUse,
+)
 from ctk.timespan import HOUR, MINUTE, SECOND
 
 DAY_2 = 1_795_478_400 * SECOND  # 2026-11-24T00:00:00Z
@@ -138,6 +147,26 @@ def _rows(at_ns: int) -> Iterator[FlowRow]:
         yield row(_TO_STRANGER, 1, 250_000, 600)
 
 
+def _looks(at_ns: int) -> list[TableLook]:
+    """Look at the kernel's table: visitors try again, and what is over stays for two minutes."""
+    busy = 4 if 7 <= at_ns // HOUR % 24 < 20 else 1
+    failing = max(0, (at_ns - DAY_2 - 9 * HOUR - 10 * MINUTE) // STEP)
+    web, api, dns = "shop/web", "pay/api", "kube-system/kube-dns"
+    held = {
+        (Holder("tcp", "external", None, web, "pod", web, 30080), "TIME_WAIT"): 290 * busy
+        + 1_240 * failing,
+        (Holder("tcp", "pod", web, None, "pod", "shop/cart", 8080), "TIME_WAIT"): 80 * busy,
+        (Holder("tcp", "pod", web, "shop/db", "pod", "shop/db", 5432), "ESTABLISHED"): 40,
+        (Holder("tcp", "pod", "shop/cart", api, "pod", api, 443), "TIME_WAIT"): 55 * busy,
+        (Holder("udp", "pod", web, dns, "pod", "kube-system/coredns", 53), "REPLIED"): 60 * busy,
+        (OTHER_HOLDERS, "TIME_WAIT"): 11 * busy,
+    }
+    entries = sum(held.values())
+    refused = TableCounters(*(0,) * len(TableCounters._fields))
+    use = TableUse(at_ns, entries, entries + 7 * busy, 16_384, refused)
+    return [use, Held(at_ns, {row: count for row, count in held.items() if count})]
+
+
 def write(path: Path) -> None:
     """Write the two days into a file that is not there yet."""
     with connect.writer(path) as conn:
@@ -148,7 +177,8 @@ def write(path: Path) -> None:
         for at_ns in range(BEGAN, ENDED, STEP):
             rows = with_ids(writer, _rows(at_ns))
             counters = EventCounts(counters.events + 40 * len(rows))
-            writer.window(rows, committed_ns=at_ns + STEP, counters=counters)
+            looks = _looks(at_ns)
+            writer.window(rows, looks=looks, committed_ns=at_ns + STEP, counters=counters)
             for _ in writer.maintain(at_ns + STEP, {}):
                 pass
         since_ns = DAY_2 + 7 * HOUR + 30 * MINUTE

@@ -30,7 +30,7 @@ def _get(file: Path, path: str) -> str:
 
 def test_its_first_page_shows_views_first(node: Path) -> None:
     shown = _get(node, "/")
-    assert re.search(r"0 rows in 0 tables\s*\d+ rows in \d+ hidden tables,\s+10 views", shown)
+    assert re.search(r"0 rows in 0 tables\s*\d+ rows in \d+ hidden tables,\s+12 views", shown)
     assert re.search(r"flows,\s+flows_1m,\s+flows_1h", shown)
 
 

@@ -130,7 +130,8 @@ def test_an_unnamed_tunnel_counts_twice_and_that_is_said(world, talks, tmp_path)
 def test_any_order_and_any_number_of_steps_give_the_same(files, talks, tmp_path):
     out = tmp_path / "all.db"
     for start, aside in ((0, False), (2, True)):
-        shutil.copy(files[start], out)
+        out.unlink(missing_ok=True)
+        merge([files[start]], out, aside=aside)
         for file in [*files[start + 1 :], *files[:start]]:
             merge([out, file], out, aside=aside)
         merge([out, files[1], files[1]], out, aside=aside)
@@ -352,8 +353,10 @@ def test_the_command_says_what_was_left_out(invoke: Invoke, files, talks, tmp_pa
     again = invoke("merge", files[0], "-o", files[1])
     assert (again.exit_code, again.stderr) == (
         2,
-        f"Error: {files[1]} is there already\nTry: name another file, or merge into it\n",
+        f"Error: {files[1]} is there already\nTry: name another file\n",
     )
+    kept = invoke("merge", *files[:2], "-o", files[1])  # what a recorder wrote is not written over
+    assert kept.stderr == again.stderr
     wrong = invoke("merge", files[0], "-o", tmp_path / "x.db", "--levels", "2m")
     assert wrong.stderr == "Error: '2m' is not a level\nTry: some of flows,1m,1h,1d\n"
     recorded = invoke("record", out, "--no-kube")

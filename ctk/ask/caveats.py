@@ -183,6 +183,32 @@ class NoIdleLook(NamedTuple):
         return "no recorder has looked for idle connections yet: it does every 5m, and at its end"
 
 
+class NearlyFull(NamedTuple):
+    """A node's table was nearly full."""
+
+    node: str
+    at_ns: int
+    peak: int
+    most: int
+
+    @property
+    def text(self) -> str:
+        at = _short(self.at_ns // SECOND * SECOND)
+        share = f"{self.peak / self.most:.0%}"
+        return (
+            f"the table of {self.node} was {share} full at {at}: {self.peak:,} of"
+            f" {self.most:,} entries"
+        )
+
+
+class NoTableLook(NamedTuple):
+    """No recorder has looked at the table in the span."""
+
+    @property
+    def text(self) -> str:
+        return "no recorder has looked at the table then: it does once a minute, since ctk 0.1.0"
+
+
 class TextTimes(NamedTuple):
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
@@ -235,6 +261,8 @@ Caveat = (
     | IdleUnmeasured
     | IdleLeftOut
     | NoIdleLook
+    | NearlyFull
+    | NoTableLook
     | TextTimes
     | OfFiles
     | SeenByEach

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.gaps import gaps_in_words, gaps_of
+from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
 from ctk.ask.spans import Held, exact_extent, held
 from ctk.store import merged
 from ctk.store.sizes import content_bytes, database_bytes
@@ -80,6 +81,7 @@ class Description:
     endpoints: tuple[EndpointsOfKind, ...]
     levels: tuple[DescribedLevel, ...]
     tables: tuple[DescribedTable, ...]
+    pressure: tuple[NodePressure, ...]  # on the kernel's table, by node
     caveats: tuple[Caveat, ...]
 
 
@@ -93,6 +95,7 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
         levels = held(conn)
         span = exact_extent(conn, levels)
         tables = _tables(conn) if sizes else ()
+        pressure = of_nodes(conn)
         asides, notes = merged.read(conn)
         return Description(
             since=format_time(span[0]) if span else None,
@@ -132,7 +135,8 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
             ),
             levels=tuple(_level(conn, level, tables) for level in levels) if sizes else (),
             tables=tables,
-            caveats=tuple(nothing_recorded(conn)),
+            pressure=pressure,
+            caveats=(*nothing_recorded(conn), *nearly_full(pressure)),
         )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ctk.ask.failures import Failures
     from ctk.ask.idle import Idle
     from ctk.ask.new import New
+    from ctk.ask.pressure import Pressure
 
 
 class Questions(ABC):
@@ -109,6 +110,23 @@ class Questions(ABC):
         least_ns = parse_age(min_idle) if isinstance(min_idle, str) else min_idle
         with self._connect() as conn:
             return idle(conn, chosen, least_ns)
+
+    def pressure(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        by: str | Iterable[str] = ("client", "service", "state"),
+        since: Moment | None = None,
+        until: Moment | None = None,
+    ) -> "Pressure":
+        """Say how full the kernel's table was, and who held it: see `ctk.ask.pressure`."""
+        from ctk.ask.pressure import pressure
+
+        self._check()
+        keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
+        with self._connect() as conn:
+            return pressure(conn, filters or self._span(since, until), keys)
 
     def _span(self, since: Moment | None, until: Moment | None) -> Filters:
         return self._filters(None, {"since": since, "until": until})

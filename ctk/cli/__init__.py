@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "series": "Sum DB up over time: steps without holes.",
         "balance": "Say how evenly a service's backends are used.",
         "idle": "List live connections that move nothing.",
+        "pressure": "Say how full the kernel's table was, and who held it.",
         "schema": "Say what may be asked in SQL: views and columns.",
         "info": "Say what DB holds.",
     },

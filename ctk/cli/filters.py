@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,13 +14,15 @@ from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
 from ctk.ask.moments import Reference
 from ctk.cli.sections import SectionedCommand
 from ctk.errors import UsageError
-from ctk.model import Field
+from ctk.model import Field, Filters
 from ctk.numbers import parse_count
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SPAN = ("since", "until", "for_")
 
 _SIDES_NOTE = (
     "The same flag twice, or values with commas between, is 'or'; different flags are 'and'. In a"
@@ -99,39 +101,48 @@ def filter_options(command: F) -> F:
 
     @functools.wraps(command)
     def collect(**given: Any) -> Any:
-        asked = {name: given.pop(f"filter_{name}") for name in (*SPAN, *NAMES)}
-        given_flags = {name: value for name, value in asked.items() if value != ()}
-        if given.pop("filter_all") and asked["namespace"]:
+        if given.pop("filter_all") and given["filter_namespace"]:
             raise UsageError("-A and --namespace exclude each other", hint="give one of them")
-
-        def reference() -> Reference:
-            with ctk.open(given["db"]) as recording:
-                return recording.reference()
-
-        filters = filters_of(
-            given_flags,
-            now_ns=time.time_ns(),
-            reference=reference,
-            zone=UTC if given.get("utc") else None,  # of the options of the output
-            spelled=as_flag,
-        )
-        return command(filters=filters, **given)
+        return command(filters=_chosen(given, (*SPAN, *NAMES)), **given)
 
     for option in reversed(_filter_params()):
         collect = option(collect)
     return collect  # type: ignore[return-value]
 
 
+def span_options(command: F) -> F:
+    """Give a command --since, --until and --for; it is called with `filters`, a `Filters`."""
+
+    @functools.wraps(command)
+    def collect(**given: Any) -> Any:
+        return command(filters=_chosen(given, _SPAN), **given)
+
+    for option in reversed(_span_params()):
+        collect = option(collect)
+    return collect  # type: ignore[return-value]
+
+
+def _chosen(given: dict[str, Any], names: Iterable[str]) -> Filters:
+    """Take the values of these filters out of what was given, and make the filters of them."""
+    asked = {name: given.pop(f"filter_{name}") for name in names}
+
+    def reference() -> Reference:
+        with ctk.open(given["db"]) as recording:
+            return recording.reference()
+
+    return filters_of(
+        {name: value for name, value in asked.items() if value != ()},
+        now_ns=time.time_ns(),
+        reference=reference,
+        zone=UTC if given.get("utc") else None,  # of the options of the output
+        spelled=as_flag,
+    )
+
+
 def _filter_params() -> list[Callable[[Any], Any]]:
     number: dict[str, Any] = {"type": parse_count, "metavar": "N"}
-    moment: dict[str, Any] = {"metavar": "TIME"}
-    text = "From then on: 15m, '10 min ago', 09:00, yesterday, 2024-11-25T18:47:22Z."
     params = [
-        click.option("--since", "filter_since", **moment, help=text),
-        click.option("--until", "filter_until", **moment, help="Before then: written the same."),
-        click.option(
-            "--for", "filter_for_", metavar="AGE", help="So long from --since, or up to --until."
-        ),
+        *_span_params(),
         click.option("--last", "filter_last", **number, help="Only the last N."),
         click.option("--first", "filter_first", **number, help="Only the first N."),
     ]
@@ -149,6 +160,18 @@ def _filter_params() -> list[Callable[[Any], Any]]:
     text = "Of all namespaces, as without it."
     params.append(click.option("-A", "filter_all", "--all-namespaces", is_flag=True, help=text))
     return params
+
+
+def _span_params() -> list[Callable[[Any], Any]]:
+    moment: dict[str, Any] = {"metavar": "TIME"}
+    text = "From then on: 15m, '10 min ago', 09:00, yesterday, 2024-11-25T18:47:22Z."
+    return [
+        click.option("--since", "filter_since", **moment, help=text),
+        click.option("--until", "filter_until", **moment, help="Before then: written the same."),
+        click.option(
+            "--for", "filter_for_", metavar="AGE", help="So long from --since, or up to --until."
+        ),
+    ]
 
 
 def _complete(

@@ -24,7 +24,7 @@ _PATH: Any = click.Path(path_type=Path, readable=False)
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where to: a new file, or one of those that are merged.",
+    help="Where to: a new file, or a merged one that is merged again.",
 )
 @click.option(
     "--since",

@@ -167,7 +167,8 @@ def _drawn(
             return None
     from ctk.render.overtime import drawn
 
-    rows = [row.keys for row in ranked.rows]
+    # Where all groups are shown, there is nothing to leave out.
+    rows = [row.keys for row in ranked.rows] if ranked.groups > len(ranked.rows) else None
     found = recording.series(
         filters,
         by=ranked.by,

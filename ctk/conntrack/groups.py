@@ -68,6 +68,7 @@ class Flow:
 # long.
 Ends = tuple[bytes, bytes, bytes]
 StrangerKinds = tuple[Kind | None, Kind | None, Kind | None]  # of Ends; None for those known
+NO_STRANGERS: StrangerKinds = (None, None, None)
 
 
 class Other(Flow):

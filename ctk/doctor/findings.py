@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from ctk.ask.pressure import nearly_full
 from ctk.conntrack.socket import BUFFER_BYTES
 from ctk.doctor.readings import Readings
 from ctk.model import Finding
@@ -93,6 +94,9 @@ def _table(seen: Readings) -> Iterator[Finding]:
             yield Finding("table", "warning", text, advice)
         else:
             yield Finding("table", "ok", text)
+    for full in nearly_full(seen.pressure):
+        advice = f"ctk pressure {seen.disk} says who held it"
+        yield Finding("table before", "warning", full.text, advice)
     if seen.statistics is None:
         return
     refused = {

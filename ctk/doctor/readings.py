@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ctk.ask.pressure import NodePressure
+from ctk.ask.recording import Recording
 from ctk.conntrack import table
 from ctk.conntrack.addresses import local_addresses
 from ctk.conntrack.decode import DESTROY, NEW, Decoder, Event
@@ -80,6 +83,7 @@ class Readings:
     nodes_known: bool = False  # whether there would be a `node_here` if this were a node's
     rules: str = ""  # as nft and iptables-save write them
     rules_unread: Sequence[str] = ()  # what would have told more of them, and was not to be had
+    pressure: Sequence[NodePressure] = ()  # that a recorder saw, where DB is a file of one
     disk: Path = Path()
     disk_named: bool = True  # not by chance: it is where a recording is to go
     free_bytes: int | None = None
@@ -120,6 +124,7 @@ def read(
         nodes_known=nodes_known,
         rules=rules,
         rules_unread=rules_unread,
+        pressure=_pressure(disk),
         disk=disk,
         disk_named=disk_named,
         free_bytes=None if folder is None else shutil.disk_usage(folder).free,
@@ -302,6 +307,17 @@ def _rules() -> tuple[str, list[str]]:
                 said = done.stderr.strip().splitlines()
                 unread.append(f"{command[0]} failed ({said[0] if said else done.returncode})")
     return "\n".join(texts), unread
+
+
+def _pressure(db: Path) -> Sequence[NodePressure]:
+    """Read how full the tables were that a recorder looked at; nothing where DB is no such file."""
+    if not db.is_file():
+        return ()
+    try:
+        with Recording(db) as recording:
+            return recording.pressure().nodes
+    except (CtkError, sqlite3.Error):
+        return ()
 
 
 def _folder(path: Path) -> Path | None:

@@ -40,6 +40,36 @@ def recordings(
                 f" FROM {schema}.gap WHERE recording_id = ? AND ended_ns >= ?",
                 (made, held.id, -FOREVER_NS if since_ns is None else since_ns),
             )
+            table_use(conn, schema, held.id, made, since_ns)
+
+
+def table_use(
+    conn: sqlite3.Connection, schema: str, old_id: int, new_id: int | None, since_ns: int | None
+) -> None:
+    """Copy how full the table was in a recording, and who held it."""
+    since_ns = -FOREVER_NS if since_ns is None else since_ns
+    looks = _columns(conn, "table_look", "recording_id")
+    conn.execute(
+        f"INSERT INTO main.table_look(recording_id, {looks}) SELECT ?, {looks}"
+        f" FROM {schema}.table_look WHERE recording_id = ? AND at_ns >= ?",
+        (new_id, old_id, since_ns),
+    )
+    names = _columns(conn, "holder", "id")
+    same = " AND ".join(f"known.{name} IS of.{name}" for name in names.split(", "))
+    conn.execute(
+        f"INSERT INTO main.holder({names}) SELECT {names} FROM {schema}.holder AS of"
+        f" WHERE id IN (SELECT holder_id FROM {schema}.held"
+        " WHERE recording_id = ? AND at_ns >= ?)"
+        f" AND NOT EXISTS (SELECT 1 FROM main.holder AS known WHERE {same})",
+        (old_id, since_ns),
+    )
+    conn.execute(
+        "INSERT INTO main.held(at_ns, recording_id, holder_id, state, entries)"
+        f" SELECT at_ns, ?, known.id, state, entries FROM {schema}.held AS held"
+        f" JOIN {schema}.holder AS of ON of.id = held.holder_id"
+        f" JOIN main.holder AS known ON {same} WHERE recording_id = ? AND at_ns >= ?",
+        (new_id, old_id, since_ns),
+    )
 
 
 def idle(conn: sqlite3.Connection, file: int, schema: str, recorder_id: int) -> None:

@@ -60,7 +60,7 @@ def merge(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
     """
-    Merge files into `out`, which is not there yet, or is one of them.
+    Merge files into `out`, which is not there yet, or is one of them that was merged before.
 
     `since_ns` leaves out what is older, up to the edge of a bucket, and `levels` the tables that
     are not named. `aside` keeps the rows of observers who defer to another, for who asks for all.
@@ -69,10 +69,8 @@ def merge(
     if not paths:
         raise UsageError("there is nothing to merge", hint="ctk merge a.db b.db -o all.db")
     wanted = _wanted(levels)
-    if (out.exists() or out.is_symlink()) and not any(
-        path.exists() and path.samefile(out) for path in paths
-    ):
-        raise UsageError(f"{out} is there already", hint="name another file, or merge into it")
+    if (out.exists() or out.is_symlink()) and not _is_merged_again(paths, out):
+        raise UsageError(f"{out} is there already", hint="name another file")
     with ExitStack() as stack:
         inputs = open_inputs(paths, stack, out.parent if out.parent.is_dir() else Path())
         chosen = choose(inputs)
@@ -85,6 +83,14 @@ def merge(
             for left in (part, part.with_name(f"{part.name}-journal")):
                 left.unlink(missing_ok=True)
     return found
+
+
+def _is_merged_again(paths: Iterable[Path], out: Path) -> bool:
+    """Say whether what is written over is a merged file, all of which goes on in the new one."""
+    if not any(path.exists() and path.samefile(out) for path in paths):
+        return False
+    with connect.reader(out, older=True) as conn:
+        return merged.is_merged(conn)
 
 
 def _wanted(names: Iterable[str]) -> list[Level]:
@@ -231,13 +237,13 @@ def _copy(
     progress: Callable[[int, int], None],
 ) -> Rows:
     """Copy each level from where no file has finer rows up to where all have."""
-    done, until_ns = 0, FOREVER_NS
-    found: list[tuple[Level, LevelRows]] = []
+    done, finer_ns = 0, FOREVER_NS
+    found: list[tuple[Level, LevelRows, int]] = []
     for level in LEVELS:
-        span = (starts[level.name], until_ns)
-        found.append((level, LevelRows(conn, attached, inputs, level, span)))
-        until_ns = min(until_ns, starts[level.name])
-    total = sum(rows.rows for _, rows in found)
+        span = (starts[level.name], FOREVER_NS)
+        found.append((level, LevelRows(conn, attached, inputs, level, span), finer_ns))
+        finer_ns = starts[level.name]
+    total = sum(rows.rows for _, rows, _ in found)
 
     def advance(rows: int) -> None:
         nonlocal done
@@ -247,8 +253,12 @@ def _copy(
     classes = Classes(conn, chosen.recorded)
     changes = chosen.recorded.changes()
     rows = Rows(conn, attached, inputs, classes, changes, aside=aside, progress=advance)
-    for level, of_level in found:
-        rows.copy(level, of_level)
+    for level, of_level, fold_ns in found:
+        spans = rows.copy(level, of_level, fold_ns)
+        fold(conn, level, spans)
+        if aside:
+            fold(conn, level, spans, aside_of)
+    progress(total, total)
     _carry(conn, inputs, chosen, rows)
     for each in chosen.taken:
         looked = [held.idle_ns for held in each.recordings if held.idle_ns is not None]
@@ -280,10 +290,7 @@ def _finish(
     aside: bool,
 ) -> None:
     """Fold, say how far each level is, drop what is not wanted, and write whose rows they are."""
-    fold(conn, starts)
     fold_counts(conn, starts)
-    if aside:
-        fold(conn, starts, aside_of)
     end_ns = max(
         (
             floor(last_ns, level.width_ns) + level.width_ns

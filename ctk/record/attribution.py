@@ -9,7 +9,14 @@ next window; if that window fails the id is void, and the group is asked about a
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
-from ctk.conntrack.groups import FoldedGroup, Group, Other, StrangerKinds
+from ctk.conntrack.groups import (
+    NO_STRANGERS,
+    Flow,
+    FoldedGroup,
+    Group,
+    Other,
+    StrangerKinds,
+)
 from ctk.kube.endpoints import Endpoints
 from ctk.model import OTHER, Edge, Endpoint, FlowTuple, Kind, address_text
 
@@ -72,6 +79,11 @@ class Attribution:
                 raise RuntimeError("a folded group without a flow has an edge")
         return group.edge_id
 
+    def edge(self, flow: Flow, when_ns: int) -> Edge:
+        """Return the edge of a flow at a time, and give out no id for it."""
+        kinds = flow.kinds if isinstance(flow, Other) else NO_STRANGERS
+        return self._edge(flow.tuple, when_ns, kinds, failed=False)
+
     def edges(self, ids: Iterable[int]) -> dict[int, Edge]:
         """Return the edges with these ids, from memory or from the file."""
         wanted = set(ids)
@@ -106,7 +118,7 @@ class Attribution:
         of: Hashable,
         flow: FlowTuple,
         when_ns: int,
-        kinds: StrangerKinds = (None, None, None),
+        kinds: StrangerKinds = NO_STRANGERS,
         failed: bool = False,
     ) -> int:
         """Ask who it was; `kinds` says whose addresses are cut out of the flow's tuples."""
@@ -114,6 +126,18 @@ class Attribution:
         answer = self._answers.get(of)
         if answer is not None and endpoints.settled_ns <= when_ns < answer.until_ns:
             return answer.edge_id
+
+        edge = self._edge(flow, when_ns, kinds, failed)
+        edge_id = self._give(edge)
+        if when_ns >= endpoints.settled_ns:
+            if len(self._answers) >= _MOST_CACHED:
+                self._answers.clear()
+            sides = {edge.src, edge.dialled, edge.backend}
+            self._answers[of] = _Answer(edge_id, min(map(endpoints.good_until_ns, sides)))
+        return edge_id
+
+    def _edge(self, flow: FlowTuple, when_ns: int, kinds: StrangerKinds, failed: bool) -> Edge:
+        endpoints = self._endpoints
 
         def at(address: bytes, kind: Kind | None) -> Endpoint:
             return OTHER[kind] if kind else endpoints.at(address_text(address), when_ns)
@@ -127,13 +151,7 @@ class Attribution:
             found = endpoints.service(dialled, flow.proto, flow.dst_port, when_ns)
             if found is not None:
                 service, via = found
-        edge_id = self._give(Edge(flow, src, dialled, backend, service, via, failed or None))
-        if when_ns >= endpoints.settled_ns:
-            if len(self._answers) >= _MOST_CACHED:
-                self._answers.clear()
-            until_ns = min(map(endpoints.good_until_ns, {src, dialled, backend}))
-            self._answers[of] = _Answer(edge_id, until_ns)
-        return edge_id
+        return Edge(flow, src, dialled, backend, service, via, failed or None)
 
     def _give(self, edge: Edge) -> int:
         edge_id = self._id_of(edge)

@@ -22,6 +22,7 @@ from ctk.record.gaps import GapLedger
 from ctk.record.plan import Plan
 from ctk.record.rows import Rows, Told, events_of, rows_of, size_of, started_in
 from ctk.store.write import Writer
+from ctk.tableuse import TableLook
 
 log = logging.getLogger("ctk")
 
@@ -126,11 +127,18 @@ class Committer:
                 self._writer.write_edges(begins)
                 yield
 
-    def commit(self, at_ns: int, changes: Sequence[HistoryChange], events: int) -> bool:
+    def commit(
+        self,
+        at_ns: int,
+        changes: Sequence[HistoryChange],
+        events: int,
+        looks: Callable[[], Sequence[TableLook]] = tuple,
+    ) -> bool:
         """
         Write all that waits. Return whether it is in the file up to `at_ns`.
 
-        `events` is how many the recording has counted. Windows that are written take the commit up
+        `events` is how many the recording has counted. `looks` is asked when all groups that are
+        written have edges. Windows that are written take the commit up
         to their end, whatever `at_ns` says: a kill is not to have them counted again.
         """
         at_ns = max(at_ns, self._asked_ns) if self._windows else at_ns
@@ -146,6 +154,7 @@ class Committer:
                 addresses=[each for some in rows for each in some.folded()],
                 gaps=self._ledger.to_write(at_ns),
                 changes=self._changes,
+                looks=looks(),
                 committed_ns=at_ns,
                 counters=self._ledger.event_counts(events),
             )

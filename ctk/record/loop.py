@@ -30,6 +30,7 @@ from ctk.record.commit import Committer
 from ctk.record.gaps import GapLedger
 from ctk.record.idle import IdleWatch
 from ctk.record.plan import Listening, Plan, Status, Stream
+from ctk.record.pressure import TableWatch
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
@@ -111,6 +112,7 @@ class Recorder:
         )
         self._ledger = GapLedger(host.clock_offset_ns())
         self._committer = Committer(writer, self._attribution, self._ledger, plan, started_ns)
+        self._table = TableWatch(self._connections, self._attribution, started_ns, live=plan.live)
         self._idle = IdleWatch(self._connections, writer, started_ns)
         self._dumped_ns = started_ns  # when counters were last looked at
         self._told_ns = 0
@@ -192,11 +194,15 @@ class Recorder:
         if not self._in_dump:
             self._in_dump = True
             self._connections.begin_dump()
+            self._table.begin_dump(batch.at_ns)
             self._look_at_interfaces()
         if batch.lengths:
-            self._aggregator.add_dump(self._decoder.read(batch))
+            entries = self._decoder.read(batch)
+            self._aggregator.add_dump(entries)
+            self._table.listed(entries)
             return
         self._aggregator.end_dump()
+        self._table.end_dump(batch.at_ns)
         self._in_dump = False
         self._count_resets(batch.at_ns)
         self._dumped_ns = batch.at_ns
@@ -228,6 +234,7 @@ class Recorder:
         if len(self._connections.live) > _MOST_LIVE:
             self._stream.dump_soon()
         self._idle.tick(at_ns)
+        self._table.tick(at_ns)
         self._tell_status()
 
     # The file.
@@ -249,7 +256,10 @@ class Recorder:
 
     def _commit(self, at_ns: int) -> bool:
         self._collect_gaps(at_ns)
-        done = self._committer.commit(at_ns, self._learned(at_ns), self._aggregator.events)
+        events, looks = self._aggregator.events, self._table.looks
+        done = self._committer.commit(at_ns, self._learned(at_ns), events, looks)
+        if done:
+            self._table.written()
         if done and self._endpoints.has_names:
             self._listening.ready(self._committer.committed_ns)
         return done
@@ -283,6 +293,7 @@ class Recorder:
         for window in self._aggregator.close():
             self._write(window, self._now_ns)
         self._endpoints.finish(self._now_ns)
+        self._table.finish(self._now_ns)
         if self._commit(self._now_ns):
             self._idle.finish(self._now_ns)
         self._committer.close(self._now_ns, until_s, self._kept)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
-from itertools import zip_longest
+from itertools import chain, repeat, zip_longest
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render import layout
@@ -80,6 +80,10 @@ def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
         source = safe(recording.source)
         yield "", f"{moment(recording.started_at)} {end}, {source}: {events}"
     yield "gaps", held.gaps_in_words or "none"
+    for title, each in zip(chain(("conntrack",), repeat("")), held.pressure, strict=False):
+        of = "" if each.most is None else f" of {each.most:,} ({each.share:.0%})"
+        node = f", {safe(each.node)}" if len(held.pressure) > 1 else ""
+        yield title, f"at most {each.peak:,}{of} entries, {clock.spell(each.peak_ns, zone)}{node}"
     for title, text in zip_longest(["merged"], map(safe, held.merged), fillvalue=""):
         if text:
             yield title, text

@@ -61,7 +61,7 @@ def sparklines(found: "Series", output: Output, out: BinaryIO) -> None:
 
 def drawn(found: "Series") -> dict[tuple[object, ...], str]:
     """Give the line of blocks of each group."""
-    return {keys: _blocks(*_rates(rows, found.sort)) for keys, rows in _groups(found).items()}
+    return {keys: blocks(*_rates(rows, found.sort)) for keys, rows in _groups(found).items()}
 
 
 def _lines(found: "Series") -> Iterator[tuple[object, ...]]:
@@ -70,7 +70,7 @@ def _lines(found: "Series") -> Iterator[tuple[object, ...]]:
         measured = [count for count in known if count is not None]
         rates, most = _rates(rows, found.sort)
         total = sum(measured) if measured else None
-        yield (*(keys or (_ALL,)), _blocks(rates, most), total, most)
+        yield (*(keys or (_ALL,)), blocks(rates, most), total, most)
 
 
 def _groups(found: "Series") -> "dict[tuple[object, ...], list[SeriesRow]]":
@@ -85,7 +85,7 @@ def _rates(rows: "Sequence[SeriesRow]", sort: str) -> tuple[list[float | None], 
     return rates, max((rate for rate in rates if rate is not None), default=None)
 
 
-def _blocks(rates: Sequence[float | None], most: float | None) -> str:
+def blocks(rates: Sequence[float | None], most: float | None) -> str:
     """Draw rates: the lowest block is 0, the highest the most."""
     highest = len(_BLOCKS) - 1
     return "".join(

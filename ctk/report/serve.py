@@ -287,7 +287,7 @@ def serve(page: Page, listening: socket.socket) -> None:
 
     config = uvicorn.Config(
         page.app(),
-        log_level="critical",
+        log_level="error",
         access_log=False,
         server_header=False,
         lifespan="off",

@@ -31,6 +31,7 @@ SCHEMA: tuple[str, ...] = (
     "m010_peers_and_idle",
     "m011_meanings",
     "m012_times_of_pods",
+    "m013_table_use",
 )
 
 PAGE_BYTES = 4096

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import get_args, get_type_hints
 
 from ctk.store.columns import FlowRecord
+from ctk.tableuse import TableCounters
 
 VIEWS: Mapping[str, str] = {
     "flows": "What connections of the same two addresses, dialled port, protocol, zone and backend"
@@ -23,6 +24,9 @@ VIEWS: Mapping[str, str] = {
     "nodes": "Nodes, and when each was as its row says.",
     "gaps": "Spans in which something was lost or is unknown.",
     "recordings": "Runs of the recorder that wrote the file.",
+    "pressure": "How full the kernel's table of connections was, and what conntrack -S counted: a"
+    " look a minute.",
+    "holders": "Who held the table's entries: a dump a minute, whose rows add up to all it listed.",
 }
 
 _FLOW: Mapping[str, str] = {
@@ -167,9 +171,48 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "lost": "Events that it lost.",
         "malformed": "Messages that it could not read.",
     },
+    "pressure": {
+        "at": "When it was looked at, RFC 3339 UTC.",
+        "at_ns": "at in nanoseconds since 1970.",
+        "cluster": "The cluster's name.",
+        "node": "The node whose table it is.",
+        "entries": "Entries in the table (nf_conntrack_count); of a capture, those a dump listed.",
+        "peak": "The most entries since the look before.",
+        "most": "How many there may be (nf_conntrack_max); null where it is not known.",
+        "found": "Lookups that found an entry, since the look before, as all that follow; null"
+        " where it is not known.",
+        "invalid": "Packets that could not be tracked.",
+        "inserted": "Entries that were inserted (insert of conntrack -S).",
+        "insert_failed": "Entries that were not inserted: mostly, the same one was there already.",
+        "dropped": "Packets that were dropped, mostly since the table was full (drop).",
+        "early_dropped": "Entries that were thrown away to make room (early_drop).",
+        "errors": "Packets that could not be tracked for an error (error of conntrack -S).",
+        "search_restarts": "Lookups that began again, since the table was resized.",
+        "clash_resolved": "Entries that were there already, where that could be put right.",
+        "chain_too_long": "Entries that were not inserted, since too many had the same hash.",
+    },
+    "holders": {
+        "at": "When the dump ended, RFC 3339 UTC.",
+        "at_ns": "at in nanoseconds since 1970.",
+        "cluster": "The cluster's name.",
+        "node": "The node whose table it is.",
+        "proto": "tcp, udp, icmp, icmpv6, sctp, ...",
+        "client_kind": "pod, node, service, external or unknown, by what was known then; other: all"
+        " that hold less, together; left out: what the recording's filters leave out.",
+        "client": "Who dialled: its workload, the pod that has none, or the node; else null.",
+        "service": "The service that was dialled, as namespace/name.",
+        "backend_kind": "What the one who answered belongs to.",
+        "backend": "Who answered: its workload, the pod that has none, or the node; else null.",
+        "port": "The port that was dialled; null for ICMP.",
+        "state": "The TCP state, as the kernel names it; UNREPLIED, REPLIED or ASSURED of others.",
+        "entries": "How many entries of the table that was.",
+    },
 }
 
-_INTEGERS = {"id", "host_network", "end_inferred", "lost", "recording_id", "events", "malformed"}
+_INTEGERS = {
+    *("id", "host_network", "end_inferred", "lost", "recording_id", "events", "malformed"),
+    *("entries", "peak", "most", "port", *TableCounters._fields),
+}
 _HINTS = get_type_hints(FlowRecord)
 
 

@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from ctk.store.columns import EDGE_JOIN, JOINS, flow_sql, rfc3339
 from ctk.store.levels import LEVELS, Level
 from ctk.store.meanings import comments
+from ctk.tableuse import TableCounters
 
 _VALID = (
     f"{rfc3339('valid_from_ns')} AS valid_from, {rfc3339('valid_to_ns')} AS valid_to,"
     " valid_from_ns, valid_to_ns, end_inferred"
+)
+
+_RECORDER = (
+    "LEFT JOIN recording ON recording.id = {}.recording_id"
+    " LEFT JOIN recorder ON recorder.id = recording.recorder_id"
 )
 
 
@@ -67,6 +73,17 @@ def views() -> Mapping[str, str]:
                 {rfc3339("ended_ns")} AS ended_at, started_ns, committed_ns, ended_ns, version,
                 source, settings, events, lost, malformed
             FROM recording LEFT JOIN recorder ON recorder.id = recording.recorder_id
+        """,
+        "pressure": f"""
+            SELECT {rfc3339("at_ns")} AS at, at_ns, recorder.cluster AS cluster,
+                recorder.node AS node, entries, peak, most, {", ".join(TableCounters._fields)}
+            FROM table_look {_RECORDER.format("table_look")}
+        """,
+        "holders": f"""
+            SELECT {rfc3339("at_ns")} AS at, at_ns, recorder.cluster AS cluster,
+                recorder.node AS node, proto, client_kind, client, service, backend_kind, backend,
+                port, state, entries
+            FROM held LEFT JOIN holder ON holder.id = held.holder_id {_RECORDER.format("held")}
         """,
     }
 

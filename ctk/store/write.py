@@ -34,7 +34,7 @@ from ctk.model import (
     PodsTold,
     Previous,
 )
-from ctk.store import earlier, history, live, prune, rollup
+from ctk.store import earlier, history, live, prune, rollup, tableuse
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
 from ctk.store.flows import FlowTable, merged
 from ctk.store.folded import FoldedCount
@@ -44,6 +44,7 @@ from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.store.sums import transaction
+from ctk.tableuse import TableLook
 from ctk.timespan import FOREVER_NS
 
 
@@ -65,7 +66,7 @@ class Writer:
     ) -> None:
         self._conn = conn
         self._path = path_of(conn)
-        self._levels = rollup.levels_within(max_bytes)
+        self._levels, self._max_bytes = rollup.levels_within(max_bytes), max_bytes
         self._file = _file_identity(self._path)
         self._recording = RecordingRow(
             conn,
@@ -124,6 +125,7 @@ class Writer:
         addresses: Sequence[FoldedCount] = (),
         gaps: Iterable[Gap] = (),
         changes: Sequence[HistoryChange] = (),
+        looks: Sequence[TableLook] = (),
         committed_ns: int,
         counters: EventCounts,
     ) -> None:
@@ -159,6 +161,8 @@ class Writer:
                     elif isinstance(change, PodsTold):
                         recording.told(change)
                 recording.insert_gaps(gaps)
+                if recording.id is not None:
+                    tableuse.keep(self._conn, recording.id, looks)
                 recording.advance(committed_ns, counters)
         except BaseException:
             self._identities.rolled_back()
@@ -249,6 +253,7 @@ class Writer:
                 self._give_back_connections(),
                 rollup.fold(self._conn, now_ns, self._levels, self._flows.folding),
                 prune.by_age(self._conn, now_ns, retain, self._orphans),
+                tableuse.prune(self._conn, now_ns, retain, self._max_bytes),
                 # Not in the middle of a sweep: it counts on edges that a finished bucket has.
                 self._flows.late.recap(),
                 prune.spare(self._conn) if limit is None else limit.steps(now_ns),

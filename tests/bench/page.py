@@ -148,10 +148,11 @@ def measured(browser: Browser, path: Path, folder: Path) -> dict[str, object]:
         "first paint ms": round(min(paints)),
         "boxes": boxes,
         "links": links,
-        "frame ms": round(statistics.median(frames), 1),
-        "worst of 20": round(statistics.quantiles(frames, n=20)[-1], 1),
+        # A map that fits its view is not scrolled.
+        "frame ms": round(statistics.median(frames), 1) if frames else None,
+        "worst of 20": round(statistics.quantiles(frames, n=20)[-1], 1) if frames[1:] else None,
         **shares_of(events),
-        "choose ms": round(statistics.median(chosen), 1),
+        "choose ms": round(statistics.median(chosen), 1) if chosen else None,
         "errors": len(failed),
     }
 

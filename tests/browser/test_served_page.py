@@ -84,7 +84,9 @@ def test_only_who_has_the_token_may_have_it(serve: Serve, shop: Path) -> None:
     assert served.get("/document", cookie=cookie)[0] == 200
 
 
-def test_it_only_gives_and_no_script_has_its_cookie(serve: Serve, shop: Path) -> None:
+def test_it_only_gives_what_is_asked_rightly_and_no_script_has_its_cookie(
+    serve: Serve, shop: Path
+) -> None:
     served = serve(shop)
     methods = ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
     answers = [served.get("/document", method=each, cookie=served.cookie())[0] for each in methods]
@@ -98,10 +100,7 @@ def test_it_only_gives_and_no_script_has_its_cookie(serve: Serve, shop: Path) ->
         )
         assert answer["cache-control"] == "no-store"
         assert "server" not in answer
-
-
-def test_what_is_asked_wrongly_is_said(serve: Serve, shop: Path) -> None:
-    served = serve(shop)
+    # What is asked wrongly is said.
     cookie = served.cookie()
     assert served.get("/document?since=soon", cookie=cookie)[0] == 400
     status, _, text = served.get("/document?pood=x", cookie=cookie)

@@ -1,0 +1,97 @@
+"""A real table that fills: what the recorder says of it, beside `conntrack -S`."""
+
+import json
+import re
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, inside, udp, until
+from recording import CTK, recording, rows
+
+pytestmark = pytest.mark.live
+
+# The limit is the machine's, and the count the namespace's: others have less than this.
+MOST = 6_000
+HELD = 5_000  # of them before the recorder starts
+LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+
+
+@contextmanager
+def limit(most: int) -> Iterator[None]:
+    before = LIMIT.read_text()
+    try:
+        LIMIT.write_text(str(most))
+    except OSError as error:
+        pytest.skip(f"nf_conntrack_max cannot be set here: {error.strerror}")
+    try:
+        yield
+    finally:
+        LIMIT.write_text(before)
+
+
+def counted(play: PlayedNode) -> dict[str, int]:
+    """What `conntrack -S` says, summed up."""
+    with inside(play.node):
+        said = subprocess.run(["conntrack", "-S"], stdout=subprocess.PIPE, text=True, check=True)
+    sums: dict[str, int] = {}
+    for name, count in re.findall(r"(\w+)=(\d+)", said.stdout):
+        sums[name] = sums.get(name, 0) + int(count)
+    return sums
+
+
+def is_in(db: Path, sql: str) -> bool:
+    """Say whether the file has such rows; it may be about to be made."""
+    try:
+        return bool(rows(db, sql))
+    except sqlite3.OperationalError:
+        return False
+
+
+def ask(*words: str) -> str:
+    return subprocess.run([*CTK, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def test_a_table_that_fills_is_said_with_who_holds_it_and_what_was_refused(tmp_path: Path) -> None:
+    db = tmp_path / "node.db"
+    with PlayedNode(timeouts={}) as play, limit(MOST):
+        with udp(play.pods[CLIENT], PODS[CLIENT][0], 0) as sock:
+
+            def dial(first: int, last: int) -> None:
+                for port in range(first, last + 1):
+                    sock.sendto(b"x", (PODS[CLIENT_1][0], port))
+
+            dial(1, HELD)
+            before = counted(play)
+            with recording(play, db, "--window", "1s"):
+                until(lambda: is_in(db, "SELECT 1 FROM recordings"), "the recorder")
+                dial(HELD + 1, MOST + 2_000)
+                time.sleep(1.5)  # it looks once a second
+                last = counted(play)
+        found = json.loads(ask("pressure", str(db), "-o", "json", "--by", "client,backend,state"))
+    (node,) = found["nodes"]
+    assert (node["peak"], node["most"]) == (MOST, MOST)
+    refused = {name: last[name] - before[name] for name in ("drop", "early_drop", "insert_failed")}
+    assert sum(refused.values()) >= 2_000
+    assert (node["dropped"], node["early_dropped"], node["insert_failed"]) == tuple(
+        refused.values()
+    )
+    # The dump at the start listed them: each of a port of its own, and of one client.
+    ((listed,),) = rows(db, "SELECT SUM(entries) FROM holders")
+    assert isinstance(listed, int)
+    assert HELD <= listed <= MOST
+    assert found["holders"] == [
+        {
+            "client": CLIENT,
+            "backend": CLIENT_1,
+            "state": "UNREPLIED",
+            "at_peak": listed,
+            "at_end": listed,
+        }
+    ]
+    warned = subprocess.run([*CTK, "info", str(db)], capture_output=True, text=True, check=True)
+    assert f"100% full at {node['peak_at'][:19]}Z: 6,000 of 6,000 entries" in warned.stderr
