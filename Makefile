@@ -3,7 +3,7 @@ BIN := .venv/bin
 NAMES := $(addprefix --objects fixtures/kube/,pods.page1.json pods.page2.json services.json endpointslices.json nodes.json)
 DEMO := demo.db
 .DEFAULT_GOAL := help
-.PHONY: help install tools demo demo-live test lint check bench docs man clean
+.PHONY: help install tools demo demo-live test dist lint check bench docs site man clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,11 +17,13 @@ install: .venv/.installed ## Make .venv/bin/ctk, with the versions that were tes
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-tools: # What a node is played with, and what pages are looked at with; root on Debian gets it.
-	@missing=; for tool in nft conntrack ip chromium; do command -v $$tool >/dev/null || missing=yes; done; \
+tools: # What a node is played with, pages are looked at with, and releases are made with.
+	@missing=; for tool in nft conntrack ip chromium cc patchelf podman runc; do \
+	command -v $$tool >/dev/null || missing=yes; done; \
 	if [ "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nftables conntrack iproute2 chromium >/dev/null; fi
+	apt-get update -qq && export DEBIAN_FRONTEND=noninteractive && \
+	apt-get install -y -qq nftables conntrack iproute2 chromium gcc libc6-dev >/dev/null && \
+	apt-get install -y -qq --no-install-recommends zlib1g-dev patchelf podman runc >/dev/null; fi
 
 demo: install ## Record from a recording of a real node, and ask what was recorded.
 	@rm -f $(DEMO) $(DEMO)-wal $(DEMO)-shm
@@ -44,6 +46,9 @@ demo-live: install tools ## Play a node with pods in network namespaces, and rec
 test: install tools ## Run every test; those on the real kernel need root.
 	$(BIN)/pytest -n 2
 
+dist: install tools ## Build what is released into dist/: sdist, wheel, the one file.
+	$(BIN)/python release/dist.py dist
+
 lint: install ## Check format, style, import order and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -61,12 +66,13 @@ docs: install tools ## Write the outputs in the documentation anew, from real ru
 	$(BIN)/python tests/docs.py --write
 	$(BIN)/python tests/browser/pictures.py
 
-man: install ## Make manual pages in build/man, from the help.
-	@mkdir -p build/man
-	@$(BIN)/ctk help --man >build/man/ctk.1
-	@for command in $$($(BIN)/python -c 'from ctk.cli import COMMANDS; print(*COMMANDS)'); do \
-	$(BIN)/ctk help $$command --man >build/man/ctk-$$command.1; done
-	@echo "man -l build/man/ctk.1"
+site: install ## Make the documentation's site in build/site; a link that leads nowhere fails it.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+man: install ## Make manual pages and completion scripts in build/share, from the help.
+	@$(BIN)/python release/manuals.py build/share
+	@echo "man -l build/share/man/man1/ctk.1"
 
 clean: ## Remove what was made.
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)* $(DEMO:.db=.html)
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)* $(DEMO:.db=.html)

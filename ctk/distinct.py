@@ -18,33 +18,26 @@ _REGISTERS = 1 << _BITS
 _REST = 64 - _BITS
 _REST_MASK = (1 << _REST) - 1
 _HASHES, _PACKED_REGISTERS = b"h", b"r"  # the first byte of what is stored
-_AT_ONCE = 128  # values that wait to be hashed: 0.7 us each, one by one 1.1
 
 
 class Distinct:
-    """A count of different values, in at most 30 KB."""
+    """A count of different values, in at most 20 KB."""
 
-    __slots__ = ("_hashes", "_registers", "_waiting")
+    __slots__ = ("_hashes", "_registers")
 
     def __init__(self, values: Iterable[bytes] = ()) -> None:
-        self._waiting: set[bytes] = set()
         self._hashes: set[int] = set()
         self._registers: bytearray | None = None  # once there are too many to be kept
-        for value in values:
-            self.add(value)
+        self.update(values)
 
     def add(self, value: bytes) -> None:
         """Count a value; one that was counted before changes nothing."""
-        self._waiting.add(value)
-        if len(self._waiting) >= _AT_ONCE:
-            self._take_waiting()
+        self.update((value,))
 
-    def _take_waiting(self) -> None:
-        if not self._waiting:
-            return
-        digests = b"".join([blake2b(value, digest_size=8).digest() for value in self._waiting])
-        numbers = struct.unpack(f">{len(self._waiting)}Q", digests)
-        self._waiting.clear()
+    def update(self, values: Iterable[bytes]) -> None:
+        """Count values, in 0.7 us each where they are many."""
+        digests = b"".join([blake2b(value, digest_size=8).digest() for value in values])
+        numbers = struct.unpack(f">{len(digests) // 8}Q", digests)
         if self._registers is None:
             self._hashes.update(numbers)
             if len(self._hashes) > EXACT:
@@ -54,8 +47,6 @@ class Distinct:
 
     def merge(self, other: "Distinct") -> None:
         """Count what the other has counted, too."""
-        self._take_waiting()
-        other._take_waiting()
         if self._registers is None and other._registers is None:
             self._hashes |= other._hashes
             if len(self._hashes) > EXACT:
@@ -71,17 +62,14 @@ class Distinct:
 
     def __len__(self) -> int:
         """Give the count: exact up to EXACT, an estimate past it."""
-        self._take_waiting()
         return len(self._hashes) if self._registers is None else _estimate(self._registers)
 
     @property
     def is_exact(self) -> bool:
-        self._take_waiting()
         return self._registers is None
 
     def pack(self) -> bytes:
         """Give what `unpack` makes the same count of."""
-        self._take_waiting()
         if self._registers is not None:
             return _PACKED_REGISTERS + zlib.compress(self._registers)
         return _HASHES + b"".join(number.to_bytes(8, "big") for number in sorted(self._hashes))

@@ -59,6 +59,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
     class LiveOnOneWorker(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/release/"):
+                return "release"  # what is released is built once
             if nodeid.startswith("tests/browser/"):
                 return nodeid.partition("::")[0]  # one browser for all of a file
             waits = nodeid.startswith("tests/live/test_kubernetes.py")

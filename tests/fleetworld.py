@@ -274,8 +274,13 @@ class World:
         *,
         since_ns: int = SINCE,
         retain: dict[str, int] | None = None,
+        folded_ns: int | None = None,
     ) -> None:
-        """Write a recording of a span, its hours as one window each."""
+        """
+        Write a recording of a span, its hours as one window each.
+
+        With `folded_ns` it goes on, and is folded up to then.
+        """
         started_ns, end_ns = since_ns - 10 * SECOND, SINCE + span_ns + 10 * SECOND
         host = self.hosts[node]
         told = ObjectRecord(
@@ -314,11 +319,14 @@ class World:
                     counters=EventCounts(4 * len(rows) or 1),
                     changes=[ClusterFound(self.uid), told] if not hour else (),
                 )
-                for _ in writer.maintain(committed_ns, retain or {}):
+                for _ in writer.maintain(
+                    min(folded_ns or committed_ns, committed_ns), retain or {}
+                ):
                     pass
-            for _ in writer.fold_open():
-                pass
-            writer.finish(committed_ns)
+            if folded_ns is None:
+                for _ in writer.fold_open():
+                    pass
+                writer.finish(committed_ns)
 
 
 KINDS = ("pod_to_pod", "to_service", "out", "node_port", "local_node_port", "gateway", "tunnel")

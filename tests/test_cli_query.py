@@ -479,7 +479,7 @@ def test_bytes_are_shown_as_hex(invoke: Invoke, shop: Path) -> None:
 
 VIEWS = (
     "Try: the views are flows, flows_1m, flows_1h, flows_1d, pods, services, endpoints, nodes,"
-    " gaps and recordings\n"
+    " gaps, recordings, pressure and holders\n"
 )
 READS = "Try: a question only reads: SELECT, WITH or EXPLAIN\n"
 

@@ -1,36 +1,105 @@
-"""The manifests grant what is asked for, and hold what the documentation says of them."""
+"""
+What deploy/ has, as kustomize and Helm make it: it grants what is asked for, Kubernetes knows
+every field, and both make the same.
+"""
 
+import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import openapi
 import pytest
 import yaml
 from apiserver import PATHS
+from clustertools import run, tool
 
 from ctk import __version__
+from ctk.cli.record import record
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
+CHART = DEPLOY / "chart"
+MODELS = {
+    **openapi.MODELS,
+    "DaemonSet": "V1DaemonSet",
+    "PriorityClass": "V1PriorityClass",
+}
+Objects = dict[str, dict[str, Any]]
 
 
-def manifests() -> dict[str, dict[str, Any]]:
-    """Each object of the manifests, by its kind."""
-    resources = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())["resources"]
-    assert sorted([*resources, "kustomization.yaml"]) == sorted(
-        path.name for path in DEPLOY.glob("*.yaml")
-    )
-    texts = [(DEPLOY / name).read_text() for name in resources]
-    return {each["kind"]: each for text in texts for each in yaml.safe_load_all(text)}
+def objects(text: str) -> Objects:
+    return {each["kind"]: each for each in yaml.safe_load_all(text) if each}
 
 
-def container() -> dict[str, Any]:
-    (only,) = manifests()["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+def kustomized(overlay: str = "") -> Objects:
+    return objects(run("kubectl", "kustomize", DEPLOY / overlay))
+
+
+def rendered(*values: str) -> Objects:
+    words = [word for each in values for word in ("--set", each)]
+    return objects(run("helm", "template", "ctk", CHART, "--namespace", "ctk", *words))
+
+
+@pytest.fixture(scope="module")
+def base() -> Objects:
+    return kustomized()
+
+
+def pod_of(made: Objects) -> dict[str, Any]:
+    spec: dict[str, Any] = made["DaemonSet"]["spec"]["template"]["spec"]
+    return spec
+
+
+def container(made: Objects) -> dict[str, Any]:
+    only: dict[str, Any]
+    (only,) = pod_of(made)["containers"]
     return only
 
 
-def test_exactly_what_is_watched_is_granted() -> None:
+@pytest.mark.parametrize("overlay", ["", "overlays/kind", "overlays/retention"])
+def test_kubernetes_knows_every_field_of_what_kustomize_makes(overlay: str) -> None:
+    for kind, each in kustomized(overlay).items():
+        assert openapi.faults(each, MODELS[kind]) == [], kind
+        assert kind in ("Namespace", "PriorityClass") or each["metadata"].get("namespace") in (
+            "ctk",
+            None,
+        )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ("accounting=true", "priorityClass.create=false", "podAnnotations.a=b"),
+        ("recording.hostPath=", "recording.retain.flows=6h", "imagePullSecrets[0].name=x"),
+    ],
+)
+def test_kubernetes_knows_every_field_of_what_helm_makes(values: tuple[str, ...]) -> None:
+    for kind, each in rendered(*values).items():
+        assert openapi.faults(each, MODELS[kind]) == [], kind
+
+
+def test_helm_makes_what_kustomize_makes(base: Objects) -> None:
+    """But for the namespace, which is made before a chart is installed in it."""
+    assert {**rendered(), "Namespace": base["Namespace"]} == base
+    counting = rendered("accounting=true", "image.pullPolicy=Never")
+    kind = kustomized("overlays/kind")
+    assert pod_of(counting)["initContainers"] == pod_of(kind)["initContainers"]
+
+
+def test_the_chart_passes_helms_own_lint_and_its_schema_refuses_slips() -> None:
+    assert "0 chart(s) failed" in run("helm", "lint", "--strict", CHART)
+    for slip in ("recording.maxsize=2GiB", "accounting=sure", "recording.retain.1w=3d"):
+        command = [tool("helm"), "template", "ctk", CHART, "--set", slip]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, "values don't meet" in done.stderr) == (1, True), slip
+
+
+def test_exactly_what_is_watched_is_granted(base: Objects) -> None:
     granted = {
         (group, resource, verb)
-        for rule in manifests()["ClusterRole"]["rules"]
+        for rule in base["ClusterRole"]["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -39,54 +108,90 @@ def test_exactly_what_is_watched_is_granted() -> None:
         (path.split("/")[2] if path.startswith("/apis/") else "", resource)
         for path, resource in PATHS.items()
     }
-    watched = {(*each, verb) for each in asked for verb in ("get", "list", "watch")}
+    watched = {(*each, verb) for each in asked for verb in ("list", "watch")}
     assert granted == watched | {("", "namespaces", "get")}
     named = [
         rule["resourceNames"]
-        for rule in manifests()["ClusterRole"]["rules"]
+        for rule in base["ClusterRole"]["rules"]
         if rule["resources"] == ["namespaces"]
     ]
     assert named == [["kube-system"]]
 
 
-def test_the_account_that_is_bound_is_the_one_that_runs() -> None:
-    found = manifests()
+def test_the_account_that_is_bound_is_the_one_that_runs(base: Objects) -> None:
     account = {"kind": "ServiceAccount", "name": "ctk", "namespace": "ctk"}
-    assert found["ClusterRoleBinding"]["subjects"] == [account]
-    assert (
-        found["ClusterRoleBinding"]["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]
-    )
-    assert found["DaemonSet"]["spec"]["template"]["spec"]["serviceAccountName"] == "ctk"
+    assert base["ClusterRoleBinding"]["subjects"] == [account]
+    assert base["ClusterRoleBinding"]["roleRef"]["name"] == base["ClusterRole"]["metadata"]["name"]
+    assert pod_of(base)["serviceAccountName"] == base["ServiceAccount"]["metadata"]["name"]
+    assert pod_of(base)["priorityClassName"] == base["PriorityClass"]["metadata"]["name"]
 
 
-def test_net_admin_is_the_only_power() -> None:
-    assert container()["securityContext"] == {
+def test_net_admin_is_the_only_power(base: Objects) -> None:
+    assert container(base)["securityContext"] == {
         "runAsUser": 0,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
     }
+    assert "initContainers" not in pod_of(base)
 
 
-def test_it_has_the_nodes_network_and_name_and_limits() -> None:
-    pod = manifests()["DaemonSet"]["spec"]["template"]["spec"]
+def test_it_has_the_nodes_network_and_name_and_limits(base: Objects) -> None:
+    pod = pod_of(base)
     assert pod["hostNetwork"] is True
-    assert container()["env"][0]["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
-    assert set(container()["resources"]["limits"]) == {"cpu", "memory"}
+    named, file = container(base)["env"]
+    assert named["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    assert file == {"name": "CTK_DB", "value": "/var/lib/ctk/$(NODE_NAME).db"}
+    assert set(container(base)["resources"]["limits"]) == {"cpu", "memory"}
     assert pod["volumes"][0]["hostPath"]["type"] == "DirectoryOrCreate"
 
 
-def test_the_image_is_this_version() -> None:
-    (image,) = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())["images"]
-    assert (image["name"], image["newTag"]) == (container()["image"], __version__)
+def test_a_namespace_lets_it_in_without_a_warning(base: Objects) -> None:
+    labels = base["Namespace"]["metadata"]["labels"]
+    levels = {key.rpartition("/")[2]: value for key, value in labels.items()}
+    assert levels == dict.fromkeys(("audit", "enforce", "warn"), "privileged")
 
 
-def test_the_arguments_are_ones_that_ctk_takes() -> None:
-    pytest.importorskip("click")
-    from ctk.cli.record import record
+def test_every_image_is_of_this_version() -> None:
+    made = [kustomized(), kustomized("overlays/kind"), rendered("accounting=true")]
+    images = {
+        each["image"]
+        for one in made
+        for each in (*pod_of(one)["containers"], *pod_of(one).get("initContainers", ()))
+    }
+    assert images == {f"ctk:{__version__}"}
+    assert f"ARG VERSION={__version__}\n" in (DEPLOY / "Dockerfile").read_text()
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
-    words = [word.replace("$(NODE_NAME)", "node") for word in container()["args"]]
-    command, *args = words
-    assert command == "record"
-    context = record.make_context("record", args)
-    assert context.params["max_bytes"] == 2 << 30
+
+@pytest.mark.parametrize(
+    ("overlay", "max_bytes"),
+    [("", 2 << 30), ("overlays/kind", 2 << 30), ("overlays/retention", 512 << 20)],
+)
+def test_the_arguments_are_ones_that_ctk_takes(overlay: str, max_bytes: int) -> None:
+    command, *words = container(kustomized(overlay))["args"]
+    assert (command, words[0]) == ("record", "$(CTK_DB)")
+    context = record.make_context("record", words)
+    assert context.params["max_bytes"] == max_bytes
+    assert context.params["ready_file"] == Path("/tmp/ready")
+
+
+def test_probes_are_of_no_python_and_tell_by_the_ready_file(base: Objects, tmp_path: Path) -> None:
+    """A shell runs them, as kubelet does, against a file that is fresh, old, or not there."""
+    shell, flag, script = container(base)["readinessProbe"]["exec"]["command"]
+    assert (shell, flag, "/tmp/ready" in script) == ("sh", "-c", True)
+    ready = tmp_path / "ready"
+
+    def is_ready() -> bool:
+        command = [shell, flag, script.replace("/tmp/ready", str(ready))]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    assert not is_ready()
+    ready.touch()
+    assert is_ready()
+    an_hour_ago = ready.stat().st_mtime - 3600
+    os.utime(ready, (an_hour_ago, an_hour_ago))
+    assert not is_ready()
+    assert container(base)["startupProbe"]["exec"]["command"] == ["sh", "-c", 'test -s "$CTK_DB"']
+    assert "livenessProbe" not in json.dumps(base)

@@ -302,6 +302,36 @@ def test_a_fleet_is_asked_by_zones_by_outside_and_by_backends(files, talks, tmp_
     assert shares == answered
 
 
+def test_files_that_are_folded_unlike_have_equal_sums_at_every_level(world, tmp_path):
+    """As snapshots of recorders that go on are; and one began later than the others."""
+    span_ns = 5 * HOUR
+    talks = world.talks(300, span_ns, kinds=["pod_to_pod", "to_service", "node_port"])
+    rows = {node: [] for node in range(5)}
+    for talk in talks:
+        for sight in talk.sights:
+            rows[sight.node].append(row(talk, sight.edge, 0))
+    folded = [None, SINCE + 2 * HOUR, SINCE + 3 * HOUR + 7 * MINUTE, SINCE + SECOND, None]
+    for node, folded_ns in enumerate(folded):
+        begins_ns = SINCE + (node == 4) * 95 * MINUTE
+        own = [each for each in rows[node] if each.started_ns >= begins_ns]
+        path = tmp_path / f"n{node}.db"
+        world.write_node(path, node, own, span_ns, since_ns=begins_ns, folded_ns=folded_ns)
+    out = tmp_path / "all.db"
+    merge([tmp_path / f"n{node}.db" for node in range(5)], out, aside=True)
+    # What n4 alone would have seen before it began is missed, and the other side counts the rest.
+    seen = [
+        talk
+        for talk in talks
+        if {sight.node for sight in talk.sights} != {4} or talk.at_ns >= SINCE + 95 * MINUTE
+    ]
+    assert set(of_levels(out)) == {(*total(seen), of_levels(out)[0][3])}
+    with connect.reader(out) as conn:
+        asides = {
+            conn.execute(f"SELECT SUM(bytes_in) FROM {table}_aside").fetchone() for table in LEVELS
+        }
+    assert len(asides) == 1
+
+
 def test_nodes_of_other_clusters_defer_to_nobody_and_name_nothing(tmp_path):
     one, other = World(2), World(2, uid="other")
     found = one.talks(60, SPAN, kinds=["pod_to_pod", "tunnel"])

@@ -155,7 +155,7 @@ def test_a_span_is_held_against_the_one_before_it(shop: Path, invoke: Callable[.
     other = json.loads(invoke(*words, "2024-11-25T18:47:00Z..2024-11-25T18:48:00Z").stdout)
     assert other["before"]["sums"]["connections"] == 10
     assert invoke(*words, "yesterday").stderr == (
-        "Error: 'yesterday' is not a span\nTry: --before 2h..1h\n"
+        "Error: 'yesterday' is not a span\nTry: 2h..1h, 09:00..10:00, or 1h.. until now\n"
     )
 
 

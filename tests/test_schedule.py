@@ -48,7 +48,7 @@ def test_cheap_dumps_end_shortly_before_each_window_does():
 
 @pytest.mark.parametrize(
     ("cpu_s", "windows"),
-    [(0.001, 1), (0.09, 1), (0.11, 2), (0.19, 2), (0.21, 3), (0.29, 3), (9, 3)],
+    [(0.001, 1), (0.09, 1), (0.11, 2), (0.19, 2), (0.21, 3), (0.29, 3), (2.9, 3)],
 )
 def test_dumps_take_a_hundredth_of_a_core_but_come_every_30_s(cpu_s, windows):
     began = dumps(cpu_s=cpu_s, first_s=9.935)[1:]
@@ -58,10 +58,10 @@ def test_dumps_take_a_hundredth_of_a_core_but_come_every_30_s(cpu_s, windows):
 
 @pytest.mark.parametrize("window_s", [1, 7, 10, 20, 30, 45, 60, 3600])
 @pytest.mark.parametrize("cpu_s", [0.0001, 0.15, 0.25, 5])
-def test_no_two_dumps_are_further_apart_than_30_s(window_s, cpu_s):
+def test_no_two_dumps_are_further_apart_than_30_s_or_a_tenth_of_a_core_allows(window_s, cpu_s):
     began = dumps(cpu_s=cpu_s, window_s=window_s, until_s=500)
     apart = [later - earlier for earlier, later in pairwise(began)]
-    assert max(apart) <= LONGEST_S + 0.001
+    assert max(apart) <= max(LONGEST_S, 10 * cpu_s) + 0.001
     assert min(apart[1:]) >= min(window_s / 2, 100 * cpu_s, LONGEST_S) - 0.1
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,39 @@ def test_sums_are_those_of_one_file_with_all_flows(
     )
     assert both.series(by=by, **asked).rows == one.series(by=by, **asked).rows
     assert list(both.flows(**asked)) == list(one.flows(**asked))
+
+
+@pytest.mark.parametrize("since_s", [None, 0, 2, 60])
+def test_what_failed_and_is_new_and_uneven_is_that_of_one_file(
+    halves: tuple[ctk.Recording, ctk.Recording], since_s: int | None
+) -> None:
+    one, both = halves
+    asked: dict[str, Any] = {} if since_s is None else {"since": AT + since_s * SECOND}
+    for limit, more in ((None, {}), (1, {}), (None, {"not_refused": True}), (None, {"port": 80})):
+        expected = one.failures(limit=limit, **asked, **more)
+        found = both.failures(limit=limit, **asked, **more)
+        assert replace(found, caveats=()) == replace(expected, caveats=())
+    assert both.new(**asked).rows == one.new(**asked).rows
+    assert both.balance(**asked).services == one.balance(**asked).services
+    assert (both.idle().rows, both.idle().as_of_ns) == ((), None)
+
+
+@pytest.mark.parametrize("command", ["failures", "balance", "new", "idle"])
+def test_every_question_names_the_nodes_whose_files_it_was_asked_of(
+    invoke: Invoke, files: tuple[Path, Path], command: str
+) -> None:
+    asked = invoke(command, *files, "-o", "csv")
+    assert asked.exit_code == 0
+    assert "of 2 nodes: a connection that two of them saw counts twice" in asked.stderr
+    assert asked.stdout == invoke(command, *reversed(files), "-o", "csv").stdout
+
+
+def test_two_files_are_compared_and_no_more(invoke: Invoke, files: tuple[Path, Path]) -> None:
+    asked = invoke("diff", *files, files[0])
+    assert (asked.exit_code, asked.stderr) == (
+        2,
+        "Error: only two files can be compared\nTry: ctk diff a.db b.db\n",
+    )
 
 
 def test_gaps_are_one_caveat_and_what_is_true_of_one_file_names_it(

@@ -1,16 +1,14 @@
 """How evenly the connections and bytes of a service go to its backends."""
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat
 from ctk.ask.sums import NOTHING, Counts
-from ctk.ask.top import top
-from ctk.model import Filters
+from ctk.ask.top import Top
 
-_BY = ("service", "backend_port", "proto", "backend", "dst_kind")
+BY = ("service", "backend_port", "proto", "backend", "dst_kind")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +51,12 @@ class Balance:
     caveats: tuple[Caveat, ...]
 
 
-def balance(conn: sqlite3.Connection, filters: Filters) -> Balance:
+def balance(answer: Top) -> Balance:
     """
-    Sum up by service, port and backend.
+    Put what was summed up by BY together by service and port.
 
     A backend without a single connection in the span is not among them: conntrack never saw it.
     """
-    answer = top(conn, filters, _BY, "connections", None)
     found: dict[tuple[str, int | None, str], list[tuple[str, bool, Counts]]] = defaultdict(list)
     for row in answer.rows:
         service, port, proto, backend, kind = row.keys

@@ -7,7 +7,7 @@ of different types may be equal.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ctk.ask.gaps import StoredGap, gaps_in_words, gaps_of
@@ -267,6 +267,11 @@ Caveat = (
     | OfFiles
     | SeenByEach
 )
+
+
+def each_once(caveats: Iterable[Caveat]) -> tuple[Caveat, ...]:
+    """Leave out what is said before; two of different types are not the same."""
+    return tuple({(type(caveat), caveat): caveat for caveat in caveats}.values())
 
 
 def caveats_of(

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from heapq import nsmallest
 from typing import Literal, NamedTuple, get_args
 
-from ctk.ask.caveats import Caveat, Folded, Widened
+from ctk.ask.caveats import Caveat, Folded, Widened, each_once
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
-from ctk.ask.moments import Moment
+from ctk.ask.moments import AskedSpan, Moment, ends_of
 from ctk.ask.sums import COUNTS, KEYS, SEEN, SORTS, Counts, Value, refuse_cut
 from ctk.ask.top import top
 from ctk.errors import UsageError
@@ -36,7 +36,6 @@ Keys = tuple[Value, ...]
 
 
 # "2h..1h", or the two ends, either of them None for that of the file.
-AskedSpan = str | tuple[Moment | None, Moment | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ def two_spans(
     of_after: Callable[[Moment | None, Moment | None], Filters],
 ) -> tuple[Filters, Filters]:
     """Read two spans. Of one file's one may be left out: it is as long as the other, beside it."""
-    one, other = of_before(*_ends(before)), of_after(*_ends(after))
+    one, other = of_before(*ends_of(before)), of_after(*ends_of(after))
     if two_files or (before is not None and after is not None):
         return one, other
     if before is None and after is None:
@@ -102,17 +101,6 @@ def two_spans(
     if after is None:
         return one, replace(one, since_ns=until_ns, until_ns=until_ns + long_ns)
     return replace(other, since_ns=since_ns - long_ns, until_ns=since_ns), other
-
-
-def _ends(span: AskedSpan | None) -> tuple[Moment | None, Moment | None]:
-    if span is None:
-        return None, None
-    if not isinstance(span, str):
-        return span
-    since, dots, until = span.partition("..")
-    if not dots:
-        raise UsageError(f"{span!r} is not a span", hint="2h..1h, 09:00..10:00, or 1h.. until now")
-    return since.strip() or None, until.strip() or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +152,7 @@ def diff(
         after=other.side,
         rows=tuple(rows),
         states={state: len(some) for state, some in groups.items()},
-        caveats=tuple(dict.fromkeys([*one.caveats, *other.caveats])),
+        caveats=each_once((*one.caveats, *other.caveats)),
     )
 
 

@@ -91,29 +91,30 @@ class Found(NamedTuple):
     By service, port and protocol, `backends` says of each backend whether any failed.
     """
 
-    rows: list[tuple[Keys, Attempts]]
-    backends: dict[Keys, dict[Value, bool]]
-    caveats: list[Caveat]
+    rows: Sequence[tuple[Keys, Attempts]]
+    backends: Mapping[Keys, Mapping[Value, bool]]
+    caveats: Sequence[Caveat]
 
 
 def failures(conn: sqlite3.Connection, filters: Filters, limit: int | None = None) -> Failures:
     """Sum up what failed by client workload, service, backend and port."""
     with one_moment(conn):
         found = find(conn, filters)
+        found = found._replace(rows=wanted(found.rows, filters))
         seen = when_seen(conn, filters, [keys for keys, _ in found.rows[:limit]])
     return answer(found, seen, limit)
 
 
-def find(conn: sqlite3.Connection, filters: Filters) -> Found:
-    """Sum up what failed."""
+def find(conn: sqlite3.Connection, filters: Filters, *, least: int = 1) -> Found:
+    """Sum up what failed, in whatever way, at least so often."""
     refuse_cut(filters, "failures")
-    asked, filters = _parted(filters)
+    _, filters = _parted(filters)
     read = reading(conn, filters, BY)
     summed = sum_up(conn, read.pieces, filters, BY, counted=Attempts._fields)
     some, folded = 0, 0
     rows: list[tuple[Keys, Attempts]] = []
     backends: dict[Keys, dict[Value, bool]] = defaultdict(dict)
-    for what, is_failed, *row in conn.execute(_sql(summed), summed.values):
+    for what, is_failed, *row in conn.execute(_sql(summed, least), summed.values):
         keys = tuple(row[: len(BY)])
         if what == _ALL:
             some, folded = row[-2:]
@@ -123,18 +124,23 @@ def find(conn: sqlite3.Connection, filters: Filters) -> Found:
         else:
             rows.append((keys, Attempts._make(row[len(BY) :])))
     caveats = caveats_of_sums(conn, filters, read, some=some > 0, folded=bool(folded))
-    rows = [
+    return Found(rows, backends, caveats)
+
+
+def wanted(rows: Iterable[tuple[Keys, Attempts]], filters: Filters) -> list[tuple[Keys, Attempts]]:
+    """Leave what failed in the way that is asked for: refused, say."""
+    asked, _ = _parted(filters)
+    return [
         (keys, attempts)
         for keys, attempts in rows
         if all((getattr(attempts, term.field) > 0) != term.negated for term in asked)
     ]
-    return Found(rows, backends, caveats)
 
 
 _ALL, _BACKEND, _FAILURE = range(3)
 
 
-def _sql(summed: Summed) -> str:
+def _sql(summed: Summed, least: int) -> str:
     """Give the SELECT of whether there is anything, of backends, and of failures in order."""
     _, *of_backend = summed.keys
     named, counts = ", ".join(summed.keys), ", ".join(Attempts._fields)
@@ -149,7 +155,7 @@ def _sql(summed: Summed) -> str:
         GROUP BY {", ".join(of_backend)}
         UNION ALL
         SELECT * FROM (
-            SELECT {_FAILURE}, 1, {named}, {counts} FROM named WHERE failed > 0
+            SELECT {_FAILURE}, 1, {named}, {counts} FROM named WHERE failed >= {least}
             ORDER BY failed DESC, {named}
         )
     """

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,7 +86,6 @@ def idle(conn: sqlite3.Connection, filters: Filters, least_ns: int = LEAST_NS) -
         some = [each for each in _found(conn, filters, of_edge, looks) if each.idle_ns >= least_ns]
         found = _with_ports(conn, some, of_port)
         caveats = list(caveats_of(conn, filters, gaps=False))
-    found.sort(key=lambda each: (each.moved_ns - each.as_of_ns, each.began_ns, each.src))
     if not looks and NothingRecorded() not in caveats:
         caveats.append(NoIdleLook())
     if unmeasured := sum(look.unmeasured for look in looks.values()):
@@ -94,7 +93,11 @@ def idle(conn: sqlite3.Connection, filters: Filters, least_ns: int = LEAST_NS) -
     if more := sum(look.more for look in looks.values()):
         caveats.append(IdleLeftOut(more))
     as_of_ns = min((look.at_ns for look in looks.values()), default=None)
-    return Idle(rows=tuple(found), as_of_ns=as_of_ns, caveats=tuple(caveats))
+    return Idle(rows=tuple(in_order(found)), as_of_ns=as_of_ns, caveats=tuple(caveats))
+
+
+def in_order(found: Iterable[IdleConnection]) -> list[IdleConnection]:
+    return sorted(found, key=lambda each: (-each.idle_ns, each.began_ns, each.src))
 
 
 class _Look(NamedTuple):

@@ -20,6 +20,21 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WRITTEN_LATELY_NS = 2 * MINUTE
 
 
+AskedSpan = str | tuple[Moment | None, Moment | None]
+
+
+def ends_of(span: AskedSpan | None) -> tuple[Moment | None, Moment | None]:
+    """Part "2h..1h" into its ends, either of which may be left out; a pair is one already."""
+    if span is None:
+        return None, None
+    if not isinstance(span, str):
+        return span
+    since, dots, until = span.partition("..")
+    if not dots:
+        raise UsageError(f"{span!r} is not a span", hint="2h..1h, 09:00..10:00, or 1h.. until now")
+    return since.strip() or None, until.strip() or None
+
+
 class Reference(NamedTuple):
     """What ages and clocks count from: the end of a file that nobody writes, or now."""
 

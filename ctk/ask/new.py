@@ -8,22 +8,22 @@ file remembers their peers.
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ctk.ask.caveats import BeganLater, Caveat, StrangersForgotten
 from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.selectors import Condition
 from ctk.ask.sums import KEYS, Counts, refuse_cut
-from ctk.ask.top import top
+from ctk.ask.top import TopRow, top
 from ctk.model import Filters
 from ctk.store import peers
 from ctk.store.columns import joins_of
 from ctk.store.peers import CLIENT, Peer
 from ctk.timespan import FOREVER_NS
 
-_BY = Peer._fields
-_NAMED = ", ".join(KEYS[key] for key in _BY)
+BY = Peer._fields
+_NAMED = ", ".join(KEYS[key] for key in BY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,54 +49,60 @@ def new(conn: sqlite3.Connection, filters: Filters) -> New:
     since_ns = -FOREVER_NS if filters.since_ns is None else filters.since_ns
     until_ns = FOREVER_NS if filters.until_ns is None else filters.until_ns
     with one_moment(conn):
-        first_ns = _first_seen(conn, since_ns, until_ns)
-        answer = top(conn, filters, _BY, "connections", None)
-        caveats = [*_caveats(conn, since_ns), *answer.caveats]
+        first_ns = fresh(conn, since_ns, until_ns)
+        for peer in known(conn, first_ns, since_ns):
+            del first_ns[peer]
+        ranked = top(conn, filters, BY, "connections", None)
+        caveats = [*caveats_of_new(conn, since_ns), *ranked.caveats]
+    return answer(first_ns, ranked.rows, caveats)
+
+
+def answer(
+    first_ns: Mapping[Peer, int], ranked: Iterable[TopRow], caveats: Iterable[Caveat]
+) -> New:
+    """Put together when peers were first seen, and what is known of them."""
     rows = [
         NewPeer(peer=peer, first_ns=first_ns[peer], counts=row.counts)
-        for row in answer.rows
+        for row in ranked
         if (peer := Peer._make(row.keys)) in first_ns
     ]
     rows.sort(key=lambda row: (row.first_ns, *map(str, row.peer)))
     return New(rows=tuple(rows), caveats=tuple(caveats))
 
 
-def _first_seen(conn: sqlite3.Connection, since_ns: int, until_ns: int) -> Mapping[Peer, int]:
-    """Give when each peer was first seen that was not before the span."""
-    fresh = _named(conn, "first_ns >= ? AND first_ns < ?", (since_ns, until_ns))
-    if not fresh:
-        return {}
+def fresh(conn: sqlite3.Connection, since_ns: int, until_ns: int) -> dict[Peer, int]:
+    """Give the peers with an edge that was first seen in the span, and when."""
+    return _named(conn, "first_ns >= ? AND first_ns < ?", (since_ns, until_ns))
+
+
+def known(conn: sqlite3.Connection, some: Collection[Peer], since_ns: int) -> set[Peer]:
+    """Give those of some peers that were seen before a time."""
+    if not some:
+        return set()
     # The same names may stand on an older edge: that of another pod of the workload, say.
-    clients = json.dumps(list({peer.client for peer in fresh}))
+    clients = json.dumps(list({peer.client for peer in some}))
     older = _named(
         conn,
         "IFNULL(first_ns < ?, 1) AND src_id IN (SELECT src.id FROM endpoint AS src"
         f" WHERE {CLIENT} IN (SELECT value FROM json_each(?)))",
         (since_ns, clients),
     )
-    known = {
-        peer for peer, first_ns in peers.remembered(conn, fresh).items() if first_ns < since_ns
-    }
-    return {
-        peer: first_ns
-        for peer, first_ns in fresh.items()
-        if peer not in older and peer not in known
+    return {peer for peer in some if peer in older} | {
+        peer for peer, first_ns in peers.remembered(conn, some).items() if first_ns < since_ns
     }
 
 
-def _named(
-    conn: sqlite3.Connection, condition: str, values: tuple[object, ...]
-) -> Mapping[Peer, int]:
+def _named(conn: sqlite3.Connection, condition: str, values: tuple[object, ...]) -> dict[Peer, int]:
     """Give the peers of the edges that fit, and when the first edge of each was first seen."""
     choose_edges(conn, "chosen", Condition(f"id > 0 AND {condition}", values))
     found = conn.execute(
         f"SELECT {_NAMED}, MIN(edge.first_ns) FROM temp.chosen CROSS JOIN edge USING (id)"
-        f" {joins_of(_NAMED)} GROUP BY {', '.join(map(str, range(1, len(_BY) + 1)))}"
+        f" {joins_of(_NAMED)} GROUP BY {', '.join(map(str, range(1, len(BY) + 1)))}"
     )
     return {Peer._make(names): first_ns for *names, first_ns in found}
 
 
-def _caveats(conn: sqlite3.Connection, since_ns: int) -> Iterator[Caveat]:
+def caveats_of_new(conn: sqlite3.Connection, since_ns: int) -> Iterator[Caveat]:
     (began_ns,) = conn.execute("SELECT MIN(started_ns) FROM recording").fetchone()
     if began_ns is not None and began_ns >= since_ns:
         yield BeganLater(began_ns)

@@ -1,4 +1,4 @@
-"""The questions asked of one file at a time: what failed, changed, is new, uneven, idle."""
+"""The questions whose answers are more than sums: what failed, changed, is new, idle."""
 
 import sqlite3
 from abc import ABC, abstractmethod
@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from ctk.ask.keywords import Asked
-from ctk.ask.moments import Moment
+from ctk.ask.moments import AskedSpan, Moment
 from ctk.errors import UsageError
 from ctk.model import Filters
 
 if TYPE_CHECKING:
-    from ctk.ask.balance import Balance
-    from ctk.ask.diff import AskedSpan, Diff
+    from ctk.ask.diff import Diff
     from ctk.ask.failures import Failures
     from ctk.ask.idle import Idle
     from ctk.ask.new import New
@@ -45,8 +44,8 @@ class Questions(ABC):
         filters: Filters | None = None,
         /,
         *,
-        before: "AskedSpan | None" = None,
-        after: "AskedSpan | None" = None,
+        before: AskedSpan | None = None,
+        after: AskedSpan | None = None,
         other: "Questions | None" = None,
         by: str | Iterable[str] | None = None,
         sort: str | None = None,
@@ -60,7 +59,7 @@ class Questions(ABC):
         be left out: it is as long as the other, beside it. `limit` is of rows of each state.
         """
         from ctk.ask.diff import BY, SPANS_HINT, diff, two_spans
-        from ctk.ask.recording import keys_of
+        from ctk.ask.sums import keys_of
 
         self._check()
         keys = BY if by is None else keys_of(by)
@@ -83,15 +82,6 @@ class Questions(ABC):
         chosen = self._filters(filters, asked)
         with self._connect() as conn:
             return new(conn, chosen)
-
-    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
-        """Say how evenly the connections and bytes of services go to their backends."""
-        from ctk.ask.balance import balance
-
-        self._check()
-        chosen = self._filters(filters, asked)
-        with self._connect() as conn:
-            return balance(conn, chosen)
 
     def idle(
         self,

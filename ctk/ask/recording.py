@@ -25,6 +25,7 @@ from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
     # Each question imports what answers it, and nothing of the others: that is 1 to 5 ms each.
+    from ctk.ask.balance import Balance
     from ctk.ask.caveats import Caveat
     from ctk.ask.describe import Description
     from ctk.ask.flows import Flows
@@ -159,6 +160,7 @@ class Recording(Questions):
         last_seen, the latest first; by default it is bytes, and connections where no bytes were
         measured. With `seen`, rows tell when they were first and last seen.
         """
+        from ctk.ask.sums import keys_of
         from ctk.ask.top import top
 
         self._check()
@@ -192,6 +194,7 @@ class Recording(Questions):
         largest `sort`, `among` those groups; `side` is as of `top`.
         """
         from ctk.ask.series import parse_step, series
+        from ctk.ask.sums import keys_of
 
         self._check()
         keys = keys_of(by)
@@ -211,6 +214,14 @@ class Recording(Questions):
                 side=side,
                 among=among,
             )
+
+    def balance(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "Balance":
+        """Say how evenly the connections and bytes of services go to their backends."""
+        from ctk.ask.balance import BY, balance
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        return balance(self.top(chosen, by=BY, sort="connections", limit=None))
 
     def graph(
         self,
@@ -384,12 +395,3 @@ class Recording(Questions):
     def _check(self) -> None:
         if not self._open:
             raise UsageError(f"{self.path} was closed", hint="ask before the end of its with block")
-
-
-def keys_of(by: str | Iterable[str]) -> Sequence[str]:
-    from ctk.ask.presets import expanded
-    from ctk.ask.sums import check_keys
-
-    keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
-    check_keys(keys, "by=")
-    return expanded(keys)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ctk.ask.connection import choose_edges
-from ctk.ask.presets import EITHER_KEYS, PRESETS, Ends, Side, answered, opened
+from ctk.ask.presets import EITHER_KEYS, PRESETS, Ends, Side, answered, expanded, opened
 from ctk.ask.selectors import (
     Condition,
     both,
@@ -144,6 +144,13 @@ def check_keys(keys: Sequence[str], spelled: str) -> None:
             near = get_close_matches(key, known, 1)
             keys_told = f"{spelled} {near[0]}" if near else f"one of {', '.join(known)}"
             raise UsageError(f"{key!r} is not a key to rank by", hint=keys_told)
+
+
+def keys_of(by: str | Iterable[str]) -> Sequence[str]:
+    """Give the keys that `by` names, those of presets in their place."""
+    keys = [key.strip() for key in by.split(",")] if isinstance(by, str) else list(by)
+    check_keys(keys, "by=")
+    return expanded(keys)
 
 
 def refuse_cut(filters: Filters, of: str) -> None:

@@ -7,15 +7,12 @@ together here: flows by time, sums by their keys. SQL is asked of views that uni
 
 import os
 import sqlite3
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import reduce
-from heapq import merge
-from itertools import chain, islice, repeat
-from operator import attrgetter
-from typing import Any, Unpack
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ctk.ask.caveats import (
     Caveat,
@@ -23,26 +20,29 @@ from ctk.ask.caveats import (
     HasGaps,
     NothingFits,
     OfFiles,
-    PrunedMeanwhile,
     SeenByEach,
 )
 from ctk.ask.connection import Connect
-from ctk.ask.edges import MOST_EDGES, EdgeValues
-from ctk.ask.flows import Flows, Page, T
+from ctk.ask.flows import Flows
+from ctk.ask.flowstogether import FlowsTogether
 from ctk.ask.follow import Follow
 from ctk.ask.gaps import Gaps, StoredGap
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
-from ctk.ask.pages import PAGE_ROWS, Position, Row
+from ctk.ask.pages import Position
 from ctk.ask.presets import Side
-from ctk.ask.recording import Recording, keys_of
+from ctk.ask.recording import Recording
 from ctk.ask.series import Series
-from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, plus
+from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, keys_of, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.store.columns import EDGE_KEYS, ROW_KEYS, FlowRecord
 from ctk.timespan import FOREVER_NS
+
+if TYPE_CHECKING:
+    from ctk.ask.failures import Failures
+    from ctk.ask.idle import Idle
+    from ctk.ask.new import New
 
 
 class Recordings(Recording):
@@ -84,7 +84,7 @@ class Recordings(Recording):
         self._check()
         if after is not None:
             raise UsageError("where a reader stopped is of one file", hint="give one file")
-        return _FlowsTogether(self._parts, self._filters(filters, asked, "after"), self._together)
+        return FlowsTogether(self._parts, self._filters(filters, asked, "after"), self._together)
 
     def top(
         self,
@@ -168,6 +168,54 @@ class Recordings(Recording):
         caveats = self._together(series.caveats for series in found)
         return together(found, sort, limit, caveats)
 
+    def failures(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Failures":
+        """Say what failed in any of the files, the most failures first."""
+        from ctk.ask.several import failures_of
+
+        self._check()
+        chosen = self._filters(filters, asked, "limit")
+        return failures_of(self._connects(), chosen, limit, self._together)
+
+    def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":
+        """List who talked to whom for the first time in a span, and before it in none of them."""
+        from ctk.ask.new import BY
+        from ctk.ask.several import new_of
+        from ctk.ask.sums import refuse_cut
+
+        self._check()
+        chosen = self._filters(filters, asked)
+        refuse_cut(chosen, "peers")
+
+        def top() -> Top:
+            return self.top(chosen, by=BY, sort="connections", limit=None)
+
+        return new_of(
+            self._connects(), chosen, top, lambda found: self._together(found, sums=False)
+        )
+
+    def idle(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        min_idle: str | int = "5m",
+        **asked: Unpack[Asked],
+    ) -> "Idle":
+        """List the live connections of all files that move nothing."""
+        from ctk.ask.several import idle_of
+
+        self._check()
+        chosen = self._filters(filters, asked, "min_idle")
+        found = [part.idle(chosen, min_idle=min_idle) for part in self._parts]
+        return idle_of(found, self._together)
+
     def follow(
         self,
         filters: Filters | None = None,
@@ -204,6 +252,9 @@ class Recordings(Recording):
         first, *others = (part.source for part in self._parts)
         return uniting(first.reader, others, text)
 
+    def _connects(self) -> list[Connect]:
+        return [part._connect for part in self._parts]
+
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         raise UsageError("that is asked of one file at a time", hint=f"of {self.path}, say")
 
@@ -211,7 +262,7 @@ class Recordings(Recording):
         """Give each file's part of the question: of the first or last flows of all, its own."""
         if (filters.first, filters.last) == (None, None):
             return [(part, filters) for part in self._parts]
-        flows = _FlowsTogether(self._parts, filters, self._together)
+        flows = FlowsTogether(self._parts, filters, self._together)
         for _ in flows:
             pass
         return [
@@ -250,89 +301,6 @@ class Recordings(Recording):
 
     def _of_files(self) -> tuple[Caveat, ...]:
         return (SeenByEach(self._seen_by),) if self._seen_by > 1 else ()
-
-
-class _FlowsTogether(Flows):
-    """The flows of several files, by time."""
-
-    def __init__(
-        self,
-        parts: Sequence[Recording],
-        filters: Filters,
-        together: Callable[[Iterable[Iterable[Caveat]]], tuple[Caveat, ...]],
-    ) -> None:
-        self._parts = parts
-        self._each = [part.flows(filters) for part in parts]
-        self._together = together
-        self.given: Counter[int] = Counter()  # how many of each part
-        super().__init__(parts[0].source.reader, filters)
-
-    @property
-    def position(self) -> Position | None:
-        """There is none: it would be one in each file."""
-        return None
-
-    @property
-    def caveats(self) -> tuple[Caveat, ...]:
-        """What the flows of each file lack; complete after the last one."""
-        since_ns, until_ns = self._filters.since_ns, self._filters.until_ns
-        if (self._filters.first, self._filters.last) == (None, None) or self._reach is None:
-            return self._together(flows.caveats for flows in self._each)
-        # Each file has read more of itself than was given of it.
-        if self._filters.last is not None:
-            since_ns = self._reach[0]
-        if self._filters.first is not None:
-            until_ns = self._reach[1] + 1
-        span = replace(self._filters, since_ns=since_ns, until_ns=until_ns, first=None, last=None)
-        return self._together(
-            [
-                *part.flows(span).caveats,
-                *(each for each in flows.caveats if isinstance(each, PrunedMeanwhile)),
-            ]
-            for part, flows in zip(self._parts, self._each, strict=True)
-        )
-
-    def pages(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
-        """Give the flows as rows; each file numbers its edges, so here they are numbered anew."""
-        numbers: dict[tuple[Any, ...], int] = {}
-        edges: dict[int, T] = {}
-        while some := list(islice(self, PAGE_ROWS)):
-            if len(numbers) > MOST_EDGES:
-                numbers, edges = {}, {}
-            rows: list[Row] = []
-            for record in some:
-                values = _of_edge(record)
-                number = numbers.setdefault(values, len(numbers))
-                if number not in edges:
-                    edges[number] = of_edge(values)
-                rows.append((None, 0, number, *_of_row(record)))
-            yield rows, edges
-
-    def _read(self) -> Generator[FlowRecord, None, None]:
-        each = (zip(flows, repeat(at)) for at, flows in enumerate(self._each))
-        found: Iterable[tuple[FlowRecord, int]] = merge(*each, key=_start)
-        if self._filters.first is not None:
-            found = islice(found, self._filters.first)
-        if self._filters.last is not None:
-            found = deque(found, self._filters.last)
-        first_ns, last_ns = FOREVER_NS, -FOREVER_NS
-        try:
-            for flow, at in found:
-                self.given[at] += 1
-                first_ns, last_ns = min(first_ns, flow.started_ns), max(last_ns, flow.started_ns)
-                self._reach = first_ns, last_ns
-                yield flow
-        finally:
-            for flows in self._each:
-                flows.close()
-
-
-_of_edge = attrgetter(*EDGE_KEYS)
-_of_row = attrgetter(*ROW_KEYS)
-
-
-def _start(found: tuple[FlowRecord, int]) -> int:
-    return found[0].started_ns
 
 
 def _widest(spans: Sequence[tuple[int, int]]) -> tuple[int, int] | None:

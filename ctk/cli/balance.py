@@ -1,7 +1,6 @@
 """`ctk balance`: how evenly the backends of a service are used."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -9,7 +8,8 @@ import ctk
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
-    db_argument,
+    Dbs,
+    dbs_argument,
     output_options,
     print_caveats,
     remark,
@@ -20,11 +20,11 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Say how evenly a service's backends are used.")
-@db_argument
+@dbs_argument
 @limit_option
 @filter_options
 @output_options
-def balance(db: Path, limit: int | None, filters: Filters, output: Output) -> None:
+def balance(db: Dbs, limit: int | None, filters: Filters, output: Output) -> None:
     """
     Say how evenly connections and bytes go to the backends of a service.
 

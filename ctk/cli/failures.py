@@ -1,7 +1,6 @@
 """`ctk failures`: what failed, from whom, since when."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -9,7 +8,8 @@ import ctk
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
-    db_argument,
+    Dbs,
+    dbs_argument,
     output_options,
     print_caveats,
     remark,
@@ -20,11 +20,11 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Say what failed, from whom, since when.")
-@db_argument
+@dbs_argument
 @limit_option
 @filter_options
 @output_options
-def failures(db: Path, limit: int | None, filters: Filters, output: Output) -> None:
+def failures(db: Dbs, limit: int | None, filters: Filters, output: Output) -> None:
     """
     Say what failed: by client workload, service, backend and port, most failures first.
 

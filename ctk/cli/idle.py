@@ -1,7 +1,6 @@
 """`ctk idle`: live connections that move nothing."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -10,7 +9,8 @@ from ctk.ask.idle import LEAST_NS
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
-    db_argument,
+    Dbs,
+    dbs_argument,
     output_options,
     print_caveats,
     remark,
@@ -22,7 +22,7 @@ from ctk.timespan import SECOND, format_age, format_time, parse_age
 
 
 @click.command(cls=FilterCommand, short_help="List live connections that move nothing.")
-@db_argument
+@dbs_argument
 @click.option(
     "--min-idle",
     type=parse_age,
@@ -34,7 +34,7 @@ from ctk.timespan import SECOND, format_age, format_time, parse_age
 @limit_option
 @filter_options
 @output_options
-def idle(db: Path, min_idle: int, limit: int | None, filters: Filters, output: Output) -> None:
+def idle(db: Dbs, min_idle: int, limit: int | None, filters: Filters, output: Output) -> None:
     """
     List the live connections that have moved nothing for long, the longest idle first.
 

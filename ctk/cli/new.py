@@ -1,7 +1,6 @@
 """`ctk new`: who talked to whom for the first time."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -9,7 +8,8 @@ import ctk
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
-    db_argument,
+    Dbs,
+    dbs_argument,
     output_options,
     print_caveats,
     remark,
@@ -20,11 +20,11 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="List who talked to whom for the first time.")
-@db_argument
+@dbs_argument
 @limit_option
 @filter_options
 @output_options
-def new(db: Path, limit: int | None, filters: Filters, output: Output) -> None:
+def new(db: Dbs, limit: int | None, filters: Filters, output: Output) -> None:
     """
     List who talked to whom for the first time, the oldest first.
 

@@ -18,6 +18,7 @@ from ctk.conntrack.names import EVENT_NAMES, EventName, parse_protocol
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
 from ctk.numbers import parse_port, parse_size
+from ctk.record.exporter import parse_address
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
 
@@ -64,7 +65,7 @@ class RecordCommand(SectionedCommand):
                     "Records as they come",
                     "prints log log_accounting log_max_bytes log_keep log_compress",
                 ),
-                ("How it is watched", "progress_every_ns ready_file lingers"),
+                ("How it is watched", "metrics progress_every_ns ready_file lingers"),
             )
             for name in names.split()
         }
@@ -249,6 +250,12 @@ class RecordCommand(SectionedCommand):
     "lingers",
     is_flag=True,
     help="Stay after the end until a signal: DB can be fetched from the container.",
+)
+@click.option(
+    "--metrics",
+    type=parse_address,
+    metavar="[ADDRESS:]PORT",
+    help="Answer Prometheus at /metrics; without an address on this host alone.",
 )
 @click.option(
     "--ready-file",

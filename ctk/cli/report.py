@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from ctk.ask.keywords import filters_of
+from ctk.ask.moments import ends_of
 from ctk.ask.recording import Recording
 from ctk.cli.bar import Stages
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.options import db_argument, refuse_one_file_twice
-from ctk.errors import UsageError
 from ctk.model import Filters
 
 
@@ -96,12 +96,9 @@ def report(
 
 def _span(text: str, recording: Recording) -> tuple[int | None, int | None]:
     """Turn "2h..1h" into a span in ns."""
-    since, dots, until = text.partition("..")
-    if not (since and dots and until):
-        raise UsageError(f"{text!r} is not a span", hint="--before 2h..1h")
-    asked = {"since": since, "until": until}
+    ends = zip(("since", "until"), ends_of(text), strict=True)
     span = filters_of(
-        asked,
+        {name: end for name, end in ends if end is not None},
         now_ns=time.time_ns(),
         reference=recording.reference,
         spelled="--before {}".format,

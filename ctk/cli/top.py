@@ -5,6 +5,7 @@ import sys
 import click
 
 import ctk
+from ctk.ask.caveats import each_once
 from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, Side, expanded
 from ctk.ask.recording import Recording
 from ctk.ask.sums import KEYS, SEEN, SORTS, check_keys
@@ -188,7 +189,7 @@ def _say(ranked: list[Top], output: Output, rate: bool) -> None:
             remark(f"only the first {len(each.rows):,} of {each.groups:,}: --limit 0 has all")
     if rate and ranked[0].span is not None:
         remark(f"rates are of {format_age(ranked[0].span[1] - ranked[0].span[0])}")
-    print_caveats(dict.fromkeys(caveat for each in ranked for caveat in each.caveats))
+    print_caveats(each_once(caveat for each in ranked for caveat in each.caveats))
 
 
 def _watch(

@@ -114,8 +114,14 @@ class Connections:
         other = None
         if self.strangers is not None:
             other = self.strangers.other_of(orig, reply, zone)
-            if other is not None and self._is_folded(other, of_flow):
-                return other
+            if other is not None:
+                group = self.live.get(other.base | of_flow)
+                if group is None:
+                    # It was folded before, or is now.
+                    if self._wanted is None and self.strangers.is_folded_at_once(other):
+                        return other
+                elif group.folded:
+                    return other
         return self.enter(key, other)
 
     def ends(self, orig: bytes, reply: bytes, zone: int) -> Ends:
@@ -151,14 +157,6 @@ class Connections:
             return folded
         flow = self.enter(key, self.strangers.other_of(*key))
         return folded if flow is None else Group(flow, group.began_ns)
-
-    def _is_folded(self, other: Other, of_flow: int) -> bool:
-        """Say whether the flow that `other` was looked up for is folded: it was, or it is now."""
-        assert self.strangers is not None
-        group = self.live.get(other.base | of_flow)
-        if group is not None:
-            return group.folded
-        return self._wanted is None and self.strangers.is_folded_at_once(other)
 
     def forget_idle_flows(self) -> None:
         """Forget flows that had no event for long, where there are many; between batches."""

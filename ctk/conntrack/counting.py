@@ -24,6 +24,7 @@ from ctk.conntrack.decode import (
 )
 from ctk.conntrack.folding import Folding
 from ctk.conntrack.groups import (
+    MOST_WAITING,
     Apart,
     Counters,
     Flow,
@@ -33,7 +34,7 @@ from ctk.conntrack.groups import (
     Totals,
     moved_since,
 )
-from ctk.conntrack.outcome import AT, PORT, START, counters_of, failure, is_over
+from ctk.conntrack.outcome import AT, NO_FAILURE, PORT, START, counters_of, failure, is_over
 from ctk.model import (
     COUNTS_DESTROY,
     COUNTS_NEW,
@@ -117,7 +118,10 @@ class EventCounter:
                     group = live[key] = group.into
                 addresses = (group.totals or self._totals(group, at_ns, port)).addresses
                 if addresses is not None:
-                    addresses.add(flow.ends or connections.ends(orig, reply, zone))
+                    waiting = addresses.waiting
+                    waiting.add(flow.ends or connections.ends(orig, reply, zone))
+                    if len(waiting) >= MOST_WAITING:
+                        addresses.count_waiting()
             totals = group.totals
             if totals is None:
                 totals = self._totals(group, at_ns, port)
@@ -195,10 +199,20 @@ class EventCounter:
         connections, ends = self.connections, flow.ends
         moved = self._moved_last(key, event)
         group = connections.counted_under(group, (orig, reply, zone), moved)
-        if isinstance(group, FoldedGroup) and any(failure(event)):
+        failed = failure(event)
+        if failed != NO_FAILURE and isinstance(group, FoldedGroup):
             group = group.failures
-        totals = self._totals(group, at_ns, port)
-        self._count_end(totals, event, counted, moved)
+        totals = group.totals or self._totals(group, at_ns, port)
+        if totals.port != port:
+            totals.port = None
+        if totals.apart is None:
+            totals.destroy_events += 1
+            totals.refused += failed[0]
+            totals.unreplied += failed[1]
+            if moved is not None:
+                totals.add(moved)
+        else:
+            self._count_end(totals, event, counted, moved)
         totals.connections += counted
         if totals.addresses is not None:
             totals.addresses.add(ends or connections.ends(orig, reply, zone))

@@ -30,6 +30,9 @@ class Counters(NamedTuple):
     bytes_in: int
 
 
+_NOTHING = Counters(0, 0, 0, 0)
+
+
 class Flow:
     """
     A flow that connections begin in.
@@ -67,6 +70,7 @@ class Flow:
 # any. A plain tuple: one is made for each event of a flood, and a NamedTuple takes three times as
 # long.
 Ends = tuple[bytes, bytes, bytes]
+MOST_WAITING = 128  # of them, to be counted
 StrangerKinds = tuple[Kind | None, Kind | None, Kind | None]  # of Ends; None for those known
 NO_STRANGERS: StrangerKinds = (None, None, None)
 
@@ -199,18 +203,36 @@ class Apart:
 class Addresses:
     """How many addresses of strangers a folded group had events of in one window."""
 
-    __slots__ = ("_of_backend", "dst", "src")
+    __slots__ = ("_dst", "_of_backend", "_src", "waiting")
 
     def __init__(self, sides: Sides) -> None:
-        self.src = Distinct() if sides.src else None
-        self.dst = Distinct() if sides.dialled or sides.backend else None
+        self._src = Distinct() if sides.src else None
+        self._dst = Distinct() if sides.dialled or sides.backend else None
         self._of_backend = not sides.dialled
+        self.waiting: set[Ends] = set()  # to be counted, many at once
 
     def add(self, ends: Ends) -> None:
-        if self.src is not None:
-            self.src.add(ends[0])
-        if self.dst is not None:
-            self.dst.add(ends[2] if self._of_backend else ends[1])
+        self.waiting.add(ends)
+        if len(self.waiting) >= MOST_WAITING:
+            self.count_waiting()
+
+    def count_waiting(self) -> None:
+        if self._src is not None:
+            self._src.update([ends[0] for ends in self.waiting])
+        if self._dst is not None:
+            side = 2 if self._of_backend else 1
+            self._dst.update([ends[side] for ends in self.waiting])
+        self.waiting.clear()
+
+    @property
+    def src(self) -> Distinct | None:
+        self.count_waiting()
+        return self._src
+
+    @property
+    def dst(self) -> Distinct | None:
+        self.count_waiting()
+        return self._dst
 
     def merge(self, other: "Addresses") -> None:
         """Count those of the same sides, too."""
@@ -283,5 +305,7 @@ def moved_since(before: Counters | None, now: Counters) -> Counters | None:
     """Return what moved between two looks at a connection's counters; None where they went back."""
     if before is None:
         return now
+    if before == now:  # as most of what a flood leaves behind
+        return _NOTHING
     moved = Counters(*map(sub, now, before))
     return None if min(moved) < 0 else moved

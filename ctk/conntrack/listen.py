@@ -117,9 +117,9 @@ class Listener:
 
     With `dump_every_s`, a dump comes so long after the one before. With None, dumps come as often
     as a hundredth of a core allows, the work of whoever takes them included: at the end of each
-    window at best, every 30 s at worst (`schedule`). So what a connection moved stands in the
-    window in which it moved, or in the next one where there are very many connections. A loss asks
-    for a dump at once.
+    window at best, every 30 s at worst, or as a tenth of a core allows (`schedule`). So what a
+    connection moved stands in the window in which it moved, or in the next one where there are very
+    many connections. A loss asks for a dump at once.
 
     After `stopping`, all is over within `stop_s`. Where the events that wait then are more than
     that allows, the rest is a gap; a last dump that takes longer is cut off and not reported as

@@ -17,6 +17,7 @@ AT: Final = 6
 _STATUS: Final = 7
 _TCP_STATE: Final = 8
 START: Final = 13
+NO_FAILURE: Final = (False, False)
 _OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))
 
 
@@ -37,7 +38,7 @@ def failure(event: EventTuple) -> tuple[bool, bool]:
     """Say whether a connection that ended was refused, and whether it got no reply."""
     status, tcp_state = event[_STATUS], event[_TCP_STATE]
     if status is not None and status & IPS_SEEN_REPLY:
-        return False, False
+        return NO_FAILURE
     # A refused connection ends at once in state CLOSE: reset before it was established.
     refused = tcp_state == TCP_CONNTRACK_CLOSE
     return refused, not refused and status is not None

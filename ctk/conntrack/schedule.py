@@ -3,13 +3,14 @@ When the kernel's table is dumped. Pure: the caller tells what time it is.
 
 A dump tells how many bytes moved since the one before. It costs 4 us of CPU an entry and more, and
 11 ms for the walk over an empty table of 262,144 buckets. So dumps come as often as a hundredth of
-a core allows: each window at best, every 30 s at worst. Where they can come each window, each is
-timed to end shortly before its window does: bytes then stand in the window in which they moved.
+a core allows: each window at best, every 30 s at worst, or as a tenth of a core allows. Where they
+can come each window, each is timed to end shortly before its window does: bytes then stand in the
+window in which they moved.
 """
 
 from ctk.timespan import SECOND
 
-LONGEST_S = 30.0
+LONGEST_S = 30.0  # or as long as a tenth of a core allows, where one takes over 3 s
 SHARE = 0.01  # of a core, for dumps that come by themselves
 SHARE_WHEN_ASKED = 0.1  # for those that a loss, or a full table, asks for
 MARGIN_S = 0.05  # from a dump's expected end to its window's
@@ -76,6 +77,6 @@ class DumpSchedule:
         )
         end_s = self._slot_s * (after_s // self._slot_s + 1)
         due_s = now_s + end_s - lead_s - wall_s
-        due_s = min(due_s, began_s + LONGEST_S)
+        due_s = min(due_s, max(began_s + LONGEST_S, self._soonest_s))
         self._lead_s = lead_s
         return due_s

@@ -105,7 +105,8 @@ def open_inputs(paths: Iterable[Path], stack: ExitStack, beside: Path) -> list[I
             folder = stack.enter_context(TemporaryDirectory(prefix=".ctk-merge-", dir=beside))
             readable = Path(folder) / "snapshot.db"
             snapshot(path, readable, lambda done, total: None)
-        opened.append(_opened(path, source(readable)))
+        # There may be a hundred of an older schema: their copies are on the disk.
+        opened.append(_opened(path, source(readable, in_memory_bytes=0)))
     return opened
 
 

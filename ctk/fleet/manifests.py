@@ -23,12 +23,12 @@ RULES = (
     {
         "apiGroups": [""],
         "resources": ["pods", "services", "nodes"],
-        "verbs": ["get", "list", "watch"],
+        "verbs": ["list", "watch"],
     },
     {
         "apiGroups": ["discovery.k8s.io"],
         "resources": ["endpointslices"],
-        "verbs": ["get", "list", "watch"],
+        "verbs": ["list", "watch"],
     },
     {
         "apiGroups": [""],

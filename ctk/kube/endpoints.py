@@ -152,6 +152,13 @@ class Endpoints:
             return []
         return [PodsTold(min(at_ns, self._owners.lost_ns), self._pods_version)]
 
+    def watches(self) -> dict[Resource, bool]:
+        """Say of each resource whether it is known and watched now; of none where none is asked."""
+        if not self._kube:
+            return {}
+        lost = self._staleness.lost
+        return {each: each in self._listed and each not in lost for each in RESOURCES}
+
     @property
     def has_names(self) -> bool:
         """Whether all that names come from was listed once, but what is forbidden; pods anyway."""

@@ -47,6 +47,7 @@ class Committer:
     ) -> None:
         self.committed_ns = at_ns
         self.flows = 0  # rows in the file
+        self.recorded: Callable[[Iterable[Rows]], None] = lambda rows: None  # is told of them
         self._writer, self._attribution, self._ledger = writer, attribution, ledger
         self._aggregation: Aggregation = plan.aggregation
         self._retain, self._live = plan.retain, plan.live
@@ -164,6 +165,7 @@ class Committer:
             return False
         self._attribution.committed(groups)
         self.flows += sum(map(len, rows))
+        self.recorded(rows)
         self._ledger.written()
         self._windows.clear()
         self._changes.clear()

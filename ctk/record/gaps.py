@@ -1,6 +1,7 @@
 """The gap ledger: what was lost or unknown, kept until the file has it."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ class GapLedger:
 
     clock_offset_ns: int  # the wall clock's lead over the monotonic one
     count: int = 0
+    of_kind: Counter[str] = field(default_factory=Counter)  # of `count`, but those thinned
     lost: int = 0
     malformed: int = 0
     counters_reset: int = 0
@@ -36,6 +38,7 @@ class GapLedger:
         """Take in gaps that others found."""
         for gap in gaps:
             self.count += 1
+            self.of_kind[gap.kind] += 1
             self._waiting.append(gap)
             if gap.kind == "events lost":
                 self.lost += gap.lost or 0
@@ -95,6 +98,7 @@ class GapLedger:
         self._waiting.clear()
         if self.unwritten is not None:
             self.count += not self._cost_nothing
+            self.of_kind[self.unwritten.kind] += not self._cost_nothing
             lost = (
                 f"{self.unwritten.lost} events are not in it"
                 if self.unwritten.lost

@@ -29,6 +29,7 @@ from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
 from ctk.record.gaps import GapLedger
 from ctk.record.idle import IdleWatch
+from ctk.record.metrics import Metrics
 from ctk.record.plan import Listening, Plan, Status, Stream
 from ctk.record.pressure import TableWatch
 from ctk.store.connect import path_of
@@ -112,6 +113,8 @@ class Recorder:
         )
         self._ledger = GapLedger(host.clock_offset_ns())
         self._committer = Committer(writer, self._attribution, self._ledger, plan, started_ns)
+        if listening.metrics is not None:
+            self._committer.recorded = listening.metrics.recorded
         self._table = TableWatch(self._connections, self._attribution, started_ns, live=plan.live)
         self._idle = IdleWatch(self._connections, writer, started_ns)
         self._dumped_ns = started_ns  # when counters were last looked at
@@ -257,7 +260,10 @@ class Recorder:
     def _commit(self, at_ns: int) -> bool:
         self._collect_gaps(at_ns)
         events, looks = self._aggregator.events, self._table.looks
+        began_s, metrics = time.perf_counter(), self._listening.metrics
         done = self._committer.commit(at_ns, self._learned(at_ns), events, looks)
+        if metrics is not None:
+            metrics.timed(time.perf_counter() - began_s)
         if done:
             self._table.written()
         if done and self._endpoints.has_names:
@@ -317,7 +323,23 @@ class Recorder:
             # What ended the recording is raised by who calls this; it may have broken this, too.
             log.exception("the last window is not in the file")
 
+    def _publish(self, metrics: Metrics) -> None:
+        ledger = self._ledger
+        metrics.publish(
+            received=self._aggregator.events,
+            lost=ledger.lost,
+            malformed=ledger.malformed,
+            gaps=ledger.of_kind,
+            live=len(self._connections.live),
+            started_ns=self._stream.started_ns,
+            committed_ns=self._committer.committed_ns,
+            watches=self._endpoints.watches(),
+            use=self._table.use,
+        )
+
     def _tell_status(self) -> None:
+        if self._listening.metrics is not None:
+            self._publish(self._listening.metrics)
         self._listening.status(
             Status(
                 self._aggregator.events,

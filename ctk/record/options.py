@@ -9,6 +9,7 @@ from typing import Literal
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.filters import Cidr, EventFilter
 from ctk.conntrack.names import EventName, protocol_name
+from ctk.record.exporter import Address
 
 Scope = Literal["cluster", "node"]
 
@@ -54,6 +55,7 @@ class Options:
     log_compress: bool
     log_accounting: bool
     ready_file: Path | None
+    metrics: Address | None
 
     def event_filter(self) -> EventFilter:
         return EventFilter(

@@ -9,6 +9,7 @@ from ctk.conntrack.capture import CaptureWriter
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.model import Datagrams, Endpoint, FlowTuple, Gap
+from ctk.record.metrics import Metrics
 from ctk.record.rows import Told
 from ctk.timespan import SECOND
 
@@ -68,4 +69,5 @@ class Listening:
     pods: Callable[[Endpoint], None] = lambda pod: None
     status: Callable[[Status], None] = lambda status: None
     capture: CaptureWriter | None = None
+    metrics: Metrics | None = None
     ready: Callable[[int], None] = lambda until_ns: None  # all up to then is in the file, named

@@ -39,6 +39,7 @@ from ctk.timespan import SECOND
 
 if TYPE_CHECKING:
     from ctk.kube.watch import Watch
+    from ctk.record.metrics import Metrics
 
 log = logging.getLogger("ctk")
 
@@ -66,6 +67,7 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         plan = _plan(options, node, watch, stop)
         printer = _printer(options, stop, progress)
         record_log = _record_log(stack, options, stop)
+        metrics = _metrics(stack, options)
         conn = stack.enter_context(connect.writer(options.db))
         ready = stack.enter_context(ReadyFile(options.ready_file)) if options.ready_file else None
         _refuse_a_second_time(conn, options.db, plan, stream)
@@ -88,11 +90,25 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
             pods=printer.pod if printer is not None else lambda pod: None,
             status=show,
             capture=capture,
+            metrics=metrics,
             ready=ready.committed if ready is not None else lambda until_ns: None,
         )
         loop.run(conn, stream, plan, changes, listening)
         if printer is not None:
             printer.end()
+
+
+def _metrics(stack: ExitStack, options: Options) -> "Metrics | None":
+    """Listen for who asks for metrics; before anything is recorded, for the port may be taken."""
+    if options.metrics is None:
+        return None
+    from ctk.record.exporter import Exporter
+    from ctk.record.metrics import Metrics, renderer, require
+
+    require()
+    metrics = Metrics(options.db)
+    stack.enter_context(Exporter(options.metrics, renderer(metrics)))
+    return metrics
 
 
 def _stream(

@@ -86,7 +86,7 @@ class Templates:
         """Give the template of an edge; where it cannot have one, its values."""
         named = self._marks | dict(zip(EDGE_KEYS, values, strict=True))
         line = self._encode([named[key] for key in self._keys])
-        if line.count(b"\0") != len(self._marks) + 2:
+        if line.count(b"\0") != len(self._marks):
             return values
         return (self._before + line.replace(b"%", b"%%") + self._end).replace(b"\0", b"%s")
 
@@ -125,14 +125,16 @@ class Templates:
                 ended = minute + of_minute[(end_ns - low_ns) // SECOND]
             else:
                 ended = _up_to_second(end_ns)
-            _, _, _, start, end, *rest = text.split(b",")
-            if is_ns:
-                made.append(template % (started, start[-9:], ended, end[-9:], start, end, *rest))
-            elif is_us:
-                numbers = (start[:-3], end[:-3])
-                made.append(template % (started, start[-9:], ended, end[-9:], *numbers, *rest))
-            else:
-                made.append(template % (started, start[-9:], ended, end[-9:], *rest))
+            tokens = text.split(b",")
+            start, end = tokens[3:5]
+            # In place of what no line has: the row's number, and its edge's.
+            tokens[1:3] = started + start[-9:], ended + end[-9:]
+            if is_us:
+                tokens[3:5] = start[:-3], end[:-3]
+            elif not is_ns:
+                del tokens[3:5]
+            del tokens[0]
+            made.append(template % tuple(tokens))
         return made
 
     def _by_itself(self, row: Row, edge: bytes | EdgeValues) -> bytes:
@@ -142,8 +144,8 @@ class Templates:
             values = [self._value(blank, key) for key in self._keys if key not in EDGE_KEYS]
             null = b"null" if self._is_json else b""
             texts = [null if value is None else str(value).encode() for value in values[2:]]
-            times = (part for text in values[:2] for part in (text[:-10], text[-10:-1]))
-            return edge % (*(part.encode() for part in times), *texts)
+            times = (text.removesuffix("Z").encode() for text in values[:2])
+            return edge % (*times, *texts)
         record = record_of(row, edge)
         return (
             self._before
@@ -157,11 +159,11 @@ class Templates:
         return getattr(record, key)
 
     def _mark(self, key: str) -> Any:
-        """Give what stands in a template for a value of the row: of a text, for two parts of it."""
+        """Give what stands in a template for a value of the row: of a text, for all but its Z."""
         from orjson import Fragment
 
         is_text = key in FLOW_COLUMNS and FLOW_COLUMNS[key].time_of is not None
-        mark = f"{_MARK}{_MARK}Z" if is_text else _MARK
+        mark = f"{_MARK}Z" if is_text else _MARK
         if not self._is_json:
             return mark
         return Fragment(f'"{mark}"' if is_text else mark)

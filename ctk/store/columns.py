@@ -127,6 +127,7 @@ FLOW_KEYS: tuple[str, ...] = FlowRecord._fields
 COUNT_KEYS = tuple(key for key, column in FLOW_COLUMNS.items() if column.counted)
 MEASURED_KEYS = tuple(key for key, column in FLOW_COLUMNS.items() if column.measured)
 JSON_KEYS = tuple(key for key, column in FLOW_COLUMNS.items() if column.json)
+FOLDED_KEYS = ("src_addresses", "dst_addresses")  # NULL unless an edge stands for many
 # What is neither a time nor a count.
 IDENTITY_KEYS = FLOW_KEYS[FLOW_KEYS.index("cluster") : FLOW_KEYS.index("connections")]
 

@@ -34,8 +34,12 @@ class File:
         connect.attach(conn, name, self._path)
 
 
-def source(path: Path) -> Source:
-    """Give the source of a ctk file of any schema that is known here; else a UsageError."""
+def source(path: Path, in_memory_bytes: int | None = None) -> Source:
+    """
+    Give the source of a ctk file of any schema that is known here; else a UsageError.
+
+    The copy of an older file is in memory where that is no larger, or than is usual.
+    """
     try:
         with connect.reader(path):
             return File(path)
@@ -44,7 +48,7 @@ def source(path: Path) -> Source:
     # It needs the migrations: 90 ms that no other file costs.
     from ctk.store.older import Older
 
-    return Older(path)
+    return Older(path) if in_memory_bytes is None else Older(path, in_memory_bytes)
 
 
 def any_source(path: Path) -> Source:

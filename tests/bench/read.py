@@ -27,6 +27,7 @@ from statistics import median
 from typing import NamedTuple
 
 import generate
+from interactive import interactive
 from listeners import CTK
 from tabulate import tabulate
 
@@ -174,8 +175,8 @@ def ask_ctk(db: Path, until_ns: int, where: Path) -> dict[str, list[dict[str, ob
         for chosen in filters(db)
     ]
     exported = [export(db, form, where) for form in ("jsonl", "log", "csv", "parquet")]
-    info: list[dict[str, object]] = [{"s": seconds((CTK, "info", db))}]
-    return {"top": ranked, "query": listed, "export": exported, "info": info}
+    waited = list(interactive(db))
+    return {"COMMAND": waited, "top": ranked, "query": listed, "export": exported}
 
 
 def others(db: Path, where: Path, flows: int) -> Iterator[Tool]:

@@ -99,9 +99,12 @@
   function Panel({ doc, selection, asked, onClose, onOpen, onWho, onSpan }) {
     const { box, edges, title } = selection;
     const file = ctk.shellWord(doc.source.file);
-    const span = [doc.asked.since && `--since ${doc.asked.since}`, doc.asked.until && `--until ${doc.asked.until}`].filter((each) => each);
-    const words = [...span, doc.asked.flags, ctk.flagsOf(asked)].filter((each) => each);
     const own = box ? flagsOfBox(doc, box, "any") : selection.flags;
+    // What is gone is of the span before.
+    const ofBefore = own.startsWith("--since ");
+    const span = ofBefore ? [] : [doc.asked.since && `--since ${doc.asked.since}`, doc.asked.until && `--until ${doc.asked.until}`].filter((each) => each);
+    const others = ofBefore ? asked.filter(([name]) => name !== "since" && name !== "until") : asked;
+    const words = [...span, doc.asked.flags, ctk.flagsOf(others)].filter((each) => each);
     const steps = ctk.addedUp(doc, edges);
     const sums = edges.reduce((total, edge) => ctk.addSums(total, edge), ctk.noSums());
     const inside = box ? edges.filter((edge) => box.way !== "from" && box.leaves.has(edge.dst)) : [];

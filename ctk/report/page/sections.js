@@ -120,7 +120,7 @@
         row=${(each) => {
           const { client, server, port, proto } = partsOf((each.now || each.then).key);
           return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td>${each.how === "more" ? "3× more" : each.how}</td>
-            <td><button type="button" class="way" onClick=${() => onPick(each.now || each.then, `${ctk.flagsOfEnds(doc, (each.now || each.then).edges)} ${ctk.flagsOfPort({ port, proto })}`, `${client} → ${server} ${ctk.portOf({ port, proto })}`)}>${client}</button></td><td>${server}</td>
+            <td><button type="button" class="way" onClick=${() => onPick(each.now || each.then, `${each.now ? "" : `--since ${doc.before.since} --until ${doc.before.until} `}${ctk.flagsOfEnds(doc, (each.now || each.then).edges)} ${ctk.flagsOfPort({ port, proto })}`, `${client} → ${server} ${ctk.portOf({ port, proto })}`)}>${client}</button></td><td>${server}</td>
             <td class="port">${ctk.portOf({ port, proto })}</td>
             <td class="right">${each.now ? ctk.counted(each.now.sums.connections) : "0"}</td>
             <td class="right">${each.then ? ctk.counted(each.then.sums.connections) : each.how === "unknown" ? "?" : "0"}</td>
