@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
 import dist
+import pytest
 
 ROOT = Path(__file__).parents[2]
 # What a shell and `kubectl cp` need. No Python.
