@@ -90,6 +90,38 @@ DRAWN: dict[str, dict[str, Any]] = {
         "outages": [(280, 183)],
         "nameless": [451],
     },
+    "what stood for a pod in an outage is not given after it": {
+        "lives": [
+            Life("first", A, "n1", "forced", 24, 29, 39, 49, 90, 96, 98),
+            Life("second", A, "n1", "graceful", 73, 98, 106, 120, 350, 369, 374),
+        ],
+        "dialled": [(1, 0), (0, 321)],
+        "turns": [113],
+        "outages": [(64, 32)],
+        "nameless": [],
+    },
+    "in an outage the last owner is told from the one before": {
+        "lives": [
+            Life("first", A, "n1", "completed", 287, 299, 304, 322, 404, 404, 410),
+            Life("second", A, "n1", "completed", 375, 410, 424, 436, 499, 499, 503),
+        ],
+        "dialled": [(0, 238), (1, 174)],
+        "turns": [519],
+        "outages": [(470, 148), (392, 26)],
+        "keeps": False,
+        "nameless": [499],
+    },
+    "a pod of another node may have had the address": {
+        "lives": [
+            Life("first", A, "n2", "graceful", 495, 502, 512, 527, 532, 541, 544),
+            Life("second", A, "n1", "graceful", 498, 544, 553, 576, 607, 615, 620),
+        ],
+        "dialled": [(1, 5), (0, 8)],
+        "turns": [610],
+        "outages": [(495, 64), (574, 187)],
+        "keeps": False,
+        "nameless": [520, 558],
+    },
     "a list tells of pods in the order in which they got the address": {
         "lives": [
             Life("first", A, "n2", "completed", 134, 139, 147, 162, 294, 294, 300),

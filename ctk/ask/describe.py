@@ -1,7 +1,7 @@
 """What a file holds."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat, nothing_recorded
@@ -12,6 +12,8 @@ from ctk.ask.spans import Held, exact_extent, held
 from ctk.store import merged
 from ctk.store.sizes import content_bytes, database_bytes
 from ctk.timespan import format_time
+
+_NAMED = 5  # nodes that are named in a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
                 )
             ),
             gaps_in_words=gaps_in_words(gaps_of(conn)),
-            merged=(*merged.in_words(asides), *notes),
+            merged=(*merged.in_words(asides), *_short_of(conn), *notes),
             endpoints=tuple(
                 EndpointsOfKind(*row)
                 for row in conn.execute(
@@ -137,6 +139,25 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
             tables=tables,
             pressure=pressure,
             caveats=(*nothing_recorded(conn), *nearly_full(pressure)),
+        )
+
+
+def _short_of(conn: sqlite3.Connection) -> Iterator[str]:
+    """Say of merged nodes which of them lost events: the other side deferred to them then, too."""
+    if not merged.is_merged(conn):
+        return
+    nodes = [
+        node
+        for (node,) in conn.execute(
+            "SELECT DISTINCT node FROM gaps WHERE kind IN ('events lost', 'malformed')"
+            " ORDER BY node"
+        )
+    ]
+    if nodes:
+        more = f" and {len(nodes) - _NAMED:,} more" if len(nodes) > _NAMED else ""
+        yield (
+            f"events were lost on {', '.join(nodes[:_NAMED])}{more}: what was opened there in those"
+            " gaps is counted too little"
         )
 
 

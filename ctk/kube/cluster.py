@@ -303,12 +303,11 @@ class Cluster:
             if listed.only_node in (None, getattr(self.known(resource)[uid], "node", None)):
                 self.drop(resource, uid, at_ns, inferred=True)
 
-    def awaits_address(self, node: str | None, when_ns: int) -> bool:
-        """Whether a pod of a node may have had an address then that is not told yet."""
+    def awaits_address(self, when_ns: int) -> bool:
+        """Whether a pod may have had an address then that is not told yet."""
         return any(
-            pod.node == node
+            not (pod.addresses or pod.final or pod.host_network or pod.node is None)
             and (self._came_in_its_second_ns(pod.uid, pod.started_ns) or pod.started_ns) <= when_ns
-            and not (pod.addresses or pod.final or pod.host_network)
             for pod in self._pods.values()
         )
 

@@ -33,7 +33,7 @@ from ctk.kube.objects import (
     Recovered,
     Resource,
 )
-from ctk.kube.owners import Owners
+from ctk.kube.owners import POSTED_LATE_NS, Owners
 from ctk.kube.provisional import Provisional, ProvisionalEndpoints, next_second_ns, unknown
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
@@ -257,6 +257,7 @@ class Endpoints:
                     self._owners.lost_ns = FOREVER_NS
                     self._provisional.pods_lost = False
                     self._settle_all()
+                    self._history.extend(self._provisional.recover_pods())
         self._provisional.stale = bool(self._staleness.lost)
         for address in self._owners.settle(at_ns):
             self._settle(address)
@@ -269,8 +270,9 @@ class Endpoints:
     def finish(self, at_ns: int) -> None:
         """Recording ends: what is lost or in doubt now stays so, as `gaps` and `drain` tell it."""
         self._staleness.finish(at_ns)
+        told_ns = min(at_ns, self._owners.lost_ns)
         for address in self._provisional.addresses():
-            self._settle(address, finally_=True)
+            self._settle(address, told_ns)
 
     def expire(self, before_ns: int) -> None:
         """Forget owners that ended before then: no connection that old is asked about."""
@@ -312,11 +314,11 @@ class Endpoints:
         for address in self._provisional.addresses():
             self._settle(address)
 
-    def _settle(self, address: str, *, finally_: bool = False) -> None:
+    def _settle(self, address: str, finally_ns: int | None = None) -> None:
         """
         Tell which provisional endpoints of an address turned out to be its owner, or not to.
 
-        `finally_`: nothing more will be known, and the last owner that was told stands.
+        After `finally_ns` nothing is known any more, and the last owner that was told stands.
         """
 
         def settled(given: Provisional) -> bool:
@@ -328,7 +330,7 @@ class Endpoints:
             if owned is not None and not sure:
                 passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)
                 over = endpoint.kind == "pod" and owned.to_ns <= given.asked_ns
-                if owned.recalled or not (over or finally_):
+                if owned.recalled or not (over or finally_ns is not None):
                     if passed_on and not self._provisional.pods_lost:
                         # It is not that pod's, and may be another's than the one that is known.
                         given.withdraw()
@@ -341,7 +343,8 @@ class Endpoints:
                 if not sure:
                     # The next recording may hear of another: this is not a span of its own.
                     known = replace(known, valid_from_ns=endpoint.valid_from_ns)
-                    if self._cluster.awaits_address(known.node, given.asked_ns):
+                    is_told = (finally_ns or 0) >= given.asked_ns + POSTED_LATE_NS
+                    if not is_told and self._cluster.awaits_address(given.asked_ns):
                         # One that this recording did not hear of any more may have had it. The end
                         # says to the next one that it is to be decided.
                         known = unknown(endpoint)

@@ -16,7 +16,7 @@ from ctk.timespan import FOREVER_NS, SECOND
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
 _SLACK_NS = 5 * SECOND
 # A kubelet posts a pod's address this long after the pod got it, at most.
-_POSTED_LATE_NS = 5 * SECOND
+POSTED_LATE_NS = 5 * SECOND
 # A kubelet kills what was deleted by force within this time; only what is slower may have served
 # in the very second in which another got its address.
 _KILLED_LATE_NS = 2 * SECOND
@@ -178,7 +178,7 @@ class Owners:
             sure_until_ns = min(sure_until_ns, self._sure_until_ns(owned))
             if self.missed_since_ns is None:
                 # Whoever got the address before is in the list that lacks this one.
-                sure_until_ns = max(sure_until_ns, gone_ns - _POSTED_LATE_NS)
+                sure_until_ns = max(sure_until_ns, gone_ns - POSTED_LATE_NS)
         owned.recalled, owned.gone_ns = False, gone_ns
         self._wait(owned, to_ns, sure_until_ns)
         return sure_until_ns

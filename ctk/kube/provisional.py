@@ -6,6 +6,7 @@ where an address may have passed on untold, the pod that had it before. When mor
 completed in place.
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -91,7 +92,8 @@ class ProvisionalEndpoints:
         self._of.move_to_end(address)
         for each in reversed(given):
             is_owner = each.endpoint.kind == "pod"
-            if is_owner == (last_owner is not None) and self._holds(each, when_ns):
+            fits = not is_owner if last_owner is None else same(each.endpoint, last_owner)
+            if fits and self._holds(each, when_ns):
                 each.asked_ns = max(each.asked_ns, when_ns)
                 return each.endpoint
         if self.synced and not self.stale:
@@ -154,6 +156,21 @@ class ProvisionalEndpoints:
         self._kinds.clear()
         for address in self._of:
             yield from self._reconsider(address, ("unknown", "node"))
+
+    def recover_pods(self) -> Iterator[Completed]:
+        """
+        Pods are watched again: what was given meanwhile is given no more.
+
+        One that stood for more than a second is unknown till it is settled: the next recording
+        takes one that is named for one of a second.
+        """
+        for each in itertools.chain.from_iterable(self._of.values()):
+            if each.endpoint.kind == "pod":
+                named, next_ns = each.endpoint, next_second_ns(each.endpoint.valid_from_ns)
+                each.until_ns = min(each.until_ns, next_ns)
+                if each.asked_ns >= next_ns:
+                    each.withdraw()
+                    yield Completed(named, each.endpoint)
 
     def await_pod(self, at_ns: int) -> None:
         """A pod that has no address yet was seen: it may use one before it is told."""

@@ -38,6 +38,7 @@ class Restarts(threading.Thread):
         self.over = threading.Event()
         self.failures: list[str] = []
         self.signals = {"TERM": 0, "KILL": 0}
+        self.last = False  # the last recorder runs, or is about to
         self.down_s: float | None = None  # set when it goes down, for how long
 
     def run(self) -> None:
@@ -48,6 +49,8 @@ class Restarts(threading.Thread):
                 self.down_s = down_s
                 self.over.wait(down_s)
             if self.over.is_set():
+                self._session(last=True)
+                self.last = True
                 self._session(last=True)
         except Exception as error:
             self.failures.append(repr(error))

@@ -117,6 +117,11 @@ class Truth:
             for session in self.sessions
         )
 
+    @property
+    def heard_ns(self) -> int:
+        """When a recorder was first told of a pod's address."""
+        return min((at_ns for life in self.lives.values() for at_ns in life.served_ns), default=0)
+
     def recorded(self, at_ns: int) -> bool:
         """Whether a recorder ran, and lived on to write what began then."""
         for each in self.sessions:
@@ -283,9 +288,11 @@ def _but(truth: Truth, dial: Dial, expected: str, row: Row) -> str:
         return f"{but}, never told"
     before, after = truth.neighbours(life)
     second = dial.at_ns // _SECOND_NS
+    # Before the first list nothing tells that there was no other.
+    unheard = second * _SECOND_NS < truth.heard_ns
     if any(
         heir and second in (heir.wired_ns // _SECOND_NS, heir.began_ns // _SECOND_NS)
-        for heir in (after, before and life)
+        for heir in (after, life if before or unheard else None)
     ):
         # The API has whole seconds: an address that passed on in this one was either's.
         return f"{but}, that second"
