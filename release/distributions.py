@@ -14,8 +14,9 @@ import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import manuals
 from build import ProjectBuilder
+
+import manuals
 
 ROOT = Path(__file__).parent.parent
 # All that a wheel is made of. A glance at the whole tree would find what lies about in it.

@@ -75,7 +75,7 @@ def test_programs_get_every_time(invoke: Invoke, idle: Path) -> None:
     [
         (
             ("--min-idle", "1m"),
-            "connections idle for less than 5m are not in the file\nTry: 5m, or more\n",
+            "connections idle for less than 5m are not in the file\nTry: --min-idle 5m\n",
         ),
         (("--failed",), "--failed is of flows, not of live connections\nTry: leave it out\n"),
     ],

@@ -5,11 +5,14 @@ import gzip
 import hashlib
 import json
 import re
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
@@ -18,6 +21,7 @@ import ctk
 from ctk.ask.graph import SUM_KEYS, Sums, graph, values_of
 from ctk.ask.series import step_of
 from ctk.ask.top import top
+from ctk.cli.bar import Stages
 from ctk.model import Filters, FlowRow, Term
 from ctk.report.document import document
 from ctk.store import prune, rollup
@@ -222,3 +226,20 @@ def test_what_is_past_the_cap_is_left_out_with_its_sums(shop: Path) -> None:
         zip(SUM_KEYS, added(Sums(*(edge[key] for key in SUM_KEYS)) for edge in rest), strict=True)
     )
     assert made["sums"] == whole["sums"]
+
+
+def test_a_bar_says_what_a_long_report_is_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Stages(after_s=0) as stages:
+        stages.at(0.5, "unseen: this is no terminal")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Stages(after_s=0) as stages:
+        stages.at(0.5, "when all did")
+        time.sleep(0.3)
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        "\r\x1b[K[####################....................]  50% when all did, 0s"
+    )
+    assert shown.endswith("\r\x1b[K")

@@ -77,5 +77,5 @@ def test_a_table_is_written_a_batch_at_a_time() -> None:
 
 def test_a_table_shows_what_would_command_a_terminal_as_text() -> None:
     out = io.BytesIO()
-    rows(("name",), [("\x1b[2J\n",), ("a\u009bb",)], Output(format="table"), out)
-    assert out.getvalue() == b"name\n\\x1b[2J\\n\na\\x9bb\n"
+    rows(("name",), [("\x1b[2J\n",), ("a\u009bb\u202e",)], Output(format="table"), out)
+    assert out.getvalue() == b"name\n\\x1b[2J\\n\na\\x9bb\\u202e\n"

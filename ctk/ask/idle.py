@@ -78,7 +78,8 @@ def idle(conn: sqlite3.Connection, filters: Filters, least_ns: int = LEAST_NS) -
     if least_ns < LEAST_NS:
         least = format_age(LEAST_NS)
         raise UsageError(
-            f"connections idle for less than {least} are not in the file", hint=f"{least}, or more"
+            f"connections idle for less than {least} are not in the file",
+            hint=f"--min-idle {least}",
         )
     with one_moment(conn):
         looks = _looks(conn)

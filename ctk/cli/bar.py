@@ -47,7 +47,8 @@ class Stages:
     A thread draws it, since a stage may be one long question to SQLite.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after_s: float = _QUICK_S) -> None:
+        self._after_s = after_s
         self._part, self._doing = 0.0, ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -68,7 +69,7 @@ class Stages:
 
     def _run(self) -> None:
         began_s = time.monotonic()
-        if self._over.wait(_QUICK_S):
+        if self._over.wait(self._after_s):
             return
         while not self._over.wait(_EVERY_S):
             _draw(self._part, f"{self._doing}, {time.monotonic() - began_s:,.0f}s")

@@ -64,7 +64,8 @@ def diff(
 
     Of two spans one may be left out: it is as long as the other, right beside it. Where they differ
     in length, what is counted by the second compares. Who is on one side only is new or vanished,
-    or unknown where a gap may have hidden it. --limit is of each of these.
+    or unknown where a gap may have hidden it. --limit is of each of these. More than two files are
+    not compared: put what belongs together into one by `ctk merge`.
 
     \b
     ctk diff node.db --before 1m..30s --after 30s..

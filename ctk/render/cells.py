@@ -55,6 +55,10 @@ class Head(NamedTuple):
 
 # What would break a table, or tell a terminal what to do, is shown as what it is.
 _CONTROLS = TSV | {i: f"\\x{i:02x}" for i in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
+# What turns text around, so that a name reads as another, and what ends a line in some programs:
+# https://www.unicode.org/reports/tr36/#Bidirectional_Text_Spoofing
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS |= {i: f"\\u{i:04x}" for i in _TURNING}
 
 
 def safe(value: object) -> str:

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import dist
 import pytest
+
+import dist
 
 ROOT = Path(__file__).parents[2]
 # What a shell and `kubectl cp` need. No Python.

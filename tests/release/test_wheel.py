@@ -6,11 +6,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import distributions
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+import distributions
 from ctk import __version__
 from ctk.cli import COMMANDS
 
