@@ -19,7 +19,7 @@ from ctk.kube.parse import read_objects
 from ctk.model import Datagrams, Endpoint, packed
 from ctk.record import commit
 from ctk.render import eventlog
-from ctk.store import connect
+from ctk.store import connect, rollup
 from ctk.store.levels import LEVELS
 
 WEB, DB = "10.244.0.21", "10.244.0.22"
@@ -98,6 +98,24 @@ def test_what_is_folded_says_how_many_addresses_it_stands_for_at_every_level(tmp
         [(_, _, _, _, _, dialled, _), _, (*_, to_db, _, _), _, (*_, to_web, _, _)] = found
         assert (to_db, to_web) == (80, 160)
         assert abs(dialled - 480) < 0.07 * 480
+
+
+def test_a_scan_of_all_ports_is_told_apart_by_port_up_to_a_bound(tmp_path, monkeypatch):
+    """A minute keeps five ports, the busiest; all others are one row for those that failed."""
+    small = tuple(level._replace(peers=5) for level in LEVELS)
+    monkeypatch.setattr(rollup, "levels_within", lambda most: small)
+    db, messages = tmp_path / "node.db", []
+    for port in range(1, 31):
+        for n in range(2 if port <= 5 else 1):
+            one = client(port * 100 + n, WEB, port)
+            messages += [one.new(T), one.destroy(T, ONE_EACH, status=CONFIRMED, state=CLOSE)]
+    record(db, iter([batch(*messages, at_ns=T)]), changes(), peers=0)
+    failed = "dst_port, SUM(refused), SUM(src_addresses) FROM flows_1m WHERE refused"
+    assert ask(db, f"SELECT {failed} GROUP BY 1 ORDER BY 1") == [
+        (None, 25, 25),
+        *((port, 2, 2) for port in range(1, 6)),
+    ]
+    assert len({ask(db, f"SELECT {SUMS} FROM {level.table}")[0] for level in LEVELS}) == 1
 
 
 def test_answers_say_what_was_folded(invoke, tmp_path):

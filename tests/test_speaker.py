@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctk.fleet.speaker import speaker
@@ -115,7 +115,6 @@ def paths(draw: st.DrawFn) -> Path:
     return Path(opener, hops, server)
 
 
-@settings(max_examples=150)
 @given(paths())
 def test_a_connection_counts_as_often_as_the_docstring_says(path):
     assert len(counting(path)) == expected(path)
@@ -134,7 +133,6 @@ def is_plain(path: Path) -> bool:
     )
 
 
-@settings(max_examples=300)
 @given(paths())
 def test_a_connection_counts_once_where_who_rewrote_it_recorded(path):
     if is_plain(path) and any(hop.recorded for hop in path.hops):

@@ -79,11 +79,7 @@ def table(
     clock = Clock(utc=screen.utc)
     remaining = iter(rows)
     batch = list(islice(remaining, BATCH))
-    zones = [_zone(head, batch, i, clock) for i, head in enumerate(heads)]
-    titles = [
-        f"{head.name} ({zone})" if zone else head.name
-        for head, zone in zip(heads, zones, strict=True)
-    ]
+    zones, titles = _headed(heads, batch, clock)
     texts = list(_texts(heads, zones, clock, batch))
     natural = _widest(titles if titled else [""] * len(heads), texts)
     columns = [
@@ -157,11 +153,7 @@ def markdown(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Si
     clock = Clock(utc=screen.utc)
     remaining = iter(rows)
     batch = list(islice(remaining, BATCH))
-    zones = [_zone(head, batch, i, clock) for i, head in enumerate(heads)]
-    titles = [
-        f"{head.name} ({zone})" if zone else head.name
-        for head, zone in zip(heads, zones, strict=True)
-    ]
+    zones, titles = _headed(heads, batch, clock)
     rule = ["---:" if head.kind in NUMBERS else "---" for head in heads]
     out.write(f"{_piped(title.translate(_MARKS) for title in titles)}{_piped(rule)}".encode())
     written = 0
@@ -175,6 +167,18 @@ def markdown(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Si
 
 def _piped(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |\n"
+
+
+def _headed(
+    heads: Sequence[Head], rows: Sequence[Row], clock: Clock
+) -> tuple[list[str], list[str]]:
+    """Give each column's zone, and its title with it."""
+    zones = [_zone(head, rows, i, clock) for i, head in enumerate(heads)]
+    titles = [
+        f"{head.name} ({zone})" if zone else head.name
+        for head, zone in zip(heads, zones, strict=True)
+    ]
+    return zones, titles
 
 
 def _zone(head: Head, rows: Sequence[Row], at: int, clock: Clock) -> str:

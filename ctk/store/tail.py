@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ctk.store import folded
 from ctk.store.columns import EdgeRow
 from ctk.store.folded import FoldedCount
-from ctk.store.sums import SUMS, adding, transaction
+from ctk.store.sums import COLUMNS, SUMS, adding, transaction
 from ctk.timespan import FOREVER_NS
 
 Counts = dict[int, FoldedCount]  # of addresses, by edge
@@ -68,13 +68,29 @@ _SUM_TAIL = f"""
 """
 
 
+_FILL_PORTS = """
+    INSERT INTO temp.tail
+    SELECT edge_id, src_id, dialled_id, backend_id FROM temp.bucket JOIN edge ON edge.id = edge_id
+    WHERE edge_id < 0 AND dst_port IS NOT NULL
+"""
+_WITHOUT_PORTS = ", ".join(
+    "NULL" if column in ("dst_port", "nat_dst_port") else f"edge.{column}"
+    for column in EdgeRow._fields
+)
+_PORTS_NOW = f"""
+    SELECT bucket.edge_id, {_WITHOUT_PORTS}, {COLUMNS} FROM ({_TAIL_NOW}) AS tail
+    JOIN temp.bucket AS bucket USING (edge_id) JOIN edge ON edge.id = bucket.edge_id
+"""
+
+
 def fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[None]:
     """
     Of the bucket's edges with an external or unknown side, fold those past the biggest `peers`.
 
     Their sums stay, by what they still tell apart, as what a window folds does: the side that is
     known, and the port that was dialled. Those with failures stand apart. How many addresses they
-    had is added to `counts`.
+    had is added to `counts`. Where that leaves more than `peers` edges that stand for many, as a
+    scan of all ports does, the biggest are told apart by port, and all others are not.
     """
     (edges,) = conn.execute("SELECT COUNT(*) FROM temp.bucket").fetchone()
     if edges <= peers:
@@ -106,4 +122,34 @@ def fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[
             edge_id = ids[EdgeRow._make(other[:_KEYS])]
             count = FoldedCount(edge_id, 0, *map(folded.read, other[-2:]))
             counts[edge_id] = folded.plus(counts.get(edge_id), count)
+        yield
+    (others,) = conn.execute("SELECT COUNT(*) FROM temp.bucket WHERE edge_id < 0").fetchone()
+    if others > peers:
+        yield from _fold_ports(conn, peers, counts)
+
+
+def _fold_ports(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[None]:
+    """Of edges that stand for many, leave the ports out past the biggest `peers`."""
+    conn.execute("DELETE FROM temp.tail")
+    conn.execute(_FILL_PORTS)
+    conn.execute(_SPARE_BIGGEST, (peers,))
+    yield
+    ids: dict[EdgeRow, int] = {}
+    while rows := conn.execute(_PORTS_NOW, (_TAIL_AT_ONCE,)).fetchall():
+        keys = [EdgeRow._make(row[1 : 1 + _KEYS]) for row in rows]
+        with transaction(conn):
+            for key in keys:
+                if key not in ids:
+                    ids[key] = folded.other_edge(conn, key)
+        conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
+        conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
+        conn.executemany(
+            adding("temp.bucket", "edge_id"),
+            [(ids[key], *row[1 + _KEYS :]) for key, row in zip(keys, rows, strict=True)],
+        )
+        for key, row in zip(keys, rows, strict=True):
+            count = counts.pop(row[0], None)
+            if count is not None:
+                into = ids[key]
+                counts[into] = folded.plus(counts.get(into), count._replace(edge_id=into))
         yield

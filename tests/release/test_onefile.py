@@ -149,7 +149,7 @@ for each in pkgutil.walk_packages(ctk.__path__, "ctk."):
     if not each.name.endswith("__main__"):
         importlib.import_module(each.name)
 import kubernetes.config, kubernetes.client.rest, pyroute2, backports.zstd
-import uvicorn, starlette.applications
+import uvicorn, starlette.applications, prometheus_client
 print(len(sys.modules))
 """
     command = [sys.executable, "-I", "-S", "-B", "-c", program]
