@@ -27,7 +27,7 @@ import sbom
 
 HERE = Path(__file__).parent
 # pyarrow alone would double it.
-EXTRAS = frozenset({"serve", "zstd"})
+EXTRAS = frozenset({"metrics", "serve", "zstd"})
 # ctk reads kubeconfigs and asks for JSON itself: of `kubernetes` it uses neither the asynchronous
 # client, which alone asks for aiohttp, nor the generated models and calls. sqlite-utils asks for
 # pip to install plugins, pydantic for tzdata where a system has none.
@@ -46,7 +46,7 @@ NO_FILES = re.compile(
 )
 NO_STDLIB = re.compile(
     r"(test|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils|pydoc_data|site-packages|venv"
-    r"|lib-dynload|config-[^/]*|__pycache__|dbm|xmlrpc|wsgiref)(/|$)"
+    r"|lib-dynload|config-[^/]*|__pycache__|dbm|xmlrpc)(/|$)"
     r"|.*/(tests?|__pycache__)/"
     # Of encodings, those of UTF, of host names and of archives.
     r"|encodings/(?!__init__|aliases|ascii|charmap|cp437|idna|latin_1|punycode|utf)"
@@ -68,7 +68,7 @@ def build(wheel: Path, out: Path, at_s: int) -> tuple[Path, Path]:
         tree, work = Path(folder, "tree"), Path(folder, "work")
         work.mkdir()
         _collect_python(tree)
-        _collect_site(tree / "lib" / "site", wheel)
+        _collect_site(tree, wheel)
         _compile_program(tree / "ctk")
         libraries = _collect_libraries(tree)
         size = sum(path.stat().st_size for path in tree.rglob("*"))
@@ -97,10 +97,15 @@ def _collect_python(tree: Path) -> None:
     shutil.copy(stdlib / "LICENSE.txt", licences / "python")
 
 
-def _collect_site(site: Path, wheel: Path) -> None:
+def _collect_site(tree: Path, wheel: Path) -> None:
+    site = tree / "lib" / "site"
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
-            if ".data/" not in name:
+            _, _, shared = name.partition(".data/data/")  # share/man/man1/ctk.1
+            if shared:
+                (tree / shared).parent.mkdir(parents=True, exist_ok=True)
+                (tree / shared).write_bytes(archive.read(name))
+            else:
                 _put(site, name, archive.read(name))
     _, *others = sbom.closure("ctk", EXTRAS)
     for each in others:

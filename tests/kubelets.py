@@ -32,7 +32,7 @@ from apiserver import RESOURCES, ApiServer, Fault, Handler, Json, now, status
 
 NAMESPACED = ("pods", "serviceaccounts")
 _PATH = re.compile(
-    r"/api/v1/namespaces/(?P<namespace>[^/]+)/(?P<resource>pods|serviceaccounts)"
+    r"/api/v1/namespaces/(?P<namespace>[^/]+)/(?P<resource>pods|serviceaccounts|events)"
     r"(?:/(?P<name>[^/]+)(?:/(?P<part>log|exec))?)?"
     r"|(?:/api/v1|/apis/rbac\.authorization\.k8s\.io/v1)"
     r"/(?P<whole>namespaces|clusterroles|clusterrolebindings)(?:/(?P<called>[^/]+))?"
@@ -56,6 +56,7 @@ class Cluster(ApiServer):
         self.spoken: list[str] = []  # of them, by each exec
         self.deletes_after_s: float | None = 0.1
         self.refuses_pods = ""  # what admission says of a pod
+        self.warnings: dict[str, list[Json]] = {}  # events by the pod they are about
         self.went: list[str] = []  # objects that were deleted by a request
 
     def add_node(
@@ -128,6 +129,8 @@ class Cluster(ApiServer):
                 code, answer = self._create(resource, key[0], handler, body)
             elif method == "DELETE":
                 code, answer = self._delete(resource, key, body)
+            elif resource == "events":
+                code, answer = self._warnings(handler)
             elif key[1]:
                 code, answer = self._read(resource, key)
             else:
@@ -143,6 +146,13 @@ class Cluster(ApiServer):
         with self._changed:
             found = self._objects[resource].get(key)
             return (200, found) if found else (404, _not_found(resource, key[1]))
+
+    def _warnings(self, handler: Handler) -> tuple[int, Json]:
+        query = parse_qs(urlsplit(handler.path).query)
+        name = query["fieldSelector"][0].removeprefix("involvedObject.name=")
+        assert name.endswith(",type=Warning")
+        items = self.warnings.get(name.removesuffix(",type=Warning"), [])
+        return 200, {"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": items}
 
     def _list(self, resource: str, namespace: str) -> tuple[int, Json]:
         code, page = self.page(resource, {})

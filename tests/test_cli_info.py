@@ -35,9 +35,9 @@ def test_a_person_sees_span_nodes_levels_and_sizes(invoke: Invoke, shop: Path) -
     assert levels == (
         "LEVEL  FROM (UTC)           FOLDED UNTIL (UTC)   PRUNED UNTIL  ROWS\n"
         "flow   2024-11-25 18:47:22  -                    -                7\n"
-        "1m     2024-11-25 18:47:00  2024-11-25 18:49:00  -                7\n"
-        "1h     2024-11-25 18:00:00  2024-11-25 19:00:00  -                6\n"
-        "1d     2024-11-25 00:00:00  2024-11-26 00:00:00  -                6"
+        "1m     2024-11-25 18:47:00  2024-11-25 18:48:32  -                7\n"
+        "1h     2024-11-25 18:00:00  2024-11-25 18:48:32  -                6\n"
+        "1d     2024-11-25 00:00:00  2024-11-25 18:48:32  -                6"
     )
     rows = [line.split()[:2] for line in tables.splitlines()[1:]]
     assert ["flow", "7"] in rows

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -241,6 +242,30 @@ def test_a_log_whose_disk_is_full_costs_lines_and_not_the_recording(invoke, tmp_
     ]
     with connect.reader(tmp_path / "node.db") as conn:
         assert conn.execute("SELECT ended_ns IS NOT NULL FROM recording").fetchall() == [(1,)]
+
+
+def test_a_recording_that_is_refused_leaves_no_new_log(invoke, tmp_path):
+    db, log = tmp_path / "node.db", tmp_path / "node.log"
+    words = ("--from-capture", NODE, "--no-kube", "--log", log)
+    with connect.writer(db):
+        assert invoke("record", db, *words).exit_code == 1
+    assert {each.name for each in tmp_path.iterdir()} <= {db.name, f"{db.name}.lock"}
+    log.write_bytes(b"{}\n")
+    with connect.writer(db):
+        assert invoke("record", db, *words).exit_code == 1
+    assert log.read_bytes() == b"{}\n"
+
+
+def test_a_replay_that_was_interrupted_says_so_when_it_is_asked_for_again(invoke, tmp_path):
+    db = tmp_path / "node.db"
+    words = ("record", db, "--from-capture", NODE, "--no-kube")
+    assert invoke(*words).exit_code == 0
+    with sqlite3.connect(db) as conn:
+        conn.execute("UPDATE recording SET committed_ns = started_ns + 1, ended_ns = NULL")
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {db} has {NODE} up to ")
+    assert "only: that was interrupted\nTry: record all of" in result.stderr
 
 
 def test_a_second_recorder_leaves_the_captures_of_the_first(tmp_path):

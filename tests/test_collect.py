@@ -239,6 +239,15 @@ def test_an_image_that_is_missing_is_said_in_the_kubelets_words(collecting: Coll
         ' Back-off pulling image "ctk:test": not found',
         None,
     )
+    kubelet.waits = ("ContainerCreating", "")
+    collecting.cluster.warnings["n1"] = [
+        {"reason": "FailedMount", "message": "no such volume", "lastTimestamp": f"2026-01-0{day}"}
+        for day in (1, 2)
+    ]
+    assert failure(collecting, start_timeout_ns=SECOND // 5) == (
+        "no node records: n1: its pod did not start within 0.2s: FailedMount: no such volume",
+        None,
+    )
     kubelet.waits = ("ErrImageNeverPull", "not present")
     assert failure(collecting) == ("no node records: n1: ErrImageNeverPull: not present", None)
     assert collecting.files() == []

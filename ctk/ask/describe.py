@@ -166,7 +166,10 @@ def _level(
 ) -> DescribedLevel:
     (since_ns,) = conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()
     folded_ns, pruned_ns = conn.execute(
-        "SELECT folded_ns, pruned_ns FROM level WHERE name = ?", (level.name,)
+        # A bucket that is folded when a recording ends may reach beyond that end.
+        "SELECT MIN(folded_ns, (SELECT IFNULL(MAX(committed_ns), folded_ns) FROM recording)),"
+        " pruned_ns FROM level WHERE name = ?",
+        (level.name,),
     ).fetchone()
     (rows,) = (table.rows for table in tables if table.table == level.table)
     since, folded, pruned = (

@@ -16,7 +16,7 @@ from ctk.timespan import FOREVER_NS, MINUTE, format_time, is_relative, parse_age
 Moment = str | int | datetime
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A recorder commits each window, and once a minute where it has nothing to say.
+# A recorder commits each window, and every 30 s where it has nothing to say.
 _WRITTEN_LATELY_NS = 2 * MINUTE
 
 

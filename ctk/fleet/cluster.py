@@ -15,6 +15,7 @@ from ctk.kube.credentials import Credentials, InCluster, Kubeconfig
 T = TypeVar("T")
 
 _PAGE = 500
+_SAID = ("reason", "message")  # of an event
 _CONFLICT, _NOT_FOUND = 409, 404
 # Too many requests, and what a server or a proxy before it says of its own trouble.
 _LATER = (429, 500, 502, 503, 504)
@@ -61,6 +62,14 @@ class Cluster:
         answer_s = self._waits.answer_s
         path = f"{NAMESPACES}/{namespace}/pods"
         return self._list(lambda url: self.api.get_object(url, answer_s), path, {})
+
+    def last_warning(self, namespace: str, pod: str) -> str:
+        """Say what last went wrong with a pod, of what stands in events only; asked once."""
+        fields = f"involvedObject.name={pod},type=Warning"
+        url = f"{NAMESPACES}/{namespace}/events?{urlencode({'fieldSelector': fields})}"
+        found = self.api.get_object(url, self._waits.answer_s).get("items") or [{}]
+        last = max(found, key=lambda each: each.get("lastTimestamp") or "")
+        return ": ".join(" ".join(str(last[key]).split()) for key in _SAID if last.get(key))
 
     def _list(
         self, get: Callable[[str], Mapping[str, Any]], path: str, query: dict[str, str]

@@ -278,7 +278,7 @@ class _Collection:
             if time.monotonic() > until_s:
                 for each in self._in("starting"):
                     age = format_age(self._options.start_timeout_ns)
-                    why = each.why or (self._away and f"the API server is away: {self._away}")
+                    why = each.why or self._why_not(each)
                     each.fail(f"its pod did not start within {age}" + (f": {why}" if why else ""))
                 break
             self._tick("starting")
@@ -288,6 +288,17 @@ class _Collection:
             if self._stop():
                 return
             raise KubeError(f"no node records: {_reasons(self._recorders)}")
+
+    def _why_not(self, recorder: Recorder) -> str:
+        """Say what keeps a pod from starting where its status does not: a volume, say."""
+        if recorder.runs:
+            return "its recorder says nothing"
+        try:
+            return self._cluster.last_warning(self._made.namespace, recorder.node)
+        except BrokenError as error:
+            return f"the API server is away: {error}"
+        except RefusedError:
+            return ""  # events may not be read
 
     def _wait_for_end(self) -> None:
         until_s = time.monotonic() + self._options.for_ns / SECOND

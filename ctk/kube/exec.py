@@ -7,6 +7,7 @@ its errors, 3 how it ended, as a Status. Nothing is sent to it.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
@@ -52,11 +53,18 @@ def execute(
     asked = [("command", word) for word in command]
     query = urlencode([*asked, ("container", container), ("stdout", "true"), ("stderr", "true")])
     upgraded = api.upgrade(f"{pod}/exec?{query}", PROTOCOLS, open_s)
-    stream = _Stream(upgraded, take)
     try:
-        stream.run(ping_s, silence_s)
+        return follow(upgraded, take, ping_s=ping_s, silence_s=silence_s)
     finally:
         upgraded.close()
+
+
+def follow(
+    upgraded: Upgraded, take: Callable[[bytes], object], *, ping_s: float, silence_s: float
+) -> Ended:
+    """Hand over what comes on a WebSocket, until the command has ended."""
+    stream = _Stream(upgraded, take)
+    stream.run(ping_s, silence_s)
     return stream.ended()
 
 
@@ -71,31 +79,28 @@ class _Stream:
         self._take = take
         self._channel: int | None = None  # of the message that is coming in
         self._errors, self._status = bytearray(), bytearray()
+        self._reason = ""  # why it was closed: by the server, or for what is no frame
 
     def run(self, ping_s: float, silence_s: float) -> None:
         """Hand over all messages; return when the server has closed."""
         from wsproto.events import Ping
-        from wsproto.utilities import RemoteProtocolError
 
         self._sock.settimeout(ping_s)
         silent_s = 0.0
-        try:
-            while not any(self._closes(event) for event in self._frames.events()):
-                received = self._receive()
-                if received is None:
-                    silent_s += ping_s
-                    if silent_s >= silence_s:
-                        raise BrokenError(f"silent for {silent_s:.0f} s")
-                    self._send(Ping())
-                    continue
-                silent_s = 0.0
-                if not received:
-                    break
-                self._frames.receive_data(received)
-        except RemoteProtocolError as error:
-            raise BrokenError(f"what came is no WebSocket: {error}") from error
+        while not any(self._closes(event) for event in self._frames.events()):
+            received = self._receive()
+            if received is None:
+                silent_s += ping_s
+                if silent_s >= silence_s:
+                    raise BrokenError(f"silent for {silent_s:.0f} s")
+                self._send(Ping())
+                continue
+            silent_s = 0.0
+            if not received:
+                break
+            self._frames.receive_data(received)
         if not self._status:
-            raise CutError("the connection was cut")
+            raise CutError(self._reason or "the connection was cut")
 
     def ended(self) -> Ended:
         """Read how the command ended."""
@@ -136,6 +141,9 @@ class _Stream:
         elif isinstance(event, Ping):
             self._send(event.response())
         elif isinstance(event, CloseConnection):
+            self._reason = event.reason or ""
+            with suppress(CutError):  # it may be gone already
+                self._send(event.response())
             return True
         return False
 

@@ -10,8 +10,8 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +21,7 @@ from ctk.conntrack.capture import Capture, CaptureWriter, Header
 from ctk.conntrack.filters import program
 from ctk.conntrack.listen import Listener, Replay
 from ctk.conntrack.socket import Socket
-from ctk.errors import UsageError
+from ctk.errors import CtkError, UsageError
 from ctk.kube.objects import Change
 from ctk.kube.parse import read_objects
 from ctk.record import loop
@@ -33,9 +33,9 @@ from ctk.record.rows import Told, as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
-from ctk.store.recordings import overlaps, pods_version
+from ctk.store.recordings import overlaps, pods_version, recorded_until
 from ctk.store.rollup import peers_within
-from ctk.timespan import SECOND
+from ctk.timespan import SECOND, format_time
 
 if TYPE_CHECKING:
     from ctk.kube.watch import Watch
@@ -66,13 +66,15 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         stream, node = _stream(stack, options, stop, warnings)
         plan = _plan(options, node, watch, stop)
         printer = _printer(options, stop, progress)
-        record_log = _record_log(stack, options, stop)
-        metrics = _metrics(stack, options)
-        conn = stack.enter_context(connect.writer(options.db))
-        ready = stack.enter_context(ReadyFile(options.ready_file)) if options.ready_file else None
-        _refuse_a_second_time(conn, options.db, plan, stream)
-        # A capture file is begun anew. Without the lock on DB it may be another recorder's.
-        capture = _capture_writer(stack, options, plan, stream)
+        with _gone_if_refused(options.log, options.capture):
+            record_log = _record_log(stack, options, stop)
+            metrics = _metrics(stack, options)
+            conn = stack.enter_context(connect.writer(options.db))
+            ready_file = options.ready_file
+            ready = stack.enter_context(ReadyFile(ready_file)) if ready_file else None
+            _refuse_a_second_time(conn, options.db, plan, stream)
+            # A capture file is begun anew. Without the lock on DB it may be another recorder's.
+            capture = _capture_writer(stack, options, plan, stream)
         for warning in warnings:
             log.warning("%s", warning)
         if watch is not None:
@@ -96,6 +98,18 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         loop.run(conn, stream, plan, changes, listening)
         if printer is not None:
             printer.end()
+
+
+@contextmanager
+def _gone_if_refused(*paths: Path | None) -> Iterator[None]:
+    """Remove those of these files that were not there before, where the recording is refused."""
+    new = [path for path in paths if path is not None and not os.path.lexists(path)]
+    try:
+        yield
+    except CtkError:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _metrics(stack: ExitStack, options: Options) -> "Metrics | None":
@@ -157,6 +171,13 @@ def _refuse_a_second_time(
 ) -> None:
     """Raise UsageError where DB already has what the node did in the time of a capture."""
     if isinstance(stream, Replay) and overlaps(conn, plan.node, stream.started_ns, stream.last_ns):
+        until_ns = recorded_until(conn, plan.node, plan.source)
+        if until_ns is not None and until_ns < stream.last_ns():
+            raise UsageError(
+                f"{db} has {plan.source} up to {format_time(until_ns)} only: that was interrupted",
+                hint=f"record all of {plan.source} into another DB, and remove this one if it has"
+                " nothing else: nothing is to be counted twice",
+            )
         raise UsageError(
             f"{db} already has what {plan.node} did then",
             hint=f"record {plan.source} into another DB, for nothing is to be counted twice",

@@ -187,3 +187,13 @@ def overlaps(
         (first_ns, node),
     ).fetchone()
     return next_ns is not None and (next_ns <= first_ns or next_ns <= last_ns())
+
+
+def recorded_until(conn: sqlite3.Connection, node: str, source: str) -> int | None:
+    """Up to when a capture of `node` was recorded; None where it was not."""
+    (until_ns,) = conn.execute(
+        "SELECT MAX(committed_ns) FROM recording WHERE source = ?"
+        " AND recorder_id IN (SELECT id FROM recorder WHERE node = ?)",
+        (source, node),
+    ).fetchone()
+    return None if until_ns is None else int(until_ns)

@@ -84,14 +84,12 @@ def test_a_table_that_fills_is_said_with_who_holds_it_and_what_was_refused(tmp_p
     ((listed,),) = rows(db, "SELECT SUM(entries) FROM holders")
     assert isinstance(listed, int)
     assert HELD <= listed <= MOST
-    assert found["holders"] == [
-        {
-            "client": CLIENT,
-            "backend": CLIENT_1,
-            "state": "UNREPLIED",
-            "at_peak": listed,
-            "at_end": listed,
-        }
-    ]
+    top, *others = found["holders"]
+    who = (top["client"], top["backend"], top["state"])
+    assert who == (CLIENT, CLIENT_1, "UNREPLIED")
+    # What made room while it was listed has ended.
+    assert {each["client"] for each in others} <= {"left out"}
+    assert sum(each["at_peak"] for each in found["holders"]) == listed
+    assert top["at_peak"] > 0.95 * listed
     warned = subprocess.run([*CTK, "info", str(db)], capture_output=True, text=True, check=True)
     assert f"100% full at {node['peak_at'][:19]}Z: 6,000 of 6,000 entries" in warned.stderr

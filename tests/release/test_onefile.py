@@ -141,6 +141,7 @@ def test_every_module_of_ctk_finds_what_it_imports(released, tmp_path):
     environment = ENVIRONMENT | {"CTK_UNPACK": str(tmp_path)}
     subprocess.run([released.file, "--version"], env=environment, check=True, capture_output=True)
     (home,) = tmp_path.glob("ctk-*")
+    assert (home / "share" / "man" / "man1" / "ctk-top.1").exists()
     program = f"""
 import importlib, pkgutil, sys
 sys.path[:] = ["{home}/lib/python.zip", "{home}/lib/dynload", "{home}/lib/site"]
@@ -149,7 +150,7 @@ for each in pkgutil.walk_packages(ctk.__path__, "ctk."):
     if not each.name.endswith("__main__"):
         importlib.import_module(each.name)
 import kubernetes.config, kubernetes.client.rest, pyroute2, backports.zstd
-import uvicorn, starlette.applications
+import uvicorn, starlette.applications, prometheus_client
 print(len(sys.modules))
 """
     command = [sys.executable, "-I", "-S", "-B", "-c", program]
