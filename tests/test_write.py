@@ -461,6 +461,23 @@ def _web_service() -> ObjectRecord:
     )
 
 
+def test_a_pod_that_was_gone_at_a_kill_is_nobodys_from_then_on(path: Path) -> None:
+    """It was in its grace period: the next pod may have had its address already."""
+    to_pod = edge("tcp", 0, WEB, DB, 15432, None, DB, None, None, None)
+    with connect.writer(path) as conn:
+        writer = _writer(conn)
+        _window(writer, _row(to_pod), changes=[_pod("uid-web"), _pod("uid-db-0")])
+        gone = ObjectClosed("pod", "uid-db-0", T + 30 * S, inferred=True, sure_until_ns=T + S)
+        _window(writer, changes=[gone, PodsTold(T + 5 * S)], committed_ns=T + 5 * S)
+    with connect.writer(path) as conn:
+        writer = _writer(conn, T + 60 * S)
+        _window(writer)
+        assert _all(conn, "SELECT name, valid_to_ns FROM endpoints") == [
+            ("web-7c65d6cfc9-sq2br", T + 5 * S),
+            ("db-0", T + S),
+        ]
+
+
 def test_an_end_that_nobody_saw_is_said_to_be_inferred(path: Path) -> None:
     changes = [_pod("uid-1"), _pod("uid-2"), _pod("uid-3"), _node()]
     with connect.writer(path) as conn:

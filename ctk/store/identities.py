@@ -301,11 +301,21 @@ class Identities:
         )
 
     def close_open(self, at_ns: int) -> None:
-        """End every interval that a former recording left open: what came after is not known."""
+        """
+        End every interval that a former recording left open: what came after is not known.
+
+        A pod that was gone by then may have its address for its grace period, or the next pod has
+        it: what is asked of that time is decided anew.
+        """
+        gone_ns = (
+            "SELECT IIF(MAX(valid_to_ns IS NULL), NULL, MAX(IFNULL(sure_until_ns, valid_to_ns)))"
+            " FROM pod WHERE pod.uid = endpoint.uid"
+        )
         self.conn.execute(
-            "UPDATE endpoint SET valid_to_ns = MAX(valid_from_ns, ?), end_inferred = 1"
+            "UPDATE endpoint SET end_inferred = 1,"
+            f" valid_to_ns = MAX(valid_from_ns, MIN(:at_ns, IFNULL(({gone_ns}), :at_ns)))"
             " WHERE valid_to_ns IS NULL AND uid IS NOT NULL",
-            (at_ns,),
+            {"at_ns": at_ns},
         )
         history.close_open(self.conn, at_ns)
 
