@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def test_a_signal_ends_the_recording_and_a_second_one_everything(
                 break
         while "namespaces/" not in "".join(cluster.went):
             assert process.poll() is None
+        time.sleep(1)  # a sooner one would be the same signal again
         process.send_signal(signal.SIGINT)
         _, last = process.communicate(timeout=20)
     name = cluster.went[-1].removeprefix("namespaces/")

@@ -297,7 +297,7 @@ def test_addresses_are_looked_up_at_the_begin_of_each_dump():
     [
         (0.001, [0, 9.94, 19.94, 29.94, 39.94, 49.94, 59.94]),
         (0.04, [0, 9.71, 29.71, 49.71]),
-        (1, [0, 5, 35]),
+        (1, [0, 5, 45]),  # each takes four seconds: a tenth of a core
     ],
 )
 def test_dumps_come_as_often_as_a_hundredth_of_a_core_allows(chunk_s, began):

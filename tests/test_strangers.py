@@ -365,6 +365,25 @@ def _play(recording: Recording, steps: Sequence[tuple[Any, ...]]) -> list[Window
     return recording.end()
 
 
+def test_a_flow_that_is_folded_later_still_tells_the_edge_of_a_window_that_waits() -> None:
+    recording = Recording(2)
+    recording.events(*(client(n).new() for n in range(2)), at_ns=T)
+    recording.events(at_ns=T + 10 * SECOND)
+    (window,) = recording.windows
+    big = (100, 40_000, 0, 0)
+    recording.events(
+        *(client(n).update() for n in range(2)),
+        *(client(n).new() for n in range(10, 13)),
+        *(client(n).destroy(counted=big) for n in range(10, 13)),
+        at_ns=T + 11 * SECOND,
+    )
+    recording.end()
+    assert [totals.group.folded for totals in window.totals] == [True, True]
+    for totals in window.totals:
+        assert totals.group.flow is not None
+        assert totals.group.flow.tuple.dst_port == 80
+
+
 @given(_steps, st.integers(0, 4), st.sampled_from(["ports", "connections", "none"]))
 def test_sums_are_those_without_folding(
     steps: list[tuple[Any, ...]], most: int, aggregation: Aggregation

@@ -128,7 +128,9 @@ class Aggregator(EventCounter):
         if self._folding is not None:
             self._folding.close(open_totals)
         for totals in open_totals:
-            totals.group.totals = None
+            group = totals.group
+            group.totals = None
+            group.waits = group.flow is not None
         self._events_at_open = self.events
         self.regroup()
         return [Window(self._start_ns, self._end_ns, open_totals)] if open_totals else []

@@ -108,7 +108,9 @@ class Folding:
         assert opened.addresses is not None
         opened.addresses.add(ends)
         group.into, group.folded = into, True
-        group.totals = group.flow = group.ends = None
+        group.totals = group.ends = None
+        if not group.waits:  # for an edge of its own, which the flow tells
+            group.flow = None
 
 
 def _by_flow(open_totals: list[Totals]) -> dict[int, list[Totals]]:

@@ -119,6 +119,7 @@ class Group:
         "is_older",
         "other",
         "totals",
+        "waits",
     )
 
     def __init__(
@@ -140,6 +141,7 @@ class Group:
         self.ends: Ends | None = None if flow is None or flow.other is None else flow.ends
         self.folded = False  # whether its connections count under `into`, or it is one of those
         self.into: FoldedGroup | None = None
+        self.waits = False  # whether a window with it was handed over, and its edge is not written
 
     @property
     def has_ports(self) -> bool:
@@ -150,6 +152,7 @@ class Group:
         """Its edge is in the file, and is all that is needed from now on."""
         self._has_ports = self.has_ports
         self.flow = None
+        self.waits = False
 
 
 class FoldedGroup(Group):

@@ -101,7 +101,7 @@ class Attribution:
     def committed(self, groups: Iterable[Group]) -> None:
         """The window of these groups is in the file: an id is all they need from now on."""
         for group in groups:
-            if not group.folded:  # of those there are few, and their failures come later
+            if not isinstance(group, FoldedGroup):  # few, and their failures come later
                 group.forget_flow()
         self._pending.clear()
 

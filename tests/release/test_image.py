@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,8 +35,8 @@ SECURITY = (
 class Podman:
     """podman with a store of its own, and without a network, a journal or cgroups of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        where = ("--root", folder / "store", "--runroot", folder / "run")
+    def __init__(self, store: Path, run: str) -> None:
+        where = ("--root", store, "--runroot", run)
         # Else it leaves the store mounted on itself, and pytest can't remove it.
         store = ("--storage-driver", "overlay", "--storage-opt", "overlay.skip_mount_home=true")
         how = ("--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none")
@@ -58,7 +59,8 @@ def podman(
 ) -> Iterator[Podman]:
     """Have the image as ctk:VERSION, on a base that was never configured and has no Python."""
     folder = tmp_path_factory.mktemp("podman")
-    made = Podman(folder)
+    run = TemporaryDirectory(prefix="ctk-")  # podman takes no path of over 50 characters there
+    made = Podman(folder / "store", run.name)
     (folder / "dist").mkdir()
     for path in (released.file, released.file_contents):
         (folder / "dist" / path.name).hardlink_to(path)
@@ -72,6 +74,7 @@ def podman(
         yield made
     finally:
         made.run("rm", "--all", "--force")
+        run.cleanup()
 
 
 def test_it_is_small_and_has_no_python_but_its_own(podman: Podman) -> None:
