@@ -67,7 +67,7 @@ docs: install tools ## Write the outputs in the documentation anew, from real ru
 	$(BIN)/python tests/browser/pictures.py
 
 site: install ## Make the documentation's site in build/site; a link that leads nowhere fails it.
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html"
 
 man: install ## Make manual pages and completion scripts in build/share, from the help.

@@ -94,6 +94,8 @@ def test_counters_are_the_files_and_both_formats_are_what_parsers_read(tmp_path:
     )
     assert found["ctk_commit_seconds_count", ()] >= 2
     assert found["ctk_file_bytes", ()] == db.stat().st_size
+    for version in ("x", "1.0.0=2", ""):  # none that anybody has
+        assert render(f"application/openmetrics-text;version={version}")[1]
     content_type, body = render("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
@@ -195,6 +197,7 @@ def test_clients_that_say_nothing_keep_nobody_waiting(
         ("0.0.0.0:9470", ("0.0.0.0", 9470)),
         ("[::]:1", ("::", 1)),
         ("[fd00::1]:65535", ("fd00::1", 65535)),
+        ("fd00::1:9470", ("fd00::1", 9470)),  # as $(HOST_IP):9470 makes it in a pod
     ],
 )
 def test_an_address_is_read(text: str, address: tuple[str, int]) -> None:
@@ -202,7 +205,7 @@ def test_an_address_is_read(text: str, address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "0", "65536", "host:1", "::1:9470", "[::1]", ":9470", "1.2.3:1", "-1", "٣"]
+    "text", ["", "x", "0", "65536", "host:1", "::x:9470", "[::1]", ":9470", "1.2.3:1", "-1", "٣"]
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no address to listen on"):

@@ -46,7 +46,13 @@ class Made:
     def make(self) -> None:
         """Make the namespace, the account and its rights; a KubeError names the right it lacks."""
         self._make("namespace", NAMESPACES, manifests.namespace(self.namespace))
-        owner = self._cluster.get(self._path)
+        try:
+            owner = self._cluster.get(self._path)
+        except RefusedError as error:
+            raise KubeError(
+                f"the namespace cannot be looked at: {error.answer.message}",
+                hint="kubectl auth can-i get namespaces",
+            ) from error
         account = manifests.service_account(self.namespace)
         self._make("serviceaccount", f"{self._path}/serviceaccounts", account)
         self._make("clusterrole", ROLES, manifests.cluster_role(self.namespace, owner))

@@ -44,8 +44,6 @@ def parse_address(text: str) -> Address:
         host = "127.0.0.1"
     elif host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    elif ":" in host:
-        host = ""
     try:
         host = str(ip_address(host))
         number = int(port) if port.isdecimal() and port.isascii() else -1
@@ -115,7 +113,7 @@ class Exporter:
                 for key, _ in self._selector.select(_TICK_S):
                     if key.fileobj is self._listening:
                         self._accept()
-                    else:
+                    elif key.fileobj in self._connections:
                         self._go_on(key.data)
                 now_s = time.monotonic()
                 for each in [c for c in self._connections.values() if now_s > c.until_s]:
@@ -138,7 +136,8 @@ class Exporter:
             self._close(next(iter(self._connections.values())))
 
     def _close(self, one: _Connection) -> None:
-        del self._connections[one.sock]
+        if self._connections.pop(one.sock, None) is None:
+            return  # it made room for another, in the same round
         self._selector.unregister(one.sock)
         one.sock.close()
 

@@ -194,7 +194,10 @@ def renderer(metrics: Metrics) -> Callable[[str], tuple[str, bytes]]:
     registry.register(metrics)
 
     def render(accept: str) -> tuple[str, bytes]:
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (ValueError, TypeError):  # a version that is none
+            encode, content_type = choose_encoder("")
         return content_type, encode(registry)
 
     return render
