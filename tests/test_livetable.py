@@ -193,6 +193,15 @@ def test_without_a_terminal_a_table_a_look(shop: Path) -> None:
             ["--watch", "--by", "pods", "--by", "ports"],
             "Error: --watch shows one list\nTry: give --by once\n",
         ),
+        (
+            ["--watch", "--limit", "3"],
+            "Error: --watch shows all rows, of both sides, in totals\n"
+            "Try: leave --rate, --side and --limit out; in it, c shows rates\n",
+        ),
+        (
+            ["--watch", "--sort", "last_seen"],
+            "Error: --watch cannot sort by last_seen\nTry: leave --watch out\n",
+        ),
     ],
 )
 def test_what_can_not_be_watched(

@@ -114,6 +114,13 @@ def top(
         check_keys(keys, "--by")
     if watch is not None and all_observers:
         raise UsageError("nothing is added to what was merged", hint="leave --watch out")
+    if watch is not None and (rate or side != "both" or limit is not None):
+        raise UsageError(
+            "--watch shows all rows, of both sides, in totals",
+            hint="leave --rate, --side and --limit out; in it, c shows rates",
+        )
+    if watch is not None and sort is not None and SORTS[sort] in SEEN:
+        raise UsageError(f"--watch cannot sort by {sort}", hint="leave --watch out")
     if watch is not None:
         _watch(db, lists, sort, filters, output, watch)
         return

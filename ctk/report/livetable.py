@@ -196,15 +196,14 @@ def _into(look: Look, seen: Seen) -> Look:
 
 
 def terms_of(by: Sequence[str], keys: Sequence[Value]) -> tuple[Term, ...] | None:
-    """Give the filters that a row's flows fit, and as few others as can be told; None for none."""
+    """Give the filters that a row's flows fit; None where they would let others in, too."""
     terms: list[Term] = []
     for key, value in zip(by, keys, strict=True):
-        if value is None or value == "other":
-            continue
-        term = _term(key, str(value))
-        if term is not None:
-            terms.append(term)
-    return tuple(terms) or None
+        term = None if value is None or value == "other" else _term(key, str(value))
+        if term is None:
+            return None
+        terms.append(term)
+    return tuple(terms)
 
 
 _FILTER_OF: Mapping[str, str] = {
