@@ -113,7 +113,7 @@ class Exporter:
                 for key, _ in self._selector.select(_TICK_S):
                     if key.fileobj is self._listening:
                         self._accept()
-                    elif key.fileobj in self._connections:
+                    elif key.fileobj in self._connections:  # else it made room in this round
                         self._go_on(key.data)
                 now_s = time.monotonic()
                 for each in [c for c in self._connections.values() if now_s > c.until_s]:
@@ -136,8 +136,7 @@ class Exporter:
             self._close(next(iter(self._connections.values())))
 
     def _close(self, one: _Connection) -> None:
-        if self._connections.pop(one.sock, None) is None:
-            return  # it made room for another, in the same round
+        del self._connections[one.sock]
         self._selector.unregister(one.sock)
         one.sock.close()
 
