@@ -39,10 +39,7 @@ def test_no_other_node_defers_to_one_whose_data_plane_goes_around_conntrack(tmp_
     talks = world.talks(80, SPAN, kinds=["pod_to_pod"])
     # n0 sees of what it opens to n1 nothing, though it does hear events.
     hidden = [talk for talk in talks if [sight.node for sight in talk.sights] == [0, 1]]
-    seen = [
-        talk._replace(sights=talk.sights[1:]) if talk in hidden else talk
-        for talk in talks
-    ]
+    seen = [talk._replace(sights=talk.sights[1:]) if talk in hidden else talk for talk in talks]
     files = world.write(tmp_path, seen, SPAN, range(2))
     assert hidden
 
