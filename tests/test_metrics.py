@@ -26,13 +26,13 @@ from wire import SECOND, Connection, batch
 from ctk.errors import CtkError, UsageError
 from ctk.kube.objects import Change, Lost, Resource
 from ctk.model import Datagrams, Gap
+from ctk.model.tableuse import TableCounters, TableUse
 from ctk.record import loop
 from ctk.record.exporter import Address, Answer, Exporter, listen, parse_address
 from ctk.record.exporterprocess import ExporterProcess
 from ctk.record.metrics import Collector, Metrics, Numbers, renderer
 from ctk.record.plan import Listening, Plan
 from ctk.store import connect
-from ctk.tableuse import TableCounters, TableUse
 
 Invoke = Callable[..., Result]
 

@@ -9,7 +9,6 @@ import pytest
 from edges import edge, packed, with_ids
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError
-from ctk.kept import LiveConnections
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -32,6 +31,7 @@ from ctk.model import (
     Previous,
     ServiceFound,
 )
+from ctk.model.kept import LiveConnections
 from ctk.store import connect, identities, recordings
 from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer

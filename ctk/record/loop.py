@@ -20,10 +20,10 @@ from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.strangers import Strangers
-from ctk.kept import LiveConnections
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import Datagrams, HistoryChange
+from ctk.model.kept import LiveConnections
 from ctk.record import host
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer

@@ -17,8 +17,8 @@ from ctk import __version__
 from ctk.errors import UsageError
 from ctk.kube.objects import RESOURCES, Resource
 from ctk.model import GapKind
+from ctk.model.tableuse import TableUse
 from ctk.record.rows import Rows
-from ctk.tableuse import TableUse
 from ctk.timespan import SECOND
 
 if TYPE_CHECKING:

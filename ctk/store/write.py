@@ -18,7 +18,6 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
-from ctk.kept import LiveConnections
 from ctk.model import (
     ClusterFound,
     Edge,
@@ -34,6 +33,8 @@ from ctk.model import (
     PodsTold,
     Previous,
 )
+from ctk.model.kept import LiveConnections
+from ctk.model.tableuse import TableLook
 from ctk.store import earlier, history, live, prune, rollup, tableuse
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
 from ctk.store.flows import FlowTable, merged
@@ -44,7 +45,6 @@ from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.store.sums import transaction
-from ctk.tableuse import TableLook
 from ctk.timespan import FOREVER_NS
 
 
