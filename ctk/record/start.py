@@ -68,8 +68,8 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         plan = _plan(options, node, watch, stop)
         printer = _printer(options, stop, progress)
         with _gone_if_refused(options.log, options.capture):
-            record_log = _record_log(stack, options, stop)
             metrics = _metrics(stack, options)
+            record_log = _record_log(stack, options, stop)
             conn = stack.enter_context(connect.writer(options.db))
             ready_file = options.ready_file
             ready = stack.enter_context(ReadyFile(ready_file)) if ready_file else None
@@ -117,13 +117,12 @@ def _metrics(stack: ExitStack, options: Options) -> "Metrics | None":
     """Listen for who asks for metrics; before anything is recorded, for the port may be taken."""
     if options.metrics is None:
         return None
-    from ctk.record.exporter import Exporter
-    from ctk.record.metrics import Metrics, renderer, require
+    from ctk.record.metrics import Metrics, require
 
     require()
-    metrics = Metrics(options.db)
-    stack.enter_context(Exporter(options.metrics, renderer(metrics)))
-    return metrics
+    from ctk.record.exporterprocess import ExporterProcess
+
+    return Metrics(stack.enter_context(ExporterProcess(options.metrics, options.db)).tell)
 
 
 def _stream(
