@@ -72,7 +72,7 @@ class ShippedSql(SqlAnswer):
 
 def _explained(error: CtkError, limit_s: float) -> CtkError:
     said = error.message
-    if "readonly" in said.lower():
+    if "readonly mode" in said:
         return UsageError("the SQL may only read", hint="a question only reads: SELECT or WITH")
     if "Timeout exceeded" in said:
         return UsageError(
@@ -84,4 +84,5 @@ def _explained(error: CtkError, limit_s: float) -> CtkError:
         )
     if isinstance(error, AwayError):
         return error
-    return UsageError(f"bad SQL: {said.partition(': ')[2] or said}", hint=_HINT)
+    what = said.partition(": ")[2].partition(" In scope ")[0]
+    return UsageError(f"bad SQL: {what or said}", hint=_HINT)
