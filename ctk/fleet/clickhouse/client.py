@@ -54,10 +54,17 @@ class Client:
             )
             return Answer(found.column_names, found.result_rows)
 
-    def command(self, sql: str, settings: Mapping[str, object] | None = None) -> None:
+    def command(
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         """Do what gives no rows."""
         with self._explained():
-            self._made.command(sql, settings=dict(settings or {}))
+            self._made.command(
+                sql, parameters=dict(parameters or {}), settings=dict(settings or {})
+            )
 
     def insert(
         self,
