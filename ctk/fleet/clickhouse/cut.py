@@ -160,6 +160,8 @@ def cut(
         level = "1m" if first_ns < flows_ns else "flow"
         until_ns = min(end_ns, floor(first_ns, DAY) + DAY, flows_ns if level == "1m" else end_ns)
         until_ns = _limited(conn, level, first_ns, until_ns, most)
+        if since == START:  # so that it is known what of the first day there was to ship
+            first_ns = max(floor(first_ns, DAY), marks["1m"].pruned_ns or -FOREVER_NS)
         span = Span(level, Position(first_ns, since.late_id), Position(until_ns, late_id))
         return Cut(span, read(conn, span), skipped)
 

@@ -10,11 +10,12 @@ ClickHouse does not insert twice; and hours and days, which are made of it, are 
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ctk.errors import StoreError, UsageError
 from ctk.fleet.clickhouse import levels, tables, told
@@ -27,6 +28,7 @@ from ctk.timespan import DAY, MINUTE
 
 _NAMES_AGAIN_NS = 10 * MINUTE  # between two looks at all endpoints, for what changed
 _BATCHES_KEPT_NS = 60 * DAY
+_EPOCH = date(1970, 1, 1).toordinal()
 
 
 class Shipped(NamedTuple):
@@ -62,8 +64,7 @@ class Shipper:
     ) -> Shipped:
         """Ship what there is, until `stop`; `progress` gets how much of it, and rows, are done."""
         state = self.state
-        if not self._greeted:
-            self._greet(client)
+        self.greet(client)
         now_ns = time.time_ns()
         shipped = Shipped()
         again = now_ns - self._names_ns >= _NAMES_AGAIN_NS
@@ -86,6 +87,12 @@ class Shipper:
             progress(min(max(part, 0.0), 1.0), shipped.rows)
         told.tell_recordings(self.conn, client, state, state.position, time.time_ns())
         return shipped
+
+    def send_open(self, client: Client) -> None:
+        """Send what is fixed and not known to be there."""
+        batch = self.state.open_batch()
+        if batch is not None:
+            self._send(client, batch)
 
     def _cut(self) -> bool:
         """Fix the next batch; False where there is nothing to ship."""
@@ -150,22 +157,24 @@ class Shipper:
         )
         client.insert("batches", columns, [[value] for value in row], {"async_insert": 0})
 
-    def _greet(self, client: Client) -> None:
+    def greet(self, client: Client) -> None:
         """Look what ClickHouse has of this file: a copy of it may have been shipped further."""
+        if self._greeted:
+            return
         tables.check(client)
         state = self.state
         known = list(told.batches(client, state.recording))
         others = [each for each in known if each["shipper"] != state.shipper]
         ours = {each["batch"] for each in known if each["shipper"] == state.shipper}
-        if twice := sorted({int(str(each["batch"])) for each in others if each["batch"] in ours}):
+        if twice := sorted({each["batch"] for each in others if each["batch"] in ours}):
             self.notes.append(
                 f"two copies of {self.db.name} were shipped at once, {len(twice)} batches of them:"
                 " `ctk ship --verify` repairs what was shipped twice"
             )
         last = state.last_batch
-        newer = [each for each in others if int(str(each["batch"])) > last]
+        newer = [each for each in others if each["batch"] > last]
         newest = self._newest_batch(client)
-        told_last = max((int(str(each["batch"])) for each in known), default=0)
+        told_last = max((each["batch"] for each in known), default=0)
         open_batch = state.open_batch()
         if open_batch is not None and newer:
             # What we were about to send, a copy may have sent: it is cut anew after that.
@@ -176,7 +185,7 @@ class Shipper:
             for batch in range(max(told_last, last) + 1, newest + 1):
                 take_out(client, state.recording, batch)
         if newer or (newest > last and open_batch is None):
-            state.adopt(map(_batch_told, newer), max(newest, told_last))
+            state.adopt(map(batch_told, newer), max(newest, told_last))
         self._greeted = True
 
     def _newest_batch(self, client: Client) -> int:
@@ -250,13 +259,10 @@ def shipper_of(
         yield Shipper(db, conn, stack.enter_context(opened(path, target, recording)), most)
 
 
-def _batch_told(row: object) -> Batch:
-    assert isinstance(row, dict)
+def batch_told(row: Mapping[str, Any]) -> Batch:
+    """Give a batch as ClickHouse was told of it."""
     day = row["day"]
     return Batch(
         **{name: row[name] for name in Batch._fields if name in row and name != "day"},
         day=(day.toordinal() - _EPOCH),
     )
-
-
-_EPOCH = 719_163  # date(1970, 1, 1).toordinal()

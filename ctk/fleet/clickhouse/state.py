@@ -25,8 +25,7 @@ from ctk.timespan import DAY
 _VERSION = 1
 _TABLES = """
     CREATE TABLE shipping (
-        target TEXT PRIMARY KEY,
-        recording TEXT NOT NULL, -- the file's name in ClickHouse
+        target TEXT PRIMARY KEY, -- and what the file is called there
         shipper TEXT NOT NULL, -- tells this file from copies of what it is beside
         batch INTEGER NOT NULL, -- the last one that is there as a whole
         at_ns INTEGER NOT NULL,
@@ -122,20 +121,16 @@ class State:
 
     def __init__(self, conn: sqlite3.Connection, target: str, recording: str) -> None:
         self._conn = conn
-        self._target = target
+        # A file that was removed, and recorded to anew, is another one by the same name.
+        self._target = f"{target} {recording}"
         self.recording = recording
         conn.execute(
-            "INSERT OR IGNORE INTO shipping VALUES (?, ?, ?, 0, ?, ?)",
-            (target, recording, secrets.token_hex(8), *START),
+            "INSERT OR IGNORE INTO shipping VALUES (?, ?, 0, ?, ?)",
+            (self._target, secrets.token_hex(8), *START),
         )
-        known, self.shipper = conn.execute(
-            "SELECT recording, shipper FROM shipping WHERE target = ?", (target,)
+        (self.shipper,) = conn.execute(
+            "SELECT shipper FROM shipping WHERE target = ?", (self._target,)
         ).fetchone()
-        if known != recording:
-            raise UsageError(
-                "what was shipped before is of another file by this name",
-                hint="give the file another name, or remove its -ship if the other is gone",
-            )
 
     @property
     def position(self) -> Position:
@@ -243,7 +238,8 @@ class State:
         """Give which of these are not told yet, or otherwise, by their ids."""
         known = dict(
             self._conn.execute(
-                "SELECT told.id, digest FROM told JOIN json_each(?) AS asked ON asked.value = told.id"
+                "SELECT told.id, digest FROM json_each(?) AS asked"
+                " CROSS JOIN told ON told.id = asked.value"
                 " WHERE target = ? AND kind = ?",
                 (orjson.dumps(list(digests)).decode(), self._target, kind),
             )

@@ -8,6 +8,7 @@ are told by the recorder on their own node, or each of a thousand would tell all
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import orjson
 
@@ -121,7 +122,7 @@ def _digest(row: Sequence[object]) -> int:
     return int.from_bytes(blake2b(packed, digest_size=7).digest(), "big")
 
 
-def batches(client: Client, recording: str) -> Iterator[Mapping[str, object]]:
+def batches(client: Client, recording: str) -> Iterator[Mapping[str, Any]]:
     """Yield the batches of a file that ClickHouse has been told of, oldest first."""
     found = client.query(
         "SELECT * EXCEPT (told_ns) FROM batches FINAL WHERE recording = {recording:String}"
