@@ -17,6 +17,7 @@ import click
 from ctk.ask.caveats import Caveat, HasGaps
 from ctk.ask.keywords import as_flag
 from ctk.errors import MissingFileError, UsageError
+from ctk.render.cells import takes_ascii_only
 from ctk.render.layout import Screen
 from ctk.render.pager import chosen as chosen_pager
 from ctk.render.tables import Format, Output
@@ -198,9 +199,9 @@ def output_options(command: F) -> F:
 
 def screen_of(stream: TextIO, *, utc: bool, paged: bool) -> Screen:
     """Say what a stream can show: its width, and colour and pages unless they are not wanted."""
-    colour = wants_colour(stream)
+    colour, ascii_only = wants_colour(stream), takes_ascii_only(stream.encoding)
     if not stream.isatty():
-        return Screen(colour=colour, utc=utc)
+        return Screen(colour=colour, utc=utc, ascii=ascii_only)
     import shutil
 
     size = shutil.get_terminal_size()
@@ -210,6 +211,7 @@ def screen_of(stream: TextIO, *, utc: bool, paged: bool) -> Screen:
         colour=colour,
         pager=chosen_pager() if paged and os.environ.get("TERM") != "dumb" else "",
         utc=utc,
+        ascii=ascii_only,
         left_out=_say_left_out,
     )
 
