@@ -32,9 +32,14 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
         named = [key for key in found.by if not (key == "proto" and "dst_port" in found.by)]
         heads = [
             Head("change", "text"),
-            *(Head(key, "whole", title="PORT") if key == "dst_port" else Head(key, "name") for key in named),
             *(
-                Head(name, "whole", 0 if name == found.sort else 1, title=_title(title, kind, per_s))
+                Head(key, "whole", title="PORT") if key == "dst_port" else Head(key, "name")
+                for key in named
+            ),
+            *(
+                Head(
+                    name, "whole", 0 if name == found.sort else 1, title=_title(title, kind, per_s)
+                )
                 for name, title, kind, _ in compared
             ),
         ]
@@ -43,7 +48,10 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
             (
                 change.state,
                 *_named(found.by, named, change.keys),
-                *(arrow.join(_moved(found, change, name, kind, rate)) for name, _, kind, rate in compared),
+                *(
+                    arrow.join(_moved(found, change, name, kind, rate))
+                    for name, _, kind, rate in compared
+                ),
             )
             for change in found.rows
         )
