@@ -9,7 +9,7 @@ import click
 
 from ctk.cli.options import remark
 from ctk.errors import CtkError, UsageError
-from ctk.numbers import parse_size
+from ctk.model.numbers import parse_size
 from ctk.timespan import parse_age
 
 if TYPE_CHECKING:

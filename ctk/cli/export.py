@@ -30,7 +30,7 @@ from ctk.cli.options import (
 )
 from ctk.errors import StoreError, UsageError
 from ctk.model import Filters
-from ctk.numbers import parse_count, parse_size
+from ctk.model.numbers import parse_count, parse_size
 from ctk.render import forms
 from ctk.render.compress import SUFFIXES, Compression, Packer
 from ctk.render.cursor import path_of

@@ -48,8 +48,8 @@ from ctk.conntrack.groups import (
 )
 from ctk.conntrack.strangers import Strangers
 from ctk.conntrack.tuples import TupleReader
-from ctk.kept import LiveConnections
 from ctk.model import FlowTuple
+from ctk.model.kept import LiveConnections
 
 RESTORED = 1  # taken up from the file after a clean stop, and not listed by a dump yet
 MISSED = 2  # the last dump did not list it
