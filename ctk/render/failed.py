@@ -36,7 +36,7 @@ def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
     if output.for_people or output.format == "name":
         lines = [_line(row) for row in found.rows]
         noted = any(line[-1] for line in lines) or output.format != "table" or output.columns
-        heads = _HEADS if noted else _HEADS[:-1]
+        heads: Sequence[Head] = _HEADS if noted else _HEADS[:-1]
         lines = [line[: len(heads)] for line in lines]
         if output.format == "table" and not output.columns:
             heads, lines = _fitting(heads, lines, output)
