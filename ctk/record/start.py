@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from ctk.conntrack import table
+from ctk.conntrack.bypass import bypass, interface_names
 from ctk.conntrack.capture import Capture, CaptureWriter, Header
 from ctk.conntrack.filters import program
 from ctk.conntrack.listen import Listener, Replay
@@ -137,10 +138,12 @@ def _stream(
 def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Plan:
     event_filter = options.event_filter()
     peers = _peers(options)
+    live = options.from_capture is None
+    around = bypass(interface_names()) if live else None
     return Plan(
         node=options.node_name or node,
         source=str(options.from_capture or "kernel"),
-        live=options.from_capture is None,
+        live=live,
         cluster=watch is not None,
         cluster_name=options.cluster_name or (watch.cluster_name if watch else None),
         window_ns=options.window_ns,
@@ -149,7 +152,11 @@ def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Pla
         peers=peers,
         retain=options.retain,
         max_bytes=options.max_bytes,
-        settings={**options.settings(), "peers": "all" if peers is None else peers},
+        settings={
+            **options.settings(),
+            "peers": "all" if peers is None else peers,
+            **({} if around is None else {"bypass": around}),
+        },
         left_s=stop.left_s,
     )
 
