@@ -66,7 +66,7 @@ class Cluster:
 
         self._waits, self.retry_s = waits, waits.retry_s
         self._stop, self._tell = stop, tell
-        self.patience_s = waits.first_s
+        self.patience_s, self.is_making = waits.first_s, False
         self._is_told = False
         self.api = Api(credentials, Patience(connect=waits.connect_s, list=waits.answer_s))
         self.name = self.api.cluster_name
@@ -151,7 +151,8 @@ class Cluster:
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask until there is an answer, or patience ends."""
         until_s, wait_s, renewed = time.monotonic() + self.patience_s, self._waits.retry_s, False
-        signals = self._stop.signals if self._is_patient else 0
+        # Until something is made, what was signalled before counts, too: nothing is to be deleted.
+        signals = self._stop.signals if self.is_making else 0
         while True:
             after_s = 0.0
             try:
@@ -172,15 +173,11 @@ class Cluster:
                 raise AwayError(
                     f"the API server has not answered for {self.patience_s:.0f} s: {why}"
                 )
-            if not self._is_told and self._is_patient:
+            if not self._is_told and self.is_making:
                 self._is_told = True
                 self._tell(f"the API server is waited for, {self.patience_s:.0f} s at most: {why}")
             self._sleep(wait_s, signals)
             wait_s *= 2
-
-    @property
-    def _is_patient(self) -> bool:
-        return self.patience_s > self._waits.first_s
 
     def _interruptibly(self, ask: Callable[[], T], signals: int) -> T:
         """Ask in a thread: a signal is not to wait for a connection, nor for an answer."""
@@ -199,7 +196,7 @@ class Cluster:
         while thread.is_alive():
             thread.join(self._waits.tick_s)
             if until_s == math.inf and self._stop.signals > signals:
-                until_s = time.monotonic() + (self._waits.cut_s if self._is_patient else 0)
+                until_s = time.monotonic() + (self._waits.cut_s if self.is_making else 0)
             if thread.is_alive() and time.monotonic() >= until_s:
                 raise CutShortError
         if errors:

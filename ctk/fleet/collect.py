@@ -100,7 +100,7 @@ def collect(options: Options, stop: Stop, shown: Shown, waits: Waits | None = No
     cluster = Cluster(options.kubeconfig, options.context, waits, stop, shown.say)
     recorders = _chosen(cluster, options)
     _prepare(options.out, recorders)
-    cluster.patience_s = waits.away_s
+    cluster.patience_s, cluster.is_making = waits.away_s, True
     made = Made(cluster, waits)
     collection = _Collection(options, stop, shown, waits, cluster, made, recorders)
     failed: BaseException | None = None
