@@ -162,10 +162,13 @@ def _from_click(error: click.ClickException) -> CtkError:
         if error.param.envvar:
             return MissingFileError()
     elif isinstance(error, click.NoSuchOption) and context is not None:
-        hint = meant.flag(error.option_name, context)
+        name = error.option_name
+        hint = meant.elsewhere(name, context) or meant.flag(name, context)
         message = error.message
     elif isinstance(error, click.BadParameter):
         hint = meant.choice(error)
+    elif context is not None:
+        hint = meant.extra(message, context)
     if not hint and context is not None:
         hint = f"{context.command_path} --help"
     shown = CtkError(message.rstrip("."), hint=hint)
