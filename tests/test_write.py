@@ -16,19 +16,21 @@ from ctk.model import (
     COUNTS_REFUSED,
     COUNTS_UNREPLIED,
     COUNTS_UPDATE,
-    Closed,
-    ClusterFound,
-    Completed,
     Edge,
     Endpoint,
     EventCounts,
     FlowRow,
     Gap,
+    Previous,
+)
+from ctk.model.history import (
+    Closed,
+    ClusterFound,
+    Completed,
     ObjectClosed,
     ObjectRecord,
     PodsTold,
     PodTimes,
-    Previous,
     ServiceFound,
 )
 from ctk.model.kept import LiveConnections

@@ -15,7 +15,8 @@ from ctk.conntrack.aggregate import Window
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.groups import Group
 from ctk.errors import DiskFullError, FileBusyError, StoreError
-from ctk.model import GapKind, HistoryChange
+from ctk.model import GapKind
+from ctk.model.history import HistoryChange
 from ctk.model.kept import LiveConnections
 from ctk.model.tableuse import TableLook
 from ctk.record.attribution import Attribution
