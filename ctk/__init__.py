@@ -45,12 +45,11 @@ def open(
     if isinstance(target, str) and "://" in target:
         # By name: every room may import ctk, and fleet is above most of them.
         from importlib import import_module
+        from typing import cast
 
         if import_module("ctk.fleet.clickhouse.target").is_target(target):
-            shipped: Recording = import_module("ctk.fleet.clickhouse.shipped").Shipped(
-                target, all_observers=all_observers
-            )
-            return shipped
+            opener = import_module("ctk.fleet.clickhouse.shipped").Shipped
+            return cast("Recording", opener(target, all_observers=all_observers))
     if isinstance(target, str | PathLike):
         from ctk.ask.recording import Recording
 
