@@ -204,7 +204,7 @@ def m008_folded(db: Database) -> None:
             edge_id INTEGER NOT NULL,
             src_addresses INTEGER, -- how many dialled; NULL where src is one address
             dst_addresses INTEGER, -- how many were dialled, or answered
-            src_counted BLOB, -- what src_addresses comes from (ctk/distinct.py)
+            src_counted BLOB, -- what src_addresses comes from (ctk/model/distinct.py)
             dst_counted BLOB,
             PRIMARY KEY (level, started_ns, edge_id)
         )

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from edges import edge, with_ids
 
-from ctk.model import ZONE_LABEL, ClusterFound, Edge, Endpoint, EventCounts, FlowRow, ObjectRecord
+from ctk.model import ZONE_LABEL, Edge, Endpoint, EventCounts, FlowRow
+from ctk.model.history import ClusterFound, ObjectRecord
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import HOUR, SECOND

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Applied, Deleted, Listed, Lost, Missed, Node, Pod, Recovered
-from ctk.model import (
+from ctk.model import Endpoint
+from ctk.model.history import (
     Closed,
     Completed,
-    Endpoint,
     KnownObject,
     KnownUnknown,
     ObjectClosed,
@@ -140,16 +140,25 @@ class State:
             return True
         return self.inferred and self.to_ns == max(self.record.valid_from_ns, told_ns)
 
+    @property
+    def last_ns(self) -> int:
+        """When it had its address at the latest."""
+        grace_s = self.record.times.grace_s if self.record.times else None
+        return (self.to_ns or 0) + (grace_s or 0) * S
+
 
 @dataclass
 class File:
     """The history of pods and who was named, kept as the store keeps it."""
 
     states: list[State] = field(default_factory=list)
+    kept_ns: int | None = None  # for how long a recorder wants to know who owned addresses
     told_ns: int | None = None  # up to when pods are known
+    whole_ns: int = 0  # of the recording that was told them last: since when nothing broke off
     last_ns: int = 0  # up to when somebody recorded
     endpoints: dict[Key, list[Endpoint]] = field(default_factory=dict)  # each the one it is now
     undecided: dict[Key, int] = field(default_factory=dict)  # with up to when they were given
+    over: dict[int, int] = field(default_factory=dict)  # rows by id: when their recording ended
 
     def write(self, history: Iterable[object], told: Iterable[PodsTold]) -> None:
         for each in history:
@@ -174,6 +183,7 @@ class File:
             elif isinstance(each, Completed):
                 row = self.row(each.unknown)
                 row[0] = each.known
+                self.over.pop(id(row), None)
             elif isinstance(each, Closed) and each.endpoint.kind == "unknown":
                 self.undecided[key(each.endpoint)] = each.valid_to_ns
         for each in told:
@@ -186,6 +196,18 @@ class File:
                 return row
         return self.endpoints.setdefault(key(endpoint), [endpoint])
 
+    @property
+    def since_ns(self) -> int:
+        """From when on a recorder knows who owned addresses."""
+        return 0 if self.kept_ns is None else (self.told_ns or 0) - self.kept_ns
+
+    @property
+    def watched_ns(self) -> int | None:
+        """Since when pods were watched, up to when they are known."""
+        times = [state.record.times for state in self.states if state.record.times]
+        told = [each for each in times if each.told_ns >= self.whole_ns]
+        return max(told, key=lambda each: each.told_ns).watched_ns if told else None
+
     def known(self) -> list[KnownObject]:
         told_ns = self.told_ns or 0
         known = [
@@ -196,6 +218,7 @@ class File:
                 state.sure_until_ns,
             )
             for state in self.states
+            if state.open_at(told_ns) or state.last_ns >= self.since_ns
         ]
         for state in self.states:
             if state.to_ns is None:
@@ -203,13 +226,17 @@ class File:
         return known
 
     def provisional(self) -> list[KnownUnknown]:
-        rows = sorted({id(row): row[0] for row in self.endpoints.values()}.values(), key=begin)
+        by_begin = {id(row): row for row in self.endpoints.values()}.values()
+        rows = sorted(by_begin, key=lambda row: begin(row[0]))
         given = []
-        for each in rows:
-            later = (
-                row for row in rows if row.address == each.address and begin(row) > begin(each)
-            )
-            asked_ns = min(map(begin, later), default=self.last_ns)
+        for row in rows:
+            [each] = row
+            over_ns = self.last_ns
+            if each.kind == "unknown":
+                over_ns = self.over.setdefault(id(row), over_ns)
+            others = (other[0] for other in rows if other[0].address == each.address)
+            later = (begin(other) for other in others if begin(other) > begin(each))
+            asked_ns = max(begin(each), min(over_ns, *later, over_ns) - 1)
             undecided_ns = self.undecided.get(key(each))
             given.append(KnownUnknown(each, undecided_ns or asked_ns, undecided_ns is not None))
         return given
@@ -240,12 +267,13 @@ class Recorder:
     """One recording: the table of endpoints, and what was asked of it."""
 
     def __init__(self, file: File, at: int) -> None:
-        self._file = file
+        self._file, self.whole_ns = file, T0 + at * TICK
         self.endpoints = Endpoints("n1", [], T0 + at * TICK, kube=True)
         self.told: set[str] = {each.record.uid for each in file.states if each.record.addresses}
         known = file.known()
         if file.told_ns is not None:
-            self.endpoints.recall(known, file.told_ns)
+            since_ns, watched_ns = file.since_ns, file.watched_ns
+            self.endpoints.recall(known, file.told_ns, since_ns=since_ns, watched_ns=watched_ns)
         self.endpoints.recall_unknown(file.provisional())
         self.dials: list[Dial] = []
 
@@ -257,6 +285,8 @@ class Recorder:
 
     def apply(self, change: Any) -> None:
         self.endpoints.apply(change)
+        if isinstance(change, Recovered):
+            self.whole_ns = change.to_ns
         told = change.changes if isinstance(change, Missed) else [change]
         for each in told:
             objects = each.objects if isinstance(each, Listed) else [getattr(each, "object", None)]
@@ -266,7 +296,10 @@ class Recorder:
         now_ns = T0 + at * TICK
         if not killed:
             self.endpoints.finish(now_ns)
-        self._file.write(self.endpoints.drain(), self.endpoints.told(now_ns))
+        told = self.endpoints.told(now_ns)
+        self._file.write(self.endpoints.drain(), told)
+        if told:
+            self._file.whole_ns = self.whole_ns
         self._file.last_ns = now_ns
 
 
@@ -325,12 +358,14 @@ def played(
     outages: list[tuple[int, int]],
     *,
     keeps: bool,
+    kept: int | None = None,
 ) -> Played:
     """
     Play lives to recorders that run and pause for `turns` ticks each.
 
     `dialled` are which life and how long after it ran, `outages` when the API server is away and
-    for how long; `keeps`: it still has what happened while nobody watched.
+    for how long; `keeps`: it still has what happened while nobody watched. A recorder forgets
+    pods that ended more than `kept` ticks ago.
     """
     dials = []
     for which, after in dialled:
@@ -354,7 +389,8 @@ def played(
     events.append((max(END * 2, starts[-1] // 2 * 2 + 20), 3, "stop"))
     events.sort(key=lambda each: each[:2])
 
-    file, recorder, heard, lost_ns = File(), None, False, None
+    file = File(kept_ns=None if kept is None else kept * TICK)
+    recorder, heard, lost_ns = None, False, None
     there: dict[str, Pod] = {}
     happened: list[Applied | Deleted] = []  # since somebody heard of it
     waiting: list[Dial] = []  # made while nobody recorded; the kernel's table still has them
@@ -363,6 +399,8 @@ def played(
     unheard: set[int] = set()  # no list, or no end of the recording, said what was left
     for at, _, what in events:
         now_ns = T0 + at * TICK
+        if recorder is not None and kept is not None:
+            recorder.endpoints.expire(now_ns - kept * TICK)
         if isinstance(what, Dial):
             if recorder is None:
                 waiting.append(what)

@@ -20,7 +20,8 @@ from sqlite_utils import Database
 from ctk.ask.flows import Flows
 from ctk.ask.pages import PAGE_ROWS
 from ctk.ask.sums import NOTHING
-from ctk.model import Endpoint, EventCounts, Filters, FlowRow, ObjectRecord, Side, Term
+from ctk.model import Endpoint, EventCounts, Filters, FlowRow, Side, Term
+from ctk.model.history import ObjectRecord
 from ctk.store.columns import IDENTITY_KEYS, FlowRecord
 from ctk.store.levels import LEVELS
 from ctk.store.write import Writer

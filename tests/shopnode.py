@@ -15,9 +15,7 @@ from pathlib import Path
 from edges import edge, with_ids
 
 from ctk.model import Edge, Endpoint, EventCounts, FlowRow, IdleConnections
-from ctk.store import connect
-from ctk.store.write import Writer
-from ctk.tableuse import (
+from ctk.model.tableuse import (
     OTHER_HOLDERS,
     Held,
     Holder,
@@ -25,6 +23,8 @@ from ctk.tableuse import (
     TableLook,
     TableUse,
 )
+from ctk.store import connect
+from ctk.store.write import Writer
 from ctk.timespan import HOUR, MINUTE, SECOND
 
 DAY_2 = 1_795_478_400 * SECOND  # 2026-11-24T00:00:00Z

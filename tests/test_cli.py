@@ -136,6 +136,28 @@ NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db
                 ("--not-pdo", "ctk query --help"),
             )
         ),
+        (
+            ["query", "x.db", "select 1", "--watch"],
+            "Error: No such option '--watch'\nTry: ctk top DB --watch is a table that moves,"
+            " ctk query DB -f follows flows\n",
+        ),
+        *(
+            (
+                [command, "x.db", "y.db"],
+                "Error: Got unexpected extra argument (y.db)\nTry: ctk merge DB DB -o all.db makes"
+                " one file of several; ctk top and query take them all\n",
+            )
+            for command in ("report", "info")
+        ),
+        (
+            ["schema", "flows"],
+            "Error: there is no file flows\nTry: ctk schema DB has all views, ctk query DB"
+            ' "select * from flows" what is in one\n',
+        ),
+        (
+            ["export", "select 1"],
+            'Error: there is no file select 1\nTry: ctk query DB "select ..." -o csv takes SQL\n',
+        ),
         (["query", "x.db", "--xyzzy"], "Error: No such option '--xyzzy'\nTry: ctk query --help\n"),
         (
             ["query", "x.db", "-o", "xml"],

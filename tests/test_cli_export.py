@@ -65,6 +65,12 @@ def test_the_log_form_tells_events_and_accounting_only_where_it_is_asked_for(
     for extra, counts in ((), [1, 1]), (("--log-accounting",), [1, 0, 1]):
         found = [json.loads(line)["cnt"] for line in invoke(*words, *extra).stdout.splitlines()]
         assert found == counts
+    left_out = (
+        "1 flow that no event told, bytes of connections that go on, left out:"
+        " --log-accounting has them\n"
+    )
+    assert left_out in invoke(*words).stderr
+    assert "left out" not in invoke(*words, "--log-accounting").stderr
     # What is left out is read all the same: a cursor goes on behind it.
     assert invoke(*words, "--cursor", "c", "--first", "2").stdout.count("\n") == 1
     assert invoke(*words, "--cursor", "c", "--first", "2").stdout.count("\n") == 1

@@ -91,3 +91,18 @@ def test_so_many_flows_are_no_part_of_failures(invoke: Invoke, shop: Path) -> No
         2,
         "Error: first and last cut flows, not failures\nTry: --limit 20 cuts the answer\n",
     )
+
+
+def test_a_span_that_was_not_recorded_is_not_one_in_which_nothing_failed(
+    invoke: Invoke, shop: Path
+) -> None:
+    span = ("--since", "2020-01-01", "--until", "2020-01-02", "--utc")
+    for command in ("failures", "new"):
+        said = invoke(command, shop, *span).stderr
+        assert "no flows fit: the file begins 2024-11-25T18:47:22Z, " in said
+        assert "nothing failed" not in said
+        assert "nobody is new" not in said
+    drawn = invoke("timeline", shop, *span).stdout
+    assert "bytes: not recorded\n" in drawn
+    assert "not recorded" in drawn.splitlines()[-1]
+    assert "not known" not in drawn

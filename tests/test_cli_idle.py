@@ -91,3 +91,16 @@ def test_a_file_in_which_nobody_looked_says_so(invoke: Invoke, shop: Path) -> No
     assert invoke("idle", shop).stderr == (
         "no recorder has looked for idle connections yet: it does every 5m, and at its end\n"
     )
+
+
+def test_each_node_was_looked_at_in_its_own_time(
+    invoke: Invoke, idle: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.db"
+    with connect.writer(other) as conn:
+        writer = Writer(conn, node="n2", source="k", settings={}, started_ns=AT, boot_id=None)
+        writer.window((), committed_ns=AT, counters=EventCounts())
+        looked = IdleConnections(at_ns=AT + HOUR, by_edge={}, more=0, unmeasured=0)
+        writer.keep_idle(looked)
+    told = "2 idle as of 2024-11-25T20:47:22Z (n1), 2024-11-25T19:47:22Z (n2)"
+    assert told in invoke("idle", idle, other).stderr.splitlines()

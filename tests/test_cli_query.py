@@ -629,6 +629,28 @@ def test_a_time_without_an_offset_is_of_the_zone_in_which_times_are_shown(
         time.tzset()
 
 
+def test_what_is_said_beside_a_table_has_the_times_of_its_zone(
+    invoke: Invoke, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("query", shop, "--since", "2019-01-01", "--until", "2020-01-02")
+    try:
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert "begins 2024-11-26T03:47:22+09:00, " in invoke(*asked).stderr
+        for utc in ("--utc", "-ojsonl"):
+            assert "begins 2024-11-25T18:47:22Z, " in invoke(*asked, utc).stderr
+        monkeypatch.setenv("TZ", "Foo/Bar")
+        time.tzset()
+        told = "TZ=Foo/Bar is no time zone of this machine: times are in UTC"
+        assert told in invoke(*asked).stderr.splitlines()
+        assert told not in invoke(*asked, "--utc").stderr
+        monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0")
+        assert "no time zone" not in invoke(*asked).stderr
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_following_ends_when_its_reader_does(shop: Path) -> None:
     follow = f"{sys.executable} -m ctk query {shop} -f -o jsonl"
     words = ["bash", "-c", f"{follow} | head -1; echo ${{PIPESTATUS[0]}}"]

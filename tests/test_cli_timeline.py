@@ -42,7 +42,7 @@ failures: 9, at most 5 in 1m
             └┬───────────┬─────
              18:46       18:48
        gaps        !!!!!!
-             ! perhaps more: a gap is in it, ░ not known
+             ! perhaps more: a gap is in it, ░ not recorded
 """
 
 

@@ -19,8 +19,8 @@ from wire import ICMP, UDP, Connection, batch, events
 
 from ctk.conntrack import connections as table
 from ctk.conntrack.connections import Connections
-from ctk.kept import LiveConnections
 from ctk.model import FlowTuple
+from ctk.model.kept import LiveConnections
 
 MOVED = (5, 500, 2, 200)  # from ONCE to TWICE
 

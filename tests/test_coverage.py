@@ -1,9 +1,12 @@
 """What of a span was recorded."""
 
 import pytest
-from recorded import T, file, lost
+from recorded import T, file, flow_row, lost
 
+from ctk.ask.caveats import NothingFits
 from ctk.ask.coverage import Coverage, coverage_of
+from ctk.ask.nothing import why_nothing
+from ctk.model import Filters
 from ctk.timespan import SECOND
 
 
@@ -57,3 +60,11 @@ def test_recordings_that_overlap_are_one_span() -> None:
     conn.execute("UPDATE recording SET started_ns = ? WHERE id = 2", _at(90))
     assert coverage_of(conn).recorded == [_at(0, 300)]
     conn.close()
+
+
+def test_where_nothing_was_recorded_no_flow_can_fit() -> None:
+    conn = file((0, 60), (600, 660), rows=[flow_row(5), flow_row(605)])
+    between = Filters(since_ns=T + 100 * SECOND, until_ns=T + 200 * SECOND)
+    assert list(why_nothing(conn, between)) == [NothingFits(("nothing was recorded then",))]
+    within = Filters(since_ns=T + 30 * SECOND, until_ns=T + 40 * SECOND)
+    assert list(why_nothing(conn, within)) == [NothingFits()]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctk.distinct import EXACT, Distinct
+from ctk.model.distinct import EXACT, Distinct
 
 
 def addresses(first: int, count: int) -> list[bytes]:

@@ -30,18 +30,16 @@ from ctk.kube.objects import (
     ServicePort,
 )
 from ctk.kube.parse import read, read_objects
-from ctk.model import (
+from ctk.model import Endpoint, Gap, Via
+from ctk.model.history import (
     Closed,
     Completed,
-    Endpoint,
-    Gap,
     KnownObject,
     KnownUnknown,
     ObjectClosed,
     ObjectRecord,
     PodsTold,
     ServiceFound,
-    Via,
 )
 from ctk.timespan import FOREVER_NS
 

@@ -144,6 +144,32 @@ DRAWN: dict[str, dict[str, Any]] = {
         "keeps": False,
         "nameless": [267],
     },
+    "a pod keeps its name when who had its address before it is forgotten": {
+        "lives": [
+            Life("first", A, "n1", "completed", 10, 20, 27, 35, 200, 200, 205),
+            Life("second", A, "n1", "graceful", 190, 206, 212, 225, 1300, 1305, 1310),
+            Life("third", A, "n1", "graceful", 2370, 2380, 2386, 2400, 2600, 2605, 2610),
+        ],
+        "dialled": [(1, 20), (1, 300)],
+        "turns": [700, 20, 1280, 20, 500],
+        "kept": 1000,
+        "nameless": [],
+    },
+    "pods were watched while nobody recorded where all is told that was missed": {
+        "lives": [
+            Life("first", A, "n1", "completed", 10, 20, 27, 35, 150, 150, 155),
+            Life("second", A, "n1", "graceful", 140, 161, 170, 195, 400, 410, 415),
+        ],
+        "dialled": [(1, 3)],
+        "turns": [181, 20],
+        "nameless": [],
+    },
+    "what was unknown stands for nothing that a later recording had": {
+        "lives": [Life("only", A, "n1", "graceful", 140, 161, 165, 195, 220, 230, 235)],
+        "dialled": [(0, 15)],
+        "turns": [182, 78, 1, 20],
+        "nameless": [],
+    },
 }
 
 

@@ -1,11 +1,14 @@
 """Metrics: what Prometheus reads of a recording, who answers it, and what deploy/ makes of it."""
 
 import json
+import os
 import re
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -14,6 +17,7 @@ import promql_parser
 import pytest
 import yaml
 from click.testing import Result
+from kubelets import until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as text_format
 from test_pipeline import Source, T, ask, listed
@@ -22,12 +26,13 @@ from wire import SECOND, Connection, batch
 from ctk.errors import CtkError, UsageError
 from ctk.kube.objects import Change, Lost, Resource
 from ctk.model import Datagrams, Gap
+from ctk.model.tableuse import TableCounters, TableUse
 from ctk.record import loop
-from ctk.record.exporter import Address, Exporter, parse_address
-from ctk.record.metrics import Metrics, renderer
+from ctk.record.exporter import Address, Answer, Exporter, listen, parse_address
+from ctk.record.exporterprocess import ExporterProcess
+from ctk.record.metrics import Collector, Metrics, Numbers, renderer
 from ctk.record.plan import Listening, Plan
 from ctk.store import connect
-from ctk.tableuse import TableCounters, TableUse
 
 Invoke = Callable[..., Result]
 
@@ -43,9 +48,9 @@ def samples(families: Any) -> Samples:
     }
 
 
-def recorded(db: Path) -> Metrics:
+def recorded(db: Path) -> Collector:
     """Record a little, lose a little, and forbid a resource."""
-    metrics = Metrics(db)
+    told: list[Numbers] = []
     one, other = Connection(port=1, ct_id=1), Connection(port=2, ct_id=2)
 
     def steps() -> Iterator[Datagrams]:
@@ -53,8 +58,7 @@ def recorded(db: Path) -> Metrics:
         source.lost.append(Gap("events lost", T, T + 1, 7))
         yield batch(one.destroy(T + 12 * SECOND), at_ns=T + 12 * SECOND)
         yield batch(at_ns=T + 40 * SECOND)
-        assert metrics.numbers is not None
-        seen.update(metrics.numbers.watches)
+        seen.update(told[-1].watches)
 
     seen: dict[Resource, bool] = {}
     changes: SimpleQueue[Change] = SimpleQueue()
@@ -64,10 +68,10 @@ def recorded(db: Path) -> Metrics:
     source = Source(steps())
     plan = Plan(node="n1", source="test", live=False, cluster=True)
     with connect.writer(db) as conn:
-        loop.run(conn, source, plan, changes, Listening(metrics=metrics))
-    assert metrics.numbers is not None
-    metrics.numbers = metrics.numbers._replace(watches=seen)  # as it was before the end
-    return metrics
+        loop.run(conn, source, plan, changes, Listening(metrics=Metrics(told.append)))
+    collector = Collector(db)
+    collector.numbers = told[-1]._replace(watches=seen)  # as it was before the end
+    return collector
 
 
 def test_counters_are_the_files_and_both_formats_are_what_parsers_read(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_the_kernels_table_is_there_as_far_as_it_is_known(tmp_path: Path) -> Non
     }
 
 
-def names(metrics: Metrics) -> set[str]:
+def names(metrics: Collector) -> set[str]:
     """The names of all samples that there are."""
     return {key[0] for key in samples(text_format(renderer(metrics)("")[1].decode()))}
 
@@ -137,6 +141,21 @@ def address() -> Address:
     with closing(socket.socket()) as sock:
         sock.bind(("127.0.0.1", 0))
         return Address("127.0.0.1", sock.getsockname()[1])
+
+
+@contextmanager
+def answering(address: Address, render: Callable[[str], Answer]) -> Iterator[None]:
+    """Run an exporter in a thread."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    exporter = Exporter(listen(address), theirs, lambda message: None, render)
+    thread = threading.Thread(target=exporter.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ours.close()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def asked(address: Address, request: bytes) -> tuple[str, bytes]:
@@ -155,17 +174,15 @@ def test_it_answers_get_of_its_path_and_nothing_else(address: Address) -> None:
         accepts.append(accept)
         return "text/plain", b"x 1\n" * 300_000  # more than a socket's buffer takes
 
-    with Exporter(address, render):
+    with answering(address, render):
         whole = b"GET /metrics?a=b HTTP/1.1\r\nHost: x\r\nACCEPT: text/plain\r\n\r\n"
         assert asked(address, whole) == ("HTTP/1.1 200 OK", b"x 1\n" * 300_000)
         assert asked(address, b"GET / HTTP/1.0\r\n\r\n")[0] == "HTTP/1.1 404 Not Found"
         for method in (b"POST", b"HEAD", b"\xff\x00"):
             request = method + b" /metrics HTTP/1.1\r\n\r\n"
             assert asked(address, request)[0] == "HTTP/1.1 405 Method Not Allowed"
-        assert asked(address, b"GET /metrics" + b"x" * 9_000) == ("", b"")
-        refused = Exporter(address, render)
-        with pytest.raises(CtkError) as error, refused:
-            pass
+        with pytest.raises(CtkError) as error:
+            listen(address)
         assert error.value.message == f"--metrics cannot listen on {address}: " + (
             "Address already in use"
         )
@@ -174,11 +191,22 @@ def test_it_answers_get_of_its_path_and_nothing_else(address: Address) -> None:
         socket.create_connection(address, timeout=1)
 
 
+@pytest.mark.parametrize("size", [9_000, 200_000])
+def test_a_request_that_is_too_large_is_told_so(address: Address, size: int) -> None:
+    with answering(address, lambda accept: ("text/plain", b"x 1\n")):
+        request = b"GET /metrics HTTP/1.1\r\nX: " + b"x" * size + b"\r\n\r\n"
+        assert asked(address, request) == (
+            "HTTP/1.1 431 Request Header Fields Too Large",
+            b"too large a request\n",
+        )
+        assert asked(address, b"GET /metrics HTTP/1.1\r\n\r\n")[1] == b"x 1\n"
+
+
 def test_clients_that_say_nothing_keep_nobody_waiting(
     address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ctk.record.exporter._MOST_S", 0.3)
-    with Exporter(address, lambda accept: ("text/plain", b"x 1\n")):
+    with answering(address, lambda accept: ("text/plain", b"x 1\n")):
         silent = [socket.create_connection(address, timeout=10) for _ in range(40)]
         try:
             assert asked(address, b"GET /metrics HTTP/1.1\r\n\r\n")[1] == b"x 1\n"
@@ -188,6 +216,61 @@ def test_clients_that_say_nothing_keep_nobody_waiting(
         finally:
             for sock in silent:
                 sock.close()
+
+
+@pytest.mark.parametrize("first", ["guest", "newcomer"])
+def test_one_that_makes_room_in_the_round_in_which_it_asks_ends_nothing(
+    address: Address, first: str
+) -> None:
+    """The house is full; its oldest and a newcomer are heard in one round."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    exporter = Exporter(listen(address), theirs, lambda _: None, lambda _: ("text/plain", b"x"))
+    ask = b"GET /metrics HTTP/1.1\r\n\r\n"
+    guests = []
+    for _ in range(16):
+        guests.append(socket.create_connection(address, timeout=10))
+        assert exporter._round()
+    if first == "guest":
+        guests[0].sendall(ask)
+    late = socket.create_connection(address, timeout=10)
+    if first == "newcomer":
+        guests[0].sendall(ask)
+    with late:
+        late.sendall(ask)
+        for _ in range(2):
+            assert exporter._round()
+        assert late.recv(100).startswith(b"HTTP/1.1 200 OK")
+        with suppress(ConnectionResetError):
+            heard = b"HTTP/1.1 200" if first == "guest" else b""
+            assert guests[0].recv(12) == heard
+    for each in (*guests, ours):
+        each.close()
+    exporter.run()
+
+
+def test_the_process_answers_what_it_was_told_and_ends_with_the_recorder(
+    address: Address, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = recorded(tmp_path / "node.db").numbers
+    caplog.clear()
+    assert numbers is not None
+    request = b"GET /metrics HTTP/1.1\r\n\r\n"
+    with ExporterProcess(address, tmp_path / "node.db") as process:
+        for received in range(2_000):  # more than wait in a socket
+            process.tell(numbers._replace(received=received))
+        until(lambda: b"received_total 0.0" not in asked(address, request)[1], "what was told")
+        os.kill(process._pid, signal.SIGTERM)  # a signal to the group is the recorder's
+        process.tell(numbers._replace(received=4_000))
+        until(lambda: b"received_total 4000.0" in asked(address, request)[1], "what was told")
+        found = {key[0] for key in samples(text_format(asked(address, request)[1].decode()))}
+        assert {"ctk_events_recorded_total", "ctk_file_bytes"} <= found
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(address, timeout=1)
+    with ExporterProcess(address, tmp_path / "node.db") as process:
+        os.kill(process._pid, signal.SIGKILL)
+        until(lambda: process.tell(numbers) or caplog.messages, "the warning")
+        process.tell(numbers)
+    assert caplog.messages == ["metrics are answered no more: their process has ended"]
 
 
 @pytest.mark.parametrize(
@@ -281,4 +364,4 @@ def test_every_alert_says_what_and_what_to_do() -> None:
 
 
 def test_before_anything_is_published_there_is_the_version_alone(tmp_path: Path) -> None:
-    assert names(Metrics(tmp_path / "none.db")) == {"ctk_build_info"}
+    assert names(Collector(tmp_path / "none.db")) == {"ctk_build_info"}

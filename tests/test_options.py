@@ -3,7 +3,7 @@
 import pytest
 
 from ctk.errors import UsageError
-from ctk.numbers import parse_count, parse_size
+from ctk.model.numbers import parse_count, parse_size
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from ctk.conntrack import statistics
 from ctk.doctor.findings import judge
 from ctk.kube.objects import Change
 from ctk.model import Datagrams, EventCounts, FlowTuple
+from ctk.model.tableuse import LEFT_OUT, OTHER_HOLDERS, Held, Holder, TableCounters, TableUse
 from ctk.record import holders
 from ctk.store import connect, tableuse
 from ctk.store.write import Writer
-from ctk.tableuse import LEFT_OUT, OTHER_HOLDERS, Held, Holder, TableCounters, TableUse
 from ctk.timespan import DAY, MINUTE
 
 Invoke = Callable[..., Result]

@@ -20,7 +20,8 @@ from sample import AT, CLIENT6, NODE, WEB
 
 import ctk
 from ctk.model import Endpoint, EventCounts, FlowRow
-from ctk.render import ranking, tables
+from ctk.render import layout, ranking, tables
+from ctk.render.cells import Head
 from ctk.render.layout import Screen
 from ctk.render.tables import Output
 from ctk.store import connect
@@ -293,3 +294,55 @@ def test_what_was_left_out_is_said_below_the_table(long_names: Path) -> None:
     *_, total, said = shown.splitlines()
     assert (total.split()[0], code) == ("total", 0)
     assert said == "too narrow for CONNS, PACKETS, %: -o wide or -o vertical has all"
+
+
+def shown(words: str, width: int, *, locale: str = "C.UTF-8") -> list[str]:
+    """Run a command on a terminal of this width, without colour; give its lines."""
+    env = {**os.environ, "LC_ALL": locale, "NO_COLOR": "1", "TERM": "xterm", "TZ": "UTC"}
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    command = [sys.executable, "-m", "ctk", *words.split(), "--no-pager"]
+    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env) as process:
+        os.close(side)
+        said = b""
+        with suppress(OSError):  # at its end
+            while some := os.read(main, 65536):
+                said += some
+        os.close(main)
+        assert process.wait() == 0, said
+    return said.decode().replace("\r", "").splitlines()
+
+
+FAILED_AT_80 = """\
+CLIENT    TO                         PORT      REFUSED  NO REPLY  SINCE (UTC)
+load/web  shop/checkou…-bbbbb-m7nrk  9999/tcp        5         2  11-25 18:47:23
+shop/web  2001:db8::9                514/udp         0         3  11-25 18:47:24
+too narrow for BACKEND, CONNS, %, LAST (UTC): -o wide or -o vertical has all
+"""
+
+
+def test_who_could_not_reach_what_since_when_stays_longest(long_names: Path) -> None:
+    """At 80 columns SERVICE and SINCE went, and BACKEND stayed."""
+    assert shown(f"failures {long_names}", 80) == FAILED_AT_80.splitlines()
+    assert "SERVICE  BACKEND " in shown(f"failures {long_names}", 140)[0]
+
+
+def test_numbers_of_changes_are_never_cut() -> None:
+    heads = [Head("change"), Head("src", "name"), Head("port", "whole"), Head("bytes", "whole")]
+    rows = [("changed", f"load/{LONG}aaaaa", "30080/tcp", "506.0 KiB → 235.0 KiB")]
+    for width in (50, 54, 60):
+        out = io.BytesIO()
+        layout.table(heads, rows, Screen(width=width), out)
+        *_, port, moved = out.getvalue().decode().splitlines()[1].split("  ")
+        assert (port, moved) == ("30080/tcp", "506.0 KiB → 235.0 KiB")
+
+
+ASCII = """\
+SOURCE                  DESTINATION             CONNS  FAILED    BYTES  EACH 10s
+load/checko~aaaa-xbqtz  shop/checko~bbbb-m7nrk     19       7  4.9 MiB  #_
+"""
+
+
+def test_a_terminal_of_ascii_gets_no_other_sign(long_names: Path) -> None:
+    lines = shown(f"top {long_names} --spark --limit 1", 80, locale="C")
+    assert lines[:2] == ASCII.splitlines()

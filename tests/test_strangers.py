@@ -18,8 +18,8 @@ from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.groups import FoldedGroup, Group, Totals
 from ctk.conntrack.strangers import Strangers
-from ctk.distinct import Distinct
 from ctk.model import Kind
+from ctk.model.distinct import Distinct
 
 T = 1_000 * SECOND  # a time at which a window starts
 POD, OTHER_POD, SERVICE = "10.244.0.21", "10.244.0.22", "10.96.0.80"

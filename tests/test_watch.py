@@ -31,7 +31,7 @@ from ctk.kube.objects import (
     Recovered,
 )
 from ctk.kube.watch import Watch
-from ctk.model import ClusterFound
+from ctk.model.history import ClusterFound
 
 KUBE = Path(__file__).parent.parent / "fixtures" / "kube"
 LISTS = [

@@ -9,7 +9,6 @@ import pytest
 from edges import edge, packed, with_ids
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError
-from ctk.kept import LiveConnections
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -17,21 +16,24 @@ from ctk.model import (
     COUNTS_REFUSED,
     COUNTS_UNREPLIED,
     COUNTS_UPDATE,
-    Closed,
-    ClusterFound,
-    Completed,
     Edge,
     Endpoint,
     EventCounts,
     FlowRow,
     Gap,
+    Previous,
+)
+from ctk.model.history import (
+    Closed,
+    ClusterFound,
+    Completed,
     ObjectClosed,
     ObjectRecord,
     PodsTold,
     PodTimes,
-    Previous,
     ServiceFound,
 )
+from ctk.model.kept import LiveConnections
 from ctk.store import connect, identities, recordings
 from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer

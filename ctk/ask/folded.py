@@ -30,7 +30,7 @@ def folded_of(
         if hides(conn, pieces, filters):
             yield Folded()
         return
-    from ctk.distinct import Distinct
+    from ctk.model.distinct import Distinct
 
     conditions = ["folded.level = ? AND folded.started_ns >= ? AND folded.started_ns < ?"]
     bound: tuple[object, ...] = ()

@@ -64,12 +64,17 @@ class Idle:
     """
     Idle connections, the longest idle first.
 
-    `as_of_ns` is the oldest of the looks that answered, one of each node; None where there is none.
+    `looks` are when each node's recorder looked, and `as_of_ns` the oldest of these; None where
+    there is none.
     """
 
     rows: tuple[IdleConnection, ...]
-    as_of_ns: int | None
+    looks: tuple[tuple[str, int], ...]
     caveats: tuple[Caveat, ...]
+
+    @property
+    def as_of_ns(self) -> int | None:
+        return min((at_ns for _, at_ns in self.looks), default=None)
 
 
 def idle(conn: sqlite3.Connection, filters: Filters, least_ns: int = LEAST_NS) -> Idle:
@@ -93,8 +98,8 @@ def idle(conn: sqlite3.Connection, filters: Filters, least_ns: int = LEAST_NS) -
         caveats.append(IdleUnmeasured(unmeasured))
     if more := sum(look.more for look in looks.values()):
         caveats.append(IdleLeftOut(more))
-    as_of_ns = min((look.at_ns for look in looks.values()), default=None)
-    return Idle(rows=tuple(in_order(found)), as_of_ns=as_of_ns, caveats=tuple(caveats))
+    of_nodes = tuple(sorted((look.node, look.at_ns) for look in looks.values()))
+    return Idle(rows=tuple(in_order(found)), looks=of_nodes, caveats=tuple(caveats))
 
 
 def in_order(found: Iterable[IdleConnection]) -> list[IdleConnection]:
@@ -104,6 +109,7 @@ def in_order(found: Iterable[IdleConnection]) -> list[IdleConnection]:
 class _Look(NamedTuple):
     """When a node's recorder looked, and what it left out."""
 
+    node: str
     at_ns: int
     more: int
     unmeasured: int
@@ -112,8 +118,8 @@ class _Look(NamedTuple):
 def _looks(conn: sqlite3.Connection) -> dict[int, _Look]:
     """Give the last look of each recorder."""
     found = conn.execute(
-        "SELECT recorder_id, MAX(idle_ns), idle_more, idle_unmeasured FROM recording"
-        " WHERE idle_ns IS NOT NULL GROUP BY recorder_id"
+        "SELECT recorder_id, recorder.node, MAX(idle_ns), idle_more, idle_unmeasured FROM recording"
+        " JOIN recorder ON recorder.id = recorder_id WHERE idle_ns IS NOT NULL GROUP BY recorder_id"
     )
     return {recorder_id: _Look(*look) for recorder_id, *look in found}
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from ctk.ask.caveats import NothingFits, nothing_recorded
+from ctk.ask.coverage import coverage_of
 from ctk.ask.names import has_names, names_of
 from ctk.ask.pages import STARTED, Pages
 from ctk.ask.selectors import edge_condition
@@ -37,6 +38,12 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     if outside:
         yield outside
         return
+    if filters.since_ns is not None or filters.until_ns is not None:
+        since_ns = whole[0] if filters.since_ns is None else filters.since_ns
+        until_ns = whole[1] if filters.until_ns is None else filters.until_ns
+        if not coverage_of(conn).recorded_ns(since_ns, until_ns):
+            yield "nothing was recorded then"
+            return
     missing = [reason for term in filters.terms for reason in _missing(conn, term)]
     yield from missing
     if not missing and filters.terms and (filters.since_ns or filters.until_ns) is not None:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, assert_never, get_args
 from ctk.conntrack.names import parse_protocol, protocol_name
 from ctk.errors import UsageError, nearest
 from ctk.model import Field, Kind, Side, Term
-from ctk.numbers import parse_count, parse_ports, parse_size
+from ctk.model.numbers import parse_count, parse_ports, parse_size
 
 
 class Condition(NamedTuple):

@@ -81,9 +81,8 @@ def new_of(
 
 def idle_of(found: Sequence[Idle], together: Together) -> Idle:
     """Put the idle connections of several files together."""
-    looks = [idle.as_of_ns for idle in found if idle.as_of_ns is not None]
     return Idle(
         rows=tuple(in_order(row for idle in found for row in idle.rows)),
-        as_of_ns=min(looks, default=None),
+        looks=tuple(sorted(look for idle in found for look in idle.looks)),
         caveats=together([idle.caveats for idle in found]),
     )

@@ -46,6 +46,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "cursor": "List or forget how far exports with --cursor are.",
         "snapshot": "Copy DB safely while it is being written.",
         "merge": "Merge the files of several nodes into one.",
+        "ship": "Ship the files of nodes to ClickHouse, each row once.",
     },
     "Help": {
         "help": "Show the help of a command, or its manual page.",
@@ -162,10 +163,13 @@ def _from_click(error: click.ClickException) -> CtkError:
         if error.param.envvar:
             return MissingFileError()
     elif isinstance(error, click.NoSuchOption) and context is not None:
-        hint = meant.flag(error.option_name, context)
+        name = error.option_name
+        hint = meant.elsewhere(name, context) or meant.flag(name, context)
         message = error.message
     elif isinstance(error, click.BadParameter):
         hint = meant.choice(error)
+    elif context is not None:
+        hint = meant.extra(message, context)
     if not hint and context is not None:
         hint = f"{context.command_path} --help"
     shown = CtkError(message.rstrip("."), hint=hint)

@@ -30,12 +30,12 @@ from ctk.cli.options import (
 )
 from ctk.errors import StoreError, UsageError
 from ctk.model import Filters
-from ctk.numbers import parse_count, parse_size
+from ctk.model.numbers import parse_count, parse_size
 from ctk.render import forms
 from ctk.render.compress import SUFFIXES, Compression, Packer
 from ctk.render.cursor import path_of
 from ctk.render.feed import Sink, Stream, Written
-from ctk.render.lines import Encoder, TimeUnit
+from ctk.render.lines import Encoder, Records, TimeUnit
 from ctk.render.rotate import RotatingFile
 from ctk.timespan import SECOND, parse_age
 
@@ -106,7 +106,8 @@ def export(
 
     With --cursor an export goes on where the last one by that NAME stopped, however that ended:
     FILE, with what was put aside, has every flow exactly once, and standard output was told
-    every flow at least once. NAME is kept beside FILE, or beside DB: DB itself is never written.
+    every flow at least once; of log, every flow that an event told. NAME is kept beside FILE, or
+    beside DB: DB itself is never written.
     Without, FILE is replaced when all is written.
 
     \b
@@ -142,6 +143,7 @@ def export(
             written.keep(sink)  # where that cannot be, nothing is to go out
             if follow:
                 _follow(recording, filters, encoder, written, sink, interrupted, place.tell_removed)
+                _tell_left_out(encoder)
                 return
             flows = recording.flows(filters, after=written.after)
             with Bar(shown=path is not None or not sys.stdout.isatty()) as bar:
@@ -158,7 +160,18 @@ def export(
                 raise click.Abort
             place.is_whole = True
         place.tell_removed()
+        _tell_left_out(encoder)
         print_caveats(flows.caveats)
+
+
+def _tell_left_out(encoder: Encoder) -> None:
+    """Say how many flows the log has no line of."""
+    if isinstance(encoder, Records) and encoder.left_out:
+        flows = "1 flow" if encoder.left_out == 1 else f"{encoder.left_out:,} flows"
+        remark(
+            f"{flows} that no event told, bytes of connections that go on, left out:"
+            " --log-accounting has them"
+        )
 
 
 def _refuse_folder(form: str, filters: Filters) -> None:

@@ -10,6 +10,7 @@ from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
     Dbs,
     dbs_argument,
+    is_of_nothing,
     output_options,
     print_caveats,
     remark,
@@ -39,7 +40,7 @@ def failures(db: Dbs, limit: int | None, filters: Filters, output: Output) -> No
     with ctk.open(db) as recording:
         found = recording.failures(filters, limit=most_rows(limit, output))
     render.failures(found, output, sys.stdout.buffer)
-    if not found.rows and output.for_people:
+    if not found.rows and output.for_people and not is_of_nothing(found.caveats):
         remark("nothing failed")
     remark_cut(len(found.rows), found.found)
     print_caveats(found.caveats)

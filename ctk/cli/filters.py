@@ -15,7 +15,7 @@ from ctk.ask.moments import Reference
 from ctk.cli.sections import SectionedCommand
 from ctk.errors import UsageError
 from ctk.model import Field, Filters
-from ctk.numbers import parse_count
+from ctk.model.numbers import parse_count
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

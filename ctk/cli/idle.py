@@ -1,6 +1,7 @@
 """`ctk idle`: live connections that move nothing."""
 
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -50,9 +51,24 @@ def idle(db: Dbs, min_idle: int, limit: int | None, filters: Filters, output: Ou
         found = recording.idle(filters, min_idle=min_idle)
     rows = found.rows[: most_rows(limit, output)]
     render.idle(rows, output, sys.stdout.buffer)
-    if found.as_of_ns is not None and output.for_people:
+    if found.looks and output.for_people:
         count = f"{len(found.rows):,} idle" if found.rows else "none idle"
-        as_of = format_time(found.as_of_ns // SECOND * SECOND).replace(".000000000", "")
-        remark(f"{count} as of {as_of}")
+        remark(f"{count} as of {_as_of(found.looks)}")
     remark_cut(len(rows), len(found.rows))
     print_caveats(found.caveats)
+
+
+_NAMED = 4  # nodes whose looks are told
+
+
+def _as_of(looks: Sequence[tuple[str, int]]) -> str:
+    """Say when it was looked: once where that was one moment, else of each node."""
+    told = [(node, _second(at_ns)) for node, at_ns in looks]
+    if len({at for _, at in told}) == 1:
+        return told[0][1]
+    named = ", ".join(f"{at} ({node})" for node, at in told[:_NAMED])
+    return named + (f" and {len(told) - _NAMED:,} more" if len(told) > _NAMED else "")
+
+
+def _second(at_ns: int) -> str:
+    return format_time(at_ns // SECOND * SECOND).replace(".000000000", "")

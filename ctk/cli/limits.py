@@ -3,7 +3,7 @@
 import click
 
 from ctk.cli.options import remark
-from ctk.numbers import parse_count
+from ctk.model.numbers import parse_count
 from ctk.render.tables import Output
 
 _SHOWN = 20

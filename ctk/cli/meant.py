@@ -87,6 +87,23 @@ def command(word: str, known: Iterable[str]) -> str | None:
     return near if near in (*known, "--version") else nearest(word, known)
 
 
+def elsewhere(word: str, ctx: click.Context) -> str | None:
+    """Say which command has what was asked of this one, or None."""
+    if word.startswith("--watch"):
+        return "ctk top DB --watch is a table that moves, ctk query DB -f follows flows"
+    if word in ("-f", "--follow"):
+        return "ctk query DB -f and ctk export DB -f follow"
+    return None
+
+
+def extra(message: str, ctx: click.Context) -> str | None:
+    """Say what to do with a second file, where a command takes one."""
+    takes_db = any(param.name == "db" for param in ctx.command.params)
+    if not takes_db or not message.startswith("Got unexpected extra argument"):
+        return None
+    return "ctk merge DB DB -o all.db makes one file of several; ctk top and query take them all"
+
+
 def flag(word: str, ctx: click.Context) -> str | None:
     """Give the flag of a command that was meant, by its meaning or its spelling, or None."""
     known = [

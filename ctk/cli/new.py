@@ -10,6 +10,7 @@ from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
     Dbs,
     dbs_argument,
+    is_of_nothing,
     output_options,
     print_caveats,
     remark,
@@ -40,7 +41,7 @@ def new(db: Dbs, limit: int | None, filters: Filters, output: Output) -> None:
         found = recording.new(filters)
     rows = found.rows[: most_rows(limit, output)]
     render.new(rows, output, sys.stdout.buffer)
-    if not found.rows and output.for_people:
+    if not found.rows and output.for_people and not is_of_nothing(found.caveats):
         remark("nobody is new")
     remark_cut(len(rows), len(found.rows))
     print_caveats(found.caveats)

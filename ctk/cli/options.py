@@ -9,17 +9,19 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, get_args
 
 import click
 
-from ctk.ask.caveats import Caveat, HasGaps
+from ctk.ask.caveats import Caveat, HasGaps, NothingFits, NothingRecorded
 from ctk.ask.keywords import as_flag
 from ctk.errors import MissingFileError, UsageError
+from ctk.render.cells import takes_ascii_only
 from ctk.render.layout import Screen
 from ctk.render.pager import chosen as chosen_pager
-from ctk.render.tables import Format, Output
+from ctk.render.tables import FOR_PEOPLE, Format, Output
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -74,11 +76,17 @@ def sql_arguments(command: F) -> F:
 
 
 def db_and_out_arguments(command: F) -> F:
-    """Give a command a file to read and one to write; it is called with `db` and `out`."""
+    """
+    Give a command a file to read and one to write; it is called with `db` and `out`.
+
+    With `finish` it may have the first alone; `out` is None then.
+    """
 
     @functools.wraps(command)
     def split(words: tuple[str, ...], **given: Any) -> Any:
-        paths = [*(paths_of_variable() if len(words) == 1 else ()), *map(Path, words)]
+        paths = [*(paths_of_variable() if len(words) < 2 else ()), *map(Path, words)]
+        if len(paths) == 1 and given.get("finish"):
+            return command(db=paths[0], out=None, **given)
         if len(paths) < 2:
             raise MissingFileError
         if len(paths) > 2:
@@ -182,6 +190,8 @@ def output_options(command: F) -> F:
     @functools.wraps(command)
     def collect(**given: Any) -> Any:
         columns = given.pop("columns")
+        if not given["utc"] and given["output_format"] in FOR_PEOPLE:
+            _warn_of_zone(os.environ.get("TZ", ""))
         output = Output(
             format=given.pop("output_format"),
             most=TERMINAL_ROWS if sys.stdout.isatty() else None,
@@ -196,11 +206,25 @@ def output_options(command: F) -> F:
     return collect  # type: ignore[return-value]
 
 
+# https://man7.org/linux/man-pages/man3/tzset.3.html: a rule, "CET-1CEST", or a file's name.
+_ZONE_RULE = re.compile(r"(<[^>]+>|[A-Za-z]{3,})([+-]?\d.*)?")
+_ZONE_FOLDERS = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo")
+
+
+def _warn_of_zone(zone: str) -> None:
+    """Say so where TZ names no zone: the C library takes it for UTC without a word."""
+    name = zone.removeprefix(":")
+    if not name or (_ZONE_RULE.fullmatch(name) and name == zone):
+        return
+    if not any(Path(folder, name).is_file() for folder in _ZONE_FOLDERS):
+        remark(f"TZ={zone} is no time zone of this machine: times are in UTC")
+
+
 def screen_of(stream: TextIO, *, utc: bool, paged: bool) -> Screen:
     """Say what a stream can show: its width, and colour and pages unless they are not wanted."""
-    colour = wants_colour(stream)
+    colour, ascii_only = wants_colour(stream), takes_ascii_only(stream.encoding)
     if not stream.isatty():
-        return Screen(colour=colour, utc=utc)
+        return Screen(colour=colour, utc=utc, ascii=ascii_only)
     import shutil
 
     size = shutil.get_terminal_size()
@@ -210,6 +234,7 @@ def screen_of(stream: TextIO, *, utc: bool, paged: bool) -> Screen:
         colour=colour,
         pager=chosen_pager() if paged and os.environ.get("TERM") != "dumb" else "",
         utc=utc,
+        ascii=ascii_only,
         left_out=_say_left_out,
     )
 
@@ -229,18 +254,39 @@ def _say_left_out(titles: Sequence[str]) -> None:
 
 
 def remark(text: str) -> None:
-    """Say something about an answer on stderr, in a line."""
-    click.echo(text, err=True)
+    """Say something about an answer on stderr, in a line; times are as those of its table."""
+    click.echo(_as_in_table(text), err=True)
+
+
+_UTC_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+def _as_in_table(text: str) -> str:
+    """Spell times in the zone that the table beside is in; programs get UTC, with a Z."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.params.get("utc", True):
+        return text
+    if context.params.get("output_format") not in FOR_PEOPLE:
+        return text
+
+    def local(found: re.Match[str]) -> str:
+        moment = datetime.fromisoformat(found[0]).astimezone()
+        return found[0] if not moment.utcoffset() else moment.isoformat(timespec="seconds")
+
+    return _UTC_TIME.sub(local, text)
+
+
+def is_of_nothing(caveats: Iterable[Caveat]) -> bool:
+    """Say whether an answer is empty since no flow could fit: a caveat says why."""
+    return any(isinstance(caveat, NothingFits | NothingRecorded) for caveat in caveats)
 
 
 def print_caveats(caveats: Iterable[Caveat]) -> None:
     """Say on stderr what an answer lacks, a line for each caveat."""
     colour = wants_colour(sys.stderr)
     for caveat in caveats:
-        gap = isinstance(caveat, HasGaps)
-        click.echo(
-            click.style(caveat.text, fg="yellow") if gap else caveat.text, err=True, color=colour
-        )
+        gap, text = isinstance(caveat, HasGaps), _as_in_table(caveat.text)
+        click.echo(click.style(text, fg="yellow") if gap else text, err=True, color=colour)
 
 
 def print_new_caveats(caveats: Iterable[Caveat], told: set[str]) -> None:

@@ -23,7 +23,7 @@ from ctk.cli.options import (
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.numbers import parse_size
+from ctk.model.numbers import parse_size
 from ctk.render import tables as render
 from ctk.render.tables import Output
 from ctk.timespan import SECOND, parse_age

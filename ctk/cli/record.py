@@ -17,7 +17,7 @@ from ctk.conntrack.filters import Cidr
 from ctk.conntrack.names import EVENT_NAMES, EventName, parse_protocol
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
-from ctk.numbers import parse_port, parse_size
+from ctk.model.numbers import parse_port, parse_size
 from ctk.record.exporter import parse_address
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age

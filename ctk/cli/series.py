@@ -18,7 +18,7 @@ from ctk.cli.options import (
     print_caveats,
 )
 from ctk.model import Filters
-from ctk.numbers import parse_count
+from ctk.model.numbers import parse_count
 from ctk.render import overtime as render
 from ctk.render.tables import Output
 

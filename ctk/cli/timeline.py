@@ -1,6 +1,5 @@
 """`ctk timeline`: bytes, connections and failures over time, drawn as text."""
 
-import os
 import sys
 
 import click
@@ -43,14 +42,7 @@ def timeline(db: Dbs, step: int | None, plain: bool, filters: Filters, output: O
     with ctk.open(db) as recording:
         found = recording.series(filters, step=step, most_steps=most)
     if drawn:
-        render.timeline(found, output.screen, sys.stdout.buffer, plain=plain or not _has_blocks())
+        render.timeline(found, output.screen, sys.stdout.buffer, plain=plain or output.screen.ascii)
     else:
         overtime.series(found, output, sys.stdout.buffer)
     print_caveats(found.caveats)
-
-
-def _has_blocks() -> bool:
-    """Say whether the locale's encoding has more than ASCII; a C that was asked for has not."""
-    if os.environ.get("LC_ALL") in ("C", "POSIX"):
-        return False
-    return (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"

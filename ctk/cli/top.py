@@ -22,7 +22,7 @@ from ctk.cli.options import (
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
-from ctk.numbers import parse_count
+from ctk.model.numbers import parse_count
 from ctk.render import ranking as render
 from ctk.render.tables import Output
 from ctk.timespan import SECOND, format_age, parse_age

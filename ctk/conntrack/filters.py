@@ -16,7 +16,7 @@ from ctk.conntrack import attributes
 from ctk.conntrack.names import PROTOCOL_NUMBERS, parse_protocol
 from ctk.errors import UsageError
 from ctk.model import FlowTuple
-from ctk.numbers import parse_port
+from ctk.model.numbers import parse_port
 
 
 class Cidr(NamedTuple):

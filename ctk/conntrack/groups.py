@@ -14,9 +14,9 @@ from hashlib import blake2b
 from operator import sub
 from typing import NamedTuple
 
-from ctk.distinct import Distinct
-from ctk.kept import Sides
 from ctk.model import FlowTuple, Kind, LoneEvent
+from ctk.model.distinct import Distinct
+from ctk.model.kept import Sides
 
 FlowKey = tuple[bytes, bytes, int]  # orig, reply and zone, as decode gives them
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from ctk.conntrack import netlink
 from ctk.conntrack.attributes import NLMSG_HEADER, aligned, header
-from ctk.tableuse import TableCounters
+from ctk.model.tableuse import TableCounters
 
 _IPCTNL_MSG_CT_GET_STATS_CPU = 0x104  # NFNL_SUBSYS_CTNETLINK << 8 | 4
 _NFGENMSG = struct.Struct(">BBH")  # family, version, the number of the processor

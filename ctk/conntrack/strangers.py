@@ -18,8 +18,8 @@ from typing import NamedTuple
 from ctk.conntrack.attributes import MalformedError
 from ctk.conntrack.groups import Counters, Ends, Other, StrangerKinds, Totals, base_of
 from ctk.conntrack.tuples import Layout, TupleReader
-from ctk.kept import Sides
 from ctk.model import FlowTuple, Kind
+from ctk.model.kept import Sides
 
 MOST_PEERS = 10_000  # flows of strangers that a window keeps, unless --peers says otherwise
 # Past so many in a window, what is folded is no longer told apart by its port: a port scan.

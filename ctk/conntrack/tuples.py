@@ -32,8 +32,8 @@ from ctk.conntrack.attributes import (
     walk,
 )
 from ctk.conntrack.names import PROTOCOLS
-from ctk.kept import Sides
 from ctk.model import FlowTuple
+from ctk.model.kept import Sides
 
 # There is one for each family and protocol, and ICMP type; past it parse_tuples reads.
 _MOST_LAYOUTS = 64

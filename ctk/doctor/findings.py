@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ctk.ask.pressure import nearly_full
+from ctk.conntrack.bypass import bypass
 from ctk.conntrack.socket import BUFFER_BYTES
 from ctk.doctor.readings import Readings
 from ctk.model import Finding
@@ -145,19 +146,19 @@ def _namespace(seen: Readings) -> Iterator[Finding]:
 
 def _bypasses(seen: Readings) -> Iterator[Finding]:
     heard = seen.traffic
-    names = {interface.name for interface in seen.interfaces}
-    if "cilium_host" in names:
+    around = bypass(interface.name for interface in seen.interfaces)
+    if around == "Cilium":
         yield Finding(
             "data plane",
             "warning",
             "Cilium is here: with its kube-proxy replacement, connections pass conntrack by",
             "compare with: hubble observe",
         )
-    elif "bpfin.cali" in names:
+    elif around is not None:
         yield Finding(
             "data plane",
             "warning",
-            "Calico's eBPF data plane is here: connections pass conntrack by",
+            f"{around} data plane is here: connections pass conntrack by",
             'calicoctl patch felixconfiguration default -p \'{"spec":{"bpfEnabled":false}}\'',
         )
     elif seen.refused is None and not heard.entries and not heard.events:

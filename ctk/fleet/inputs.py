@@ -40,6 +40,7 @@ class Held(NamedTuple):
     idle_ns: int | None
     events: int
     narrowed: str  # by which filters, as JSON
+    bypass: str | None  # the data plane that goes around conntrack there
     silent: Sequence[Interval]
 
     @property
@@ -138,7 +139,8 @@ def _recordings(conn: sqlite3.Connection) -> Iterator[Held]:
             f" AND kind IN ({', '.join('?' * len(SILENT))})",
             (row[0], *SILENT),
         ).fetchall()
-        yield Held._make((*row, narrowed, silent))
+        bypass = asked.get("bypass")
+        yield Held._make((*row, narrowed, bypass if isinstance(bypass, str) else None, silent))
 
 
 def choose(inputs: Sequence[Input]) -> Chosen:
@@ -232,12 +234,14 @@ def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
     """
     Give the recordings that may speak for others: what one does not see, the others count.
 
-    That is none that heard nothing at all, as where the data plane goes around conntrack; and
-    where some left out by a filter what others did not, only those that were filtered the most
-    common way, or not at all.
+    That is none that heard nothing at all; none whose data plane goes around conntrack, where
+    another's does not; and where some left out by a filter what others did not, only those that
+    were filtered the most common way, or not at all.
     """
     found = [one.narrowed for _, one in held if one.events]
     common = max(found, key=lambda each: (each == "{}", found.count(each), each), default="{}")
+    all_bypass = all(one.bypass for _, one in held)
+    bypassing = {} if all_bypass else {each.node: one.bypass for each, one in held if one.bypass}
     runs: list[Run] = []
     silent = {each.node for each, _ in held}
     filtered: set[Node] = set()
@@ -245,6 +249,8 @@ def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
         if not one.events:
             continue
         silent.discard(each.node)
+        if one.bypass and not all_bypass:
+            continue
         if one.narrowed != common:
             filtered.add(each.node)
             continue
@@ -253,6 +259,10 @@ def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
     notes = [
         f"{node.name} heard no event: no other node defers to it"
         for node in sorted(silent, key=str)
+    ]
+    notes += [
+        f"{what} is on {node.name}, and may go around conntrack: no other node defers to it"
+        for node, what in sorted(bypassing.items(), key=str)
     ]
     notes += [
         f"{node.name} recorded by filters of its own: no other node defers to it then"

@@ -26,15 +26,8 @@ from ctk.kube.owners import Owners
 from ctk.kube.ownership import Claim
 from ctk.kube.provisional import ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts, Target
-from ctk.model import (
-    ZONE_LABEL,
-    Closed,
-    Endpoint,
-    HistoryChange,
-    KnownObject,
-    ObjectClosed,
-    PodTimes,
-)
+from ctk.model import ZONE_LABEL, Endpoint
+from ctk.model.history import Closed, HistoryChange, KnownObject, ObjectClosed, PodTimes
 from ctk.timespan import FOREVER_NS, SECOND
 
 KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
@@ -74,8 +67,8 @@ class Cluster:
         self.targets: set[Target] = set()
         self.settled_ns = 0  # the latest time as of which something has another owner
 
-    def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
-        """Take in what the file knew up to then; nothing is told of it but the ends it lacks."""
+    def recall(self, known: Iterable[KnownObject], since_ns: int, until_ns: int) -> None:
+        """Take in what the file knew; nothing is told of it but the ends it lacks."""
         for change in recall.changes(known):
             each, self._listing = change.object, change.listed
             if not change.ends:
@@ -87,7 +80,7 @@ class Cluster:
             self.drop(resource_of(each), each.uid, change.at_ns, inferred=change.inferred)
         self._listing, self._owners.missed_since_ns = False, None
         self._owners.pods_watched_ns = None
-        self._owners.recall_until(told_until_ns)
+        self._owners.recalled(since_ns, until_ns)
         self._recalled = {*self._pods, *self._nodes}
         # The file has their history; it forgot only when its endpoints end.
         self._history[:] = [each for each in self._history if isinstance(each, Closed)]
@@ -275,7 +268,7 @@ class Cluster:
         lost_ns, until_ns = self._owners.lost_ns, self._owners.recalled_until_ns
         since_ns = self._owners.missed_since_ns = until_ns if lost_ns == FOREVER_NS else lost_ns
         if whole:
-            self._owners.watch("pod", since_ns)
+            self._owners.watch("pod", min(since_ns, self._owners.watched_before_ns))
         self._listing = True
         # Each a ns later: so the next recording takes them in in this order, too.
         for told_ns, change in enumerate(changes, at_ns):

@@ -38,18 +38,15 @@ from ctk.kube.provisional import Provisional, ProvisionalEndpoints, next_second_
 from ctk.kube.service_ports import ServicePorts
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
-from ctk.model import (
+from ctk.model import Endpoint, Gap, Kind, Via
+from ctk.model.history import (
     Closed,
     ClusterFound,
     Completed,
-    Endpoint,
-    Gap,
     HistoryChange,
-    Kind,
     KnownObject,
     KnownUnknown,
     PodsTold,
-    Via,
 )
 from ctk.timespan import FOREVER_NS
 
@@ -183,15 +180,26 @@ class Endpoints:
 
     # What is told to it.
 
-    def recall(self, known: Iterable[KnownObject], told_until_ns: int) -> None:
+    def recall(
+        self,
+        known: Iterable[KnownObject],
+        told_until_ns: int,
+        *,
+        since_ns: int = -FOREVER_NS,
+        watched_ns: int | None = None,
+    ) -> None:
         """
         Take in the pods and nodes that the file knew, before anything is asked or applied.
 
-        `told_until_ns` is when the file's knowledge ended. They own their addresses for what began
-        before it, and are rivals of whoever comes: a pod that died while nobody watched keeps its
-        last connections. The first list tells which of them are left.
+        `known` are those that owned addresses at some time from `since_ns` on, `told_until_ns` is
+        when the file's knowledge ended, and `watched_ns` since when it had that of all pods. They
+        own their addresses for what began before it, and
+        are rivals of whoever comes: a pod that died while nobody watched keeps its last
+        connections. The first list tells which of them are left.
         """
-        self._cluster.recall(known, told_until_ns)
+        self._cluster.recall(known, since_ns, told_until_ns)
+        if watched_ns is not None:
+            self._owners.watched_before_ns = watched_ns
 
     def recall_unknown(self, unknown: Iterable[KnownUnknown]) -> None:
         """
@@ -204,6 +212,12 @@ class Endpoints:
         given: list[KnownUnknown] = []
         for each in unknown:
             endpoint = each.endpoint
+            if endpoint.valid_from_ns < owners.recalled_since_ns:
+                # Not all that had the address then are known any more: it stays who it was, but
+                # for an owner that nobody had heard of.
+                if endpoint.kind != "pod":
+                    given.append(each._replace(undecided=False))
+                continue
             if endpoint.kind == "pod":
                 if owners.began(endpoint) or not owners.had(endpoint):
                     continue
@@ -299,7 +313,7 @@ class Endpoints:
     def _lose(self, resource: Resource, at_ns: int) -> None:
         kind = KIND_OF.get(resource)
         if kind is not None:
-            self._owners.watched_from_ns[kind] = FOREVER_NS
+            self._owners.unwatch(kind)
         if resource == "pods":
             self._owners.lost_ns = min(self._owners.lost_ns, at_ns)
             self._provisional.awaiting_pods = False
@@ -325,6 +339,8 @@ class Endpoints:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
             if given.decided and not self._owners.says_more(address, owned, endpoint.valid_from_ns):
+                return False
+            if owned is None and endpoint.valid_from_ns < self._owners.forgotten_ns:
                 return False
             sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
             if owned is not None and not sure:

@@ -30,7 +30,7 @@ from ctk.kube.objects import (
     Resource,
 )
 from ctk.kube.parse import read
-from ctk.model import ClusterFound
+from ctk.model.history import ClusterFound
 
 log = logging.getLogger("ctk.kube")
 

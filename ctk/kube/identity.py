@@ -1,7 +1,8 @@
 """What of an object its addresses say, and what of it the file's history keeps."""
 
 from ctk.kube.objects import Node, Pod, Service
-from ctk.model import Endpoint, ObjectRecord, PodTimes
+from ctk.model import Endpoint
+from ctk.model.history import ObjectRecord, PodTimes
 
 Owner = Pod | Service | Node
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ctk.model import ClusterFound
+from ctk.model.history import ClusterFound
 
 Resource = Literal["pods", "services", "endpointslices", "nodes"]
 RESOURCES: tuple[Resource, ...] = ("pods", "services", "endpointslices", "nodes")

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from ctk.kube.identity import same
 from ctk.kube.ownership import Claim, Ownership
-from ctk.model import Closed, Endpoint, HistoryChange, Kind, packed
+from ctk.model import Endpoint, Kind, packed
+from ctk.model.history import Closed, HistoryChange
 from ctk.timespan import FOREVER_NS, SECOND
 
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
@@ -47,10 +48,13 @@ class Owners:
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
-        self.recalled_until_ns = -FOREVER_NS  # up to when the file knew
+        self.forgotten_ns = -FOREVER_NS  # what ended before then is not known any more
+        # Of what time the file knew who owned addresses.
+        self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS
         self.missed_since_ns: int | None = None  # what is told now happened then or later
         # Since when each kind is watched without a break.
         self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
+        self.watched_before_ns = FOREVER_NS  # the same of pods, up to when the watch broke off
 
     def at(self, address: str, when_ns: int) -> Ownership | None:
         """Whose an address was at that time."""
@@ -65,6 +69,9 @@ class Owners:
 
         What the file knew then it decided by; only an owner that it had not heard of is new.
         """
+        if when_ns < self.recalled_since_ns:
+            # Others that had the address then were left out: no span is where it was.
+            return owned is not None and owned.is_news
         if when_ns >= self.recalled_until_ns:
             return True
         if owned is not None:
@@ -208,6 +215,12 @@ class Owners:
         """All owners of a kind are told from then on."""
         self.watched_from_ns[kind] = min(self.watched_from_ns[kind], from_ns)
 
+    def unwatch(self, kind: Kind) -> None:
+        """Owners of a kind are told no more."""
+        if kind == "pod" and self.pods_watched_ns is not None:
+            self.watched_before_ns = self.watched_from_ns["pod"]
+        self.watched_from_ns[kind] = FOREVER_NS
+
     def doubt(self, address: str, uid: str, since_ns: int) -> None:
         """From then on it is not sure that the address is still that owner's."""
         owned = self._open(address, uid)
@@ -216,14 +229,14 @@ class Owners:
             since_ns = max(since_ns, owned.claim.gained_ns + SECOND)
             owned.sure_until_ns = min(owned.sure_until_ns, since_ns)
 
-    def recall_until(self, told_until_ns: int) -> None:
-        """All that is known is what the file knew, up to then."""
-        self.recalled_until_ns = told_until_ns
+    def recalled(self, since_ns: int, until_ns: int) -> None:
+        """All that is known is what the file knew: who owned addresses since, told until then."""
+        self.recalled_since_ns, self.recalled_until_ns = since_ns, until_ns
         for spans in self._spans.values():
             for owned in spans:
                 owned.is_news = False
                 if owned.to_ns == FOREVER_NS:
-                    owned.sure_until_ns = told_until_ns
+                    owned.sure_until_ns = until_ns
                 owned.recalled = owned.sure_until_ns < owned.to_ns
 
     def end_recall(self) -> None:
@@ -263,6 +276,7 @@ class Owners:
 
     def expire(self, before_ns: int) -> None:
         """Forget spans that ended before then."""
+        self.forgotten_ns = max(self.forgotten_ns, before_ns)
         while self._ended and self._ended[0][0] < before_ns:
             _, address = self._ended.popleft()
             kept = [each for each in self._spans.get(address, ()) if each.to_ns >= before_ns]

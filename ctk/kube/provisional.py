@@ -15,7 +15,8 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.model import Completed, Endpoint, Kind, KnownUnknown, address_text, packed
+from ctk.model import Endpoint, Kind, address_text, packed
+from ctk.model.history import Completed, KnownUnknown
 from ctk.timespan import FOREVER_NS, SECOND
 
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ctk.kube.objects import GRACE_S, Node, Pod
-from ctk.model import KnownObject, ObjectRecord, PodTimes
+from ctk.model.history import KnownObject, ObjectRecord, PodTimes
 from ctk.timespan import FOREVER_NS
 
 

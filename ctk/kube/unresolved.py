@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from ctk.kube.owners import Owners
 from ctk.kube.service_ports import ANY_NODE, ServicePorts, Target
-from ctk.model import Endpoint, ServiceFound, Via
+from ctk.model import Endpoint, Via
+from ctk.model.history import ServiceFound
 
 _MOST = 20_000  # dials remembered
 

@@ -15,14 +15,15 @@ from ctk.conntrack.aggregate import Window
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.groups import Group
 from ctk.errors import DiskFullError, FileBusyError, StoreError
-from ctk.kept import LiveConnections
-from ctk.model import GapKind, HistoryChange
+from ctk.model import GapKind
+from ctk.model.history import HistoryChange
+from ctk.model.kept import LiveConnections
+from ctk.model.tableuse import TableLook
 from ctk.record.attribution import Attribution
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Plan
 from ctk.record.rows import Rows, Told, events_of, rows_of, size_of, started_in
 from ctk.store.write import Writer
-from ctk.tableuse import TableLook
 
 log = logging.getLogger("ctk")
 

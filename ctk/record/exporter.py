@@ -1,5 +1,5 @@
 """
-A small HTTP server for metrics, in a thread of its own: it answers GET /metrics, and closes.
+A small HTTP server for metrics: it answers GET /metrics, and closes.
 
 What it holds is bounded whoever asks: so many connections at a time, so many bytes of a request,
 and so many seconds for each, after which a connection is closed wherever it is.
@@ -7,13 +7,10 @@ and so many seconds for each, after which a connection is closed wherever it is.
 
 import selectors
 import socket
-import sys
-import threading
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from ctk.errors import CtkError, UsageError
 
@@ -21,7 +18,8 @@ _MOST_CONNECTIONS = 16  # past them the oldest is closed: one that asks is answe
 _MOST_BYTES = 8 << 10  # of a request's head
 _MOST_S = 5.0  # for a request and its answer
 _TICK_S = 0.5
-_SWITCH_S = 0.0005
+_TOO_LARGE = "431 Request Header Fields Too Large"
+_MOST_TOLD_BYTES = 1 << 16
 
 Answer = tuple[str, bytes]  # content type and body
 Render = Callable[[str], Answer]  # of the header Accept
@@ -63,58 +61,52 @@ class _Connection:
         self.sock, self.until_s = sock, until_s
         self.read = b""
         self.unwritten = b""
+        self.refused = False  # what it goes on to send is dropped
+
+
+def listen(address: Address) -> socket.socket:
+    """Open the socket that is to be asked, or say what is in the way."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(64)
+    except OSError as error:
+        listening.close()
+        raise CtkError(
+            f"--metrics cannot listen on {address}: {error.strerror}",
+            hint="give it another port",
+        ) from error
+    listening.setblocking(False)
+    return listening
 
 
 class Exporter:
-    """Answers from when it is entered until it is left."""
+    """
+    Answers on `listening`, until the other end of `told` is closed.
 
-    def __init__(self, address: Address, render: Render) -> None:
-        self._address, self._render = address, render
+    What is sent there, a message each, goes to `tell`: `render` makes answers of the newest.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        told: socket.socket,
+        tell: Callable[[bytes], None],
+        render: Render,
+    ) -> None:
+        self._listening, self._told = listening, told
+        self._tell, self._render = tell, render
         self._selector = selectors.DefaultSelector()
         self._connections: dict[socket.socket, _Connection] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._selector.register(listening, selectors.EVENT_READ)
+        self._selector.register(told, selectors.EVENT_READ)
 
-    def __enter__(self) -> Self:
-        family = socket.AF_INET6 if ":" in self._address.host else socket.AF_INET
-        self._listening = socket.socket(family, socket.SOCK_STREAM)
+    def run(self) -> None:
+        """Answer; then close all there is."""
         try:
-            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listening.bind(self._address)
-            self._listening.listen(64)
-        except OSError as error:
-            self._listening.close()
-            raise CtkError(
-                f"--metrics cannot listen on {self._address}: {error.strerror}",
-                hint="give it another port",
-            ) from error
-        self._listening.setblocking(False)
-        # The recorder lets go of the interpreter for each step of an answer after so long: with the
-        # default of 5 ms an answer took 25 ms while events came.
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopping.set()
-        self._thread.join(2 * _TICK_S)
-        sys.setswitchinterval(self._switch_s)
-
-    def _run(self) -> None:
-        self._selector.register(self._listening, selectors.EVENT_READ)
-        try:
-            while not self._stopping.is_set():
-                for key, _ in self._selector.select(_TICK_S):
-                    if key.fileobj is self._listening:
-                        self._accept()
-                    elif key.fileobj in self._connections:  # else it made room in this round
-                        self._go_on(key.data)
+            while self._round():
                 now_s = time.monotonic()
                 for each in [c for c in self._connections.values() if now_s > c.until_s]:
                     self._close(each)
@@ -122,7 +114,22 @@ class Exporter:
             for each in list(self._connections.values()):
                 self._close(each)
             self._listening.close()
+            self._told.close()
             self._selector.close()
+
+    def _round(self) -> bool:
+        """Do what there is to do now; False where the other end was closed."""
+        for key, _ in self._selector.select(_TICK_S):
+            if key.fileobj is self._told:
+                message = self._told.recv(_MOST_TOLD_BYTES)
+                if not message:
+                    return False
+                self._tell(message)
+            elif key.fileobj is self._listening:
+                self._accept()
+            elif key.fileobj in self._connections:  # else it made room in this round
+                self._go_on(key.data)
+        return True
 
     def _accept(self) -> None:
         try:
@@ -142,22 +149,39 @@ class Exporter:
 
     def _go_on(self, one: _Connection) -> None:
         try:
-            if not one.unwritten:
-                more = one.sock.recv(_MOST_BYTES)
-                one.read += more
-                if not more or len(one.read) > _MOST_BYTES:
-                    self._close(one)
-                    return
-                if b"\r\n\r\n" not in one.read:
-                    return
-                one.unwritten = _answer(one.read, self._render)
-                self._selector.modify(one.sock, selectors.EVENT_WRITE, one)
-            one.unwritten = one.unwritten[one.sock.send(one.unwritten) :]
+            if one.unwritten:
+                self._write(one)
+            else:
+                self._read(one)
         except BlockingIOError:
             return
         except OSError:
-            one.unwritten = b""
-        if not one.unwritten:
+            self._close(one)
+
+    def _read(self, one: _Connection) -> None:
+        more = one.sock.recv(_MOST_BYTES)
+        if not more:
+            self._close(one)
+        elif not one.refused:
+            one.read += more
+            if len(one.read) > _MOST_BYTES:
+                one.refused = True
+                one.unwritten = _response(_TOO_LARGE, "text/plain", b"too large a request\n")
+            elif b"\r\n\r\n" in one.read:
+                one.unwritten = _answer(one.read, self._render)
+            if one.unwritten:
+                self._selector.modify(one.sock, selectors.EVENT_WRITE, one)
+                self._write(one)
+
+    def _write(self, one: _Connection) -> None:
+        one.unwritten = one.unwritten[one.sock.send(one.unwritten) :]
+        if one.unwritten:
+            return
+        if one.refused:
+            # Closed with bytes unread, the kernel resets it, and the answer may not be read.
+            one.sock.shutdown(socket.SHUT_WR)
+            self._selector.modify(one.sock, selectors.EVENT_READ, one)
+        else:
             self._close(one)
 
 

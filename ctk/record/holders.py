@@ -15,8 +15,8 @@ from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import EventTuple
 from ctk.conntrack.groups import Group, Other, base_of
 from ctk.model import Edge, Endpoint
+from ctk.model.tableuse import LEFT_OUT, OTHER_HOLDERS, Held, Holder
 from ctk.record.attribution import Attribution
-from ctk.tableuse import LEFT_OUT, OTHER_HOLDERS, Held, Holder
 
 MOST_HOLDERS = 100  # rows by holder and state that stand as they are; half as many of each sum
 _MOST_NAMED = 10_000  # rows while they are being named: further ones are of any port

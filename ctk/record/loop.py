@@ -20,10 +20,11 @@ from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.strangers import Strangers
-from ctk.kept import LiveConnections
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
-from ctk.model import Datagrams, HistoryChange
+from ctk.model import Datagrams
+from ctk.model.history import HistoryChange
+from ctk.model.kept import LiveConnections
 from ctk.record import host
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
@@ -147,8 +148,11 @@ class Recorder:
         if previous is None or not self._plan.live:
             return
         if previous.told_ns is not None:
-            known = self._writer.known_objects(previous.told_ns - _OWNERS_KEPT_NS)
-            self._endpoints.recall(known, previous.told_ns)
+            since_ns = previous.told_ns - _OWNERS_KEPT_NS
+            known = self._writer.known_objects(since_ns)
+            self._endpoints.recall(
+                known, previous.told_ns, since_ns=since_ns, watched_ns=previous.watched_ns
+            )
         unknown = self._writer.unknown_endpoints(previous.committed_ns - _UNKNOWN_KEPT_NS)
         self._endpoints.recall_unknown(unknown)
 

@@ -2,8 +2,8 @@
 The numbers of a running recording, for Prometheus.
 
 The loop counts what is cheap to count (a row, a commit) and publishes all of it once a second, as
-one value; whoever is asked over HTTP reads that value, and never the recorder. There is nothing of
-a flow in it: labels are types of events, kinds of gaps and the four resources that are watched.
+one value; the exporter's process makes text of that value, and never asks the recorder. There is
+nothing of a flow in it: labels are types of events, kinds of gaps and resources.
 """
 
 import time
@@ -17,8 +17,8 @@ from ctk import __version__
 from ctk.errors import UsageError
 from ctk.kube.objects import RESOURCES, Resource
 from ctk.model import GapKind
+from ctk.model.tableuse import TableUse
 from ctk.record.rows import Rows
-from ctk.tableuse import TableUse
 from ctk.timespan import SECOND
 
 if TYPE_CHECKING:
@@ -47,18 +47,13 @@ class Numbers(NamedTuple):
 
 
 class Metrics:
-    """
-    Numbers as the loop publishes them, and as Prometheus reads them.
+    """Counts for the loop, and tells how far it all is."""
 
-    `recorded`, `timed` and `numbers` are the loop's; `collect` is asked by another thread.
-    """
-
-    def __init__(self, db: Path) -> None:
-        self._db = db
+    def __init__(self, tell: Callable[[Numbers], None]) -> None:
+        self._tell = tell
         self._recorded = [0, 0, 0]
         self._commits = [0] * (len(BUCKETS_S) + 1)
         self._commits_s = 0.0
-        self.numbers: Numbers | None = None
 
     def recorded(self, some: Iterable[Rows]) -> None:
         """Count the events of rows that are in the file now."""
@@ -88,23 +83,33 @@ class Metrics:
     ) -> None:
         """Say how far it all is."""
         new, update, destroy = self._recorded
-        self.numbers = Numbers(
-            received,
-            lost,
-            malformed,
-            (new, update, destroy),
-            dict(gaps),
-            live,
-            started_ns,
-            committed_ns,
-            tuple(self._commits),
-            self._commits_s,
-            watches,
-            use,
+        self._tell(
+            Numbers(
+                received,
+                lost,
+                malformed,
+                (new, update, destroy),
+                dict(gaps),
+                live,
+                started_ns,
+                committed_ns,
+                tuple(self._commits),
+                self._commits_s,
+                dict(watches),
+                use,
+            )
         )
 
+
+class Collector:
+    """The numbers that were told last, as families of metrics."""
+
+    def __init__(self, db: Path) -> None:
+        self._db = db
+        self.numbers: Numbers | None = None
+
     def collect(self) -> "Iterator[Metric]":
-        """Yield what was published last, as families of metrics."""
+        """Yield the families (prometheus-client asks for them by this name)."""
         from prometheus_client.metrics_core import (
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -185,13 +190,13 @@ def _of_table(use: TableUse | None) -> "Iterator[Metric]":
             yield CounterMetricFamily(f"ctk_conntrack_{name}", text, value=value)
 
 
-def renderer(metrics: Metrics) -> Callable[[str], tuple[str, bytes]]:
+def renderer(collector: Collector) -> Callable[[str], tuple[str, bytes]]:
     """Give what turns a header Accept into a content type and the metrics in it."""
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import choose_encoder
 
     registry = CollectorRegistry()
-    registry.register(metrics)
+    registry.register(collector)
 
     def render(accept: str) -> tuple[str, bytes]:
         try:

@@ -7,9 +7,9 @@ from ctk.conntrack import statistics, table
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import EventTuple
 from ctk.errors import SourceError
+from ctk.model.tableuse import TableCounters, TableLook, TableUse
 from ctk.record.attribution import Attribution
 from ctk.record.holders import Holders
-from ctk.tableuse import TableCounters, TableLook, TableUse
 from ctk.timespan import MINUTE, SECOND
 
 log = logging.getLogger("ctk")

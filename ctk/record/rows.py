@@ -9,8 +9,8 @@ import orjson
 from ctk.conntrack.aggregate import Window
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.groups import Addresses, Counters, Group, Totals
-from ctk.distinct import Distinct
 from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
+from ctk.model.distinct import Distinct
 from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord, edge_path
 from ctk.store.flows import sum_of
 from ctk.store.folded import FoldedCount

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from ctk.conntrack import table
+from ctk.conntrack.bypass import bypass, interface_names
 from ctk.conntrack.capture import Capture, CaptureWriter, Header
 from ctk.conntrack.filters import program
 from ctk.conntrack.listen import Listener, Replay
@@ -67,8 +68,8 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
         plan = _plan(options, node, watch, stop)
         printer = _printer(options, stop, progress)
         with _gone_if_refused(options.log, options.capture):
-            record_log = _record_log(stack, options, stop)
             metrics = _metrics(stack, options)
+            record_log = _record_log(stack, options, stop)
             conn = stack.enter_context(connect.writer(options.db))
             ready_file = options.ready_file
             ready = stack.enter_context(ReadyFile(ready_file)) if ready_file else None
@@ -116,13 +117,12 @@ def _metrics(stack: ExitStack, options: Options) -> "Metrics | None":
     """Listen for who asks for metrics; before anything is recorded, for the port may be taken."""
     if options.metrics is None:
         return None
-    from ctk.record.exporter import Exporter
-    from ctk.record.metrics import Metrics, renderer, require
+    from ctk.record.metrics import Metrics, require
 
     require()
-    metrics = Metrics(options.db)
-    stack.enter_context(Exporter(options.metrics, renderer(metrics)))
-    return metrics
+    from ctk.record.exporterprocess import ExporterProcess
+
+    return Metrics(stack.enter_context(ExporterProcess(options.metrics, options.db)).tell)
 
 
 def _stream(
@@ -138,10 +138,12 @@ def _stream(
 def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Plan:
     event_filter = options.event_filter()
     peers = _peers(options)
+    live = options.from_capture is None
+    around = bypass(interface_names()) if live else None
     return Plan(
         node=options.node_name or node,
         source=str(options.from_capture or "kernel"),
-        live=options.from_capture is None,
+        live=live,
         cluster=watch is not None,
         cluster_name=options.cluster_name or (watch.cluster_name if watch else None),
         window_ns=options.window_ns,
@@ -150,7 +152,11 @@ def _plan(options: Options, node: str, watch: "Watch | None", stop: Stop) -> Pla
         peers=peers,
         retain=options.retain,
         max_bytes=options.max_bytes,
-        settings={**options.settings(), "peers": "all" if peers is None else peers},
+        settings={
+            **options.settings(),
+            "peers": "all" if peers is None else peers,
+            **({} if around is None else {"bypass": around}),
+        },
         left_s=stop.left_s,
     )
 

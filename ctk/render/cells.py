@@ -4,6 +4,7 @@ Values as people read them: a cell is text that is safe for a terminal, in the u
 One sign has one meaning: "-" is none, "?" is not known, and 0 is a count.
 """
 
+import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,6 +27,7 @@ Kind = Literal[
     "time",  # nanoseconds since the epoch
     "age",  # nanoseconds
     "gap",  # text that stands out: something was lost
+    "whole",  # text that is not shortened: a port, counts before and after
 ]
 
 NONE, UNKNOWN = "-", "?"
@@ -64,6 +66,22 @@ _CONTROLS |= {i: f"\\u{i:04x}" for i in _TURNING}
 def safe(value: object) -> str:
     """Give a value as text that no terminal takes for a command."""
     return str(plain(value)).translate(_CONTROLS)
+
+
+# What a table draws beyond ASCII, where it can: an ellipsis, blocks, and what is not known.
+_AS_ASCII = str.maketrans("…▁▂▃▄▅▆▇█·", "~_.:-=+*#?")
+
+
+def ascii_only(text: str) -> str:
+    """Write a text for a terminal that knows no more; other marks are shown by their number."""
+    return text.translate(_AS_ASCII).encode("ascii", "backslashreplace").decode()
+
+
+def takes_ascii_only(encoding: str | None) -> bool:
+    """Say whether a terminal knows ASCII alone; a C that was asked for does."""
+    if os.environ.get("LC_ALL") in ("C", "POSIX"):
+        return True
+    return (encoding or "utf-8").lower().replace("-", "") != "utf8"
 
 
 class Clock:

@@ -32,17 +32,26 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
         named = [key for key in found.by if not (key == "proto" and "dst_port" in found.by)]
         heads = [
             Head("change", "text"),
-            *(Head(key, "name", title="PORT" if key == "dst_port" else "") for key in named),
             *(
-                Head(name, "text", 0 if name == found.sort else 1, title=_title(title, kind, per_s))
+                Head(key, "whole", title="PORT") if key == "dst_port" else Head(key, "name")
+                for key in named
+            ),
+            *(
+                Head(
+                    name, "whole", 0 if name == found.sort else 1, title=_title(title, kind, per_s)
+                )
                 for name, title, kind, _ in compared
             ),
         ]
+        arrow = " -> " if output.screen.ascii else " → "
         lines = (
             (
                 change.state,
                 *_named(found.by, named, change.keys),
-                *(_moved(found, change, name, kind, rate) for name, _, kind, rate in compared),
+                *(
+                    arrow.join(_moved(found, change, name, kind, rate))
+                    for name, _, kind, rate in compared
+                ),
             )
             for change in found.rows
         )
@@ -75,7 +84,7 @@ def _title(title: str, kind: Kind, per_s: str) -> str:
     return title if kind == "bytes" else title + per_s  # a rate of bytes has its own sign
 
 
-def _moved(found: "Diff", change: "Change", name: str, kind: Kind, rate: Kind) -> str:
+def _moved(found: "Diff", change: "Change", name: str, kind: Kind, rate: Kind) -> list[str]:
     """Write a count before and after, one where there is but one."""
     cells = []
     for counts, side in ((change.before, found.before), (change.after, found.after)):
@@ -85,7 +94,7 @@ def _moved(found: "Diff", change: "Change", name: str, kind: Kind, rate: Kind) -
         if value is not None and found.by_rate:
             value = value * SECOND / side.recorded_ns
         cells.append(spell(rate if found.by_rate else kind, value, _CLOCK, ""))
-    return cells[0] if len(set(cells)) == 1 else " → ".join(cells)
+    return cells[:1] if len(set(cells)) == 1 else cells
 
 
 _CLOCK = Clock(utc=True)
@@ -118,7 +127,7 @@ _NEW = (
     Head("first_seen", "time"),
     Head("client", "name"),
     Head("server", "name"),
-    Head("port", "text"),
+    Head("port", "whole"),
     Head("connections", "count", 1, title="CONNS"),
     Head("failed", "failures", 1),
     Head("bytes", "bytes", 2),

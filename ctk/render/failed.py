@@ -1,8 +1,10 @@
 """What failed, as a table and for programs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render.cells import Head
+from ctk.render.layout import Row, shown_of
 from ctk.render.tables import Output, answer
 from ctk.timespan import format_time
 
@@ -11,16 +13,16 @@ if TYPE_CHECKING:
 
 _HEADS = (
     Head("client", "name"),
-    Head("service", "name", 2),
-    Head("backend", "name"),
-    Head("port", "text"),
-    Head("connections", "count", 3, title="CONNS"),
+    Head("service", "name"),
+    Head("backend", "name", 2),
+    Head("port", "whole"),
+    Head("connections", "count", 4, title="CONNS"),
     Head("refused", "failures"),
     Head("unreplied", "failures", title="NO REPLY"),
-    Head("percent", "share", 4, title="%"),
+    Head("percent", "share", 5, title="%"),
     Head("first_failed", "time", 1, title="SINCE"),
-    Head("last_failed", "time", 5, title="LAST"),
-    Head("note", "gap"),
+    Head("last_failed", "time", 6, title="LAST"),
+    Head("note", "gap", 3),
 )
 _KEYS = (
     *("client", "service", "backend", "port", "proto", "connections", "failed", "refused"),
@@ -34,13 +36,33 @@ def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
     if output.for_people or output.format == "name":
         lines = [_line(row) for row in found.rows]
         noted = any(line[-1] for line in lines) or output.format != "table" or output.columns
-        heads = _HEADS if noted else _HEADS[:-1]
-        answer(heads, (line[: len(heads)] for line in lines), output, out)
+        heads: Sequence[Head] = _HEADS if noted else _HEADS[:-1]
+        lines = [line[: len(heads)] for line in lines]
+        if output.format == "table" and not output.columns:
+            heads, lines = _fitting(heads, lines, output)
+        answer(heads, lines, output, out)
     else:
         answer([Head(key) for key in _KEYS], map(_values, found.rows), output, out)
 
 
-def _line(row: "Failure") -> tuple[object, ...]:
+def _fitting(
+    heads: Sequence[Head], lines: list[Row], output: Output
+) -> tuple[Sequence[Head], list[Row]]:
+    """Where backends have no room, say what was dialled in one column: a service, or a backend."""
+    keys = [head.key for head in heads]
+    service, backend = keys.index("service"), keys.index("backend")
+    if heads[backend] in shown_of(heads, lines, output.screen):
+        return heads, lines
+    heads = [head._replace(title="TO") if head.key == "service" else head for head in heads]
+    return heads, [
+        tuple(
+            line[backend] if i == service and cell is None else cell for i, cell in enumerate(line)
+        )
+        for line in lines
+    ]
+
+
+def _line(row: "Failure") -> Row:
     counts = row.counts
     return (
         row.client,

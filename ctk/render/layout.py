@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
-from ctk.render.cells import NUMBERS, Clock, Head, safe, shorten, spell, width
+from ctk.render.cells import NUMBERS, Clock, Head, ascii_only, safe, shorten, spell, width
 from ctk.render.pager import Sink
 
 Row = Sequence[Any]
 
 # How many rows of a table are laid out together.
 BATCH = 1_000
-# A name of this many characters still shows whose it is and which.
-_READABLE = 20
+# A name of this many characters still shows whose it is and which; of the last, not always.
+_READABLE, _NARROW, _NARROWEST = 20, 10, 7
 _GAP = "  "
 _DATE = len("2026-")  # what a time loses where lines are too long: its year
 _TIME = len("2026-11-24 08:00:40")
@@ -36,6 +36,7 @@ class Screen:
     colour: bool = False
     pager: str = ""  # the command; "" for none
     utc: bool = False
+    ascii: bool = False
     # What is told of the columns that were left out, below the table.
     left_out: Callable[[Sequence[str]], None] = lambda titles: None
 
@@ -93,7 +94,7 @@ def table(
             return blocks(heads, chain(batch, remaining), screen, out), []
     if titled:
         line = _GAP.join(columns[i].fitted(titles[i]) for i in shown).rstrip()
-        out.write(f"{_painted(line, _BOLD, screen)}\n".encode())
+        out.write(_encoded(f"{_painted(line, _BOLD, screen)}\n", screen))
     written = 0
     while texts:
         lines = []
@@ -102,7 +103,7 @@ def table(
                 _painted(columns[i].cell(cells[i]), _paint(heads[i], row[i]), screen) for i in shown
             ]
             lines.append(_GAP.join(parts).rstrip() + "\n")
-        out.write("".join(lines).encode())
+        out.write(_encoded("".join(lines), screen))
         written += len(batch)
         batch = list(islice(remaining, BATCH))
         texts = list(_texts(heads, zones, clock, batch))
@@ -113,16 +114,26 @@ def table(
     return written, [titles[i] for i in range(len(heads)) if i not in shown]
 
 
+def shown_of(heads: Sequence[Head], rows: Sequence[Row], screen: Screen) -> list[Head]:
+    """Give the columns of a table that its screen has room for."""
+    if screen.width is None:
+        return list(heads)
+    clock = Clock(utc=screen.utc)
+    zones, titles = _headed(heads, rows, clock)
+    natural = _widest(titles, list(_texts(heads, zones, clock, rows)))
+    columns = [
+        _Column(head, title, zone, size)
+        for head, title, zone, size in zip(heads, titles, zones, natural, strict=True)
+    ]
+    return [heads[i] for i in _fit(columns, screen.width)]
+
+
 def spare_width(heads: Sequence[Head], rows: Sequence[Row], screen: Screen) -> int:
     """Give how wide a further column of a table may be; 0 where the table fills its screen."""
     if screen.width is None:
         return 0
     clock = Clock(utc=screen.utc)
-    zones = [_zone(head, rows, i, clock) for i, head in enumerate(heads)]
-    titles = [
-        f"{head.name} ({zone})" if zone else head.name
-        for head, zone in zip(heads, zones, strict=True)
-    ]
+    zones, titles = _headed(heads, rows, clock)
     natural = _widest(titles, list(_texts(heads, zones, clock, rows)))
     return max(screen.width - _sum(natural) - len(_GAP), 0)
 
@@ -140,7 +151,7 @@ def blocks(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Sink
             pad = " " * (longest - width(head.key))
             text = _painted(text, _paint(head, value), screen)
             lines.append(f"{safe(head.key)}{pad}  {text}".rstrip())
-        out.write("".join(f"{line}\n" for line in lines if line is not None).encode())
+        out.write(_encoded("".join(f"{line}\n" for line in lines if line is not None), screen))
         written += 1
     return written
 
@@ -222,11 +233,12 @@ def _fit(columns: Sequence[_Column], most: int) -> list[int]:
         if not columns[i].head.rank or _sum(least[j] for j in (*shown, i)) <= most:
             shown.append(i)
     shown.sort()
-    if _sum(least[i] for i in shown) > most:
-        least = [
-            min(size, _READABLE // 2) if column.head.kind in ("name", "text") else size
-            for column, size in zip(columns, least, strict=True)
-        ]
+    for narrower in (_NARROW, _NARROWEST):
+        if _sum(least[i] for i in shown) > most:
+            least = [
+                min(size, narrower) if column.head.kind in ("name", "text") else size
+                for column, size in zip(columns, least, strict=True)
+            ]
     # What is left goes to the narrowest of those that want more.
     spare = most - _sum(least[i] for i in shown)
     while spare > 0 and (wanting := [i for i in shown if least[i] < columns[i].width]):
@@ -246,6 +258,10 @@ def _paint(head: Head, value: object) -> str:
     if head.kind == "failures" and value:
         return _RED
     return _YELLOW if head.kind == "gap" else ""
+
+
+def _encoded(text: str, screen: Screen) -> bytes:
+    return (ascii_only(text) if screen.ascii else text).encode()
 
 
 def _painted(text: str, paint: str, screen: Screen) -> str:

@@ -45,13 +45,16 @@ class Records:
 
     def __init__(self, line: Callable[[FlowRecord], bytes]) -> None:
         self._line = line
+        self.left_out = 0  # flows without a line
 
     def of_edge(self, values: EdgeValues) -> EdgeValues:
         return values
 
     def lines(self, rows: Sequence[Row], edges: Mapping[int, EdgeValues]) -> list[bytes]:
         made = (self._line(record_of(row, edges[row[2]])) for row in rows)
-        return [line and line + b"\n" for line in made]
+        lines = [line and line + b"\n" for line in made]
+        self.left_out += lines.count(b"")
+        return lines
 
     def end(self) -> bytes:
         return b""

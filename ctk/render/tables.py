@@ -18,6 +18,8 @@ from ctk.store.columns import FLOW_KEYS, FlowRecord
 
 Format = Literal["table", "wide", "vertical", "markdown", "name", "json", "jsonl", "csv", "tsv"]
 
+FOR_PEOPLE: tuple[Format, ...] = ("table", "wide", "vertical", "markdown")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
@@ -31,7 +33,7 @@ class Output:
 
     @property
     def for_people(self) -> bool:
-        return self.format in ("table", "wide", "vertical", "markdown")
+        return self.format in FOR_PEOPLE
 
     @property
     def has_foot(self) -> bool:

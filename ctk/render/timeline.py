@@ -104,7 +104,7 @@ class _Picture:
         title = self._painted(title, _BOLD)
         known = _known(self._rows, count)
         if not known:
-            yield f"{title}: not {'known' if count != 'bytes' else 'measured'}"
+            yield f"{title}: {self._why_none(count)}"
             return
         most, each = max(known), format_age(self._step_ns)
         if not most and all(row.counts is not None for row in self._rows):
@@ -121,6 +121,12 @@ class _Picture:
             ).rstrip()
             scale = {_ROWS - 1: spelled(most) if most else "", 0: "0"}.get(row, "")
             yield f"{scale:>{_SCALE}} {self._marks.edge}{self._painted(line, paint)}".rstrip()
+
+    def _why_none(self, count: str) -> str:
+        """Say why nothing of a count is known."""
+        if not any(row.recorded_ns for row in self._rows):
+            return "not recorded"
+        return "not measured" if count == "bytes" else "not known"
 
     def _height(self, column: Column, count: str, most: int) -> int | None:
         """Give the levels of a column, its highest step's; what is there is seen, however small."""
@@ -164,8 +170,9 @@ class _Picture:
         if unsure:
             yield f"{'gaps':>{_SCALE}}  {self._painted(unsure, _YELLOW)}"
             told.append(f"{self._marks.gap} perhaps more: a gap is in it")
-        if any(row.counts is None for row in self._rows):
-            told.append(f"{self._marks.unknown} not known")
+        if unknown := [row for row in self._rows if row.counts is None]:
+            recorded = any(row.recorded_ns for row in unknown)
+            told.append(f"{self._marks.unknown} {'not known' if recorded else 'not recorded'}")
         if told:
             yield f"{'':{_SCALE}}  {self._painted(', '.join(told), _YELLOW)}"
 

@@ -7,6 +7,7 @@ migration library and never changes a file.
 """
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,7 @@ def reader(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
     is an OlderSchemaError, unless it is taken as it is with `older`.
     """
     if not path.exists():
-        raise UsageError(f"there is no file {path}", hint="`ctk record` makes one")
+        raise UsageError(f"there is no file {path}", hint=_instead_of(str(path)))
     if path.is_dir():
         raise UsageError(f"{path} is a directory", hint="name the file in it")
     with explained(path):
@@ -354,3 +355,18 @@ def migrate(conn: sqlite3.Connection) -> None:
     db = Database(conn)
     with db.atomic():
         migrations.apply(db)
+
+
+_VIEWS = (
+    *("flows", "flows_1m", "flows_1h", "flows_1d", "pods", "services", "endpoints", "nodes"),
+    *("gaps", "recordings"),
+)
+
+
+def _instead_of(word: str) -> str:
+    """Say what to do where there is no such file: SQL, or a view, may have been meant."""
+    if re.match(r"\s*(select|with)\s", word, re.IGNORECASE):
+        return 'ctk query DB "select ..." -o csv takes SQL'
+    if word in _VIEWS:
+        return f'ctk schema DB has all views, ctk query DB "select * from {word}" what is in one'
+    return "`ctk record` makes one"

@@ -2,12 +2,15 @@
 
 import sqlite3
 
-from ctk.model import Edge, Endpoint, FlowTuple, KnownUnknown
+from ctk.model import Edge, Endpoint, FlowTuple
+from ctk.model.history import KnownUnknown
 from ctk.store.columns import EDGE_OWN
-from ctk.store.identities import CACHED, own_columns
+from ctk.store.endpointids import CACHED
+from ctk.store.identities import own_columns
 from ctk.store.values import ENDPOINT_FIELDS, endpoint_of
 
-# Of several the one whose endpoints came last: what was unknown may have got a name meanwhile.
+# Of several the one whose endpoints came last: what was unknown may have got a name meanwhile. An
+# address is unknown up to when the file has another endpoint for it.
 _EARLIER = f"""
     SELECT edge.id FROM endpoint AS src CROSS JOIN endpoint AS dialled
     CROSS JOIN edge ON edge.dialled_id = dialled.id AND edge.src_id = src.id
@@ -16,6 +19,9 @@ _EARLIER = f"""
     " AND ".join(
         f"{side}.packed = :{side} AND {side}.valid_from_ns <= :at_ns"
         f" AND IFNULL({side}.valid_to_ns > :at_ns, 1)"
+        f" AND NOT ({side}.kind = 'unknown' AND EXISTS (SELECT 1 FROM endpoint AS later"
+        f" WHERE later.packed = :{side} AND later.valid_from_ns > {side}.valid_from_ns"
+        " AND later.valid_from_ns <= :at_ns))"
         for side in ("src", "dialled", "backend")
     )
 } AND edge.recorder_id = :recorder_id AND {
@@ -25,11 +31,16 @@ _EARLIER = f"""
         AND started_ns <= :last_ns AND committed_ns > MAX(started_ns, :at_ns))
     ORDER BY src.valid_from_ns + backend.valid_from_ns DESC LIMIT 1
 """
-# An address is asked about anew after a time, so each of its rows ends where the next begins.
+# An address is asked about anew after a time, so each of its rows ends where the next begins; and
+# in each recording, so what was unknown ends with the last commit of its own.
 _UNKNOWN = f"""
-    SELECT IIF(undecided, valid_to_ns, asked_ns), undecided, {", ".join(ENDPOINT_FIELDS)} FROM (
-        SELECT *, IFNULL(LEAD(valid_from_ns) OVER (PARTITION BY packed ORDER BY valid_from_ns, id),
-            :last_ns) AS asked_ns, kind = 'unknown' AND valid_to_ns IS NOT NULL AS undecided
+    SELECT IIF(undecided, over_ns, MAX(valid_from_ns, MIN(over_ns, next_ns) - 1)) AS asked_ns,
+        undecided, {", ".join(ENDPOINT_FIELDS)}
+    FROM (
+        SELECT *, kind = 'unknown' AND end_inferred AS undecided,
+            IFNULL(IIF(kind = 'unknown', valid_to_ns, NULL), :last_ns) AS over_ns,
+            IFNULL(LEAD(valid_from_ns) OVER (PARTITION BY packed ORDER BY valid_from_ns, id),
+                :last_ns) AS next_ns
         FROM endpoint WHERE kind IN ('unknown', 'pod', 'node') AND id > 0
     ) WHERE kind IN ('unknown', 'pod') AND valid_from_ns >= :since_ns AND asked_ns >= valid_from_ns
     ORDER BY valid_from_ns DESC LIMIT {CACHED // 4}

@@ -1,16 +1,16 @@
 """
 How many addresses a row stands for, of edges that stand for many: beside the row, at every level.
 
-What is stored is a number for people, and the count that it comes from (ctk.distinct), which is
-merged where rows are summed up.
+What is stored is a number for people, and the count that it comes from (ctk.model.distinct), which
+is merged where rows are summed up.
 """
 
 import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
-from ctk.distinct import Distinct
 from ctk.model import Kind
+from ctk.model.distinct import Distinct
 from ctk.store import bulk
 from ctk.store.columns import EdgeRow
 

@@ -5,7 +5,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from ctk.model import ZONE_LABEL, KnownObject, ObjectClosed, ObjectRecord, PodTimes, packed
+from ctk.model import ZONE_LABEL, packed
+from ctk.model.history import KnownObject, ObjectClosed, ObjectRecord, PodTimes
+from ctk.timespan import SECOND
 
 _OBJECT_COLUMNS = {
     "pod": "uid, namespace, name, node, workload, workload_kind, phase, host_network,"
@@ -91,16 +93,20 @@ def known_objects(
     """
     Yield pods, then nodes, as they stood at some time from `since_ns` on, each oldest first.
 
+    A pod is one of them until its grace is over: until then it may have its address.
+
     One that was open when the knowledge of all recordings ended, at `closed_ns`, has no end.
     """
     kinds: tuple[Literal["pod", "node"], ...] = ("pod", "node")
     for kind in kinds:
         columns = _OBJECT_COLUMNS[kind].split(", ")
         times = ("sure_until_ns", *_TIMES) if kind == "pod" else ("NULL",)
+        grace_ns = f"IFNULL(grace_s, 0) * {SECOND}" if kind == "pod" else "0"
         found = conn.execute(
             f"SELECT CASE WHEN NOT {OPEN_THEN} THEN valid_to_ns END,"
             f" end_inferred, valid_from_ns, {', '.join((*columns, *times))} FROM {kind}"
-            " WHERE valid_to_ns IS NULL OR valid_to_ns >= ? ORDER BY valid_from_ns, id",
+            f" WHERE valid_to_ns IS NULL OR valid_to_ns + {grace_ns} >= ?"
+            " ORDER BY valid_from_ns, id",
             (closed_ns, since_ns),
         )
         for valid_to_ns, end_inferred, valid_from_ns, *values in found:

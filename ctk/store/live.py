@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ctk.kept import LiveConnections, Sides
 from ctk.model import IdleConnections
+from ctk.model.kept import LiveConnections, Sides
 
 AT_ONCE = 5_000  # rows that are kept between two writes of edges
 

@@ -8,8 +8,8 @@ from them (tests hold their names against the views).
 from collections.abc import Mapping
 from typing import get_args, get_type_hints
 
+from ctk.model.tableuse import TableCounters
 from ctk.store.columns import FlowRecord
-from ctk.tableuse import TableCounters
 
 VIEWS: Mapping[str, str] = {
     "flows": "What connections of the same two addresses, dialled port, protocol, zone and backend"

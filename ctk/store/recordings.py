@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import NamedTuple
 
-from ctk.model import EventCounts, Gap, PodsTold, Previous
+from ctk.model import EventCounts, Gap, Previous
+from ctk.model.history import PodsTold
 from ctk.store import bulk
 from ctk.timespan import MINUTE
 
@@ -138,9 +139,7 @@ def _previous(conn: sqlite3.Connection, node: str, *, live: bool) -> Previous | 
     One that is `live` goes on from a live one: a capture says nothing of the kernel's table.
     """
     row = conn.execute(
-        "SELECT started_ns, committed_ns, ended_ns, boot_id, (SELECT MAX(told_ns)"
-        " FROM recording AS each WHERE each.recorder_id = recording.recorder_id),"
-        " EXISTS (SELECT 1 FROM gap"
+        "SELECT started_ns, committed_ns, ended_ns, boot_id, recorder_id, EXISTS (SELECT 1 FROM gap"
         " WHERE recording_id = recording.id AND kind = 'disk full'"
         " AND gap.ended_ns >= recording.ended_ns) AND NOT EXISTS (SELECT 1 FROM connection)"
         " FROM recording"
@@ -148,7 +147,40 @@ def _previous(conn: sqlite3.Connection, node: str, *, live: bool) -> Previous | 
         " AND (boot_id IS NOT NULL OR NOT ?) ORDER BY id DESC LIMIT 1",
         (node, live),
     ).fetchone()
-    return Previous._make((*row[:-1], bool(row[-1]))) if row else None
+    if row is None:
+        return None
+    started_ns, committed_ns, ended_ns, boot_id, recorder_id, kept_nothing = row
+    told_ns, watched_ns = _pods_known(conn, recorder_id)
+    return Previous(
+        *(started_ns, committed_ns, ended_ns, boot_id),
+        told_ns=told_ns,
+        watched_ns=watched_ns,
+        kept_nothing=bool(kept_nothing),
+    )
+
+
+def _pods_known(conn: sqlite3.Connection, recorder_id: int) -> tuple[int | None, int | None]:
+    """
+    Up to when pods were known, and since when all of them, where that is sure.
+
+    Each state of a pod tells since when they were watched. After a gap the last state may be older
+    than the watch.
+    """
+    last = conn.execute(
+        "SELECT id, started_ns, told_ns FROM recording WHERE recorder_id = ?"
+        " AND told_ns IS NOT NULL ORDER BY told_ns DESC LIMIT 1",
+        (recorder_id,),
+    ).fetchone()
+    if last is None:
+        return None, None
+    recording_id, started_ns, told_ns = last
+    state = conn.execute(
+        "SELECT watched_ns FROM pod WHERE told_ns BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM gap"
+        " WHERE recording_id = ? AND kind = 'metadata stale' AND ended_ns > pod.told_ns)"
+        " ORDER BY told_ns DESC LIMIT 1",
+        (started_ns, told_ns, recording_id),
+    ).fetchone()
+    return told_ns, state[0] if state else None
 
 
 def pods_version(conn: sqlite3.Connection, node: str) -> str | None:

@@ -3,9 +3,9 @@
 import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
+from ctk.model.tableuse import Holder, TableCounters, TableLook, TableUse
 from ctk.store.levels import LEVELS
 from ctk.store.sums import transaction
-from ctk.tableuse import Holder, TableCounters, TableLook, TableUse
 
 _LOOK = ("at_ns", "recording_id", "entries", "peak", "most", *TableCounters._fields)
 _KEEP_LOOK = f"INSERT OR REPLACE INTO table_look VALUES ({', '.join('?' * len(_LOOK))})"

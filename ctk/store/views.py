@@ -8,10 +8,10 @@ anew, so that only the newest set ever exists.
 import sqlite3
 from collections.abc import Mapping
 
+from ctk.model.tableuse import TableCounters
 from ctk.store.columns import EDGE_JOIN, JOINS, flow_sql, rfc3339
 from ctk.store.levels import LEVELS, Level
 from ctk.store.meanings import comments
-from ctk.tableuse import TableCounters
 
 _VALID = (
     f"{rfc3339('valid_from_ns')} AS valid_from, {rfc3339('valid_to_ns')} AS valid_to,"

@@ -18,22 +18,19 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
-from ctk.kept import LiveConnections
 from ctk.model import (
-    ClusterFound,
     Edge,
     EventCounts,
     FlowRow,
     FlowTuple,
     Gap,
-    HistoryChange,
     IdleConnections,
-    KnownObject,
-    KnownUnknown,
     LoneEvent,
-    PodsTold,
     Previous,
 )
+from ctk.model.history import ClusterFound, HistoryChange, KnownObject, KnownUnknown, PodsTold
+from ctk.model.kept import LiveConnections
+from ctk.model.tableuse import TableLook
 from ctk.store import earlier, history, live, prune, rollup, tableuse
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
 from ctk.store.flows import FlowTable, merged
@@ -44,7 +41,6 @@ from ctk.store.orphans import Orphans
 from ctk.store.recordings import RecordingRow
 from ctk.store.reserve import LAST_BYTES, Reserve
 from ctk.store.sums import transaction
-from ctk.tableuse import TableLook
 from ctk.timespan import FOREVER_NS
 
 
@@ -169,7 +165,7 @@ class Writer:
             self._wrote_edges = False
             self._flows.newest_ns = newest_ns
             if began:
-                recording.id, self._identities.began = None, False
+                recording.id, self._identities.endpoints.began = None, False
             raise
         self._identities.committed()
         self._identities.begin_forgetting()
@@ -347,7 +343,7 @@ class Writer:
                     recording.end(ended_ns)
         except StoreError:
             if began:
-                recording.id, self._identities.began = None, False
+                recording.id, self._identities.endpoints.began = None, False
             return False
         recording.full = full
         return True
@@ -387,10 +383,10 @@ class Writer:
     def _begin(self) -> None:
         """Write that this recording started, and open again what the last one ended."""
         self._recording.begin()
-        self._identities.began = True
+        self._identities.endpoints.began = True
         rollup.reopen(self._conn, self._recording.started_ns)
         if self._identities.closed_ns is not None:
-            self._identities.close_open(self._identities.closed_ns)
+            self._identities.endpoints.close_open(self._identities.closed_ns, self._last_ns)
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:

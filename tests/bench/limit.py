@@ -18,7 +18,7 @@ import listeners
 import record
 
 import ctk
-from ctk.numbers import parse_size
+from ctk.model.numbers import parse_size
 
 RATE, SECONDS, MAX_SIZE = 5_000, 600, "20MiB"
 LOOK_S = 0.01

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import burst
 import cluster
 import listeners
+import scrape
 from listeners import Listener
 from tabulate import tabulate
 
@@ -38,6 +39,7 @@ SOURCES = 200
 PODS = 10_000
 IDLE_PODS = 1_000
 IDLE_S = 20
+SCRAPED_S = 20
 FULL_RATE_EVENTS = 1_000_000  # some six seconds
 ASKED_EVERY_S = 0.25  # one after another they would take a core, and nobody could make events
 FLOODS = 2  # at once: one process makes fewer events than the kernel can
@@ -60,6 +62,11 @@ table inet bench {
     chain early {
         type filter hook prerouting priority raw
         udp dport { 5353, 5354 } drop
+    }
+    chain scrapes {
+        type filter hook output priority raw
+        tcp dport 9470 notrack
+        tcp sport 9470 notrack
     }
 }
 """
@@ -386,7 +393,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*(mix.name for mix in MIXES), "beside", "full rate", "live", "idle", "burst"],
+        choices=[
+            *(mix.name for mix in MIXES),
+            "beside",
+            "full rate",
+            "live",
+            "idle",
+            "burst",
+            "scrape",
+        ],
         help="only this part; several allowed",
     )
     parser.add_argument("--seconds", type=int, default=60, help="of the burst")
@@ -453,6 +468,10 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
         row = burst.run(bench, ctk, options.seconds)
         results["burst"] = row
         show("ctk record, 20,000 new addresses each second", [row])
+    if is_wanted("scrape"):
+        rows = scrape.run(bench, everybody[0], ctk, SCRAPED_S)
+        results["scrape"] = rows
+        show("ctk record --metrics, scraped ten times a second", rows)
     if is_wanted("idle"):
         row = bench.idle(IDLE_S)
         results["idle"] = row

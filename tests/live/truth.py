@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 _SECOND_NS = 10**9
 UID = "uid"  # the label
+_TOLD_NS = 2 * _SECOND_NS  # what is told is in the file so much later: it is written each second
+_KILLED_LATE_NS = 2 * _SECOND_NS  # how long what is deleted by force may live on, at most
 _AROUND_NS = 5 * _SECOND_NS  # an EndpointSlice is told that much before or after it is in force
 _BEGUN_NS = _SECOND_NS // 10  # a client looks at its clock before it dials, and may wait then
 
@@ -110,8 +112,7 @@ class Truth:
             and session.spawned_ns <= at_ns < session.asked_ns
             and (
                 session.signal != "KILL"
-                or session.asked_ns - max(at_ns, session.listening_ns)
-                > 2 * self.window_ns + _SECOND_NS
+                or session.asked_ns - max(at_ns, session.listening_ns) > _TOLD_NS
             )
             for at_ns in life.served_ns
             for session in self.sessions
@@ -246,7 +247,7 @@ def _judge(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row], known: s
             if expected:
                 bad, what = _hold(truth, expected, got, side, known)
                 if bad:
-                    what += _but(truth, dial, expected, row)
+                    what += _but(truth, dial, expected, row, known)
                 worst = max(worst, (bad + bool(bad and row.connections), what, row), key=_rank)
         if worst[0] == 0 and not dial.server and row.dst_kind == "pod":
             named = truth.lives.get(json.loads(row.dst_labels or "{}").get(UID, ""))
@@ -277,31 +278,46 @@ def _hold(truth: Truth, expected: str, got: str, side: str, known: set[str]) -> 
     return 3, f"none: {side} that " + ("the file knows" if expected in known else "was told")
 
 
-def _but(truth: Truth, dial: Dial, expected: str, row: Row) -> str:
+def _but(truth: Truth, dial: Dial, expected: str, row: Row, known: set[str]) -> str:
     """What makes a row that is not right less bad."""
     but = "" if row.connections else ", a later row"
     life = truth.lives.get(expected)
     if life is None:
         return but
-    if not truth.told(life):
+    if _shared(truth, life, dial.at_ns // _SECOND_NS):
+        return f"{but}, that second"
+    if expected not in known and not truth.told(life):
         # No recorder could know of it: who had its address before is taken to have it still.
         return f"{but}, never told"
-    before, after = truth.neighbours(life)
-    second = dial.at_ns // _SECOND_NS
-    # Before the first list nothing tells that there was no other.
-    unheard = second * _SECOND_NS < truth.heard_ns
-    if any(
-        heir and second in (heir.wired_ns // _SECOND_NS, heir.began_ns // _SECOND_NS)
-        for heir in (after, life if before or unheard else None)
-    ):
-        # The API has whole seconds: an address that passed on in this one was either's.
-        return f"{but}, that second"
     for each in truth.sessions:
         if each.spawned_ns <= row.ended_ns < each.ended_ns and not any(
             at_ns < each.asked_ns for at_ns in life.served_ns
         ):
             return f"{but}, told to a later run"
     return but
+
+
+def _shared(truth: Truth, life: Life, second: int) -> bool:
+    """
+    Whether it may have been another's connection, for all that the API tells.
+
+    It has whole seconds. In the one in which a pod got its address and ran, too, the pod before it
+    may have used it last; of one that was deleted by force nobody tells when it ended. And before
+    the first list nothing tells that there was no other.
+    """
+    before, after = truth.neighbours(life)
+    if after and _got_and_ran(after, second):
+        return True
+    if not _got_and_ran(life, second):
+        return False
+    if before is None:
+        return second * _SECOND_NS < truth.heard_ns
+    ended_ns = before.deleted_ns + _KILLED_LATE_NS if before.how == "forced" else before.ended_ns
+    return ended_ns > second * _SECOND_NS
+
+
+def _got_and_ran(life: Life, second: int) -> bool:
+    return life.wired_ns // _SECOND_NS == second == life.began_ns // _SECOND_NS
 
 
 def _judge_service(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row]) -> None:

@@ -1,0 +1,199 @@
+"""
+What is asked of ClickHouse, and written to it: one client for a server and for chDB.
+
+An answer that does not come leaves open what was done: that is an AwayError, and who wrote asks
+again what is there.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from ctk.errors import CtkError, UsageError
+from ctk.fleet.clickhouse.target import PASSWORD, Target
+
+_CONNECT_S, _ANSWER_S = 10, 300
+_NO_DATABASE = 81
+_REFUSED = (192, 193, 194, 516)  # an unknown user, or a wrong password
+# Of these a server gets over: too many queries, too many parts, memory, a replica that is away.
+_LATER = (159, 202, 209, 210, 241, 242, 252, 319, 999)
+
+
+class AwayError(CtkError):
+    """ClickHouse did not answer, or cannot now: what was written may be there or not."""
+
+
+class NoTablesError(UsageError):
+    """There are no tables of ctk."""
+
+
+class Answer(NamedTuple):
+    """Rows, and what their columns are called."""
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class Client:
+    """An open target. Names of tables are of its database."""
+
+    def __init__(self, target: Target, made: Any) -> None:
+        self.target = target
+        self._made = made
+
+    def query(
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> Answer:
+        """Ask; `{name:Type}` in SQL is bound to a parameter."""
+        with self._explained():
+            found = self._made.query(
+                sql, parameters=dict(parameters or {}), settings=dict(settings or {})
+            )
+            return Answer(found.column_names, found.result_rows)
+
+    def command(
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """Do what gives no rows."""
+        with self._explained():
+            self._made.command(
+                sql, parameters=dict(parameters or {}), settings=dict(settings or {})
+            )
+
+    def insert(
+        self,
+        table: str,
+        columns: Mapping[str, str],
+        values: Sequence[Sequence[object]],
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """Insert a block: `columns` are names with types, `values` a sequence for each of them."""
+        with self._explained():
+            self._made.insert(
+                table,
+                values,
+                database=self.target.database,
+                column_names=list(columns),
+                column_type_names=list(columns.values()),
+                column_oriented=True,
+                settings=dict(settings or {}),
+            )
+
+    def close(self) -> None:
+        self._made.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        with explained(self.target):
+            yield
+
+
+@contextmanager
+def opened(target: Target, *, database: bool = True) -> Iterator[Client]:
+    """Open a target, in its database unless there may be none yet."""
+    client = connect(target, database=database)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def connect(target: Target, *, database: bool = True) -> Client:
+    """Open a target; who does it closes it."""
+    embedded = target.folder is not None
+    # What it logs, it raises, too.
+    logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
+    try:
+        import clickhouse_connect
+
+        if embedded:
+            import chdb  # noqa: F401 - so that it is said which of the two is missing
+    except ImportError as error:
+        extra, name = ("chdb", "chDB") if embedded else ("fleet", "clickhouse-connect")
+        raise UsageError(
+            f"{name} is not installed here", hint=f"pip install 'ctk[{extra}]'"
+        ) from error
+    options: dict[str, Any] = {
+        "database": target.database if database else None,
+        "settings": dict(target.settings),
+    }
+    if target.folder is not None:
+        options |= {"interface": "chdb", "path": str(target.folder)}
+    else:
+        options |= {
+            "host": target.host,
+            "port": target.port,
+            "username": target.user,
+            "password": target.password or "",
+            "secure": target.secure,
+            "ca_cert": target.ca_file,
+            "connect_timeout": _CONNECT_S,
+            "send_receive_timeout": _ANSWER_S,
+            "query_retries": 0,
+            "autogenerate_session_id": False,
+            "client_name": "ctk",
+        }
+    with explained(target):
+        return Client(target, clickhouse_connect.get_client(**options))
+
+
+@contextmanager
+def explained(target: Target) -> Iterator[None]:
+    """Say of an error of the client what a user can do about it."""
+    from clickhouse_connect.driver import exceptions
+
+    try:
+        yield
+    except exceptions.Error as error:
+        raise _explanation(target, error) from error
+    except OSError as error:
+        raise AwayError(f"{target.said}: {error.strerror or error}") from error
+
+
+def _explanation(target: Target, error: Exception) -> CtkError:
+    code = getattr(error, "code", None)
+    text = str(error)
+    if code is None and "Code: " in text:
+        digits = text.partition("Code: ")[2].partition(".")[0].partition(" ")[0]
+        code = int(digits) if digits.isdecimal() else None
+    said = _first_line(text)
+    if code == _NO_DATABASE:
+        return NoTablesError(
+            f"{target.said} has no tables of ctk", hint=f"ctk ship --init --to {target.said}"
+        )
+    if code in _REFUSED:
+        return UsageError(f"{target.said} refuses this user or password", hint=f"set {PASSWORD}")
+    if target.folder is not None and "Cannot lock file" in text:
+        return CtkError(
+            f"another process has {target.said} open", hint="one process at a time has it"
+        )
+    if code is None and target.folder is None:
+        return AwayError(f"{target.said} does not answer: {_cause(error)}")
+    if code in _LATER:
+        return AwayError(f"{target.said}: {said}")
+    return CtkError(f"{target.said}: {said}")
+
+
+def _cause(error: BaseException) -> str:
+    """Give what the system said of a connection, of the errors around it."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    found = re.search(r"\[Errno -?[0-9]+\] ([^)\]'\"]+)", str(error))
+    return found[1] if found else _first_line(str(error))
+
+
+def _first_line(text: str) -> str:
+    """Give what a person needs of an error: without the version, the stack, or control."""
+    line = " ".join(text.split())
+    if "DB::Exception: " in line:
+        line = line.partition("DB::Exception: ")[2]
+    line = line.partition(" (version ")[0].partition(" Stack trace")[0]
+    return "".join(each for each in line if each.isprintable())[:300]

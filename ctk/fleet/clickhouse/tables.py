@@ -1,0 +1,397 @@
+"""
+The tables in ClickHouse.
+
+`flows_1m` has what the flows of one edge of a file did in one minute; its hours and days are made
+of it as it comes (`flows_1h`, `flows_1d`). All that observers saw is there: which of it counts is
+told when it is asked (ctk/fleet/speaker.py), since the file that says so may come later.
+
+`recording` is one file: the first recording in it (stream.py). Ids of edges, endpoints, recordings
+and gaps are those of that file, so what changes there after it was shipped is told again, and the
+newest row of its key is what holds. A row whose source or backend was unknown when it was shipped
+is named by `endpoints` where (recording, id, address) are the same.
+
+Times are nanoseconds, and beside them as DateTime64 for people. What is unknown is NULL.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, get_args, get_type_hints
+
+from ctk.fleet.clickhouse.client import Client, NoTablesError
+from ctk.store.columns import COUNT_KEYS, FLOW_COLUMNS, FOLDED_KEYS, IDENTITY_KEYS, FlowRecord
+
+VERSION = 1  # of the tables, told in the comment of flows_1m
+
+_TEXT, _TEXT_OR_NULL = "LowCardinality(String)", "LowCardinality(Nullable(String))"
+_NUMBERS = {
+    "ip_version": "Nullable(UInt8)",
+    "zone": "UInt16",
+    "dst_port": "Nullable(UInt16)",
+    "nat_dst_port": "Nullable(UInt16)",
+}
+# Too many for a dictionary.
+_ADDRESSES = {"src": "String", "dst": "String", "nat_dst": "Nullable(String)"}
+
+
+def _identity() -> dict[str, str]:
+    """Give what a flow's keys are here; labels are of `endpoints`, source ports nowhere."""
+    hints = get_type_hints(FlowRecord)
+    return {
+        key: _NUMBERS.get(key)
+        or _ADDRESSES.get(key)
+        or (_TEXT_OR_NULL if type(None) in get_args(hints[key]) else _TEXT)
+        for key in IDENTITY_KEYS
+        if key != "src_port" and not FLOW_COLUMNS[key].json
+    }
+
+
+IDENTITY: Mapping[str, str] = _identity()
+# Whose row it is in its file; those of the edge and of endpoints are below zero for "other".
+IDS = {"edge": "Int64", "src_id": "Int64", "dialled_id": "Int64", "dst_id": "Int64"}
+COUNTS = {key: "Nullable(UInt64)" if FLOW_COLUMNS[key].measured else "UInt64" for key in COUNT_KEYS}
+# When the first flow of a row began, and the last ended.
+SEEN = {"first_seen_ns": "Int64", "last_seen_ns": "Int64"}
+FOLDED = dict.fromkeys(FOLDED_KEYS, "Nullable(UInt64)")
+
+FLOWS_1M: Mapping[str, str] = {
+    "minute": "DateTime('UTC')",
+    "recording": _TEXT,
+    "batch": "UInt32",
+    **IDENTITY,
+    **IDS,
+    **COUNTS,
+    **SEEN,
+    **FOLDED,
+}
+
+_CODECS = {
+    "minute": "Delta, ZSTD",
+    "src": "ZSTD",
+    "dst": "ZSTD",
+    "first_seen_ns": "DoubleDelta, ZSTD",
+    "last_seen_ns": "DoubleDelta, ZSTD",
+}
+
+_NAMES = "cluster, src_namespace, src_workload, dst_namespace, dst_workload"
+
+
+class Level(NamedTuple):
+    """A table that minutes are summed up in."""
+
+    name: str
+    table: str
+    column: str  # the bucket's start
+    start: str  # of a minute, as SQL
+    width_s: int
+    keep_days: int
+
+
+MINUTES = Level("1m", "flows_1m", "minute", "minute", 60, 30)
+HOURS = Level("1h", "flows_1h", "hour", "toStartOfHour(minute)", 3600, 400)
+DAYS = Level("1d", "flows_1d", "day", "toStartOfDay(minute)", 86400, 1100)
+LEVELS = (MINUTES, HOURS, DAYS)
+
+# What the insert of a batch needs so that it counts once, whatever becomes of its answer.
+WINDOW = 10_000  # batches whose token a table knows
+
+
+def settings_of(token: str) -> dict[str, object]:
+    """Give the settings with which a block that was inserted already is not inserted again."""
+    return {
+        "insert_deduplicate": 1,
+        "insert_deduplication_token": token,
+        "deduplicate_blocks_in_dependent_materialized_views": 1,
+        # Its answer says that the block is there. Blocks of many servers together would spare
+        # parts, but of those a server before 26 knows no token in the tables made of it.
+        "async_insert": 0,
+        # One block, so that all of it is there, or nothing.
+        "max_insert_block_size": 1_000_000,
+        "min_insert_block_size_rows": 1_000_000,
+        "min_insert_block_size_bytes": 0,
+        "input_format_parallel_parsing": 0,
+    }
+
+
+# What is told beside flows: the newest row of a key holds. `told_ns` is when it was told.
+TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "recordings": (
+        {
+            "recording": _TEXT,
+            "id": "Int64",
+            "cluster": _TEXT_OR_NULL,
+            "cluster_uid": _TEXT_OR_NULL,
+            "node": _TEXT,
+            "boot_id": "Nullable(String)",
+            "started_ns": "Int64",
+            "committed_ns": "Int64",
+            "ended_ns": "Nullable(Int64)",
+            "version": _TEXT,
+            "source": "String",
+            "settings": "String",  # JSON
+            "events": "UInt64",
+            "lost": "UInt64",
+            "malformed": "UInt64",
+        },
+        "recording, id",
+    ),
+    "gaps": (
+        {
+            "recording": _TEXT,
+            "id": "Int64",
+            "recording_id": "Int64",
+            "cluster": _TEXT_OR_NULL,
+            "node": _TEXT,
+            "kind": _TEXT,
+            "started_ns": "Int64",
+            "ended_ns": "Int64",
+            "lost": "Nullable(UInt64)",
+            "detail": "Nullable(String)",
+        },
+        "recording, id",
+    ),
+    "endpoints": (
+        {
+            "recording": _TEXT,
+            "id": "Int64",
+            "address": "String",
+            "kind": _TEXT,
+            "namespace": _TEXT_OR_NULL,
+            "name": "Nullable(String)",
+            "workload": _TEXT_OR_NULL,
+            "workload_kind": _TEXT_OR_NULL,
+            "node": _TEXT_OR_NULL,
+            "node_zone": _TEXT_OR_NULL,
+            "labels": "Nullable(String)",  # JSON
+            "uid": "Nullable(String)",
+            "valid_from_ns": "Int64",
+            "valid_to_ns": "Nullable(Int64)",
+            "end_inferred": "Bool",
+        },
+        "recording, id",
+    ),
+    # Of these each recorder tells what is on its own node; services are every recorder's.
+    "pods": (
+        {
+            "cluster": _TEXT_OR_NULL,
+            "uid": "String",
+            "namespace": _TEXT,
+            "name": "String",
+            "node": _TEXT_OR_NULL,
+            "workload": _TEXT_OR_NULL,
+            "workload_kind": _TEXT_OR_NULL,
+            "phase": _TEXT_OR_NULL,
+            "host_network": "Bool",
+            "addresses": "String",  # JSON
+            "labels": "String",  # JSON
+            "valid_from_ns": "Int64",
+            "valid_to_ns": "Nullable(Int64)",
+            "end_inferred": "Bool",
+        },
+        "uid, valid_from_ns",
+    ),
+    "services": (
+        {
+            "cluster": _TEXT_OR_NULL,
+            "uid": "String",
+            "namespace": _TEXT,
+            "name": "String",
+            "type": _TEXT_OR_NULL,
+            "addresses": "String",  # JSON
+            "ports": "String",  # JSON
+            "labels": "String",  # JSON
+            "valid_from_ns": "Int64",
+            "valid_to_ns": "Nullable(Int64)",
+            "end_inferred": "Bool",
+        },
+        "uid, valid_from_ns",
+    ),
+    "nodes": (
+        {
+            "cluster": _TEXT_OR_NULL,
+            "uid": "String",
+            "name": _TEXT,
+            "zone": _TEXT_OR_NULL,
+            "addresses": "String",  # JSON
+            "labels": "String",  # JSON
+            "valid_from_ns": "Int64",
+            "valid_to_ns": "Nullable(Int64)",
+            "end_inferred": "Bool",
+        },
+        "uid, valid_from_ns",
+    ),
+    # A batch that is there as a whole, by whom it was shipped: two copies of one file, both
+    # shipped, would be two shippers of one batch.
+    "batches": (
+        {
+            "recording": _TEXT,
+            "batch": "UInt32",
+            "shipper": "String",
+            "node": _TEXT,
+            "day": "Date",
+            "level": _TEXT,  # which table of the file it was read from
+            # Its flows start in this span, or where both are one, were written late for a time
+            # before; `late_` are ids in the file's late_flow, up to the second.
+            "from_ns": "Int64",
+            "until_ns": "Int64",
+            "late_from": "Int64",
+            "late_until": "Int64",
+            "rows": "UInt64",
+            "connections": "UInt64",
+            "bytes_out": "UInt64",
+            "bytes_in": "UInt64",
+        },
+        "recording, batch, shipper",
+    ),
+}
+_KEPT_DAYS = {"gaps": "ended_ns", "endpoints": "valid_to_ns", "pods": "valid_to_ns"}
+
+
+def ddl(database: str, keep: Mapping[str, int | None] | None = None) -> Iterator[str]:
+    """
+    Yield the statements that make the database and its tables where they are not there.
+
+    `keep` has how many days a level's rows stay, by its name, None for ever: what is older when it
+    comes is not kept at all.
+    """
+    keep = {level.name: level.keep_days for level in LEVELS} | dict(keep or {})
+    yield f"CREATE DATABASE IF NOT EXISTS {database}"
+    for level in LEVELS:
+        yield _table_of(database, level, keep[level.name])
+    for level in LEVELS[1:]:
+        yield _view_of(database, level)
+    for table, (columns, key) in TOLD.items():
+        yield _told(database, table, columns, key)
+
+
+def make(client: Client, keep: Mapping[str, int | None] | None = None) -> None:
+    """Make what is not there."""
+    for statement in ddl(client.target.database, keep):
+        client.command(statement)
+
+
+def check(client: Client) -> None:
+    """Refuse what has no tables of ctk, or those of another version."""
+    found = client.query(
+        "SELECT comment FROM system.tables"
+        " WHERE database = {database:String} AND name = 'flows_1m'",
+        {"database": client.target.database},
+    ).rows
+    said = client.target.said
+    if not found:
+        raise NoTablesError(f"{said} has no tables of ctk", hint=f"ctk ship --init --to {said}")
+    if found[0][0] != _comment():
+        raise NoTablesError(
+            f"{said} has tables of another version of ctk",
+            hint="ship to another database, or ask with the version that made it",
+        )
+
+
+def kept_days(client: Client) -> Mapping[str, int | None]:
+    """Give how many days the rows of each level stay, by its table; None is for ever."""
+    found = client.query(
+        "SELECT name, extract(engine_full, 'TTL \\\\w+ \\\\+ toIntervalDay\\\\(([0-9]+)\\\\)')"
+        " FROM system.tables WHERE database = {database:String} AND name LIKE 'flows_1_'",
+        {"database": client.target.database},
+    )
+    return {name: int(days) if days else None for name, days in found.rows}
+
+
+def _comment() -> str:
+    return f"ctk, tables {VERSION}"
+
+
+def _lines(columns: Iterator[str]) -> str:
+    return ",\n".join(f"    {each}" for each in columns)
+
+
+def _table_of(database: str, level: Level, keep_days: int | None) -> str:
+    coarse = level is not MINUTES
+    columns = {level.column: "DateTime('UTC')"} | {
+        name: _aggregated(name, kind) if coarse else kind
+        for name, kind in FLOWS_1M.items()
+        if name != "minute" and not (coarse and name == "batch")
+    }
+    codecs = _CODECS | {level.column: _CODECS["minute"]}
+    lines = _lines(
+        f"{name} {kind}" + (f" CODEC({codecs[name]})" if name in codecs else "")
+        for name, kind in columns.items()
+    )
+    kept = "" if keep_days is None else f"TTL {level.column} + INTERVAL {keep_days} DAY\n"
+    # Of minutes an hour is asked for, of hours and days names: their rows are then together.
+    first = "" if coarse else "toStartOfHour(minute), "
+    return (
+        f"CREATE TABLE IF NOT EXISTS {database}.{level.table} (\n{lines}\n)\n"
+        f"ENGINE = {'AggregatingMergeTree' if coarse else 'MergeTree'}\n"
+        f"PARTITION BY {_partition(level)}\n"
+        f"ORDER BY ({first}{_NAMES}, recording, edge, {level.column})\n"
+        f"{kept}"
+        f"SETTINGS allow_nullable_key = 1, non_replicated_deduplication_window = {WINDOW},"
+        " ttl_only_drop_parts = 1\n"
+        f"COMMENT '{_comment()}'"
+    )
+
+
+def _partition(level: Level) -> str:
+    return f"toYYYYMM({level.column})" if level is DAYS else f"toDate({level.column})"
+
+
+def _aggregated(name: str, kind: str) -> str:
+    function = _function(name)
+    return f"SimpleAggregateFunction({function}, {kind})" if function else kind
+
+
+def _function(name: str) -> str | None:
+    if name in COUNTS:
+        return "sum"
+    # How many stand behind "other" in an hour is at least the most of its minutes.
+    return {"first_seen_ns": "min", "last_seen_ns": "max"}.get(name) or (
+        "max" if name in FOLDED else None
+    )
+
+
+def summed(level: Level) -> str:
+    """Give the SELECT list that sums minutes up to a level's rows, but for its bucket."""
+    return ", ".join(
+        f"{function}(f.{name}) AS {name}"
+        if (function := _function(name))
+        else f"f.{name} AS {name}"
+        for name in summed_names()
+    )
+
+
+def summed_names() -> list[str]:
+    """Give the columns of hours and days but for their start, in the order of `summed`."""
+    return [name for name in FLOWS_1M if name not in ("minute", "batch")]
+
+
+def keys_of(level: Level) -> str:
+    """Give what rows of a level are told apart by, to group by."""
+    names = (name for name in summed_names() if not _function(name))
+    return ", ".join([level.column, *(f"f.{name}" for name in names)])
+
+
+def _view_of(database: str, level: Level) -> str:
+    return (
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.{level.table}_of_minutes"
+        f" TO {database}.{level.table} AS\n"
+        f"SELECT {level.start} AS {level.column}, {summed(level)}\n"
+        f"FROM {database}.flows_1m AS f\nGROUP BY {keys_of(level)}"
+    )
+
+
+def _told(database: str, table: str, columns: Mapping[str, str], key: str) -> str:
+    at = [name.removesuffix("_ns") for name in columns if name.endswith("_ns")]
+    lines = [f"{name} {kind}" for name, kind in columns.items()]
+    lines.append("told_ns Int64")
+    lines += [
+        f"{name}_at Nullable(DateTime64(9, 'UTC')) ALIAS fromUnixTimestamp64Nano({name}_ns, 'UTC')"
+        for name in at
+    ]
+    kept = ""
+    if column := _KEPT_DAYS.get(table):
+        until = f"toDateTime(intDiv(ifNull({column}, told_ns), 1000000000), 'UTC')"
+        kept = f"TTL {until} + INTERVAL {DAYS.keep_days} DAY\n"
+    return (
+        f"CREATE TABLE IF NOT EXISTS {database}.{table} (\n{_lines(iter(lines))}\n)\n"
+        f"ENGINE = ReplacingMergeTree(told_ns)\nORDER BY ({key})\n{kept}"
+        f"COMMENT '{_comment()}'"
+    )

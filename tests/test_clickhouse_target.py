@@ -1,0 +1,77 @@
+"""Where ClickHouse is (ctk/fleet/clickhouse/target.py)."""
+
+from pathlib import Path
+
+import pytest
+
+from ctk.errors import UsageError
+from ctk.fleet.clickhouse.target import Target, is_target, parse_target
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        (
+            "clickhouse://ann@ch.example:9443/flows",
+            Target(
+                said="clickhouse://ann@ch.example:9443/flows",
+                database="flows",
+                host="ch.example",
+                port=9443,
+                user="ann",
+            ),
+        ),
+        (
+            "clickhouse+http://[::1]",
+            Target(said="clickhouse+http://[::1]:8123/ctk", host="::1", port=8123, secure=False),
+        ),
+        (
+            "clickhouse://ch?max_threads=2",
+            Target(
+                said="clickhouse://ch:8443/ctk",
+                host="ch",
+                port=8443,
+                settings={"max_threads": "2"},
+            ),
+        ),
+        (
+            "chdb:///var/lib/ctk%20here",
+            Target(said="chdb:///var/lib/ctk here", folder=Path("/var/lib/ctk here")),
+        ),
+    ],
+)
+def test_a_target_says_where_and_as_whom(text, target):
+    assert is_target(text)
+    assert parse_target(text, {}) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http://ch:8123", "this is not the address of a ClickHouse"),
+        ("clickhouse://ch:port/ctk", "this is not the address of a ClickHouse"),
+        ("clickhouse:///ctk", "clickhouse:///ctk names no host"),
+        ("clickhouse://ch/x;y", "'x;y' is not the name of a database"),
+        ("chdb://relative", "the folder of a chDB is a whole path"),
+        ("clickhouse://ann:hunter2@ch", "a password in the address would be seen by others"),
+    ],
+)
+def test_what_is_no_target_is_one_line_without_a_password(text, said):
+    with pytest.raises(UsageError) as raised:
+        parse_target(text, {})
+    assert raised.value.message == said
+    assert "hunter2" not in f"{raised.value.message} {raised.value.hint}"
+
+
+def test_a_password_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    for environ in (
+        {"CTK_CLICKHOUSE_PASSWORD": "hunter2"},
+        {"CTK_CLICKHOUSE_PASSWORD_FILE": str(secret)},
+    ):
+        target = parse_target("clickhouse://ch", environ)
+        assert target.password == "hunter2"
+        assert "hunter2" not in f"{target!r} {target}"
+    with pytest.raises(UsageError, match="cannot be read"):
+        parse_target("clickhouse://ch", {"CTK_CLICKHOUSE_PASSWORD_FILE": str(tmp_path / "no")})
