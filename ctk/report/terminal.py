@@ -1,6 +1,7 @@
 """The live table on a terminal, and as a stream where there is none."""
 
 import curses
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -91,8 +92,9 @@ def watch(recording: "Recording", look: Look, every_s: float) -> None:
     """Show the table until `q`, SIGINT or SIGTERM; the terminal is left as it was."""
     signal(SIGTERM, default_int_handler)
     signal(SIGINT, default_int_handler)
-    # A COLUMNS that was exported once says nothing of this terminal: lines would wrap.
-    curses.use_env(False)
+    # One that was exported once says nothing of this terminal: lines would wrap.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     with suppress(KeyboardInterrupt):
         curses.wrapper(_run, Asking(recording), look, every_s)
 
