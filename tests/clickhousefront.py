@@ -22,9 +22,22 @@ from backports import zstd
 
 # What is said to HTTP, and is no setting.
 _OF_HTTP = frozenset(
-    "query database query_id compress enable_http_compression session_id client_protocol_version"
-    " default_format wait_end_of_query buffer_size role send_progress_in_http_headers"
-    " http_headers_progress_interval_ms quota_key".split()
+    [
+        "query",
+        "database",
+        "query_id",
+        "compress",
+        "enable_http_compression",
+        "session_id",
+        "client_protocol_version",
+        "default_format",
+        "wait_end_of_query",
+        "buffer_size",
+        "role",
+        "send_progress_in_http_headers",
+        "http_headers_progress_interval_ms",
+        "quota_key",
+    ]
 )
 _INSERT = re.compile(rb"INSERT INTO (?P<table>\S+) (?P<columns>\(.*?\)) FORMAT Native\n", re.DOTALL)
 _OPENERS = {"lz4": lz4.frame.decompress, "zstd": zstd.decompress}
