@@ -54,6 +54,7 @@ class Cluster(ApiServer):
         self.kubelets: dict[str, Kubelet] = {}
         self.protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
         self.spoken: list[str] = []  # of them, by each exec
+        self.executed: list[tuple[str, str]] = []  # node and command
         self.deletes_after_s: float | None = 0.1
         self.refuses_pods = ""  # what admission says of a pod
         self.warnings: dict[str, list[Json]] = {}  # events by the pod they are about
@@ -111,6 +112,8 @@ class Cluster(ApiServer):
         verb = {"POST": "create", "DELETE": "delete", "GET": "get" if key[1] else "list"}[method]
         if part == "exec":
             verb = "create"  # as servers ask since 1.35
+        if part == "exec" and "command=--digest" not in handler.path:
+            asked = "pods/exec to end"  # and not to fetch
         fault = self.fault_of(asked if part else f"{verb} {resource}", False)
         if fault is not None and fault.status:
             handler.answer(fault.status, status(fault.status, "Failure", "as the test wants"), {})
@@ -118,7 +121,7 @@ class Cluster(ApiServer):
             handler.hang()
         elif self.token and handler.token() != self.token:
             handler.answer(401, status(401, "Unauthorized", "Unauthorized"), {})
-        elif f"{verb} {asked}" in self.denied:
+        elif f"{verb} {asked.removesuffix(' to end')}" in self.denied:
             handler.answer(403, _forbidden(verb, asked, key), {})
         elif part == "log":
             self._log(handler, key)
@@ -288,6 +291,7 @@ class Cluster(ApiServer):
         offered = handler.headers.get("Sec-WebSocket-Protocol", "").replace(" ", "").split(",")
         spoken = next(each for each in self.protocols if each in offered)
         self.spoken.append(spoken)
+        self.executed.append((pod["spec"]["nodeName"], " ".join(query["command"])))
         key_hash = hashlib.sha1(
             (handler.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()
         )

@@ -60,13 +60,24 @@ class Recording:
     def events(self, *messages: bytes, at_ns: int) -> None:
         self._over(self.aggregator.add(self.decoder.read(batch(*messages, at_ns=at_ns)), at_ns))
 
-    def dump(self, *listed: bytes, at_ns: int, meanwhile: Iterable[bytes] = ()) -> int:
-        """Take a dump, and events that are read before what it lists; return how many ended."""
+    def dump(
+        self,
+        *listed: bytes,
+        at_ns: int,
+        meanwhile: Iterable[bytes] = (),
+        then: Iterable[bytes] = (),
+    ) -> int:
+        """
+        Take a dump, and events that are read before what it lists, and after it.
+
+        Returns how many ended.
+        """
         self.events(at_ns=at_ns)
         self.connections.begin_dump()
         self.events(*meanwhile, at_ns=at_ns)
         self.aggregator.add_dump(self.decoder.read(batch(*listed, at_ns=at_ns)))
-        return self.connections.end_dump()
+        self.events(*then, at_ns=at_ns)
+        return self.aggregator.end_dump()
 
     def end(self) -> list[Any]:
         self._over(self.aggregator.close())
@@ -291,6 +302,7 @@ def test_later_events_come_back_to_the_group_a_connection_began_in():
 
 OLD, SINCE = T - 1, T + 1
 ONCE, TWICE, LESS = (10, 1000, 9, 900), (15, 1500, 11, 1100), (5, 500, 2, 200)
+MORE = (12, 1200, 10, 1000)  # than ONCE
 
 
 @pytest.mark.parametrize(
@@ -388,6 +400,36 @@ def test_counters_that_another_tool_zeroed_are_never_less_than_nothing():
     assert total(recording.end()) == Row(1, 1, 0, 1, moved=(20, 2000, 13, 1300))
 
     assert recording.aggregator.counters_reset == 1
+
+
+@pytest.mark.parametrize(
+    ("start_ns", "listed"),
+    [(None, LESS), (T + 30 * SECOND, LESS), (T + 30 * SECOND, TWICE)],
+    ids=["lower counters", "lower counters, with its start", "higher counters, with its start"],
+)
+def test_a_key_that_comes_again_before_a_dump_lists_it_is_another_connection(start_ns, listed):
+    """The dump is ahead of the events: the end of the one and the new event of the other wait."""
+    recording = Recording()
+    recording.events(A.new(T), at_ns=T)
+    recording.dump(A.listed(ONCE, start_ns=T), at_ns=T + SECOND)
+    at_ns = T + 31 * SECOND
+    ended, began = A.destroy(at_ns - 2, MORE), A.new(at_ns - 1)
+    recording.dump(A.listed(listed, start_ns=start_ns), at_ns=at_ns, then=[ended, began])
+    recording.events(A.destroy(at_ns + SECOND, TWICE), at_ns=at_ns + SECOND)
+    moved = tuple(map(sum, zip(MORE, TWICE, strict=True)))
+    assert total(recording.end()) == Row(2, 2, 0, 2, moved=moved)
+    assert recording.aggregator.counters_reset == 0
+
+
+def test_a_key_that_comes_again_and_whose_events_were_lost_is_another_connection():
+    recording = Recording()
+    recording.events(A.new(T), at_ns=T)
+    recording.dump(A.listed(TWICE, start_ns=T), at_ns=T + SECOND)
+    recording.dump(A.listed(ONCE, start_ns=T + 30 * SECOND), at_ns=T + 31 * SECOND)
+    recording.events(A.destroy(T + 32 * SECOND, MORE), at_ns=T + 32 * SECOND)
+    moved = tuple(map(sum, zip(TWICE, MORE, strict=True)))
+    assert total(recording.end()) == Row(2, 1, 0, 1, moved=moved)
+    assert recording.aggregator.counters_reset == 0
 
 
 @pytest.mark.parametrize("state", [TIME_WAIT, CLOSE])

@@ -6,6 +6,7 @@ The nodes' kubelets really run `ctk record` (of a capture) and `ctk snapshot`.
 
 import json
 import re
+import signal
 import socket
 import socketserver
 import stat
@@ -23,10 +24,9 @@ from kubelets import Cluster, Kubelet, until
 
 import ctk
 from ctk.errors import CtkError
-from ctk.fleet.collect import Options, Outcome, collect
+from ctk.fleet.collect import Ending, Options, Outcome, collect
 from ctk.fleet.recorders import Recorder
 from ctk.fleet.waits import Waits
-from ctk.record.signals import Stop
 from ctk.timespan import SECOND
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,9 @@ CAPTURE = ("--from-capture", str(ROOT / "fixtures/captures/node.ctkcap.gz"), "--
 WAITS = Waits(
     retry_s=0.02,
     most_retry_s=0.1,
+    first_s=0.2,
     away_s=0.5,
+    cut_s=0.1,
     look_s=0.05,
     tick_s=0.02,
     gone_s=10,
@@ -57,6 +59,7 @@ class Heard:
         self.said: list[str] = []
         self.doing: list[str] = []
         self.on: Callable[[str, Sequence[Recorder]], None] = lambda doing, recorders: None
+        self.on_say: Callable[[str], None] = lambda text: None
 
     def show(self, doing: str, recorders: Sequence[Recorder]) -> None:
         self.doing.append(doing)
@@ -64,6 +67,7 @@ class Heard:
 
     def say(self, text: str) -> None:
         self.said.append(text)
+        self.on_say(text)
 
 
 class Collecting:
@@ -89,10 +93,10 @@ class Collecting:
             out=self.out,
         )
 
-    def run(self, stop: Stop | None = None, waits: Waits = WAITS, **options: object) -> Outcome:
+    def run(self, stop: Ending | None = None, waits: Waits = WAITS, **options: object) -> Outcome:
         self.cluster.kubeconfig(self.folder / "kubeconfig")
         asked = replace(self.options, **options)  # type: ignore[arg-type]
-        return collect(asked, stop or Stop(None), self.heard, waits)
+        return collect(asked, stop or Ending(None), self.heard, waits)
 
     def add(self, name: str, runs: Sequence[str], **options: Any) -> Kubelet:
         """Add a node that has recorded already."""
@@ -123,7 +127,7 @@ def test_files_arrive_whole_and_nothing_is_left(collecting: Collecting) -> None:
     outcome = collecting.run()
     assert states(outcome) == [("n1", "kept", ""), ("n2", "kept", "")]
     assert (outcome.left, collecting.files()) == (None, ["n1.db", "n2.db"])
-    assert cluster.spoken == ["v5.channel.k8s.io"] * 2
+    assert cluster.spoken == ["v5.channel.k8s.io"] * 4
     for name in ("n1", "n2"):
         path = collecting.out / f"{name}.db"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -137,7 +141,7 @@ def test_an_older_server_speaks_v4(collecting: Collecting) -> None:
     collecting.cluster.protocols = ["v4.channel.k8s.io"]
     collecting.add("n1", ENDED)
     assert states(collecting.run()) == [("n1", "kept", "")]
-    assert collecting.cluster.spoken == ["v4.channel.k8s.io"]
+    assert collecting.cluster.spoken == ["v4.channel.k8s.io"] * 2
 
 
 def test_exec_goes_the_way_of_every_other_request(tmp_path: Path, shop: Path) -> None:
@@ -151,7 +155,7 @@ def test_exec_goes_the_way_of_every_other_request(tmp_path: Path, shop: Path) ->
         config["clusters"][0]["cluster"]["proxy-url"] = proxy.url
         config["users"][0]["user"]["token"] = "secret"
         path.write_text(json.dumps(config))
-        outcome = collect(collecting.options, Stop(None), collecting.heard, WAITS)
+        outcome = collect(collecting.options, Ending(None), collecting.heard, WAITS)
         assert (states(outcome), cluster.made()) == ([("n1", "kept", "")], [])
         assert proxy.asked == {f"127.0.0.1:{cluster.port}"}
 
@@ -200,7 +204,7 @@ class Tunnelled(socketserver.StreamRequestHandler):
 def test_ctrl_c_in_the_middle_keeps_what_there_is(collecting: Collecting) -> None:
     collecting.add("n1", RECORDS)
     collecting.add("n2", ()).waits = ("ContainerCreating", "")
-    stop = Stop(None)
+    stop = Ending(None)
 
     def one_records(doing: str, recorders: Sequence[Recorder]) -> None:
         if recorders[0].state == "recording":
@@ -217,7 +221,7 @@ def test_ctrl_c_in_the_middle_keeps_what_there_is(collecting: Collecting) -> Non
 
 def test_ctrl_c_before_anything_was_made_makes_nothing(collecting: Collecting) -> None:
     collecting.add("n1", RECORDS)
-    stop = Stop(None)
+    stop = Ending(None)
     stop.ask()
     assert states(collecting.run(stop)) == [
         ("n1", "failed", "it was ended before its pod had started")
@@ -285,6 +289,88 @@ def test_the_right_that_is_missing_is_named(
     assert (re.sub("ctk-collect-[a-z0-9]{8}", "NAMESPACE", said), tried) == (message, hint)
 
 
+def test_pods_that_may_not_be_listed_are_no_server_that_is_away(collecting: Collecting) -> None:
+    collecting.add("n1", RECORDS)
+    collecting.cluster.denied = {"list pods"}
+    said, tried = failure(collecting)
+    assert re.sub("ctk-collect-[a-z0-9]{8}", "NAMESPACE", said) == (
+        'pods cannot be listed: pods is forbidden: User "test" cannot list resource "pods" in the'
+        ' namespace "NAMESPACE"'
+    )
+    assert tried == "kubectl auth can-i list pods --all-namespaces"
+
+
+def test_all_recorders_end_before_the_first_is_fetched(collecting: Collecting) -> None:
+    """Three files come at a time; who waits for that is to record no longer than the others."""
+    nodes = [f"n{number}" for number in range(4)]
+    for node in nodes:
+        collecting.add(node, ENDED)
+    collecting.run()
+    executed = collecting.cluster.executed
+    for node in nodes:
+        db = f"/var/lib/ctk/{node}.db"
+        assert executed.index((node, f"ctk snapshot {db} --finish")) < len(nodes)
+        assert executed.index((node, f"ctk snapshot {db} - --finish --digest")) >= len(nodes)
+    spec = collecting.cluster.kubelets["n0"].pod["spec"]
+    assert spec["activeDeadlineSeconds"] == 60 + 10 + 3600 + 4 * 60
+
+
+def test_a_recorder_that_could_not_be_told_to_end_is_told_as_it_is_fetched(
+    collecting: Collecting,
+) -> None:
+    collecting.add("n1", ENDED)
+    collecting.cluster.fail(Fault(status=500), "pods/exec to end")
+    assert states(collecting.run()) == [("n1", "kept", "")]
+
+
+def test_a_server_that_is_away_at_the_start_is_given_up_soon(collecting: Collecting) -> None:
+    collecting.add("n1", ENDED)
+    collecting.cluster.kubeconfig(collecting.folder / "kubeconfig")
+    ApiServer.stop(collecting.cluster)
+    assert failure(collecting) == (
+        "the API server has not answered for 0 s: Connection refused",
+        "kubectl --kubeconfig k cluster-info",
+    )
+    assert (collecting.heard.said, collecting.heard.doing) == ([], [])
+
+
+def test_a_signal_while_a_server_is_waited_for_is_obeyed_at_once(collecting: Collecting) -> None:
+    """Something is made already: it is deleted."""
+    cluster = collecting.cluster
+    collecting.add("n1", ENDED)
+    for _ in range(9):
+        cluster.fail(Fault(status=503), "create clusterroles")
+    stop = Ending(None)
+    collecting.heard.on_say = lambda text: signal.raise_signal(signal.SIGINT)
+    with stop.on_signals(), pytest.raises(CtkError) as caught:
+        collecting.run(stop, waits=replace(WAITS, away_s=60))
+    assert collecting.heard.said == [
+        "the API server is waited for, 60 s at most: as the test wants"
+    ]
+    assert (caught.value.message, caught.value.exit_code) == (
+        "it was interrupted while it waited for the API server",
+        130,
+    )
+    assert cluster.went != []
+
+
+def test_a_signal_while_an_answer_does_not_come_is_obeyed_at_once(collecting: Collecting) -> None:
+    """Nothing is made yet, and nothing is asked any more."""
+    collecting.add("n1", ENDED)
+    collecting.cluster.fail(Fault(hang=True), "nodes")
+    stop = Ending(None)
+    timer = threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,))
+    timer.start()
+    with stop.on_signals(), pytest.raises(CtkError) as caught:
+        collecting.run(stop, waits=replace(WAITS, first_s=60))
+    timer.join()
+    assert (caught.value.message, caught.value.exit_code) == (
+        "ended before anything was made",
+        130,
+    )
+    assert collecting.cluster.made() == []
+
+
 def test_pod_security_is_quoted(collecting: Collecting) -> None:
     collecting.cluster.add_node("n1")
     refusal = 'violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'
@@ -348,7 +434,7 @@ def test_a_transfer_that_breaks_is_begun_anew(collecting: Collecting) -> None:
     cluster.fail(Fault(half=True), "pods/exec")
     cluster.fail(Fault(spoiled=True), "pods/exec")
     assert states(collecting.run()) == [("n1", "kept", "")]
-    assert len(cluster.spoken) == 3
+    assert len(cluster.spoken) == 4
     assert collecting.files() == ["n1.db"]
 
 
@@ -381,7 +467,7 @@ def test_a_server_that_goes_away_while_it_is_recorded_costs_nothing(
 ) -> None:
     cluster = collecting.cluster
     collecting.add("n1", RECORDS)
-    stop, seen = Stop(None), []
+    stop, seen = Ending(None), []
 
     def away(doing: str, recorders: Sequence[Recorder]) -> None:
         if doing.startswith("recording") and not seen:
@@ -403,7 +489,7 @@ def test_a_server_that_goes_away_while_it_is_recorded_costs_nothing(
 def test_a_server_that_stays_away_leaves_what_it_says(collecting: Collecting) -> None:
     cluster = collecting.cluster
     collecting.add("n1", RECORDS)
-    stop = Stop(None)
+    stop = Ending(None)
 
     def away(doing: str, recorders: Sequence[Recorder]) -> None:
         if doing.startswith("recording"):
@@ -422,7 +508,7 @@ def test_a_server_that_stays_away_leaves_what_it_says(collecting: Collecting) ->
     )
     assert outcome.left.why.startswith("the API server has not answered for 0 s: ")
     # What was left runs no longer than a pod's deadline, and goes with its namespace.
-    assert cluster.kubelets["n1"].pod["spec"]["activeDeadlineSeconds"] == 60 + 10 + 3600
+    assert cluster.kubelets["n1"].pod["spec"]["activeDeadlineSeconds"] == 60 + 10 + 3600 + 60
     cluster.start()
     delete(cluster, name)
 

@@ -85,6 +85,28 @@ def test_finishing_ends_who_holds_the_lock(tmp_path: Path) -> None:
     lock.end_recorder(db)  # nobody records: nothing to do
 
 
+def test_finishing_makes_no_copy_where_none_is_named(tmp_path: Path, shop: Path) -> None:
+    def finish(db: Path, *words: str) -> tuple[int, str]:
+        command = [*CTK, "snapshot", str(db), "--finish", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.stdout == ""
+        return done.returncode, done.stderr
+
+    before = sorted(tmp_path.iterdir())
+    with started(sys.executable, "-c", HOLDER, str(shop)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert finish(shop) == (0, "")
+        assert holder.wait(10) == 0
+    assert sorted(tmp_path.iterdir()) == before
+    code, said = finish(tmp_path / "none.db")
+    assert (code, said.splitlines()[0]) == (2, f"Error: there is no file {tmp_path / 'none.db'}")
+    assert finish(shop, "--digest") == (
+        2,
+        "Error: --digest is of a copy\nTry: ctk snapshot DB OUT --digest\n",
+    )
+
+
 def test_a_number_that_is_not_the_holders_is_never_signalled(tmp_path: Path) -> None:
     db = tmp_path / "node.db"
     with started("sleep", "60") as other, (tmp_path / "node.db.lock").open("w") as held:

@@ -181,7 +181,7 @@ def _raise_last(problems: Sequence[CtkError]) -> None:
 
 
 def _problems(outcome: "Outcome", options: "Options") -> Iterator[CtkError]:
-    from ctk.fleet.collect import by_reason
+    from ctk.fleet.recorders import by_reason
 
     recorders = outcome.recorders
     cut = [(each.node, each.problem) for each in recorders if each.path and each.problem]

@@ -3,6 +3,7 @@
 import math
 import shutil
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ _DRAW_EVERY_S = 0.5
 class NodeLines:
     """
     On a terminal, a table that is written over; elsewhere, a log line for each node that changes
-    its state, and one for all a minute.
+    its state, and one for all a minute. Any thread may show and say.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class NodeLines:
         self._states: dict[str, str] = {}
         self._doing = ""
         self._next_s = 0.0
+        self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -44,19 +46,21 @@ class NodeLines:
 
     def show(self, doing: str, recorders: Sequence["Recorder"]) -> None:
         """Show how it goes."""
-        if self._terminal:
-            self._draw(doing, recorders)
-        else:
-            self._log(doing, recorders)
+        with self._writing:
+            if self._terminal:
+                self._draw(doing, recorders)
+            else:
+                self._log(doing, recorders)
 
     def say(self, text: str) -> None:
         """Say something that stays, above the table."""
-        if self._terminal:
-            self._wipe()
-            self._echo(f"{safe(text)}\n")
-        else:
-            self._echo(f"{_now()} WARNING {safe(text)}\n")
-        self._next_s = 0.0
+        with self._writing:
+            if self._terminal:
+                self._wipe()
+                self._echo(f"{safe(text)}\n")
+            else:
+                self._echo(f"{_now()} WARNING {safe(text)}\n")
+            self._next_s = 0.0
 
     def _draw(self, doing: str, recorders: Sequence["Recorder"]) -> None:
         changed = doing.partition(",")[0] != self._doing

@@ -76,11 +76,17 @@ def sql_arguments(command: F) -> F:
 
 
 def db_and_out_arguments(command: F) -> F:
-    """Give a command a file to read and one to write; it is called with `db` and `out`."""
+    """
+    Give a command a file to read and one to write; it is called with `db` and `out`.
+
+    With `finish` it may have the first alone; `out` is None then.
+    """
 
     @functools.wraps(command)
     def split(words: tuple[str, ...], **given: Any) -> Any:
-        paths = [*(paths_of_variable() if len(words) == 1 else ()), *map(Path, words)]
+        paths = [*(paths_of_variable() if len(words) < 2 else ()), *map(Path, words)]
+        if len(paths) == 1 and given.get("finish"):
+            return command(db=paths[0], out=None, **given)
         if len(paths) < 2:
             raise MissingFileError
         if len(paths) > 2:

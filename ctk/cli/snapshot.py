@@ -16,17 +16,19 @@ _CHUNK_BYTES = 1 << 20
 @db_and_out_arguments
 @click.option("--finish", is_flag=True, help="End its recording first, as Ctrl-C does.")
 @click.option("--digest", is_flag=True, help="Say the copy's SHA-256 and size on stderr.")
-def snapshot(db: Path, out: Path, finish: bool, digest: bool) -> None:
+def snapshot(db: Path, out: Path | None, finish: bool, digest: bool) -> None:
     """
     Copy DB to OUT, as of one moment, while a recorder goes on writing it.
 
     OUT is one file, whole or not there, and must not be there yet; - is standard output, so that
     it can go on through a pipe. With --finish, OUT has all that was recorded, and - needs no room
-    for a copy beside DB.
+    for a copy beside DB; without OUT the recording ends, and nothing is copied.
 
     \b
     ctk snapshot node.db - | gzip > node.db.gz
+    ctk snapshot node.db --finish
     """
+    from ctk.store import connect
     from ctk.store.lock import end_recorder
     from ctk.store.snapshot import snapshot as copy
     from ctk.store.snapshot import stream
@@ -35,8 +37,15 @@ def snapshot(db: Path, out: Path, finish: bool, digest: bool) -> None:
     to_stdout = str(out) == "-"
     if to_stdout and sys.stdout.isatty():
         raise UsageError("a terminal cannot show a file of SQLite", hint="ctk snapshot DB - > OUT")
+    if out is None:
+        if digest:
+            raise UsageError("--digest is of a copy", hint="ctk snapshot DB OUT --digest")
+        with connect.reader(db, older=True):
+            pass  # it is a file of ctk
     if finish:
         end_recorder(db)
+    if out is None:
+        return
     if not to_stdout:
         copy(db, out, progress)
         if digest:

@@ -25,6 +25,7 @@ from ctk.conntrack.groups import (
     Counters,
     Group,
     Totals,
+    moved_since,
 )
 from ctk.conntrack.outcome import AT, START, counters_of
 from ctk.model import (
@@ -35,6 +36,9 @@ from ctk.timespan import SECOND
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
 MOST_EVENTS = 20_000
+# The connections of a group began within a second of each other; events come in batches.
+_ONE_GROUP_NS = 2 * SECOND
+_MOST_DOUBTED = 4096  # where counters of more went back, another tool zeroes them
 
 
 class Window(NamedTuple):
@@ -66,6 +70,8 @@ class Aggregator(EventCounter):
         self._start_ns = self._end_ns = 0
         self._second_end_ns = 0  # of the second whose beginning connections share a group
         self._events_at_open = 0
+        # What the dump under way lists of a known key, and may be another connection.
+        self._doubted: list[tuple[int, EventTuple]] = []
         self._most_rows = MOST_ROWS
         if connections.strangers is not None:
             self._most_rows = max(MOST_ROWS, 2 * connections.strangers.most)
@@ -201,12 +207,23 @@ class Aggregator(EventCounter):
         entry: EventTuple,
         counted: int,
         before: Counters | None,
+        *,
+        doubted: bool = True,
     ) -> None:
-        """Count a connection that a dump listed, and what it moved since the last look."""
+        """
+        Count a connection that a dump listed, and what it moved since the last look.
+
+        Where it is `doubted` whether it is the one that lived, that waits for the end of the dump.
+        """
         (_, orig, port, reply, zone, _, at_ns, *_), connections = entry, self.connections
         counters, moved = counters_of(entry), None
         if counters is not None and counters != before:
-            moved = self._moved(before, counters)
+            moved = moved_since(before, counters)
+            if moved is None or (not counted and _began_later(group, entry)):
+                if doubted and len(self._doubted) < _MOST_DOUBTED:
+                    self._doubted.append((key, entry))
+                    return
+                moved = self._moved(before, counters)
             connections.count(key, counters, at_ns)
         if group.folded:
             group = connections.live[key] = connections.counted_under(
@@ -222,8 +239,34 @@ class Aggregator(EventCounter):
         if totals.addresses is not None:
             totals.addresses.add(connections.ends(orig, reply, zone))
 
+    def _settle_doubted(self) -> None:
+        """
+        Tell connections that a dump listed with lower counters, or that began later, from others.
+
+        A dump is ahead of the events: where one ended, and its tuples and the kernel's id came
+        again, the events that tell so have been read by now.
+        """
+        connections, ended = self.connections, self.connections.ended or ()
+        doubted, self._doubted = self._doubted, []
+        for key, entry in doubted:
+            group = connections.live.get(key)
+            if group is None or key in ended:
+                continue  # its end, or the next dump, tells what the other one moved
+            _, orig, port, reply, zone, ct_id, _ = entry[:7]
+            counted = 0
+            if _began_later(group, entry):
+                connections.forget(key)
+                shown = connections.find(orig, reply, zone, ct_id << 16 | port)
+                if shown is None:
+                    continue
+                group, counted = self._find(shown[1], key, entry)
+                connections.live[key] = group
+            before = connections.counters(key)
+            self._count_listed(group, key, entry, counted, before, doubted=False)
+
     def end_dump(self) -> int:
         """The dump is whole; return how many connections ended untold."""
+        self._settle_doubted()
         self._undated.clear()
         self.baseline = Baseline.after_first_dump()
         return self.connections.end_dump()
@@ -233,3 +276,9 @@ class Aggregator(EventCounter):
         whole_from_ns = self.baseline.whole_from_ns
         started_since = start_ns is not None and group.began_ns < whole_from_ns <= start_ns
         return started_since and not self.connections.is_same(key)
+
+
+def _began_later(group: Group, entry: EventTuple) -> bool:
+    """Whether a connection that a dump lists began later than all of its group."""
+    start_ns = entry[START]
+    return start_ns is not None and start_ns > group.began_ns + _ONE_GROUP_NS and not group.folded

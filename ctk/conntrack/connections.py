@@ -24,8 +24,9 @@ lives. Most connections are just that; the few of which more must be known have 
 
 "found" is a first sight without a new event: `Baseline` says how it counts. "end, untold" is
 the second dump in a row without it: after one the destroy event may still wait in the socket, and
-would be taken for that of a connection never seen. OLDER lasts until the next dump begins: by then
-a new event that was queued when the dump ran has been read.
+would be taken for that of a connection never seen. A dump is ahead of the events: what it lists
+with lower counters, or as begun later, may be another, which is told when it ends. OLDER lasts
+until the next dump begins: by then a new event that was queued when the dump ran has been read.
 """
 
 import struct
@@ -203,6 +204,12 @@ class Connections:
         packed = self._counters.pop(key, None) if self._counters else None
         state = self.states.pop(key, 0) if self.states else 0
         return state, None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
+
+    def forget(self, key: int) -> None:
+        """The connection with this key ended untold."""
+        self.live.pop(key, None)
+        self._counters.pop(key, None)
+        self.states.pop(key, None)
 
     def set_state(self, key: int, state: int) -> None:
         self.states[key] = self.states.get(key, 0) | state

@@ -1,5 +1,7 @@
 """An API server that objects are made and deleted on: what is not answered is asked again."""
 
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from ctk.fleet.manifests import Object
 from ctk.fleet.waits import Waits
 from ctk.kube.api import Api, BrokenError, Patience, RefusedError
 from ctk.kube.credentials import Credentials, InCluster, Kubeconfig
+from ctk.record.signals import Stop
 
 T = TypeVar("T")
 
@@ -32,20 +35,39 @@ class AwayError(KubeError):
     """The API server has not answered for as long as there is patience."""
 
 
+class CutShortError(AwayError):
+    """A signal came while the API server was waited for."""
+
+    exit_code = 130  # as a shell says of SIGINT
+
+    def __init__(self) -> None:
+        super().__init__("it was interrupted while it waited for the API server")
+
+
 class Cluster:
     """
     One cluster.
 
-    A call is asked again while the server is away or in trouble, for `away_s` at most; then it is
-    an AwayError. What it refuses is a RefusedError. What is looked at again and again is asked
-    once: `pods` and `log`.
+    A call is asked again while the server is away or in trouble, for `patience_s` at most, or until
+    a signal comes; then it is an AwayError. `tell` is told once what is waited for. What the server
+    refuses is a RefusedError. What is looked at again and again is asked once: `pods` and `log`.
     """
 
-    def __init__(self, kubeconfig: Path | None, context: str | None, waits: Waits) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path | None,
+        context: str | None,
+        waits: Waits,
+        stop: Stop,
+        tell: Callable[[str], None],
+    ) -> None:
         def credentials() -> Credentials:
             return InCluster() if kubeconfig is None else Kubeconfig(kubeconfig, context)
 
         self._waits, self.retry_s = waits, waits.retry_s
+        self._stop, self._tell = stop, tell
+        self.patience_s, self.is_making = waits.first_s, False
+        self._is_told = False
         self.api = Api(credentials, Patience(connect=waits.connect_s, list=waits.answer_s))
         self.name = self.api.cluster_name
 
@@ -128,11 +150,15 @@ class Cluster:
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask until there is an answer, or patience ends."""
-        until_s, wait_s, renewed = time.monotonic() + self._waits.away_s, self._waits.retry_s, False
+        until_s, wait_s, renewed = time.monotonic() + self.patience_s, self._waits.retry_s, False
+        # Until something is made, what was signalled before counts, too: nothing is to be deleted.
+        signals = self._stop.signals if self.is_making else 0
         while True:
             after_s = 0.0
             try:
-                return ask()
+                answer = self._interruptibly(ask, signals)
+                self._is_told = False
+                return answer
             except BrokenError as error:
                 why = str(error)
             except RefusedError as error:
@@ -145,10 +171,44 @@ class Cluster:
             wait_s = min(max(wait_s, after_s), self._waits.most_retry_s)
             if time.monotonic() + wait_s > until_s:
                 raise AwayError(
-                    f"the API server has not answered for {self._waits.away_s:.0f} s: {why}"
+                    f"the API server has not answered for {self.patience_s:.0f} s: {why}"
                 )
-            time.sleep(wait_s)
+            if not self._is_told and self.is_making:
+                self._is_told = True
+                self._tell(f"the API server is waited for, {self.patience_s:.0f} s at most: {why}")
+            self._sleep(wait_s, signals)
             wait_s *= 2
+
+    def _interruptibly(self, ask: Callable[[], T], signals: int) -> T:
+        """Ask in a thread: a signal is not to wait for a connection, nor for an answer."""
+        answers: list[T] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                answers.append(ask())
+            except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        until_s = math.inf
+        while thread.is_alive():
+            thread.join(self._waits.tick_s)
+            if until_s == math.inf and self._stop.signals > signals:
+                until_s = time.monotonic() + (self._waits.cut_s if self.is_making else 0)
+            if thread.is_alive() and time.monotonic() >= until_s:
+                raise CutShortError
+        if errors:
+            raise errors[0]
+        return answers[0]
+
+    def _sleep(self, wait_s: float, signals: int) -> None:
+        until_s = time.monotonic() + wait_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            if self._stop.signals > signals:
+                raise CutShortError
+            time.sleep(min(left_s, self._waits.tick_s))
 
 
 def path_of_pod(namespace: str, name: str) -> str:

@@ -9,17 +9,19 @@ The only part of ctk that makes objects in a cluster. A node that fails costs th
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from ctk.errors import CtkError, KubeError, UsageError, nearest
+from ctk.errors import CtkError, KubeError, UsageError
 from ctk.fleet import manifests
-from ctk.fleet.cluster import Cluster, path_of_pod
+from ctk.fleet.choose import choose
+from ctk.fleet.cluster import AwayError, Cluster, CutShortError, path_of_pod
 from ctk.fleet.made import Left, Made
-from ctk.fleet.recorders import Recorder, not_ready
-from ctk.fleet.transfer import TransferError, fetch
+from ctk.fleet.recorders import Recorder, reasons
+from ctk.fleet.transfer import TransferError, end, fetch
 from ctk.fleet.waits import Waits
 from ctk.kube.api import BrokenError, RefusedError
 from ctk.record.signals import Stop
@@ -27,6 +29,8 @@ from ctk.timespan import SECOND, format_age
 
 _AT_A_TIME = 3  # files; the pool of connections has four
 _LOGS_AT_A_TIME = 20  # read in one look
+_ENDED_AT_A_TIME = 64  # recorders
+_FORBIDDEN = 403
 _NAMED = 5  # nodes of which the same is said
 _ENDED_EARLY = "it was ended before its pod had started"
 
@@ -93,9 +97,10 @@ def collect(options: Options, stop: Stop, shown: Shown, waits: Waits | None = No
     an error is raised. A second signal ends it at once.
     """
     waits = waits or Waits()
-    cluster = Cluster(options.kubeconfig, options.context, waits)
-    recorders = _choose(cluster, options)
+    cluster = Cluster(options.kubeconfig, options.context, waits, stop, shown.say)
+    recorders = _chosen(cluster, options)
     _prepare(options.out, recorders)
+    cluster.patience_s, cluster.is_making = waits.away_s, True
     made = Made(cluster, waits)
     collection = _Collection(options, stop, shown, waits, cluster, made, recorders)
     failed: BaseException | None = None
@@ -106,6 +111,8 @@ def collect(options: Options, stop: Stop, shown: Shown, waits: Waits | None = No
             raise
         except BaseException as error:  # noqa: BLE001 - raised again when all is deleted
             failed = error
+            if isinstance(error, CutShortError):  # who did not wait then does not want to now
+                cluster.patience_s = waits.first_s
         left = collection.delete()
     except AbandonedError:
         collection.drop_parts()
@@ -119,49 +126,23 @@ def collect(options: Options, stop: Stop, shown: Shown, waits: Waits | None = No
 
 def _abandoned(left: Left | None, options: Options) -> CtkError:
     said = f"; {left.said}" if left else ""
-    error = CtkError(f"ended at once{said}", hint=options.deleting(left) if left else None)
+    return _ended(f"ended at once{said}", hint=options.deleting(left) if left else None)
+
+
+def _ended(message: str, *, hint: str | None = None) -> CtkError:
+    error = CtkError(message, hint=hint)
     error.exit_code = 130  # as a shell says of SIGINT
     return error
 
 
-def _choose(cluster: Cluster, options: Options) -> list[Recorder]:
-    """Find the nodes that were asked for, those of Linux where none were named."""
+def _chosen(cluster: Cluster, options: Options) -> list[Recorder]:
     try:
-        found = {each["metadata"]["name"]: each for each in cluster.nodes(options.selector)}
-    except RefusedError as error:
-        raise KubeError(
-            f"nodes cannot be listed: {error.answer.message}",
-            hint="kubectl auth can-i list nodes",
-        ) from error
-    for name in options.nodes:
-        if name not in found:
-            near = nearest(name, found)
-            raise UsageError(
-                f"there is no node {name}", hint=f"--nodes {near}" if near else "kubectl get nodes"
-            )
-    chosen = dict.fromkeys(options.nodes or sorted(filter(_is_linux(found), found)))
-    if not chosen:
-        raise UsageError("no node fits", hint="kubectl get nodes --show-labels")
-    recorders = []
-    for name in chosen:
-        recorder = Recorder(name)
-        why = not_ready(found[name])
-        if why is None and not _is_linux(found)(name):
-            why = "it does not run Linux"
-        if why is not None:
-            recorder.fail(why)
-        recorders.append(recorder)
-    if all(each.state == "failed" for each in recorders):
-        raise KubeError(f"no node can record: {_reasons(recorders)}")
-    return recorders
-
-
-def _is_linux(found: Mapping[str, Mapping[str, Any]]) -> Callable[[str], bool]:
-    def says(name: str) -> bool:
-        labels = found[name]["metadata"].get("labels") or {}
-        return bool(labels.get("kubernetes.io/os", "linux") == "linux")
-
-    return says
+        return choose(cluster, options.nodes, options.selector)
+    except CutShortError:
+        raise _ended("ended before anything was made") from None
+    except AwayError as error:
+        hint = shlex.join(["kubectl", *options.flags, "cluster-info"])
+        raise KubeError(error.message, hint=hint) from error
 
 
 def _prepare(out: Path, recorders: Sequence[Recorder]) -> None:
@@ -193,6 +174,7 @@ class _Collection:
         self._options, self._stop, self._shown, self._waits = options, stop, shown, waits
         self._cluster, self._made, self._recorders = cluster, made, recorders
         self._away = ""  # why nothing was heard at the last look
+        self._refused: RefusedError | None = None  # the pods, at the last look
         self._told: set[tuple[str, str]] = set()
         self._looking = threading.Event()
         self._next_log = 0
@@ -213,6 +195,7 @@ class _Collection:
         finally:
             self._looking.set()
         looks.join(self._waits.answer_s)
+        self._end()
         self._fetch()
 
     def delete(self) -> Left | None:
@@ -225,7 +208,8 @@ class _Collection:
 
     def _start(self, recorder: Recorder) -> None:
         options, waits = self._options, self._waits
-        lasts_s = (options.start_timeout_ns + options.for_ns) // SECOND + waits.fetch_s
+        fetch_s = waits.fetch_s + waits.fetch_node_s * len(self._recorders)
+        lasts_s = (options.start_timeout_ns + options.for_ns) // SECOND + fetch_s
         pod = manifests.recorder(
             recorder.node,
             self._made.namespace,
@@ -248,9 +232,12 @@ class _Collection:
         while not self._looking.wait(self._waits.look_s):
             try:
                 self._look_once()
-                self._away = ""
-            except (BrokenError, RefusedError) as error:
-                self._away = str(error)
+                self._away, self._refused = "", None
+            except BrokenError as error:
+                self._away = f"the API server is away: {error}"
+            except RefusedError as error:
+                self._away = f"pods cannot be listed: {error.answer.message}"
+                self._refused = error if error.answer.code == _FORBIDDEN else None
 
     def _look_once(self) -> None:
         listed = self._cluster.pods(self._made.namespace)
@@ -281,13 +268,18 @@ class _Collection:
                     why = each.why or self._why_not(each)
                     each.fail(f"its pod did not start within {age}" + (f": {why}" if why else ""))
                 break
+            if self._refused is not None:
+                raise KubeError(
+                    f"pods cannot be listed: {self._refused.answer.message}",
+                    hint="kubectl auth can-i list pods --all-namespaces",
+                ) from self._refused
             self._tick("starting")
         for each in self._in("starting"):
             each.fail(_ENDED_EARLY)
         if not self._in("recording", "ended"):
             if self._stop():
                 return
-            raise KubeError(f"no node records: {_reasons(self._recorders)}")
+            raise KubeError(f"no node records: {reasons(self._recorders)}")
 
     def _why_not(self, recorder: Recorder) -> str:
         """Say what keeps a pod from starting where its status does not: a volume, say."""
@@ -310,7 +302,7 @@ class _Collection:
 
     def _tick(self, doing: str) -> None:
         if self._away:
-            doing += f"; the API server is away: {self._away}"
+            doing += f"; {self._away}"
         self._show(doing)
         time.sleep(self._waits.tick_s)
 
@@ -334,18 +326,33 @@ class _Collection:
 
     # Then.
 
+    def _end(self) -> None:
+        """Have all recorders finish now: one that is fetched late is to record no longer."""
+        self._each("ending", self._end_one, _ENDED_AT_A_TIME)
+
     def _fetch(self) -> None:
         """Fetch what there is, some files at a time."""
-        waiting = threading.Semaphore(_AT_A_TIME)
+        self._each("fetching", self._fetch_one, _AT_A_TIME)
+        self._show("fetched")
+
+    def _each(
+        self, doing: str, do: Callable[[Recorder, threading.Semaphore], None], at_a_time: int
+    ) -> None:
+        """Do something with each that has a file, so many at a time."""
+        waiting = threading.Semaphore(at_a_time)
         threads = []
         for each in self._in("recording", "ended"):
-            thread = threading.Thread(target=self._fetch_one, args=(each, waiting), daemon=True)
+            thread = threading.Thread(target=do, args=(each, waiting), daemon=True)
             thread.start()
             threads.append(thread)
         while any(thread.is_alive() for thread in threads):
-            self._show("fetching")
+            self._show(doing)
             time.sleep(self._waits.tick_s)
-        self._show("fetched")
+
+    def _end_one(self, recorder: Recorder, waiting: threading.Semaphore) -> None:
+        # To fetch its file ends it, too, and says what is in the way.
+        with waiting, suppress(BrokenError, RefusedError):
+            end(self._cluster, self._made.namespace, recorder.node)
 
     def _fetch_one(self, recorder: Recorder, waiting: threading.Semaphore) -> None:
         out = self._options.out / f"{recorder.node}.db"
@@ -369,15 +376,3 @@ class _Collection:
             self._listen(recorder)
         except (BrokenError, RefusedError) as error:
             recorder.remark(f"its last words were not heard: {error}")
-
-
-def _reasons(recorders: Sequence[Recorder]) -> str:
-    return by_reason((each.node, each.why) for each in recorders if each.state == "failed")
-
-
-def by_reason(pairs: Iterable[tuple[str, str]]) -> str:
-    """Say why nodes failed, each reason once."""
-    nodes: dict[str, list[str]] = {}
-    for node, why in pairs:
-        nodes.setdefault(why, []).append(node)
-    return "; ".join(f"{', '.join(names)}: {why}" for why, names in nodes.items())

@@ -1,7 +1,7 @@
 """What is known of each node's recorder: from its pod, and from what it says in its log."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -151,3 +151,16 @@ def not_ready(node: Mapping[str, Any]) -> str | None:
 
 def _sentence(reason: str, message: str) -> str:
     return ": ".join(" ".join(each.split()) for each in (reason, message) if each)
+
+
+def reasons(recorders: Iterable[Recorder]) -> str:
+    """Say why recorders failed."""
+    return by_reason((each.node, each.why) for each in recorders if each.state == "failed")
+
+
+def by_reason(pairs: Iterable[tuple[str, str]]) -> str:
+    """Say why nodes failed, each reason once."""
+    nodes: dict[str, list[str]] = {}
+    for node, why in pairs:
+        nodes.setdefault(why, []).append(node)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in nodes.items())

@@ -25,6 +25,12 @@ class TransferError(Exception):
     """A file that did not arrive, and why."""
 
 
+def end(cluster: Cluster, namespace: str, node: str) -> None:
+    """Have a node's recording end, and wait until it has; what it says against it is not asked."""
+    command = ("ctk", "snapshot", file_of(node), "--finish")
+    execute(cluster.api, path_of_pod(namespace, node), NAME, command, lambda data: None)
+
+
 def fetch(
     cluster: Cluster, namespace: str, node: str, out: Path, received: Callable[[int], None]
 ) -> None:

@@ -26,10 +26,11 @@ class Stop:
     The first SIGINT, SIGTERM or SIGHUP asks for it, or `max_time_ns` that have passed, or `ask`. A
     later signal ends the process at once. With `hangup_reopens`, SIGHUP is counted in `hangups`
     instead, for who writes a log. A SIGHUP that is ignored at the start (`nohup`) stays ignored.
+    `signals` is how many have asked.
     """
 
     def __init__(self, max_time_ns: int | None, *, hangup_reopens: bool = False) -> None:
-        self.hangups = 0
+        self.hangups = self.signals = 0
         self._hangup_reopens = hangup_reopens
         self._at_s = math.inf if max_time_ns is None else time.monotonic() + max_time_ns / 1e9
         self._first_signal_s = math.inf
@@ -74,7 +75,10 @@ class Stop:
     def _stop(self, number: int, frame: object) -> None:
         self.ask()
         now_s = time.monotonic()
-        if now_s > self._first_signal_s + _ONE_SIGNAL_S:
+        if not self.signals:
+            self.signals = 1
+        elif now_s > self._first_signal_s + _ONE_SIGNAL_S:
+            self.signals += 1
             self._again(number)
         self._first_signal_s = min(self._first_signal_s, now_s)
 
