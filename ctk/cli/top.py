@@ -221,7 +221,7 @@ def _watch(
     with ctk.open(db) as recording:
         if not isinstance(recording, Recording):
             raise UsageError("--watch looks at one file", hint="name one")
-        look = Look(by=expanded(lists[0]), filters=filters, sort=sort or "bytes")
+        look = Look(by=expanded(lists[0]), filters=filters, sort=sort or "")
         if sys.stdin.isatty() and sys.stdout.isatty() and output.format == "table":
             watch(recording, look, every_s)
             return
