@@ -153,15 +153,18 @@ def test_it_records_as_the_daemonset_runs_it(podman: Podman, tmp_path: Path, uid
             lambda: '"dst_port":80,"connections":50,' in inside(*asked).replace(" ", ""),
             "what was written",
         )
-        inside("ctk", "snapshot", environment["CTK_DB"], "/var/lib/ctk/copy.db")
-        packed = inside("tar", "cf", "-", "/var/lib/ctk/copy.db", binary=True)  # kubectl cp
+        inside("ctk", "snapshot", "/tmp/copy.db")
+        packed = inside("tar", "cf", "-", "/tmp/copy.db", binary=True)  # kubectl cp
+        inside("rm", "/tmp/copy.db")
+        (tmp_path / "sent.db").write_bytes(inside("ctk", "snapshot", "-", binary=True))
         podman.run("stop", "--time", "20", name)
         said, _ = process.communicate(timeout=30)
         assert (process.returncode, "Error" in said) == (0, False), said
     with tarfile.open(fileobj=BytesIO(packed)) as archive:
         archive.extractall(tmp_path, filter="data")
     asked = "SELECT src_namespace || '/' || src_name, service, sum(connections) FROM flows"
-    for path in (tmp_path / "var/lib/ctk/copy.db", data / "kl-control-plane.db"):
+    copies = (tmp_path / "tmp" / "copy.db", tmp_path / "sent.db")
+    for path in (*copies, data / "kl-control-plane.db"):
         assert rows(path, f"{asked} WHERE dst_port = 80 GROUP BY 1, 2") == [
             (CLIENT, "shop/web", 50)
         ]
