@@ -6,7 +6,7 @@ read-only root, seccomp's default profile, and NET_ADMIN alone.
 import json
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,8 @@ from recording import caught_up, rows
 
 from ctk import __version__
 
-pytestmark = pytest.mark.live
+# The image is built once: all of it is asked in one process.
+pytestmark = [pytest.mark.live, pytest.mark.xdist_group("image")]
 ROOT = Path(__file__).parents[2]
 SPEC = yaml.safe_load((ROOT / "deploy" / "base" / "daemonset.yaml").read_text())["spec"]
 (CONTAINER,) = SPEC["template"]["spec"]["containers"]
@@ -77,10 +78,12 @@ def podman(
         run.cleanup()
 
 
-def test_it_is_small_and_has_no_python_but_its_own(podman: Podman) -> None:
+def test_it_is_small_and_has_no_python_but_its_own(
+    podman: Podman, record_property: Callable[[str, object], None]
+) -> None:
     about, base = podman.inspect(f"ctk:{__version__}"), podman.inspect("base:1")
     added = (about["Size"] - base["Size"]) / 1e6
-    print(f"image: {added:.1f} MB on a base of {base['Size'] / 1e6:.1f} MB")
+    record_property("size", f"image: {added:.1f} MB on a base of {base['Size'] / 1e6:.1f} MB")
     assert added < 60
     labels = {key.rpartition(".")[2]: value for key, value in about["Labels"].items()}
     assert (labels["title"], labels["version"], labels["licenses"]) == (

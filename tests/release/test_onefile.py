@@ -42,6 +42,12 @@ def inside(root: Path, data: Path, *command: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh", *command]
 
 
+def test_it_is_small(released, record_property):
+    size = released.file.stat().st_size / 1e6
+    record_property("size", f"one file: {size:.1f} MB")
+    assert size < 40
+
+
 @pytest.mark.live
 def test_it_records_a_thousand_connections_under_right_names(root, tmp_path):
     """Everything but /data is read-only, /tmp too; the root file system has no Python."""
