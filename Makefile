@@ -18,11 +18,11 @@ install: .venv/.installed ## Make .venv/bin/ctk, with the versions that were tes
 	@touch $@
 
 tools: # What a node is played with, pages are looked at with, and releases are made with.
-	@missing=; for tool in nft conntrack ip chromium cc patchelf podman runc; do \
+	@missing=; for tool in nft conntrack ip chromium cc patchelf podman runc tmux; do \
 	command -v $$tool >/dev/null || missing=yes; done; \
 	if [ "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && export DEBIAN_FRONTEND=noninteractive && \
-	apt-get install -y -qq nftables conntrack iproute2 chromium gcc libc6-dev >/dev/null && \
+	apt-get install -y -qq nftables conntrack iproute2 chromium gcc libc6-dev tmux >/dev/null && \
 	apt-get install -y -qq --no-install-recommends zlib1g-dev patchelf podman runc >/dev/null; fi
 
 demo: install ## Record from a recording of a real node, and ask what was recorded.

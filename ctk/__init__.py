@@ -36,11 +36,20 @@ def open(
     """
     Open a file that `ctk record` made, or several, to ask: a context manager that only reads.
 
-    Of files that `ctk merge` made, `all_observers` asks for what every node saw, counted for each.
+    Or what `ctk ship` shipped: "clickhouse://user@host:8443/db", "chdb:///folder". Of that, and of
+    files that `ctk merge` made, `all_observers` asks for what every node saw, counted for each.
     A UsageError where there is no such file, or it is not a ctk file.
     """
     from os import PathLike
 
+    if isinstance(target, str) and "://" in target:
+        # By name: every room may import ctk, and fleet is above most of them.
+        from importlib import import_module
+        from typing import cast
+
+        if import_module("ctk.fleet.clickhouse.target").is_target(target):
+            opener = import_module("ctk.fleet.clickhouse.shipped").Shipped
+            return cast("Recording", opener(target, all_observers=all_observers))
     if isinstance(target, str | PathLike):
         from ctk.ask.recording import Recording
 

@@ -26,8 +26,8 @@ from tempfile import TemporaryDirectory
 import sbom
 
 HERE = Path(__file__).parent
-# pyarrow alone would double it.
-EXTRAS = frozenset({"metrics", "serve", "zstd"})
+# pyarrow alone would double it, and chDB make it five times as large.
+EXTRAS = frozenset({"fleet", "metrics", "serve", "zstd"})
 # ctk reads kubeconfigs and asks for JSON itself: of `kubernetes` it uses neither the asynchronous
 # client, which alone asks for aiohttp, nor the generated models and calls. sqlite-utils asks for
 # pip to install plugins, pydantic for tzdata where a system has none.

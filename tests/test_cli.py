@@ -87,6 +87,8 @@ def test_a_reader_imports_neither_kubernetes_nor_pyroute2_nor_sqlite_utils(
     )
     loaded = {name.split(".")[0] for name in ran.stderr.split()}
     assert not loaded & {"kubernetes", "pyroute2", "sqlite_utils", "asyncio", "urllib3"}
+    assert not loaded & {"chdb", "clickhouse_connect"}
+    assert "ctk.fleet" not in ran.stderr.split()
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])

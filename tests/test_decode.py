@@ -33,7 +33,7 @@ from wire import (
     number,
 )
 
-from ctk.conntrack.attributes import MalformedError
+from ctk.conntrack.attributes import CTA_STATUS, MalformedError
 from ctk.conntrack.capture import Capture
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import (
@@ -476,3 +476,38 @@ def test_families_whose_tuples_are_as_long_are_told_apart():
     assert len(ping) == len(esp)
     assert [flow(each).proto for each in read(ping, esp, ping)] == ["icmp", "esp", "icmp"]
     assert read(ping, esp, ping) == [*read(ping), *read(esp), *read(ping)]
+
+
+SLOT = 1024
+
+
+@pytest.mark.parametrize("slot", [None, SLOT], ids=["one behind the other", "in slots"])
+@pytest.mark.parametrize("other", [None, 0, 70, 299], ids=lambda n: f"other at {n}")
+@pytest.mark.parametrize(
+    "another",
+    [Connection(proto=UDP).update(), Connection(zone_of_reply=7).new(), b"\0" * 40],
+    ids=["of its length or not", "of another layout", "no message"],
+)
+def test_messages_of_one_layout_are_read_as_each_of_them_is(slot, other, another):
+    raws = [Connection(proto=UDP, port=n, ct_id=n).new() for n in range(300)]
+    if other is not None:
+        raws[other] = another
+    at = [0]
+    for raw in raws:
+        at.append(at[-1] + (slot or len(raw)))
+    buffer = bytearray(b"".join(raw.ljust(slot or 0, b"\0") for raw in raws))
+    offsets = range(0, 300 * SLOT, SLOT) if slot else at[:-1]
+    decoder, each = Decoder(), Decoder()
+    found = decoder.read(Datagrams(7, False, buffer, offsets, [len(raw) for raw in raws]))
+    alone = [event for raw in raws for event in each.read(batch(raw, at_ns=7))]
+    assert (found, decoder.malformed) == (alone, each.malformed)
+
+
+def test_a_header_that_differs_within_a_run_is_not_passed_over():
+    raws = [Connection(proto=UDP, port=n).new() for n in range(100)]
+    place = raws[50].index(number(CTA_STATUS, "I", CONFIRMED))
+    raws[50] = raws[50][: place + 2] + b"\x7f" + raws[50][place + 3 :]  # no type that is known
+    size = len(raws[0])
+    offsets, lengths = range(0, 100 * size, size), [size] * 100
+    found = Decoder().read(Datagrams(7, False, bytearray(b"".join(raws)), offsets, lengths))
+    assert [Event(*each).status for each in found] == [CONFIRMED] * 50 + [None] + [CONFIRMED] * 49

@@ -19,7 +19,10 @@ from clustertools import run, tool
 
 from ctk import __version__
 from ctk.cli.record import record
+from ctk.cli.ship import ship
+from ctk.fleet.clickhouse.target import PASSWORD
 from ctk.model.numbers import parse_size
+from ctk.timespan import MINUTE
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 CHART = DEPLOY / "chart"
@@ -28,7 +31,7 @@ MODELS = {
     "DaemonSet": "V1DaemonSet",
     "PriorityClass": "V1PriorityClass",
 }
-OVERLAYS = ["", "overlays/kind", "overlays/retention", "overlays/metrics"]
+OVERLAYS = ["", "overlays/kind", "overlays/retention", "overlays/metrics", "overlays/ship"]
 MONITORS = ("PodMonitor", "PrometheusRule")  # of the Prometheus operator
 Objects = dict[str, dict[str, Any]]
 
@@ -58,9 +61,9 @@ def pod_of(made: Objects) -> dict[str, Any]:
     return spec
 
 
-def container(made: Objects) -> dict[str, Any]:
+def container(made: Objects, name: str = "ctk") -> dict[str, Any]:
     only: dict[str, Any]
-    (only,) = pod_of(made)["containers"]
+    (only,) = (each for each in pod_of(made)["containers"] if each["name"] == name)
     return only
 
 
@@ -95,6 +98,8 @@ def test_helm_makes_what_kustomize_makes(base: Objects) -> None:
     counting = rendered("accounting=true", "image.pullPolicy=Never")
     kind, watched = kustomized("overlays/kind"), kustomized("overlays/metrics")
     assert rendered("metrics.enabled=true")["DaemonSet"] == watched["DaemonSet"]
+    shipped = kustomized("overlays/ship")
+    assert rendered("ship.enabled=true")["DaemonSet"] == shipped["DaemonSet"]
     assert pod_of(counting)["initContainers"] == pod_of(kind)["initContainers"]
 
 
@@ -264,6 +269,23 @@ def test_the_arguments_are_ones_that_ctk_takes(overlay: str, max_bytes: int) -> 
     context = record.make_context("record", words)
     assert context.params["max_bytes"] == max_bytes
     assert context.params["ready_file"] == Path("/tmp/ready")
+
+
+def test_who_ships_has_no_power_and_reads_where_to_from_a_secret(base: Objects) -> None:
+    assert [each["name"] for each in pod_of(base)["containers"]] == ["ctk"]
+    shipper = container(kustomized("overlays/ship"), "ship")
+    command, *words = shipper["args"]
+    assert command == "ship"
+    words = [each.replace("$(CTK_SHIP_TO)", "clickhouse://ctk@ch/ctk") for each in words]
+    context = ship.make_context("ship", words)
+    assert (context.params["follow"], context.params["every_ns"]) == (True, MINUTE)
+    assert shipper["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    secrets = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]["key"]
+        for each in shipper["env"]
+        if "secretKeyRef" in each.get("valueFrom", ())
+    }
+    assert secrets == {"CTK_SHIP_TO": "target", PASSWORD: "password"}
 
 
 def test_probes_are_of_no_python_and_tell_by_the_ready_file(base: Objects, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import docs
 from ctk.cli import COMMANDS
 
 # These run until they are stopped, or need a node's kernel or a cluster: their flags are looked at.
-_NOT_RUN = {"record", "collect", "serve", "doctor"}
+_NOT_RUN = {"record", "collect", "serve", "doctor", "ship"}
 _ENDLESS = re.compile(r" (?:-f|--follow|--watch)\b")
 
 

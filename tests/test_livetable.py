@@ -13,15 +13,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from fcntl import ioctl
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
+from edges import with_ids
+from sample import AT, WEB_TO_CLIENT, WEB_TO_DB
 
 import ctk
-from ctk.model import Filters, Term
+from ctk.ask.presets import expanded
+from ctk.model import EventCounts, Filters, FlowRow, Term
 from ctk.render.cells import width
-from ctk.report.livetable import Look, Seen, press, screen
+from ctk.report.livetable import Look, Seen, ordered, press, screen
 from ctk.report.terminal import Asking
+from ctk.store import connect
+from ctk.store.write import Writer
 
 LOOK = Look(by=("source", "destination"), filters=Filters())
 
@@ -91,12 +97,66 @@ def test_a_filter_is_typed_in_the_command_lines_words(seen: Seen) -> None:
 
 def test_enter_looks_into_a_row_and_escape_goes_back(seen: Seen) -> None:
     into = pressed(seen, "down", "enter")
-    assert into.by == ("service", "dst_port")
+    assert into.by == ("source", "destination", "dst_port", "proto")
     assert into.filters.terms == (
         Term("pod", "from", ("shop/web-1",), False),
         Term("pod", "to", ("shop/db-0",), False),
     )
     assert pressed(seen, "esc", look=into) == pressed(seen, "down")
+
+
+@pytest.mark.parametrize(
+    "preset", ["pods", "services", "workloads", "namespaces", "external", "ports", "pairs"]
+)
+def test_a_row_leads_to_its_peers_and_these_to_their_flows(shop: Path, preset: str) -> None:
+    """Nothing is let in on the way: what the rows of each level count is the same."""
+    with ctk.open(shop) as recording:
+        asking = Asking(recording)
+        look = Look(by=expanded([preset]), filters=Filters())
+        row = ordered(look, asking.ask(look))[0][1]
+        peers = pressed(asking.ask(look), "enter", look=look)
+        seen = asking.ask(peers)
+        assert seen.top.totals.connections == row.connections
+        peer = ordered(peers, seen)[0][1]
+        flows = pressed(seen, "enter", look=peers)
+        seen = asking.ask(flows)
+    assert flows.flows
+    assert sum(flow.connections for flow in seen.flows) == peer.connections
+    assert [flow.started_ns for flow in seen.flows] == sorted(
+        (flow.started_ns for flow in seen.flows), reverse=True
+    )
+    shown = text_of(flows, replace(seen, notes=()), 120)
+    assert shown[1].startswith("flows, the newest first")
+    head, *lines = shown[2:-1]
+    assert head.split()[:3] == ["TIME", "(UTC)", "SOURCE"]
+    assert len(lines) == len(seen.flows)
+    assert pressed(seen, "enter", look=flows) == flows
+    assert pressed(seen, "esc", "esc", look=flows) == look
+
+
+def test_a_row_that_no_filter_tells_says_so(seen: Seen) -> None:
+    rows = (replace(seen.top.rows[0], keys=("other", "shop/web-1")),)
+    others = replace(seen, top=replace(seen.top, rows=rows))
+    look = pressed(others, "enter")
+    assert look.by == LOOK.by
+    assert "cannot be looked into" in text_of(look, others)[1]
+    assert pressed(others, "down", look=look).wrong == ""
+
+
+def test_where_no_bytes_were_counted_connections_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "unmeasured.db"
+    with connect.writer(path) as conn:
+        writer = Writer(conn, node="n1", source="k", settings={}, started_ns=AT, boot_id=None)
+        rows = [
+            FlowRow(edge, AT, AT, None, count, count, 0, 0, 0, 0, None, None, None, None)
+            for edge, count in ((WEB_TO_CLIENT, 1), (WEB_TO_DB, 9))
+        ]
+        writer.window(with_ids(writer, rows), committed_ns=AT, counters=EventCounts())
+    with ctk.open(path) as recording:
+        seen = Asking(recording).ask(LOOK)
+    assert "CONNSv" in text_of(LOOK, seen)[2]
+    assert [counts.connections for _, counts in ordered(LOOK, seen)] == [9, 1]
+    assert pressed(seen, ">").sort == "failed"
 
 
 def test_rates_are_of_the_time_between_two_looks(shop: Path) -> None:
@@ -171,6 +231,60 @@ def test_a_terminal_is_left_as_it_was(shop: Path, end: str, columns: int) -> Non
         assert termios.tcgetattr(terminal.theirs) == terminal.before
     finally:
         terminal.close()
+
+
+class Tmux:
+    """`ctk top --watch` in a shell in tmux."""
+
+    def __init__(self, socket: Path, db: Path, columns: int) -> None:
+        self._socket = socket
+        watch = f"{sys.executable} -m ctk top {db} --by pods --watch 1s"
+        size = ("-x", str(columns), "-y", "16")
+        self("new-session", "-d", *size, f"PS1='$ ' sh -i -c '{watch}; sh'")
+
+    def __call__(self, *words: str) -> str:
+        command = ["tmux", "-S", str(self._socket), "-f", os.devnull, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def press(self, *keys: str) -> None:
+        self("send-keys", *keys)
+
+    def lines(self, text: str) -> list[str]:
+        """Wait for a text on the screen."""
+        until = time.monotonic() + 30
+        while text not in (shown := self("capture-pane", "-p")):
+            assert time.monotonic() < until, shown
+            time.sleep(0.05)
+        return shown.splitlines()
+
+
+def test_in_tmux_keys_work_and_nothing_wraps(shop: Path, tmp_path: Path) -> None:
+    if which("tmux") is None:
+        pytest.skip("tmux is not here: `make tools` brings it")
+    terminals = {width: Tmux(tmp_path / str(width), shop, width) for width in (60, 80, 120, 200)}
+    try:
+        for columns, tmux in terminals.items():
+            first = tmux.lines("q leave")
+            assert first[2] == "by pod  totals"
+            assert [line.split()[0] for line in first[3:5]] == ["POD", "shop/web-1"]
+            tmux.press("Enter")
+            tmux.lines("by source,destination,dst_port")
+            tmux.press("Enter")
+            assert "SOURCE" in tmux.lines("flows, the newest first")[3]
+            tmux.press("Escape")
+            tmux.lines("by source,")
+            lines = tmux.lines("q leave")
+            assert max(map(len, lines)) < columns
+            assert [line.split()[0] for line in lines[3:5]] == ["SOURCE", "203.0.113.9"]
+            tmux.press("C-c")
+            tmux.lines("$")
+            # The screen of before is back, and takes a command.
+            tmux.press("echo all $((6*7)) well", "Enter")
+            left = tmux.lines("all 42 well")
+            assert not any("q leave" in line or "Traceback" in line for line in left)
+    finally:
+        for tmux in terminals.values():
+            tmux("kill-server")
 
 
 def test_without_a_terminal_a_table_a_look(shop: Path) -> None:

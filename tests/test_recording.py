@@ -60,14 +60,14 @@ def test_a_path_may_be_text_or_a_path(shop: Path) -> None:
     [
         ("no.db", "there is no file no.db", "`ctk record` makes one"),
         (
-            "clickhouse://host/db",
-            "clickhouse: is not built yet",
-            "give the path of a file that `ctk record` made",
+            "clickhouse://me:secret@host/db",
+            "a password in the address would be seen by others",
+            "set CTK_CLICKHOUSE_PASSWORD instead",
         ),
         (
-            "chdb:dir",
-            "chdb: is not built yet",
-            "give the path of a file that `ctk record` made",
+            "chdb://dir",
+            "the folder of a chDB is a whole path",
+            "chdb:///var/lib/ctk",
         ),
     ],
 )

@@ -79,6 +79,22 @@ class Widened(NamedTuple):
         return f"counted from {since} to {until}: finer rows were pruned"
 
 
+class WholeMinutes(NamedTuple):
+    """The span was widened to whole minutes: finer rows were not shipped."""
+
+    @property
+    def text(self) -> str:
+        return "the span is widened to whole minutes: what was shipped are sums of these"
+
+
+class SummedUp(NamedTuple):
+    """Flows were summed up when they were shipped: what is listed, or fits, are such sums."""
+
+    @property
+    def text(self) -> str:
+        return "flows are sums of a minute: so they were shipped"
+
+
 class Coarse(NamedTuple):
     """Before this time counts stand at the start of a bucket that does not fit into the step."""
 
@@ -252,6 +268,8 @@ Caveat = (
     | Pruned
     | PrunedMeanwhile
     | Widened
+    | WholeMinutes
+    | SummedUp
     | Coarse
     | Folded
     | NothingFits

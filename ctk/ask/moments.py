@@ -57,6 +57,11 @@ def reference_of(conn: sqlite3.Connection, now_ns: int) -> Reference:
         " FROM recording ORDER BY last_ns DESC LIMIT 1"
     ):
         end_ns, window_ns = last_ns, asked_ns or 0
+    return reference_at(end_ns, window_ns, now_ns)
+
+
+def reference_at(end_ns: int, window_ns: int, now_ns: int) -> Reference:
+    """Give what ages count from where the newest recording ends then; 0 ns if it was stopped."""
     # A clock that is behind the recorder's is no reason to miss its last minutes.
     if abs(now_ns - end_ns) <= _WRITTEN_LATELY_NS + 2 * window_ns:
         return Reference(now_ns, False)

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from ctk.ask.sums import Value
     from ctk.ask.top import Top
 
-_NOT_BUILT = ("clickhouse:", "chdb:")
-
 
 class Recording(Questions):
     """
@@ -57,11 +55,6 @@ class Recording(Questions):
 
         Of a merged file `all_observers` asks for what every node saw, counted for each of them.
         """
-        scheme = next((scheme for scheme in _NOT_BUILT if str(target).startswith(scheme)), None)
-        if scheme is not None:
-            raise UsageError(
-                f"{scheme} is not built yet", hint="give the path of a file that `ctk record` made"
-            )
         self.path = Path(target)
         self._open = True
         self.source = source(self.path)

@@ -46,6 +46,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "cursor": "List or forget how far exports with --cursor are.",
         "snapshot": "Copy DB safely while it is being written.",
         "merge": "Merge the files of several nodes into one.",
+        "ship": "Ship the files of nodes to ClickHouse, each row once.",
     },
     "Help": {
         "help": "Show the help of a command, or its manual page.",

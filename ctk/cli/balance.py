@@ -8,11 +8,11 @@ import ctk
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
-    Dbs,
-    dbs_argument,
+    Targets,
     output_options,
     print_caveats,
     remark,
+    targets_argument,
 )
 from ctk.model import Filters
 from ctk.render import shares as render
@@ -20,11 +20,11 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Say how evenly a service's backends are used.")
-@dbs_argument
+@targets_argument
 @limit_option
 @filter_options
 @output_options
-def balance(db: Dbs, limit: int | None, filters: Filters, output: Output) -> None:
+def balance(db: Targets, limit: int | None, filters: Filters, output: Output) -> None:
     """
     Say how evenly connections and bytes go to the backends of a service.
 

@@ -8,12 +8,12 @@ import ctk
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
-    Dbs,
-    dbs_argument,
+    Targets,
     is_of_nothing,
     output_options,
     print_caveats,
     remark,
+    targets_argument,
 )
 from ctk.model import Filters
 from ctk.render import failed as render
@@ -21,11 +21,11 @@ from ctk.render.tables import Output
 
 
 @click.command(cls=FilterCommand, short_help="Say what failed, from whom, since when.")
-@dbs_argument
+@targets_argument
 @limit_option
 @filter_options
 @output_options
-def failures(db: Dbs, limit: int | None, filters: Filters, output: Output) -> None:
+def failures(db: Targets, limit: int | None, filters: Filters, output: Output) -> None:
     """
     Say what failed: by client workload, service, backend and port, most failures first.
 

@@ -34,21 +34,70 @@ TERMINAL_ROWS = 1_000
 # In place of DB in each command that reads; where several are asked, they stand with ":" between.
 DB_VARIABLE = "CTK_DB"
 
-# The store says who may not read it: click would call that a wrong argument, with exit code 2.
-_PATH: Any = click.Path(path_type=Path, readable=False)
-db_argument = click.argument("db", type=_PATH, envvar=DB_VARIABLE)
 
-# What may be asked of several files; it is called with `db`, one path or as many as were given.
-dbs_argument = click.argument(
-    "db",
-    nargs=-1,
-    required=True,
-    metavar="DB...",
-    type=_PATH,
-    envvar=DB_VARIABLE,
-    callback=lambda _ctx, _param, paths: paths[0] if len(paths) == 1 else paths,
-)
+class Db(click.Path):
+    """
+    The path of a file; where `targets` are asked, too, one of them as the text that it is.
+
+    The store says who may not read a file: click would call that a wrong argument.
+    """
+
+    def __init__(self, *, targets: bool = False) -> None:
+        super().__init__(path_type=Path, readable=False)
+        self._targets = targets
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Path | str":
+        """Refuse ClickHouse where only a file will do."""
+        if isinstance(value, str) and "://" in value:
+            from ctk.fleet.clickhouse.target import is_target
+
+            if is_target(value):
+                if self._targets:
+                    return value
+                raise UsageError(
+                    f"{value} is no file",
+                    hint="top, query, series, failures, info and report ask what was shipped",
+                )
+        return super().convert(value, param, ctx)  # type: ignore[return-value]
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Part the paths of CTK_DB; a target has colons of its own."""
+        return paths_in(rv)
+
+
+_PATH: Any = Db()
+_TARGET: Any = Db(targets=True)
+db_argument = click.argument("db", type=_PATH, envvar=DB_VARIABLE)
+target_argument = click.argument("db", type=_TARGET, envvar=DB_VARIABLE)
+
+
+def _dbs(kind: Db) -> Callable[[F], F]:
+    """Take one path, or as many as are given; the command is called with `db`."""
+    return click.argument(
+        "db",
+        nargs=-1,
+        required=True,
+        metavar="DB...",
+        type=kind,
+        envvar=DB_VARIABLE,
+        callback=lambda _ctx, _param, paths: _one_or_all(paths),
+    )
+
+
+def _one_or_all(paths: "tuple[Path | str, ...]") -> "Path | str | tuple[Path | str, ...]":
+    target = next((path for path in paths if isinstance(path, str)), None)
+    if target is not None and len(paths) > 1:
+        raise UsageError(f"{target} is asked alone", hint="it has all nodes that shipped to it")
+    return paths[0] if len(paths) == 1 else paths
+
+
+# What may be asked of several files, and of what was shipped.
+dbs_argument = _dbs(_PATH)
+targets_argument = _dbs(_TARGET)
 Dbs = Path | tuple[Path, ...]
+Targets = Path | str | tuple[Path, ...]
 
 
 observers_option = click.option(
@@ -64,10 +113,11 @@ def sql_arguments(command: F) -> F:
     @functools.wraps(command)
     def split(words: tuple[str, ...], **given: Any) -> Any:
         sql = words[-1] if words and is_sql(words[-1]) else None
-        paths = tuple(map(Path, words if sql is None else words[:-1])) or paths_of_variable()
+        named = words if sql is None else words[:-1]
+        paths = tuple(_TARGET.convert(word, None, None) for word in named or of_variable())
         if not paths:
             raise MissingFileError
-        return command(db=paths[0] if len(paths) == 1 else paths, sql=sql, **given)
+        return command(db=_one_or_all(paths), sql=sql, **given)
 
     words = click.argument(
         "words", nargs=-1, metavar="DB... [SQL]", shell_complete=_complete_with_files
@@ -97,9 +147,19 @@ def db_and_out_arguments(command: F) -> F:
     return words(split)  # type: ignore[return-value]
 
 
+def of_variable() -> list[str]:
+    """Give what CTK_DB names."""
+    return paths_in(os.environ.get(DB_VARIABLE, ""))
+
+
+def paths_in(text: str) -> list[str]:
+    """Part paths; a target stands alone, since it has colons of its own."""
+    return [text] if "://" in text else [path for path in text.split(os.pathsep) if path]
+
+
 def paths_of_variable() -> tuple[Path, ...]:
     """Give the files that CTK_DB names."""
-    return tuple(map(Path, filter(None, os.environ.get(DB_VARIABLE, "").split(os.pathsep))))
+    return tuple(map(Path, of_variable()))
 
 
 def complete_keys(

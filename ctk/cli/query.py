@@ -13,7 +13,7 @@ from ctk.ask.recording import Recording
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.interrupt import interrupts, nobody_reads
 from ctk.cli.options import (
-    Dbs,
+    Targets,
     observers_option,
     output_options,
     print_caveats,
@@ -68,7 +68,7 @@ _BEFORE = 10  # flows that are listed before those that come, as `tail -f` has i
 @filter_options
 @output_options
 def query(
-    db: Dbs,
+    db: Targets,
     sql: str | None,
     param: tuple[tuple[str, str], ...],
     timeout: int,
@@ -127,7 +127,7 @@ def query(
         if (filters.first, filters.last) != (None, None):
             output = replace(output, most=None)
         flows = recording.flows(filters)
-        written = render.flows(flows, output, sys.stdout.buffer, nodes=isinstance(db, tuple))
+        written = render.flows(flows, output, sys.stdout.buffer, nodes=not isinstance(db, Path))
         if written == output.most and next(flows, None) is not None:
             remark(
                 f"only the first {written:,} flows are shown: --last 50 shows the end, -o csv all"

@@ -12,12 +12,12 @@ from ctk.ask.moments import ends_of
 from ctk.ask.recording import Recording
 from ctk.cli.bar import Stages
 from ctk.cli.filters import FilterCommand, filter_options
-from ctk.cli.options import db_argument, refuse_one_file_twice
+from ctk.cli.options import refuse_one_file_twice, target_argument
 from ctk.model import Filters
 
 
 @click.command(cls=FilterCommand)
-@db_argument
+@target_argument
 @filter_options
 @click.option(
     "-o",
@@ -41,7 +41,7 @@ from ctk.model import Filters
 @click.option("--no-labels", is_flag=True, help="Leave the pods' labels out.")
 @click.option("--redact", is_flag=True, help="Put words for names and addresses.")
 def report(
-    db: Path,
+    db: Path | str,
     filters: Filters,
     output: Path | None,
     form: str,
@@ -60,7 +60,8 @@ def report(
     ctk report node.db --since 1h --namespace shop -o shop.html
     ctk report node.db --redact -o share.html
     """
-    refuse_one_file_twice(db, {"--output": output})
+    if isinstance(db, Path):
+        refuse_one_file_twice(db, {"--output": output})
     import ctk
     from ctk.report.document import document
     from ctk.report.redact import Words
@@ -84,7 +85,7 @@ def report(
 
             text = page(made)
     if output is None and form == "html" and sys.stdout.isatty():
-        output = Path(f"{db.stem}.html")
+        output = Path(f"{Path(db).stem}.html")
     if output is None or str(output) == "-":
         sys.stdout.buffer.write(text)
         return

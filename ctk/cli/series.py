@@ -10,12 +10,12 @@ from ctk.ask.sums import check_keys
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import remark_cut
 from ctk.cli.options import (
-    Dbs,
+    Targets,
     complete_keys,
-    dbs_argument,
     observers_option,
     output_options,
     print_caveats,
+    targets_argument,
 )
 from ctk.model import Filters
 from ctk.model.numbers import parse_count
@@ -26,7 +26,7 @@ _SHOWN = 10
 
 
 @click.command(cls=FilterCommand, short_help="Sum DB up over time: steps without holes.")
-@dbs_argument
+@targets_argument
 @click.option(
     "--by",
     metavar="KEYS",
@@ -56,7 +56,7 @@ _SHOWN = 10
 @filter_options
 @output_options
 def series(
-    db: Dbs,
+    db: Targets,
     by: str | None,
     step: int | None,
     sort: str | None,

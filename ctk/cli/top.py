@@ -12,13 +12,13 @@ from ctk.ask.sums import KEYS, SEEN, SORTS, check_keys
 from ctk.ask.top import Top
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.options import (
-    Dbs,
+    Targets,
     complete_keys,
-    dbs_argument,
     observers_option,
     output_options,
     print_caveats,
     remark,
+    targets_argument,
 )
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -50,7 +50,7 @@ ctk top node.db --watch
 
 
 @click.command(cls=FilterCommand, help=_HELP, short_help="Rank who moved most in DB.")
-@dbs_argument
+@targets_argument
 @click.option(
     "--by",
     multiple=True,
@@ -96,7 +96,7 @@ ctk top node.db --watch
 @filter_options
 @output_options
 def top(
-    db: Dbs,
+    db: Targets,
     by: tuple[str, ...],
     sort: str | None,
     side: Side,
@@ -112,6 +112,8 @@ def top(
     lists = [[key.strip() for key in keys.split(",")] for keys in by]
     for keys in lists:
         check_keys(keys, "--by")
+    if watch is not None and isinstance(db, str):
+        raise UsageError("--watch looks at a node's file", hint="leave --watch out")
     if watch is not None and all_observers:
         raise UsageError("nothing is added to what was merged", hint="leave --watch out")
     if watch is not None and (rate or side != "both" or limit is not None):
@@ -200,7 +202,12 @@ def _say(ranked: list[Top], output: Output, rate: bool) -> None:
 
 
 def _watch(
-    db: Dbs, lists: list[list[str]], sort: str | None, filters: Filters, output: Output, age: str
+    db: Targets,
+    lists: list[list[str]],
+    sort: str | None,
+    filters: Filters,
+    output: Output,
+    age: str,
 ) -> None:
     """Show the first list again and again: as a table that moves, or, piped, one after another."""
     from ctk.report.livetable import Look, Seen
@@ -214,7 +221,7 @@ def _watch(
     with ctk.open(db) as recording:
         if not isinstance(recording, Recording):
             raise UsageError("--watch looks at one file", hint="name one")
-        look = Look(by=expanded(lists[0]), filters=filters, sort=sort or "bytes")
+        look = Look(by=expanded(lists[0]), filters=filters, sort=sort or "")
         if sys.stdin.isatty() and sys.stdout.isatty() and output.format == "table":
             watch(recording, look, every_s)
             return

@@ -100,3 +100,52 @@ def walk(data: bytes, start: int) -> Iterator[Attribute]:
             if path in _NESTED:
                 todo.append((path, at + 4, at + size))
             at += aligned(size)
+
+
+_OWN_PORT = frozenset((CTA_PROTO_SRC_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID))
+_REPLY_PORT = frozenset((CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID))
+
+
+def port_gaps(message: bytes) -> tuple[int, int, int]:
+    """
+    Return where `orig` ends, and where `reply` starts and ends.
+
+    Between the two stands the source port (or the ICMP id), and behind `reply` that of the reply
+    tuple. `tuples` puts zeros in both places before it walks them.
+    """
+    start = NLMSG_HEADER + NFGENMSG
+    orig_size = _sized(message, start, CTA_TUPLE_ORIG)
+    reply_at = start + orig_size
+    end = reply_at + _sized(message, reply_at, CTA_TUPLE_REPLY)
+    orig_end = reply_start = reply_end = reply_proto_end = 0
+    for path, at, size in walk(message[:end], start):
+        if path == (CTA_TUPLE_REPLY, CTA_TUPLE_PROTO):
+            reply_proto_end = at + aligned(size)
+        if len(path) != 3 or path[1] != CTA_TUPLE_PROTO:
+            continue
+        if path[0] == CTA_TUPLE_ORIG and path[2] in _OWN_PORT:
+            orig_end, reply_start = at, at + 4
+        elif path[0] == CTA_TUPLE_REPLY and path[2] in _REPLY_PORT:
+            reply_end = at
+        else:
+            continue
+        if size != 2:
+            raise MalformedError("a port is two bytes")
+    if bool(orig_end) != bool(reply_end):
+        raise MalformedError("one tuple has a port, the other none")
+    if not orig_end:
+        return reply_at, reply_at, end
+    if reply_proto_end != end:
+        # Something stands behind the reply's ports (a zone of the reply direction). `reply` then
+        # has all of it and the port, so each connection is a flow of its own.
+        reply_end = end
+    return orig_end, reply_start, reply_end
+
+
+def _sized(message: bytes, at: int, kind: int) -> int:
+    if at + 4 > len(message):
+        raise MalformedError("a tuple is missing")
+    size, found = header(message, at)
+    if found & NLA_TYPE_MASK != kind or size < 4 or at + aligned(size) > len(message):
+        raise MalformedError("a tuple is missing")
+    return aligned(size)

@@ -83,7 +83,8 @@ class EventCounter:
         known, live, ended = connections.flows.get, connections.live, connections.ended
         by_port = self._by_port
         for event in events:
-            what, orig, port, reply, zone, ct_id, at_ns = event[:7]
+            # All of it by name: a slice costs 0.1 us.
+            what, orig, port, reply, zone, ct_id, at_ns, _, _, _, _, _, _, _, _ = event
             # Not an exception where it is missing: 1 us, and in a flood each of them is.
             flow = known((orig, reply, zone))
             if flow is None:

@@ -132,15 +132,20 @@ def _recordings(conn: sqlite3.Connection) -> Iterator[Held]:
         " FROM recording JOIN recorder ON recorder.id = recorder_id ORDER BY started_ns"
     ).fetchall()
     for *row, settings in found:
-        asked = json.loads(settings)
-        narrowed = json.dumps({key: asked[key] for key in _NARROWING if asked.get(key)})
         silent = conn.execute(
             "SELECT started_ns, ended_ns FROM gap WHERE recording_id = ?"
             f" AND kind IN ({', '.join('?' * len(SILENT))})",
             (row[0], *SILENT),
         ).fetchall()
-        bypass = asked.get("bypass")
-        yield Held._make((*row, narrowed, bypass if isinstance(bypass, str) else None, silent))
+        yield Held._make((*row, *narrowed_of(settings), silent))
+
+
+def narrowed_of(settings: str) -> tuple[str, str | None]:
+    """Give by which filters a recording was narrowed, and what goes around conntrack there."""
+    asked = json.loads(settings)
+    narrowed = json.dumps({key: asked[key] for key in _NARROWING if asked.get(key)})
+    bypass = asked.get("bypass")
+    return narrowed, bypass if isinstance(bypass, str) else None
 
 
 def choose(inputs: Sequence[Input]) -> Chosen:

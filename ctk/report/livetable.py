@@ -7,6 +7,7 @@ The live table, without a terminal: what is looked at, what a key does to that, 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Literal, NamedTuple
 
 from ctk.ask.keywords import NAMES, filters_of, flags_of
@@ -14,7 +15,12 @@ from ctk.ask.sums import Counts, Value
 from ctk.ask.top import Top
 from ctk.errors import CtkError, UsageError
 from ctk.model import Filters, Term
+from ctk.render import tables
 from ctk.render.cells import NONE, UNKNOWN, safe, scaled, shorten, width
+from ctk.render.layout import Screen
+from ctk.render.tables import Output
+from ctk.report.drill import PEERS, terms_of
+from ctk.store.columns import FlowRecord
 
 Style = Literal["head", "plain", "selected", "quiet", "bad"]
 
@@ -40,7 +46,7 @@ HELP = (
     "/          filter, by the flags of `ctk top`: namespace shop, not port 53",
     "c          totals, or rates since the last look",
     "Up Down    choose a row; PgUp PgDn a page",
-    "Enter      look into a row: its services and ports, then its peers",
+    "Enter      look into a row: its peers and ports, then their flows",
     "Esc        back",
     "?          this",
 )
@@ -57,7 +63,8 @@ class Look:
 
     by: tuple[str, ...]
     filters: Filters
-    sort: str = "bytes"
+    sort: str = ""  # what the answer is sorted by: bytes, or connections where none were measured
+    flows: bool = False  # not groups of flows, but these, the newest first
     reverse: bool = False
     rates: bool = False
     paused: bool = False
@@ -77,13 +84,20 @@ class Seen:
     apart_s: float = 0.0  # between the two; 0 where there is one only
     title: str = ""
     notes: tuple[str, ...] = ()
+    flows: tuple[FlowRecord, ...] = ()
+
+    def rows(self, look: Look) -> int:
+        return len(self.flows if look.flows else self.top.rows)
+
+    def sort(self, look: Look) -> str:
+        return look.sort or self.top.sort
 
 
 def ordered(look: Look, seen: Seen) -> list[tuple[tuple[Value, ...], Counts]]:
     """Give the rows in the order that is asked for; what was not measured comes last."""
 
     def rank(row: tuple[tuple[Value, ...], Counts]) -> tuple[bool, float, list[str]]:
-        value = _number(look, seen, look.sort, *row)
+        value = _number(look, seen, seen.sort(look), *row)
         falling = -(value or 0) if not look.reverse else (value or 0)
         return value is None, falling, [str(key) for key in row[0]]
 
@@ -96,7 +110,8 @@ def press(look: Look, key: str, seen: Seen, page: int) -> Look | None:  # noqa: 
         return _typed(look, key)
     if look.helping:
         return replace(look, helping=False)
-    last = max(len(seen.top.rows) - 1, 0)
+    last = max(seen.rows(look) - 1, 0)
+    look = replace(look, wrong="")
     match key:
         case "q":
             return None
@@ -106,7 +121,8 @@ def press(look: Look, key: str, seen: Seen, page: int) -> Look | None:  # noqa: 
             return replace(look, paused=not look.paused)
         case "<" | ">":
             names = list(SHOWN)
-            at = names.index(look.sort) if look.sort in names else 0
+            sort = seen.sort(look)
+            at = names.index(sort) if sort in names else 0
             return replace(look, sort=names[(at + (1 if key == ">" else -1)) % len(names)])
         case "r":
             return replace(look, reverse=not look.reverse)
@@ -176,81 +192,17 @@ def _terms(text: str) -> tuple[Term, ...]:
     return filters_of(asked, now_ns=0).terms
 
 
-# What a row is looked into by: the keys that come next.
-_NEXT: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ("service", "dst_port"): ("source", "destination", "dst_port"),
-}
-
-
 def _into(look: Look, seen: Seen) -> Look:
-    """Look into the chosen row: its own flows by what they were, then by who."""
+    """Look into the chosen row: at its peers, then at their flows."""
     rows = ordered(look, seen)
-    if look.chosen >= len(rows):
+    if look.flows or look.chosen >= len(rows):
         return look
     terms = terms_of(look.by, rows[look.chosen][0])
-    by = _NEXT.get(look.by, ("service", "dst_port"))
-    if terms is None or by == look.by:
-        return look
+    if terms is None:
+        return replace(look, wrong="this row cannot be looked into: no filter tells its flows")
     filters = replace(look.filters, terms=(*look.filters.terms, *terms))
-    return replace(look, by=by, filters=filters, chosen=0, before=look)
-
-
-def terms_of(by: Sequence[str], keys: Sequence[Value]) -> tuple[Term, ...] | None:
-    """Give the filters that a row's flows fit; None where they would let others in, too."""
-    terms: list[Term] = []
-    for key, value in zip(by, keys, strict=True):
-        term = None if value is None or value == "other" else _term(key, str(value))
-        if term is None:
-            return None
-        terms.append(term)
-    return tuple(terms)
-
-
-_FILTER_OF: Mapping[str, str] = {
-    "proto": "protocol",
-    "dst_port": "port",
-    "service": "service",
-    "src": "from_ip",
-    "dst": "to_ip",
-    "src_kind": "from_kind",
-    "dst_kind": "to_kind",
-    "src_namespace": "from_namespace",
-    "dst_namespace": "to_namespace",
-    "src_name": "from_pod",
-    "dst_name": "to_pod",
-    "src_workload": "from_workload",
-    "dst_workload": "to_workload",
-    "src_node": "from_node",
-    "dst_node": "to_node",
-}
-
-
-def _term(key: str, value: str) -> Term | None:
-    if key in ("source", "destination"):
-        side = "from" if key == "source" else "to"
-        if _is_address(value):
-            name = f"{side}_ip"
-        elif "/" not in value:
-            name = f"{side}_node"
-        else:
-            # A destination without a pod is known by its service.
-            name = f"{side}_pod"
-    elif key in _FILTER_OF:
-        name = _FILTER_OF[key]
-    else:
-        return None
-    asked = NAMES[name]
-    return Term(asked.asked.field, asked.side, (value,), False)
-
-
-def _is_address(text: str) -> bool:
-    from ipaddress import ip_address
-
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    into = replace(look, filters=filters, chosen=0, before=look)
+    return replace(into, flows=True) if look.by == PEERS else replace(into, by=PEERS)
 
 
 def screen(look: Look, seen: Seen, columns: int, rows: int) -> list[Line]:
@@ -258,8 +210,11 @@ def screen(look: Look, seen: Seen, columns: int, rows: int) -> list[Line]:
     lines = [Line(seen.title, "head"), *(Line(note, "bad") for note in seen.notes[:2])]
     flags = flags_of(look.filters)
     state = [
-        f"by {','.join(look.by)}",
-        f"{'rates' if look.rates else 'totals'}",
+        *(
+            ["flows, the newest first"]
+            if look.flows
+            else [f"by {','.join(look.by)}", "rates" if look.rates else "totals"]
+        ),
         *(["paused"] if look.paused else []),
         *([flags] if flags else []),
     ]
@@ -273,26 +228,44 @@ def screen(look: Look, seen: Seen, columns: int, rows: int) -> list[Line]:
     if look.helping:
         lines += [Line(text, "plain") for text in HELP[:room]]
     else:
-        lines += _table(look, seen, columns, room - 1)
+        table = _flows if look.flows else _table
+        lines += table(look, seen, columns, room - 1)
         lines = lines[: rows - 1]
         lines.append(Line("q leave  ? help  Enter into  Esc back  / filter  < > sort", "quiet"))
     return [line._replace(text=_cut(line.text, columns)) for line in lines[:rows]]
 
 
+def _flows(look: Look, seen: Seen, columns: int, room: int) -> list[Line]:
+    """Give the flows as `ctk query` shows them, from the chosen one on."""
+    out = BytesIO()
+    first = max(0, look.chosen - max(room - 2, 0))
+    output = Output(format="table", screen=Screen(width=columns))
+    tables.flows(seen.flows[first : first + max(room - 1, 1)], output, out)
+    head, *texts = out.getvalue().decode().splitlines()
+    chosen = look.chosen - first
+    lines = [Line(head, "head")]
+    for at, text in enumerate(texts):
+        flow = seen.flows[first + at] if first + at < len(seen.flows) else None
+        failed = flow is not None and flow.unreplied + flow.refused
+        lines.append(Line(text, "selected" if at == chosen else "bad" if failed else "plain"))
+    return lines if texts else [*lines, Line("no flows fit", "quiet")]
+
+
 def _table(look: Look, seen: Seen, columns: int, room: int) -> list[Line]:
     rows = ordered(look, seen)
+    sort = seen.sort(look)
     counts = list(SHOWN)
     least = len(look.by) * (_NARROWEST + 2)
     while len(counts) > 1 and least + len(counts) * _COUNT_WIDTH > columns:
         # The column that is sorted by stays.
-        counts.remove(next(name for name in reversed(counts) if name != look.sort))
+        counts.remove(next(name for name in reversed(counts) if name != sort))
     texts = [[NONE if key is None else safe(key) for key in keys] for keys, _ in rows]
     needed = [
         max([width(key), *(width(text[at]) for text in texts)]) for at, key in enumerate(look.by)
     ]
     wide = _shared(needed, columns - len(counts) * _COUNT_WIDTH - 2 * (len(needed) - 1))
     arrow = "^" if look.reverse else "v"
-    names = [f"{SHOWN[name]}{arrow if name == look.sort else ''}" for name in counts]
+    names = [f"{SHOWN[name]}{arrow if name == sort else ''}" for name in counts]
     head = _line([shorten(key.upper(), wide[i]) for i, key in enumerate(look.by)], wide, names)
     lines = [Line(head, "head")]
     # The chosen row stays on the screen.

@@ -1,15 +1,18 @@
 """The live table on a terminal, and as a stream where there is none."""
 
 import curses
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from signal import SIGINT, SIGTERM, default_int_handler, signal
 from typing import TYPE_CHECKING
 
 from ctk.ask.caveats import HasGaps
 from ctk.ask.sums import Counts, Value
+from ctk.render.cells import ascii_only, takes_ascii_only
 from ctk.report.livetable import Look, Seen, Style, press, screen
 from ctk.timespan import format_age
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from ctk.ask.recording import Recording
 
 _MOST_ROWS = 500  # more do not help who looks
+_MOST_FLOWS = 200
 _KEYS: Mapping[int, str] = {
     curses.KEY_UP: "up",
     curses.KEY_DOWN: "down",
@@ -45,7 +49,10 @@ class Asking:
     def ask(self, look: Look) -> Seen:
         """Give the answer of now."""
         question = (look.by, look.filters)
-        top = self._recording.top(look.filters, by=look.by, sort=look.sort, limit=_MOST_ROWS)
+        if look.flows and self._seen is not None:
+            return self._flows(look, self._seen)
+        sort = look.sort or None
+        top = self._recording.top(look.filters, by=look.by, sort=sort, limit=_MOST_ROWS)
         now_s = self._clock()
         earlier: Mapping[tuple[Value, ...], Counts] = {}
         apart_s = 0.0
@@ -58,29 +65,42 @@ class Asking:
             top=top,
             earlier=earlier,
             apart_s=apart_s,
-            title=self._title(top.groups),
+            title=self._title(f"{top.groups:,} rows"),
             notes=(*gaps, *others),
         )
         self._question, self._asked_s = question, now_s
         return self._seen
 
-    def _title(self, groups: int) -> str:
+    def _flows(self, look: Look, seen: Seen) -> Seen:
+        """Give the newest flows beside the last answer, which stays what rates are told from."""
+        newest = replace(look.filters, first=None, last=_MOST_FLOWS)
+        flows = self._recording.flows(newest)
+        records = tuple(flows)[::-1]
+        count = "1 flow" if len(records) == 1 else f"{len(records):,} flows"
+        held = f"the last {count}" if len(records) == _MOST_FLOWS else count
+        notes = tuple(each.text for each in flows.caveats)
+        return replace(seen, flows=records, title=self._title(held), notes=notes)
+
+    def _title(self, held: str) -> str:
         committed_ns, _ = self._recording.committed()
         age = format_age(max(time.time_ns() - committed_ns, 0)) if committed_ns else "never"
         name = self._recording.path.name
-        return f"{name}  {groups:,} rows  written {age} ago" if committed_ns else f"{name}  empty"
+        return f"{name}  {held}  written {age} ago" if committed_ns else f"{name}  empty"
 
 
 def watch(recording: "Recording", look: Look, every_s: float) -> None:
     """Show the table until `q`, SIGINT or SIGTERM; the terminal is left as it was."""
     signal(SIGTERM, default_int_handler)
     signal(SIGINT, default_int_handler)
+    # One that was exported once says nothing of this terminal: lines would wrap.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     with suppress(KeyboardInterrupt):
         curses.wrapper(_run, Asking(recording), look, every_s)
 
 
 def _run(window: "curses.window", asking: Asking, look: Look, every_s: float) -> None:
-    styles = _styles()
+    styles, as_ascii = _styles(), takes_ascii_only(sys.stdout.encoding)
     curses.set_escdelay(25)
     window.keypad(True)
     seen = asking.ask(look)
@@ -90,17 +110,18 @@ def _run(window: "curses.window", asking: Asking, look: Look, every_s: float) ->
         window.erase()
         # The last column of the last row can't be written without scrolling.
         for at, line in enumerate(screen(look, seen, columns - 1, rows)):
-            window.addstr(at, 0, line.text, styles[line.style])
+            text = ascii_only(line.text) if as_ascii else line.text
+            window.addnstr(at, 0, text, columns - 1, styles[line.style])
         window.refresh()
         window.timeout(max(int((due_s - time.monotonic()) * 1000), 0))
         pressed = _key(window)
-        question = (look.by, look.filters, look.sort)
+        question = (look.by, look.filters, look.sort, look.flows)
         if pressed is not None:
             after = press(look, pressed, seen, max(rows - 6, 1))
             if after is None:
                 return
             look = after
-        if (look.by, look.filters, look.sort) != question or (
+        if (look.by, look.filters, look.sort, look.flows) != question or (
             time.monotonic() >= due_s and not look.paused
         ):
             seen = asking.ask(look)

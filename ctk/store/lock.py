@@ -21,8 +21,14 @@ _ENDS_S = 60.0  # a recorder takes 20 s at most, and what it waits for may be sl
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold PATH.lock, or say who does."""
+def locked(
+    path: Path,
+    *,
+    called: Path | None = None,
+    doing: str = "recorded to",
+    hint: str = "stop that recorder, or record to another file",
+) -> Iterator[None]:
+    """Hold PATH.lock, or say who does; `doing` is what is done meanwhile to PATH, or `called`."""
     lock = _beside(path)
     while True:
         try:
@@ -39,8 +45,8 @@ def locked(path: Path) -> Iterator[None]:
             pid = os.pread(held, 32, 0).decode("ascii", "replace").strip()
             os.close(held)
             raise StoreError(
-                f"{path} is being recorded to" + (f" by process {pid}" if pid else ""),
-                hint="stop that recorder, or record to another file",
+                f"{called or path} is being {doing}" + (f" by process {pid}" if pid else ""),
+                hint=hint,
             ) from None
         try:
             current = lock.stat().st_ino == os.fstat(held).st_ino

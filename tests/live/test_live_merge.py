@@ -1,9 +1,12 @@
-"""Two nodes on the real kernel, each with its own recorder: merged, each connection counts once."""
+"""
+Two nodes on the real kernel, each with its own recorder: merged, and shipped, each connection
+counts once.
+"""
 
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -25,6 +28,10 @@ from twonodes import (
 )
 
 import ctk
+from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse.client import opened
+from ctk.fleet.clickhouse.ship import shipper_of
+from ctk.fleet.clickhouse.target import parse_target
 from ctk.fleet.merge import merge
 
 pytestmark = pytest.mark.live
@@ -95,6 +102,36 @@ def test_each_connection_of_two_nodes_counts_once(tmp_path: Path) -> None:
         aside.connections for aside in merged.asides if aside.why == "left out"
     )
     assert each.total() > 1.3 * play.made.total()
+    shipped, counted = in_clickhouse(files, tmp_path / "ch")
+    assert shipped == each.total()
+    assert counted == play.made
+
+
+# ctk/fleet/speaker.py as SQL, of nodes that all recorded all the time.
+_SPEAKER = """
+    multiIf(src_node IN (SELECT node FROM recordings), src_node, nat_src IS NOT NULL, node,
+            dst_node IN (SELECT node FROM recordings), dst_node, node)
+"""
+
+
+def in_clickhouse(files: Sequence[Path], folder: Path) -> tuple[int, Counter[Made]]:
+    """Ship files; give all connections there, and what of them counts."""
+    target = parse_target(f"chdb://{folder}", {})
+    with opened(target, database=False) as client:
+        tables.make(client)
+    with opened(target) as client:
+        for file in files:
+            with shipper_of(file, target.said) as shipper:
+                shipper.ship(client)
+        (whole,) = client.query("SELECT sum(connections) FROM flows_1d").rows
+        found = client.query(
+            "SELECT src, dst, dst_port, ifNull(nat_dst, dst), service, sum(connections)"
+            f" FROM flows_1m WHERE {_SPEAKER} = node GROUP BY ALL"
+        )
+    counted: Counter[Made] = Counter()
+    for *made, connections in found.rows:
+        counted[Made._make(made)] += connections
+    return whole[0], counted
 
 
 @contextmanager

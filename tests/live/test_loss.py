@@ -37,7 +37,7 @@ def test_a_burst_while_the_reader_is_held_still_is_recorded_or_lost_and_then_cou
     db = tmp_path / "node.db"
     spans = []
     with (
-        PlayedNode(timeouts={}) as play,
+        PlayedNode(timeouts={"udp_timeout": 120}) as play,
         recording(play, db, *SMALL, names=False) as process,
     ):
         time.sleep(0.5)
@@ -48,6 +48,8 @@ def test_a_burst_while_the_reader_is_held_still_is_recorded_or_lost_and_then_cou
             told = f"SELECT count(*) > {n} FROM gaps WHERE kind = 'events lost'"
             until(lambda told=told: rows(db, told) == [(1,)], "the gap")
             spans.append((began_ns, time.time_ns()))
+            listed = f"SELECT sum(connections) >= {(n + 1) * BURST} FROM flows"
+            until(lambda listed=listed: rows(db, listed) == [(1,)], "the dump after it")
     [(new, connections)] = rows(db, "SELECT sum(new_events), sum(connections) FROM flows")
     gaps = rows(db, "SELECT started_ns, ended_ns, lost FROM gaps WHERE kind = 'events lost'")
     assert (new + sum(gap[2] for gap in gaps), connections) == (2 * BURST, 2 * BURST)

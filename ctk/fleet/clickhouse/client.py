@@ -5,6 +5,8 @@ An answer that does not come leaves open what was done: that is an AwayError, an
 again what is there.
 """
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -54,10 +56,17 @@ class Client:
             )
             return Answer(found.column_names, found.result_rows)
 
-    def command(self, sql: str, settings: Mapping[str, object] | None = None) -> None:
+    def command(
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         """Do what gives no rows."""
         with self._explained():
-            self._made.command(sql, settings=dict(settings or {}))
+            self._made.command(
+                sql, parameters=dict(parameters or {}), settings=dict(settings or {})
+            )
 
     def insert(
         self,
@@ -100,6 +109,8 @@ def opened(target: Target, *, database: bool = True) -> Iterator[Client]:
 def connect(target: Target, *, database: bool = True) -> Client:
     """Open a target; who does it closes it."""
     embedded = target.folder is not None
+    # What it logs, it raises, too.
+    logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
     try:
         import clickhouse_connect
 
@@ -164,9 +175,19 @@ def _explanation(target: Target, error: Exception) -> CtkError:
         return CtkError(
             f"another process has {target.said} open", hint="one process at a time has it"
         )
-    if code in _LATER or (code is None and target.folder is None):
+    if code is None and target.folder is None:
+        return AwayError(f"{target.said} does not answer: {_cause(error)}")
+    if code in _LATER:
         return AwayError(f"{target.said}: {said}")
     return CtkError(f"{target.said}: {said}")
+
+
+def _cause(error: BaseException) -> str:
+    """Give what the system said of a connection, of the errors around it."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    found = re.search(r"\[Errno -?[0-9]+\] ([^)\]'\"]+)", str(error))
+    return found[1] if found else _first_line(str(error))
 
 
 def _first_line(text: str) -> str:

@@ -228,9 +228,12 @@ TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
             "node": _TEXT,
             "day": "Date",
             "level": _TEXT,  # which table of the file it was read from
-            "from_ns": "Int64",  # up to where the file was shipped before, and with it
+            # Its flows start in this span, or where both are one, were written late for a time
+            # before; `late_` are ids in the file's late_flow, up to the second.
+            "from_ns": "Int64",
             "until_ns": "Int64",
-            "late_id": "Int64",
+            "late_from": "Int64",
+            "late_until": "Int64",
             "rows": "UInt64",
             "connections": "UInt64",
             "bytes_out": "UInt64",
@@ -280,6 +283,16 @@ def check(client: Client) -> None:
             f"{said} has tables of another version of ctk",
             hint="ship to another database, or ask with the version that made it",
         )
+
+
+def kept_days(client: Client) -> Mapping[str, int | None]:
+    """Give how many days the rows of each level stay, by its table; None is for ever."""
+    found = client.query(
+        "SELECT name, extract(engine_full, 'TTL \\\\w+ \\\\+ toIntervalDay\\\\(([0-9]+)\\\\)')"
+        " FROM system.tables WHERE database = {database:String} AND name LIKE 'flows_1_'",
+        {"database": client.target.database},
+    )
+    return {name: int(days) if days else None for name, days in found.rows}
 
 
 def _comment() -> str:
@@ -341,14 +354,18 @@ def summed(level: Level) -> str:
         f"{function}(f.{name}) AS {name}"
         if (function := _function(name))
         else f"f.{name} AS {name}"
-        for name in FLOWS_1M
-        if name not in ("minute", "batch")
+        for name in summed_names()
     )
+
+
+def summed_names() -> list[str]:
+    """Give the columns of hours and days but for their start, in the order of `summed`."""
+    return [name for name in FLOWS_1M if name not in ("minute", "batch")]
 
 
 def keys_of(level: Level) -> str:
     """Give what rows of a level are told apart by, to group by."""
-    names = (n for n in FLOWS_1M if n not in ("minute", "batch") and not _function(n))
+    names = (name for name in summed_names() if not _function(name))
     return ", ".join([level.column, *(f"f.{name}" for name in names)])
 
 

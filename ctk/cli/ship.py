@@ -1,0 +1,228 @@
+"""`ctk ship`: the flags, and what is said of what was shipped."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctk.cli.bar import Bar
+from ctk.cli.options import remark
+from ctk.errors import CtkError, UsageError
+from ctk.timespan import DAY, SECOND, format_age, format_time, parse_age
+
+if TYPE_CHECKING:
+    from ctk.fleet.clickhouse.ship import Shipped, Shipper
+    from ctk.fleet.clickhouse.target import Target
+
+_PATH: Any = click.Path(path_type=Path, readable=False)
+_LEVELS = ("1m", "1h", "1d")
+
+
+def _retention(text: str) -> tuple[str, int | None]:
+    level, _, age = text.partition("=")
+    if level not in _LEVELS or not age:
+        raise UsageError(f"{text!r} is not LEVEL=AGE", hint="--retain 1m=30d, or 1d=forever")
+    if age == "forever":
+        return level, None
+    days, rest = divmod(parse_age(age), DAY)
+    if not days or rest:
+        raise UsageError(f"{age!r} is not a number of days", hint="--retain 1m=30d")
+    return level, days
+
+
+@click.command(short_help="Ship the files of nodes to ClickHouse, each row once.")
+@click.argument("dbs", nargs=-1, metavar="DB...", type=_PATH)
+@click.option(
+    "--to",
+    "to",
+    required=True,
+    metavar="TARGET",
+    help="clickhouse://user@host:8443/ctk, clickhouse+http://host:8123/ctk or chdb:///path.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on as DB is written, until Ctrl-C.")
+@click.option(
+    "--every",
+    "every_ns",
+    type=parse_age,
+    default="1m",
+    show_default=True,
+    metavar="AGE",
+    help="With --follow: between two looks. 5m for 1,000 nodes, 1h for 10,000.",
+)
+@click.option("--init", is_flag=True, help="Make the tables, and print how; with DB, ship then.")
+@click.option(
+    "--retain",
+    multiple=True,
+    type=_retention,
+    callback=lambda ctx, option, pairs: dict(pairs),
+    metavar="LEVEL=AGE",
+    help="With --init: how long rows stay: 1m=30d, 1h=400d, 1d=1100d are the defaults.",
+)
+@click.option("--verify", is_flag=True, help="Compare what is there with DB, and repair it.")
+@click.option("--status", is_flag=True, help="Say how far DB is shipped; asks nobody.")
+@click.option(
+    "--state",
+    "folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Where DB-ship is, which says how far DB is shipped.  [default: beside DB]",
+)
+def ship(
+    dbs: tuple[Path, ...],
+    to: str,
+    follow: bool,
+    every_ns: int,
+    init: bool,
+    retain: dict[str, int | None],
+    verify: bool,
+    status: bool,
+    folder: Path | None,
+) -> None:
+    """
+    Ship the files of nodes to ClickHouse, so that each row is there once.
+
+    Flows are summed up by minute, two minutes after they were, when names have settled. What
+    breaks on the way is found out the next time. Which of two nodes counts is told when it is
+    asked: ctk top TARGET.
+
+    A password is taken from CTK_CLICKHOUSE_PASSWORD, or from the file that
+    CTK_CLICKHOUSE_PASSWORD_FILE names; CTK_CLICKHOUSE_CA names a file of certificates. chdb:///path
+    is the same engine in this process, for one at a time.
+
+    \b
+    ctk ship --init --to clickhouse://ctk@ch.example:8443/ctk
+    ctk ship node.db --to clickhouse://ctk@ch.example:8443/ctk --follow
+    ctk ship node.db other.db --to chdb:///tmp/fleet --init
+    """
+    from ctk.fleet.clickhouse.target import parse_target
+
+    target = parse_target(to)
+    if sum((follow, verify, status)) > 1:
+        raise UsageError("--follow, --verify and --status are not asked together")
+    if retain and not init:
+        raise UsageError("--retain is for tables that are made", hint="add --init")
+    if not dbs and not init:
+        raise UsageError("there is nothing to ship", hint=f"ctk ship node.db --to {target.said}")
+    if status:
+        for db in dbs:
+            _say_status(db, target, folder)
+        return
+    if init:
+        _make(target, retain)
+    if follow:
+        _follow(dbs, target, every_ns, folder)
+    elif dbs:
+        _once(dbs, target, folder, verify=verify)
+
+
+def _make(target: "Target", retain: dict[str, int | None]) -> None:
+    from ctk.fleet.clickhouse import tables
+    from ctk.fleet.clickhouse.client import opened
+
+    with opened(target, database=False) as client:
+        tables.make(client, retain)
+    for statement in tables.ddl(target.database, retain):
+        click.echo(f"{statement};\n")
+
+
+def _once(dbs: tuple[Path, ...], target: "Target", folder: Path | None, *, verify: bool) -> None:
+    from ctk.fleet.clickhouse.client import opened
+    from ctk.fleet.clickhouse.ship import shipper_of
+
+    wrong = 0
+    with opened(target) as client:
+        for db in dbs:
+            with shipper_of(db, target.said, folder) as shipper:
+                if verify:
+                    from ctk.fleet.clickhouse.verify import verify as verified
+
+                    found = verified(shipper, client)
+                    days = _many(found.days, "day")
+                    compared = f"{_many(found.batches, 'batch')} and {days} compared"
+                    repaired = f", {found.repaired:,} repaired" if found.repaired else ""
+                    remark(f"{db}: {compared}{repaired}")
+                    for text in found.wrong:
+                        remark(f"{db}: {text}")
+                    wrong += len(found.wrong)
+                else:
+                    with Bar(shown=True) as bar:
+                        shipped = shipper.ship(client, bar.show)
+                    remark(f"{db}: {_said(shipped)}, {_up_to(shipper)}")
+                for note in shipper.notes:
+                    remark(f"{db}: {note}")
+    if wrong:
+        raise CtkError(f"{wrong:,} of what was shipped {'is' if wrong == 1 else 'are'} not right")
+
+
+def _follow(dbs: tuple[Path, ...], target: "Target", every_ns: int, folder: Path | None) -> None:
+    from ctk.fleet.clickhouse.follow import Following
+    from ctk.record.signals import Stop
+
+    stop, on_terminal = Stop(None), sys.stderr.isatty()
+    clear = "\r\x1b[K" if on_terminal else ""
+
+    def say(text: str) -> None:
+        click.echo(f"{clear}{text}", err=True)
+
+    def show(shipped: "Shipped") -> None:
+        if on_terminal:
+            at = ", ".join(_up_to(each) for each in following.shippers.values())
+            click.echo(f"{clear}{_said(shipped)}, {at}"[:79], err=True, nl=False)
+
+    with stop.on_signals():
+        following = Following(dbs, target, stop, say, every_s=every_ns / SECOND, folder=folder)
+        say(f"shipping to {target.said} every {format_age(every_ns)}")
+        shipped = following.run(show)
+        say(f"ended: {_said(shipped)}")
+
+
+def _said(shipped: "Shipped") -> str:
+    again = f", {shipped.resent:,} looked for again" if shipped.resent else ""
+    return f"{_many(shipped.rows, 'row')} in {_many(shipped.batches, 'batch')}{again}"
+
+
+def _many(count: int, name: str) -> str:
+    if count != 1:
+        name += "es" if name.endswith("h") else "s"
+    return f"{count:,} {name}"
+
+
+def _up_to(shipper: "Shipper") -> str:
+    return _moment(shipper.state.position.at_ns)
+
+
+def _moment(at_ns: int) -> str:
+    return f"up to {format_time(at_ns)[:19]}Z" if at_ns > 0 else "nothing yet"
+
+
+def _say_status(db: Path, target: "Target", folder: Path | None) -> None:
+    from ctk.fleet.clickhouse import state as states
+    from ctk.fleet.clickhouse.ship import recording_of
+    from ctk.store import connect
+
+    path = states.path_of(db.resolve(), folder)
+    with connect.reader(db) as conn:
+        recording = recording_of(conn)
+        committed_ns = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()[0]
+    if recording is None or not path.exists():
+        click.echo(f"{db}: nothing is shipped to {target.said}")
+        return
+    with states.opened(path, target.said, recording) as state:
+        position, batch, last = state.position, state.open_batch(), state.last_batch
+        skipped = state.skipped()
+    if not last and batch is None:
+        click.echo(f"{db}: nothing is shipped to {target.said}")
+        return
+    behind_ns = max(committed_ns - position.at_ns, 0)
+    behind = f", {format_age(behind_ns)} behind" if behind_ns else ", all of it"
+    click.echo(f"{db}: {_many(last, 'batch')} shipped, {_moment(position.at_ns)}{behind}")
+    if batch is not None:
+        tries = f"sent {_many(batch.tries, 'time')}" if batch.tries else "not sent yet"
+        rows = _many(batch.rows, "row")
+        click.echo(f"{db}: batch {batch.batch}, {rows}, is on its way: {tries}")
+    for _, since_ns, until_ns in skipped:
+        click.echo(
+            f"{db}: {format_time(since_ns)[:19]}Z to {format_time(until_ns)[:19]}Z was pruned"
+            " before it could be shipped"
+        )

@@ -1,0 +1,35 @@
+"""What was shipped: described as a merged file is, with the tables that it is in."""
+
+import sqlite3
+from dataclasses import replace
+
+from ctk.ask.describe import DescribedLevel, DescribedTable, Description, describe
+from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse.client import Client
+from ctk.timespan import SECOND, format_time
+
+
+def described(client: Client, conn: sqlite3.Connection, *, sizes: bool) -> Description:
+    """Describe what was brought to `conn`; by `sizes`, the tables that it came from."""
+    found = describe(conn, sizes=False)
+    if not sizes:
+        return found
+    bound = {"database": client.target.database}
+    parts = client.query(
+        "SELECT table, sum(rows), sum(bytes_on_disk) FROM system.parts"
+        " WHERE active AND database = {database:String} GROUP BY table ORDER BY table",
+        bound,
+    ).rows
+    levels = []
+    for level in tables.LEVELS:
+        rows, first = client.query(f"SELECT count(), min({level.column}) FROM {level.table}").rows[
+            0
+        ]
+        since = format_time(int(first.timestamp()) * SECOND) if rows else None
+        levels.append(DescribedLevel(level.name, int(rows), since, None, None))
+    return replace(
+        found,
+        bytes=sum(int(size) for _, _, size in parts),
+        levels=tuple(levels),
+        tables=tuple(DescribedTable(name, int(rows), int(size)) for name, rows, size in parts),
+    )

@@ -1,0 +1,268 @@
+"""
+A file's rows, shipped to ClickHouse so that each counts once, whatever breaks.
+
+    cut a batch -> fix it beside the file -> send it -> tell that it is there -> move on
+
+Only what was sent and not answered is open. It is asked for by its number: all of it is there, or
+nothing, since a batch is one block of one partition. It is sent again by the same token, which
+ClickHouse does not insert twice; and hours and days, which are made of it, are compared.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ctk.errors import StoreError, UsageError
+from ctk.fleet.clickhouse import levels, tables, told
+from ctk.fleet.clickhouse.client import Client
+from ctk.fleet.clickhouse.cut import BATCH_ROWS, cut, settled_ns
+from ctk.fleet.clickhouse.state import Batch, State, batch_of, opened, path_of
+from ctk.store import connect, merged
+from ctk.store.lock import is_written, locked
+from ctk.timespan import DAY, MINUTE
+
+_NAMES_AGAIN_NS = 10 * MINUTE  # between two looks at all endpoints, for what changed
+_BATCHES_KEPT_NS = 60 * DAY
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
+class Shipped(NamedTuple):
+    """What was shipped."""
+
+    batches: int = 0
+    rows: int = 0
+    resent: int = 0  # batches whose answer had not come
+
+    def plus(self, other: "Shipped") -> "Shipped":
+        return Shipped._make(map(sum, zip(self, other, strict=True)))
+
+
+class Shipper:
+    """Ships one file to one target. Every step may be its last: the next one finds out."""
+
+    def __init__(
+        self, db: Path, conn: sqlite3.Connection, state: State, most: int = BATCH_ROWS
+    ) -> None:
+        self.db = db
+        self.conn = conn
+        self.state = state
+        self.notes: list[str] = []
+        self._most = most
+        self._names_ns = 0
+        self._greeted = False
+
+    def ship(
+        self,
+        client: Client,
+        progress: Callable[[float, int], None] = lambda part, rows: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Shipped:
+        """Ship what there is, until `stop`; `progress` gets how much of it, and rows, are done."""
+        state = self.state
+        self.greet(client)
+        now_ns = time.time_ns()
+        shipped = Shipped()
+        again = now_ns - self._names_ns >= _NAMES_AGAIN_NS
+        told.tell_names(self.conn, client, state, now_ns, all_of_them=again)
+        if again:
+            self._names_ns = now_ns
+            state.forget_old(now_ns - _BATCHES_KEPT_NS)
+        began_ns: int | None = None
+        while not stop():
+            batch = state.open_batch()
+            if batch is None and not self._cut():
+                break
+            batch = batch or state.open_batch()
+            if batch is None:
+                continue
+            shipped = shipped.plus(self._send(client, batch))
+            began_ns = batch.from_ns if began_ns is None else began_ns
+            whole_ns = settled_ns(self.conn, written=is_written(self.db)) - began_ns
+            part = (batch.until_ns - began_ns) / whole_ns if whole_ns > 0 else 1.0
+            progress(min(max(part, 0.0), 1.0), shipped.rows)
+        told.tell_recordings(self.conn, client, state, state.position, time.time_ns())
+        return shipped
+
+    def send_open(self, client: Client) -> None:
+        """Send what is fixed and not known to be there."""
+        batch = self.state.open_batch()
+        if batch is not None:
+            self._send(client, batch)
+
+    def _cut(self) -> bool:
+        """Fix the next batch; False where there is nothing to ship."""
+        position = self.state.position
+        written = is_written(self.db)
+        found = cut(self.conn, position, written=written, most=self._most)
+        if found is None:
+            return False
+        if found.skipped is not None:
+            self.state.skip(found.skipped)
+            self.notes.append(
+                "rows were pruned before they could be shipped: `ctk info` tells the gap"
+            )
+        if not found.rows.rows:
+            self.state.move(found.span.until)
+            return found.span.until != position
+        self.state.fix(batch_of(self.state.last_batch + 1, found.span, found.rows), found.rows)
+        return True
+
+    def _send(self, client: Client, batch: Batch) -> Shipped:
+        """Send a batch that is fixed, or find out that it is there."""
+        state, rows = self.state, self.state.rows(batch.batch)
+        there = 0
+        if batch.tries:
+            there = count_of(client, state.recording, batch)
+            if there not in (0, batch.rows):
+                # It was taken in pieces, which one block is not: all of it goes, and comes anew.
+                batch = self.anew(client, batch)
+                there = 0
+        if not there:
+            state.trying(batch.batch)
+            client.insert(
+                "flows_1m",
+                tables.FLOWS_1M,
+                rows.columns(state.recording, batch.batch),
+                tables.settings_of(batch.token(state.recording)),
+            )
+        if batch.tries:
+            levels.repair(client, state.recording, batch.day)
+        self.tell(client, batch)
+        state.done(batch)
+        return Shipped(1, batch.rows, 1 if batch.tries else 0)
+
+    def anew(self, client: Client, batch: Batch) -> Batch:
+        """Take a batch out, so that it can be sent by another token."""
+        state, rows = self.state, self.state.rows(batch.batch)
+        batch = batch._replace(repairs=batch.repairs + 1, tries=batch.tries or 1)
+        state.fix(batch, rows)
+        take_out(client, state.recording, batch.batch)
+        return batch
+
+    def tell(self, client: Client, batch: Batch) -> None:
+        """Tell that a batch is there."""
+        columns = dict(tables.TOLD["batches"][0]) | {"told_ns": "Int64"}
+        recording = self.state.recording
+        (node,) = self.conn.execute("SELECT node FROM recorder ORDER BY id DESC").fetchone()
+        row = (
+            *(recording, batch.batch, self.state.shipper, node, batch.day, batch.level),
+            *(batch.from_ns, batch.until_ns, batch.late_from, batch.late_until),
+            *batch.sums,
+            time.time_ns(),
+        )
+        client.insert("batches", columns, [[value] for value in row], {"async_insert": 0})
+
+    def greet(self, client: Client) -> None:
+        """Look what ClickHouse has of this file: a copy of it may have been shipped further."""
+        if self._greeted:
+            return
+        tables.check(client)
+        state = self.state
+        known = list(told.batches(client, state.recording))
+        others = [each for each in known if each["shipper"] != state.shipper]
+        ours = {each["batch"] for each in known if each["shipper"] == state.shipper}
+        if twice := sorted({each["batch"] for each in others if each["batch"] in ours}):
+            self.notes.append(
+                f"two copies of {self.db.name} were shipped at once, {len(twice)} batches of them:"
+                " `ctk ship --verify` repairs what was shipped twice"
+            )
+        last = state.last_batch
+        newer = [each for each in others if each["batch"] > last]
+        newest = self._newest_batch(client)
+        told_last = max((each["batch"] for each in known), default=0)
+        open_batch = state.open_batch()
+        if open_batch is not None and newer:
+            # What we were about to send, a copy may have sent: it is cut anew after that.
+            state.forget(open_batch.batch)
+            open_batch = None
+        if newest > max(told_last, last) and open_batch is None:
+            # Whoever sent it had not told how far it goes, and whoever knew is gone.
+            for batch in range(max(told_last, last) + 1, newest + 1):
+                take_out(client, state.recording, batch)
+        if newer or (newest > last and open_batch is None):
+            state.adopt(map(batch_told, newer), max(newest, told_last))
+        self._greeted = True
+
+    def _newest_batch(self, client: Client) -> int:
+        found = client.query(
+            "SELECT max(batch) FROM flows_1m WHERE recording = {recording:String}",
+            {"recording": self.state.recording},
+        )
+        return int(found.rows[0][0])
+
+
+def count_of(client: Client, recording: str, batch: Batch) -> int:
+    """Count the rows of a batch that are there."""
+    found = client.query(
+        "SELECT count() FROM flows_1m WHERE recording = {recording:String}"
+        " AND batch = {batch:UInt32} AND toDate(minute) = toDate({day:UInt16})",
+        {"recording": recording, "batch": batch.batch, "day": batch.day},
+    )
+    return int(found.rows[0][0])
+
+
+def take_out(client: Client, recording: str, batch: int) -> None:
+    """Take a batch out of minutes, hours and days."""
+    found = client.query(
+        "SELECT DISTINCT toRelativeDayNum(minute) FROM flows_1m"
+        " WHERE recording = {recording:String} AND batch = {batch:UInt32}",
+        {"recording": recording, "batch": batch},
+    )
+    client.command(
+        "ALTER TABLE flows_1m DELETE WHERE recording = {recording:String}"
+        " AND batch = {batch:UInt32}",
+        {"recording": recording, "batch": batch},
+        {"mutations_sync": 2},
+    )
+    for (day,) in found.rows:
+        levels.repair(client, recording, int(day))
+
+
+def recording_of(conn: sqlite3.Connection) -> str | None:
+    """
+    Give what a file is called in ClickHouse: by its first recording; None before there is one.
+
+    All snapshots of a file have the same first recording, and no other file has it.
+    """
+    found = conn.execute(
+        "SELECT node, boot_id, started_ns FROM recording JOIN recorder"
+        " ON recorder.id = recorder_id ORDER BY recording.id LIMIT 1"
+    ).fetchone()
+    if found is None:
+        return None
+    return blake2b(repr(tuple(found)).encode(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def shipper_of(
+    db: Path, target: str, folder: Path | None = None, most: int = BATCH_ROWS
+) -> Iterator[Shipper]:
+    """Open a file to be shipped, by nobody else meanwhile."""
+    with ExitStack() as stack:
+        conn = stack.enter_context(connect.reader(db))
+        if merged.is_merged(conn):
+            raise UsageError(
+                f"{db} is merged: what counts is told in ClickHouse when it is asked",
+                hint="ship the nodes' own files",
+            )
+        conn.execute("PRAGMA mmap_size = 0")  # each row is read once
+        recording = recording_of(conn)
+        if recording is None:
+            raise StoreError(f"{db} holds no recording yet")
+        path = path_of(db.resolve(), folder)
+        stack.enter_context(locked(path, called=db, doing="shipped", hint="wait for that"))
+        yield Shipper(db, conn, stack.enter_context(opened(path, target, recording)), most)
+
+
+def batch_told(row: Mapping[str, Any]) -> Batch:
+    """Give a batch as ClickHouse was told of it."""
+    day = row["day"]
+    return Batch(
+        **{name: row[name] for name in Batch._fields if name in row and name != "day"},
+        day=(day.toordinal() - _EPOCH),
+    )

@@ -1,0 +1,337 @@
+"""
+What was shipped, to ask: what `ctk.open("clickhouse://...")` gives.
+
+Sums are made where the rows are. For what is more than sums, the rows of the span are brought here
+and merged (brought.py). SQL is ClickHouse's own.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+
+from ctk.ask.caveats import (
+    Caveat,
+    CountedFromEnd,
+    HasGaps,
+    NothingRecorded,
+    SummedUp,
+    WholeMinutes,
+)
+from ctk.ask.connection import Connect
+from ctk.ask.flows import Flows
+from ctk.ask.gaps import Gaps
+from ctk.ask.keywords import Asked
+from ctk.ask.moments import Moment, Reference
+from ctk.ask.observers import AllObservers
+from ctk.ask.presets import Side
+from ctk.ask.recording import Recording
+from ctk.ask.sums import Value, keys_of, needs_flows
+from ctk.ask.top import Top
+from ctk.errors import UsageError
+from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse.client import Client, connect
+from ctk.fleet.clickhouse.recordings import Told, read
+from ctk.fleet.clickhouse.target import parse_target
+from ctk.model import Filters
+from ctk.store.source import Source, source
+from ctk.timespan import FOREVER_NS, MINUTE
+
+if TYPE_CHECKING:
+    from ctk.ask.describe import Description
+    from ctk.ask.failures import Failures
+    from ctk.ask.pages import Position
+    from ctk.ask.series import Series
+    from ctk.ask.sql import SqlAnswer, SqlValue
+
+Span = tuple[int, int]
+T = TypeVar("T", Top, "Series", "Failures")
+_EVER: Span = (-FOREVER_NS, FOREVER_NS)
+
+
+class Shipped(Recording):
+    """What the nodes shipped, read-only, as one merged file of theirs would answer."""
+
+    def __init__(self, target: str, *, all_observers: bool = False) -> None:
+        """Open a target; a UsageError where it is none, or has no tables of ctk."""
+        self.target = parse_target(target)
+        self.path = Path(self.target.said)
+        self._open = True
+        self._all_observers = all_observers
+        self._opened = ExitStack()
+        self._asked = threading.local()  # of what each thread asks now: span, and caveats
+        self._bringing = threading.Lock()
+        self._brought: list[tuple[Span, Source]] = []
+        self._told: Told | None = None
+        self.client: Client = connect(self.target)
+        self._opened.callback(self.client.close)
+        try:
+            tables.check(self.client)
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def close(self) -> None:
+        """Answer no further question, and throw away what was brought here."""
+        super().close()
+        self._opened.close()
+
+    def flows(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        after: "Position | None" = None,
+        **asked: Unpack[Asked],
+    ) -> Flows:
+        """Give what fits, oldest first: a row is what an edge did in a minute."""
+        self._check()
+        if after is not None:
+            raise UsageError("where a reader stopped is of one file", hint="since, of what is here")
+        chosen = self._filters(filters, asked)
+        return _Minutes(self._connected(), chosen, self._asked.caveats)
+
+    def top(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        by: str | Iterable[str] = ("source", "destination"),
+        sort: str | None = None,
+        limit: int | None = 20,
+        seen: bool = False,
+        side: Side = "both",
+        **asked: Unpack[Asked],
+    ) -> Top:
+        """Sum up what fits by keys, the largest first."""
+        keys = _told_apart(by)
+        return self._with_caveats(
+            super().top(filters, by=keys, sort=sort, limit=limit, seen=seen, side=side, **asked)
+        )
+
+    def series(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        by: str | Iterable[str] = (),
+        step: str | int | None = "1m",
+        sort: str | None = None,
+        limit: int | None = None,
+        most_steps: int | None = None,
+        side: Side = "both",
+        among: "Sequence[tuple[Value, ...]] | None" = None,
+        **asked: Unpack[Asked],
+    ) -> "Series":
+        """Sum up what fits by steps of a minute or more, and by keys."""
+        return self._with_caveats(
+            super().series(
+                filters,
+                by=_told_apart(by),
+                step=step,
+                sort=sort,
+                limit=limit,
+                most_steps=most_steps,
+                side=side,
+                among=among,
+                **asked,
+            )
+        )
+
+    def failures(
+        self,
+        filters: Filters | None = None,
+        /,
+        *,
+        limit: int | None = None,
+        **asked: Unpack[Asked],
+    ) -> "Failures":
+        """Say what failed, most failures first."""
+        return self._with_caveats(super().failures(filters, limit=limit, **asked))
+
+    def sql(
+        self,
+        text: str,
+        params: "Mapping[str, SqlValue] | None" = None,
+        filters: Filters | None = None,
+        /,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit_s: float = 30.0,
+        memory_bytes: int | None = None,
+        explain: bool = False,
+        attach: "Mapping[str, str | os.PathLike[str]] | None" = None,
+        **named: "SqlValue",
+    ) -> "SqlAnswer":
+        """
+        Ask in ClickHouse's SQL: one statement that only reads, within limits of time and memory.
+
+        `{name:Type}` in it is bound to the argument of that name, or to that of `params`;
+        `{since_ns:Int64}` and `{until_ns:Int64}` to `since` and `until`, or to the ends of time.
+        """
+        from ctk.fleet.clickhouse.sql import ShippedSql
+
+        self._check()
+        if attach:
+            raise UsageError("files are attached to a file", hint="leave --attach out")
+        span = filters or self._span(since, until)
+        caveats = self.caveats_of(span) if span != Filters() else ()
+        return ShippedSql(
+            self.client,
+            f"EXPLAIN {text}" if explain else text,
+            {**(params or {}), **named},
+            span,
+            limit_s=limit_s,
+            memory_bytes=memory_bytes,
+            caveats=caveats,
+        )
+
+    def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> Gaps:
+        """Give the gaps that touch a span, oldest first."""
+        self._check()
+        span = self._span(since, until)
+        return Gaps(
+            rows=self.told.gaps_in(span.since_ns, span.until_ns),
+            caveats=self.caveats_of(span, gaps=False),
+        )
+
+    def describe(self, *, sizes: bool = True) -> "Description":
+        """Say what was shipped: its span, nodes, recordings, gaps; by `sizes` its tables too."""
+        from ctk.fleet.clickhouse.described import described
+
+        self._check()
+        with self._source(_EVER).reader() as conn:
+            return described(self.client, conn, sizes=sizes)
+
+    def reference(self) -> Reference:
+        """Give what ages count from: now where nodes ship, else the end of what they shipped."""
+        self._check()
+        return self.told.reference(time.time_ns())
+
+    def committed(self) -> tuple[int, int]:
+        """Give up to when the newest recording is shipped, and the width of its rows, in ns."""
+        self._check()
+        return max((each.committed_ns for each in self.told.recordings), default=0), MINUTE
+
+    @property
+    def told(self) -> Told:
+        """The recordings and gaps that there were when this was first asked."""
+        if self._told is None:
+            self._told = read(self.client)
+        return self._told
+
+    def caveats_of(self, filters: Filters, *, gaps: bool = True) -> tuple[Caveat, ...]:
+        """Give what any answer lacks, and where its span comes from."""
+        found: list[Caveat] = [] if self.told.recordings else [NothingRecorded()]
+        if filters.counted_from_ns is not None:
+            found.append(CountedFromEnd(filters.counted_from_ns))
+        if gaps and (some := self.told.gaps_in(filters.since_ns, filters.until_ns)):
+            found.append(HasGaps(some))
+        return tuple(found)
+
+    def follow(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: rows come minutes later, and not in order."""
+        raise _not_here("what is followed is a node's file", "ctk query FILE --follow, on the node")
+
+    def diff(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: it looks at two spans, which may be far apart."""
+        raise _not_here("what is compared are files", "ctk top, of each span")
+
+    def new(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: who talked to whom before is not shipped."""
+        raise _not_here("what is new, a file knows", "ctk new FILE, of a node or merged")
+
+    def idle(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: single connections are not shipped."""
+        raise _not_here("idle connections are not shipped", "ctk idle FILE, of a node or merged")
+
+    def pressure(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: how full tables were is not shipped."""
+        raise _not_here("how full tables were is not shipped", "ctk pressure FILE, of a node")
+
+    def schema(self) -> NoReturn:
+        """Refuse: its tables are those that `ctk ship --init` prints."""
+        raise _not_here("the views are those of a file", "ctk ship --init prints the tables here")
+
+    def _filters(
+        self, filters: Filters | None, asked: Mapping[str, object], *others: str
+    ) -> Filters:
+        """Give the filters of a question, of whole minutes; and keep them for its connection."""
+        chosen = super()._filters(filters, asked, *others)
+        caveats: list[Caveat] = []
+        since_ns, until_ns = chosen.since_ns, chosen.until_ns
+        if since_ns is not None:
+            since_ns -= since_ns % MINUTE
+        if until_ns is not None:
+            until_ns += -until_ns % MINUTE
+        if (since_ns, until_ns) != (chosen.since_ns, chosen.until_ns):
+            caveats.append(WholeMinutes())
+            chosen = replace(chosen, since_ns=since_ns, until_ns=until_ns)
+        if needs_flows(chosen, ()):
+            caveats.append(SummedUp())
+        self._asked.span = (
+            -FOREVER_NS if since_ns is None else since_ns,
+            FOREVER_NS if until_ns is None else until_ns,
+        )
+        self._asked.caveats = tuple(caveats)
+        return chosen
+
+    def _with_caveats(self, answer: T) -> T:
+        """Say of an answer what was said of its question."""
+        return replace(answer, caveats=(*answer.caveats, *self._asked.caveats))
+
+    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._connected()()
+
+    def _connected(self) -> Connect:
+        """Give what opens a connection to a file of the span that this thread asks about."""
+        span: Span = getattr(self._asked, "span", _EVER)
+        return lambda: self._source(span).reader()
+
+    def _source(self, span: Span) -> Source:
+        """Bring what was shipped of a span, unless it is here."""
+        with self._bringing:
+            for have, found in self._brought:
+                if have[0] <= span[0] and span[1] <= have[1]:
+                    return found
+            from ctk.fleet.clickhouse.brought import bring
+
+            folder = Path(self._opened.enter_context(TemporaryDirectory(prefix="ctk-")))
+            path = bring(self.client, self.told, span, folder, aside=self._all_observers)
+            found = source(path)
+            if self._all_observers:
+                found = AllObservers(found)
+            self._brought.append((span, found))
+            return found
+
+
+class _Minutes(Flows):
+    """Flows that are sums of minutes."""
+
+    def __init__(self, connect: Connect, filters: Filters, caveats: tuple[Caveat, ...]) -> None:
+        super().__init__(connect, filters)
+        self._said = (*caveats, *([] if SummedUp() in caveats else [SummedUp()]))
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """What the flows lack, and what they are."""
+        return (*super().caveats, *self._said)
+
+
+def _told_apart(by: str | Iterable[str]) -> Sequence[str]:
+    """Give keys that rows are told apart by: source ports were summed up on the way."""
+    keys = keys_of(by)
+    if "src_port" in keys:
+        raise _not_here("source ports are not shipped", "leave src_port out")
+    return keys
+
+
+def _not_here(what: str, hint: str) -> UsageError:
+    return UsageError(what, hint=hint)

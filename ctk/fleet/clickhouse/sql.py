@@ -1,0 +1,88 @@
+"""A question in ClickHouse's own SQL: one statement that only reads, within limits."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from ctk.ask.caveats import Caveat
+from ctk.ask.sql import SqlAnswer, SqlValue
+from ctk.errors import CtkError, UsageError
+from ctk.fleet.clickhouse.client import AwayError, Client
+from ctk.model import Filters
+from ctk.timespan import FOREVER_NS
+
+_MOST_ROWS = 1_000_000  # of an answer: all of it is held here
+_HINT = "SELECT ... FROM flows_1m; ctk ship --init prints the tables"
+
+
+class ShippedSql(SqlAnswer):
+    """The rows of an answer, all of which are there, and the names of their columns."""
+
+    def __init__(
+        self,
+        client: Client,
+        text: str,
+        given: Mapping[str, SqlValue],
+        span: Filters,
+        *,
+        limit_s: float,
+        memory_bytes: int | None,
+        caveats: tuple[Caveat, ...],
+    ) -> None:
+        """Run a statement that cannot write; what is given must stand in it as {name:Type}."""
+        ends = {"since_ns": span.since_ns, "until_ns": span.until_ns}
+        for name in (*given, *(name for name, end in ends.items() if end is not None)):
+            if not re.search(rf"\{{\s*{re.escape(name)}\s*:", text):
+                kind = "Int64" if name in ends else "String"
+                raise UsageError(
+                    f"the SQL has no {{{name}:{kind}}}", hint="ClickHouse binds {name:Type}"
+                )
+        bound = {
+            "since_ns": -FOREVER_NS if span.since_ns is None else span.since_ns,
+            "until_ns": FOREVER_NS if span.until_ns is None else span.until_ns,
+            **given,
+        }
+        # 2: nothing is written, but settings may be given, as the client does.
+        settings: dict[str, object] = {
+            "readonly": 2,
+            "max_execution_time": limit_s,
+            "max_result_rows": _MOST_ROWS,
+        }
+        if memory_bytes is not None:
+            settings["max_memory_usage"] = memory_bytes
+        try:
+            found = client.query(text, bound, settings)
+        except CtkError as error:
+            raise _explained(error, limit_s) from error
+        self.columns = tuple(found.names)
+        self._caveats = caveats
+        self._found: Iterator[tuple[SqlValue, ...]] = iter(map(tuple, found.rows))
+
+    def __next__(self) -> tuple[SqlValue, ...]:
+        return next(self._found)
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """What was lost in the span that was given; of what else rows lack nothing is known."""
+        return self._caveats
+
+    def close(self) -> None:
+        """Let go of the rows: there are no more."""
+        self._found = iter(())
+
+
+def _explained(error: CtkError, limit_s: float) -> CtkError:
+    said = error.message
+    if "readonly mode" in said:
+        return UsageError("the SQL may only read", hint="a question only reads: SELECT or WITH")
+    if "Timeout exceeded" in said:
+        return UsageError(
+            f"the SQL took longer than {limit_s:g} s", hint="ask for less, or give --timeout 5m"
+        )
+    if "memory limit" in said.lower():
+        return UsageError(
+            "the SQL took more memory than it may", hint="ask for less, or give --memory 1GiB"
+        )
+    if isinstance(error, AwayError):
+        return error
+    what = said.partition(": ")[2].partition(" In scope ")[0]
+    return UsageError(f"bad SQL: {what or said}", hint=_HINT)

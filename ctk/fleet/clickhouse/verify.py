@@ -1,0 +1,169 @@
+"""
+What was shipped of a file against what is there: batch by batch, then day by day.
+
+A batch that is not there as it was sent is taken out and sent anew, as long as the file has its
+rows. Hours and days that are not what their minutes say are made anew. Then the sums of a day in
+ClickHouse are those of the file, from whichever of its tables hold that day.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ctk.ask.connection import one_moment
+from ctk.ask.spans import Piece, cover, held
+from ctk.fleet.clickhouse import levels, tables, told
+from ctk.fleet.clickhouse.client import Client
+from ctk.fleet.clickhouse.cut import Position, Sums, read
+from ctk.fleet.clickhouse.ship import Shipper, batch_told, take_out
+from ctk.fleet.clickhouse.state import Batch
+from ctk.store.columns import COUNT_KEYS
+from ctk.store.rollup import floor
+from ctk.timespan import DAY, MINUTE, format_time
+
+_SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)
+_IN_DAY = " AND started_ns >= ? AND started_ns < ?"
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was compared, what was repaired, and what could not be."""
+
+    batches: int = 0
+    days: int = 0
+    repaired: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def verify(shipper: Shipper, client: Client) -> Verified:
+    """Compare what was shipped with what is there, and repair it."""
+    shipper.greet(client)
+    shipper.send_open(client)
+    found = Verified()
+    keep_days = tables.kept_days(client)["flows_1m"]
+    state = shipper.state
+    expected = {each.batch: each for each in map(batch_told, told.batches(client, state.recording))}
+    expected |= {each.batch: each for each in state.batches()}
+    there = _there(client, state.recording)
+    for batch in expected.values():
+        if keep_days is not None and (batch.day + keep_days) * DAY <= time.time_ns():
+            continue
+        found.batches += 1
+        if there.get(batch.batch) != batch.sums:
+            _repair(shipper, client, batch, there.get(batch.batch), found)
+    for number in there.keys() - expected.keys():
+        take_out(client, state.recording, number)
+        found.repaired += 1
+    days = sorted({each.day for each in expected.values()})
+    for day in days:
+        found.repaired += levels.repair(client, state.recording, day)
+    _compare_days(shipper, client, list(expected.values()), days, found)
+    return found
+
+
+def _there(client: Client, recording: str) -> Mapping[int, Sums]:
+    found = client.query(
+        "SELECT batch, count(), sum(connections), ifNull(sum(bytes_out), 0),"
+        " ifNull(sum(bytes_in), 0) FROM flows_1m WHERE recording = {recording:String}"
+        " GROUP BY batch",
+        {"recording": recording},
+    )
+    return {row[0]: Sums._make(row[1:]) for row in found.rows}
+
+
+def _repair(
+    shipper: Shipper, client: Client, batch: Batch, there: Sums | None, found: Verified
+) -> None:
+    """Send a batch anew, from the rows that the file has of it."""
+    rows = read(shipper.conn, batch.span)
+    if rows.sums() != batch.sums:
+        count = 0 if there is None else there.rows
+        found.wrong.append(
+            f"batch {batch.batch} has {count:,} of {batch.rows:,} rows, and"
+            f" {shipper.db.name} has pruned what is missing"
+        )
+        return
+    shipper.state.fix(batch, rows)
+    shipper.anew(client, batch)
+    shipper.send_open(client)
+    found.repaired += 1
+
+
+def _compare_days(
+    shipper: Shipper,
+    client: Client,
+    batches: Sequence[Batch],
+    days: Sequence[int],
+    found: Verified,
+) -> None:
+    state, conn = shipper.state, shipper.conn
+    if not batches:
+        return
+    first_ns = floor(min(each.from_ns for each in batches), MINUTE)
+    skipped = [span for _, *span in state.skipped()]
+    position = state.position
+    with one_moment(conn):
+        in_file = {
+            day: sums
+            for day in days
+            if not any(
+                since_ns < (day + 1) * DAY and until_ns > day * DAY
+                for since_ns, until_ns in skipped
+            )
+            and (sums := _of_file(conn, max(day * DAY, first_ns), (day + 1) * DAY, position))
+        }
+    there = _days_there(client, state.recording)
+    for day, sums in in_file.items():
+        found.days += 1
+        if there.get(day) != sums:
+            mine, its = (
+                dict(zip(COUNT_KEYS, each, strict=True))
+                for each in (sums, there.get(day, (0,) * len(sums)))
+            )
+            differs = next(key for key in COUNT_KEYS if mine[key] != its[key])
+            found.wrong.append(
+                f"{format_time(day * DAY)[:10]}: {differs} are {mine[differs]:,} in"
+                f" {shipper.db.name}, and {its[differs]:,} there"
+            )
+
+
+def _days_there(client: Client, recording: str) -> Mapping[int, Sequence[int]]:
+    found = client.query(
+        f"SELECT toRelativeDayNum(day), {_SUMS} FROM flows_1d"
+        " WHERE recording = {recording:String} GROUP BY 1",
+        {"recording": recording},
+    )
+    return {row[0]: [value or 0 for value in row[1:]] for row in found.rows}
+
+
+def _of_file(
+    conn: sqlite3.Connection, since_ns: int, until_ns: int, position: Position
+) -> Sequence[int] | None:
+    """Sum up what a file has of a span up to a position; None where it cannot tell any more."""
+    until_ns = min(until_ns, position.at_ns)
+    pieces = cover(held(conn), since_ns, until_ns)
+    if not pieces or pieces[0].since_ns < since_ns or pieces[-1].until_ns > until_ns:
+        return None
+    sums = [0] * len(COUNT_KEYS)
+    for sign, rows in _parts(conn, pieces, since_ns, until_ns, position):
+        sums = [mine + sign * (its or 0) for mine, its in zip(sums, rows, strict=True)]
+    return sums
+
+
+def _parts(
+    conn: sqlite3.Connection,
+    pieces: Sequence[Piece],
+    since_ns: int,
+    until_ns: int,
+    position: Position,
+) -> Iterator[tuple[int, Sequence[int | None]]]:
+    for table, from_ns, to_ns in pieces:
+        sql = f"SELECT {_SUMS} FROM {table} WHERE started_ns >= ? AND started_ns < ?"
+        yield 1, conn.execute(sql, (from_ns, to_ns)).fetchone()
+    # What was written late since is in these tables, and not shipped yet.
+    sql = (
+        f"SELECT {_SUMS} FROM flow WHERE (started_ns, n) IN"
+        f" (SELECT started_ns, n FROM late_flow WHERE id > ?) {_IN_DAY}"
+    )
+    yield -1, conn.execute(sql, (position.late_id, since_ns, until_ns)).fetchone()

@@ -1,0 +1,90 @@
+"""`ctk ship`: its flags, what it says, and what it refuses."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from fleetworld import World
+
+from ctk.timespan import HOUR
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("node")
+    made = World(2, seed=5)
+    (path,) = made.write(folder, made.talks(60, HOUR), HOUR, [0])
+    return path
+
+
+@pytest.fixture
+def db(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(node, tmp_path / "node.db")
+    return "node.db"
+
+
+KEEP = [f"--retain={level}=forever" for level in ("1m", "1h", "1d")]
+
+
+def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
+    to = f"--to=chdb://{tmp_path}/fleet"
+    before = invoke("ship", db, to)
+    assert (before.exit_code, before.stdout) == (2, "")
+    assert before.stderr == (
+        f"Error: chdb://{tmp_path}/fleet has no tables of ctk\n"
+        f"Try: ctk ship --init --to chdb://{tmp_path}/fleet\n"
+    )
+    made = invoke("ship", to, "--init", *KEEP)
+    assert made.exit_code == 0
+    assert made.stdout.startswith("CREATE DATABASE IF NOT EXISTS ctk;\n")
+    assert "TTL minute" not in made.stdout
+    with sqlite3.connect(db) as conn:
+        asked = "SELECT COUNT(*) FROM (SELECT DISTINCT started_ns / 60000000000, edge_id FROM flow)"
+        (rows,) = conn.execute(asked).fetchone()
+    assert invoke("ship", db, to, "--status").stdout == (
+        f"node.db: nothing is shipped to chdb://{tmp_path}/fleet\n"
+    )
+    until = "up to 2024-11-25T10:00:10Z"
+    assert invoke("ship", db, to).stderr == f"node.db: {rows} rows in 1 batch, {until}\n"
+    assert invoke("ship", db, to).stderr == f"node.db: 0 rows in 0 batches, {until}\n"
+    status = invoke("ship", db, to, "--status").stdout
+    assert status == f"node.db: 1 batch shipped, {until}, all of it\n"
+    verified = invoke("ship", db, to, "--verify")
+    assert (verified.exit_code, verified.stderr) == (0, "node.db: 1 batch and 1 day compared\n")
+    assert oct(Path("node.db-ship").stat().st_mode & 0o777) == "0o600"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--to=http://ch"], "this is not the address of a ClickHouse"),
+        (["--to=chdb:///x", "--verify", "--follow"], "--follow, --verify and --status are not"),
+        (["--to=chdb:///x", "--retain=1m=30d"], "--retain is for tables that are made"),
+        (["--to=chdb:///x", "--init", "--retain=1m=90m"], "'90m' is not a number of days"),
+        (["--to=chdb:///x", "--init", "--retain=2m=1d"], "'2m=1d' is not LEVEL=AGE"),
+        (["--to=clickhouse://a:hunter2@ch"], "a password in the address would be seen by others"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_exit_2(invoke, db, flags, said):
+    result = invoke("ship", db, *flags)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: {said}")
+    assert "hunter2" not in result.stderr
+
+
+def test_nothing_to_ship_is_said(invoke):
+    result = invoke("ship", "--to=chdb:///x")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: there is nothing to ship\nTry: ctk ship node.db --to chdb:///x\n",
+    )
+
+
+def test_a_server_that_is_not_there_is_one_line(invoke, db):
+    result = invoke("ship", db, "--to=clickhouse+http://127.0.0.1:1/ctk")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: clickhouse+http://127.0.0.1:1/ctk does not answer: Connection refused\n",
+    )

@@ -1,0 +1,378 @@
+"""Shipping files to ClickHouse (ctk/fleet/clickhouse), in chDB."""
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from edges import with_ids
+from fleetworld import SINCE, World, row
+
+from ctk.errors import StoreError, UsageError
+from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse.client import AwayError, Client, opened
+from ctk.fleet.clickhouse.cut import START
+from ctk.fleet.clickhouse.ship import Shipped, Shipper, recording_of, shipper_of
+from ctk.fleet.clickhouse.state import Batch, State
+from ctk.fleet.clickhouse.target import parse_target
+from ctk.fleet.clickhouse.verify import verify
+from ctk.fleet.merge import merge
+from ctk.model import EventCounts
+from ctk.store import connect
+from ctk.store.columns import COUNT_KEYS, flow_sql
+from ctk.store.write import Writer
+from ctk.timespan import HOUR, MINUTE, SECOND
+
+FOR_EVER = dict.fromkeys(("1m", "1h", "1d"))
+SPAN = 3 * HOUR
+_SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)
+_KEYS = ", ".join(tables.IDENTITY)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Tables in the one folder that this process may have open; each file is another recording."""
+    target = parse_target(f"chdb://{tmp_path_factory.mktemp('chdb') / 'ch'}", {})
+    with opened(target, database=False) as made:
+        tables.make(made, FOR_EVER)
+    with opened(target) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of three nodes."""
+    folder = tmp_path_factory.mktemp("world")
+    made = World(3, seed=7)
+    made.write(folder, made.talks(240, SPAN), SPAN, range(3))
+    return folder
+
+
+@pytest.fixture
+def files(world: Path, tmp_path: Path) -> list[Path]:
+    """Copies that are of no other test."""
+    copies = [Path(shutil.copy(world / f"n{i}.db", tmp_path)) for i in range(3)]
+    for db in copies:
+        with sqlite3.connect(db) as conn:
+            conn.execute("UPDATE recording SET boot_id = ?", (str(tmp_path),))
+    return copies
+
+
+def recording(db: Path) -> str:
+    with connect.reader(db) as conn:
+        return recording_of(conn) or ""
+
+
+@contextmanager
+def shipping(
+    db: Path, client: Client, most: int = 40, folder: Path | None = None
+) -> Iterator[Shipper]:
+    with shipper_of(db, client.target.said, folder, most) as shipper:
+        yield shipper
+
+
+def ship(db: Path, client: Client, most: int = 40) -> Shipped:
+    with shipping(db, client, most) as shipper:
+        return shipper.ship(client)
+
+
+def in_file(db: Path) -> list[tuple[object, ...]]:
+    """What the flows of a file sum up to, by minute and all that they are told apart by."""
+    keys = ", ".join(f"{sql} AS {key}" for key, sql in flow_sql().items() if key in tables.IDENTITY)
+    assert keys
+    with sqlite3.connect(db) as conn:
+        found = conn.execute(
+            f"SELECT started_ns / {MINUTE} * 60, {_KEYS}, {_SUMS}, MIN(started_ns), MAX(ended_ns)"
+            f" FROM flows GROUP BY started_ns / {MINUTE}, {_KEYS}"
+        ).fetchall()
+    return sorted(found, key=repr)
+
+
+def there(client: Client, db: Path) -> list[tuple[object, ...]]:
+    found = client.query(
+        f"SELECT toUnixTimestamp(minute), {_KEYS}, {_SUMS}, min(first_seen_ns), max(last_seen_ns)"
+        f" FROM flows_1m WHERE recording = {{recording:String}} GROUP BY minute, {_KEYS}",
+        {"recording": recording(db)},
+    )
+    return sorted(map(tuple, found.rows), key=repr)
+
+
+def is_right(client: Client, *files: Path) -> bool:
+    """Whether each row of these files is there once, at every level, and `--verify` agrees."""
+    for db in files:
+        assert there(client, db) == in_file(db)
+        with shipping(db, client) as shipper:
+            found = verify(shipper, client)
+        assert (found.repaired, found.wrong) == (0, [])
+        assert found.batches > 0
+        minutes, *coarser = (
+            client.query(
+                f"SELECT {_SUMS} FROM {level.table} WHERE recording = {{recording:String}}",
+                {"recording": recording(db)},
+            ).rows
+            for level in tables.LEVELS
+        )
+        assert coarser == [minutes, minutes]
+    return True
+
+
+def test_what_is_shipped_is_what_the_files_have_to_the_byte(client, files):
+    for db in files:
+        shipped = ship(db, client)
+        assert shipped.batches > 1
+        assert ship(db, client) == Shipped()  # again ships nothing
+    assert is_right(client, *files)
+    for db in files:
+        told = client.query(
+            "SELECT started_ns, committed_ns, ended_ns FROM recordings FINAL"
+            " WHERE recording = {recording:String}",
+            {"recording": recording(db)},
+        ).rows
+        with sqlite3.connect(db) as conn:
+            one = conn.execute("SELECT started_ns, committed_ns, ended_ns FROM recording")
+            assert list(map(tuple, told)) == one.fetchall()
+    nodes = client.query("SELECT name, zone FROM nodes FINAL ORDER BY name").rows
+    assert list(map(tuple, nodes)) == [(f"n{i}", f"zone-{i}") for i in range(3)]
+
+
+def test_a_copy_without_what_was_written_beside_it_ships_only_what_is_new(client, files, tmp_path):
+    db = files[0]
+    ship(db, client)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(db, copy)
+    assert ship(copy / db.name, client) == Shipped()
+    assert is_right(client, db)
+
+
+def test_two_shippers_of_one_file_are_refused(client, files):
+    with shipping(files[0], client), pytest.raises(StoreError) as raised:
+        ship(files[0], client)
+    assert raised.value.message.startswith(f"{files[0]} is being shipped by process ")
+
+
+def test_a_merged_file_is_refused(client, files, tmp_path):
+    merge(files, tmp_path / "all.db")
+    with pytest.raises(UsageError, match="is merged"):
+        ship(tmp_path / "all.db", client)
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nobody catches it."""
+
+
+class Shaky:
+    """
+    Kills at a step, before or after it, or cuts an answer off, as a seeded die says.
+
+    It stands between the shipper and the real client, and the real state.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.die = random.Random(seed)
+        self.left = self.die.randrange(1, 24)
+        self.kills = self.cuts = 0
+
+    def around(self, do, *, answers: bool):
+        def step(*args, **options):
+            self._tick()
+            found = do(*args, **options)
+            if answers and self.die.random() < 0.12:
+                self.cuts += 1
+                raise AwayError("the answer was cut off")
+            self._tick()
+            return found
+
+        return step
+
+    def _tick(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.left = self.die.randrange(1, 24)
+            self.kills += 1
+            raise KilledError
+
+
+KILLS = 50
+
+
+def test_killed_at_any_step_and_cut_off_each_row_is_there_once(client, files, monkeypatch):
+    shaky = Shaky(seed=1)
+    with monkeypatch.context() as patched:
+        for name in ("insert", "command", "query"):
+            patched.setattr(Client, name, shaky.around(getattr(Client, name), answers=True))
+            step = getattr(Client, name)
+            patched.setattr(Client, name, lambda self, *a, _s=step, **o: _s(self, *a, **o))
+        for name in ("fix", "trying", "done", "move"):
+            step = shaky.around(getattr(State, name), answers=False)
+            patched.setattr(State, name, lambda self, *a, _s=step, **o: _s(self, *a, **o))
+        left = list(files)
+        while left and shaky.kills < KILLS:
+            try:
+                ship(left[0], client, most=12)
+                left.pop(0)
+            except (KilledError, AwayError):
+                pass
+    assert shaky.kills >= KILLS
+    assert shaky.cuts >= KILLS // 6
+    for db in files:
+        ship(db, client)
+    assert is_right(client, *files)
+
+
+def test_what_was_sent_by_nobody_any_more_is_sent_anew(client, files):
+    """The state is gone, and the last batch was not told of."""
+    db = files[0]
+
+    class GoneError(Exception):
+        pass
+
+    with shipping(db, client) as shipper:
+        tell = shipper.tell
+
+        def gone(of: Client, batch: Batch) -> None:
+            if batch.batch == 2:
+                raise GoneError
+            tell(of, batch)
+
+        shipper.tell = gone  # type: ignore[method-assign]
+        with pytest.raises(GoneError):
+            shipper.ship(client)
+    db.with_name(f"{db.name}-ship").unlink()
+    ship(db, client, most=33)
+    assert is_right(client, db)
+
+
+def test_verify_repairs_what_is_missing_twice_or_not_summed_up(client, files):
+    db = files[1]
+    ship(db, client)
+    own, now = f"recording = '{recording(db)}'", {"mutations_sync": 2}
+    client.command(f"ALTER TABLE flows_1m DELETE WHERE batch = 2 AND {own}", settings=now)
+    client.command(
+        f"INSERT INTO flows_1m SELECT * FROM flows_1m WHERE batch = 3 AND {own}",
+        settings={"insert_deduplicate": 0},
+    )
+    client.command(f"ALTER TABLE flows_1h DELETE WHERE toHour(hour) = 10 AND {own}", settings=now)
+    with shipping(db, client) as shipper:
+        found = verify(shipper, client)
+    assert found.repaired >= 2
+    assert found.wrong == []
+    assert is_right(client, db)
+
+
+def test_verify_says_what_the_file_cannot_repair(client, files):
+    db = files[1]
+    ship(db, client)
+    client.command(
+        f"ALTER TABLE flows_1m DELETE WHERE batch = 2 AND recording = '{recording(db)}'",
+        settings={"mutations_sync": 2},
+    )
+    with sqlite3.connect(db) as conn:
+        conn.execute("DELETE FROM flow")
+    with shipping(db, client) as shipper:
+        found = verify(shipper, client)
+    assert found.wrong[0].startswith("batch 2 has 0 of ")
+    assert found.wrong[0].endswith("rows, and n1.db has pruned what is missing")
+
+
+class Node:
+    """A node's file that goes on being written."""
+
+    def __init__(self, path: Path) -> None:
+        self.world = World(2, seed=3)
+        self.path = path
+        self.rows = [
+            row(talk, seen, 0)
+            for talk in self.world.talks(150, SPAN, ("pod_to_pod", "out"))
+            for node, seen in talk.sights
+            if node == 0
+        ]
+
+    def write(self, rows, committed_ns, retain=None, started_ns=SINCE - 10 * SECOND) -> None:
+        with connect.writer(self.path) as conn:
+            writer = Writer(
+                conn,
+                node="n0",
+                source="kernel",
+                settings={},
+                started_ns=started_ns,
+                boot_id=str(self.path),
+            )
+            writer.window(
+                with_ids(writer, rows), committed_ns=committed_ns, counters=EventCounts(1)
+            )
+            for _ in writer.maintain(committed_ns, retain or {}):
+                pass
+            writer.finish(committed_ns)
+
+
+def test_flows_that_were_written_late_are_shipped_once(client, tmp_path):
+    node = Node(tmp_path / "n0.db")
+    half = SINCE + SPAN // 2
+    early = [each for each in node.rows if each.started_ns < half]
+    late, in_time = early[::4], [each for n, each in enumerate(early) if n % 4]
+    node.write(in_time, half)
+    assert ship(node.path, client).rows > 0
+    node.write(
+        [*late, *(each for each in node.rows if each.started_ns >= half)],
+        SINCE + SPAN,
+        started_ns=half,
+    )
+    assert ship(node.path, client).rows > 0
+    own = f"recording = '{recording(node.path)}'"
+    found = client.query(f"SELECT countIf(from_ns = until_ns) FROM batches WHERE {own}").rows
+    assert found[0][0] > 0
+    assert is_right(client, node.path)
+
+
+def test_where_flows_were_pruned_their_minutes_are_shipped(client, tmp_path):
+    node = Node(tmp_path / "n0.db")
+    node.write(node.rows, SINCE + SPAN)
+    expected = [row[1:] for row in _by_minute(in_file(node.path))]
+    node.write([], SINCE + SPAN + MINUTE, {"flow": HOUR}, started_ns=SINCE + SPAN)
+    with sqlite3.connect(node.path) as conn:
+        (oldest_ns,) = conn.execute("SELECT MIN(started_ns) FROM flow").fetchone()
+    assert oldest_ns > SINCE + HOUR
+    ship(node.path, client)
+    own = f"recording = '{recording(node.path)}'"
+    levels = client.query(f"SELECT DISTINCT level FROM batches WHERE {own} ORDER BY 1").rows
+    assert [tuple(each) for each in levels] == [("1m",), ("flow",)]
+    assert [row[1:] for row in _by_minute(there(client, node.path))] == expected
+
+
+def _by_minute(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    """Leave out when rows were first and last seen: minutes do not tell."""
+    return [row[:-2] for row in rows]
+
+
+def test_what_is_pruned_while_clickhouse_is_away_is_a_gap(client, tmp_path):
+    node = Node(tmp_path / "n0.db")
+    first = [each for each in node.rows if each.started_ns < SINCE + HOUR]
+    node.write(first, SINCE + HOUR)
+    ship(node.path, client)
+    node.write(
+        [each for each in node.rows if each.started_ns >= SINCE + HOUR],
+        SINCE + SPAN,
+        started_ns=SINCE + HOUR,
+    )
+    ages = {"flow": MINUTE, "1m": MINUTE}
+    node.write([], SINCE + SPAN + HOUR, ages, started_ns=SINCE + SPAN)
+    with shipping(node.path, client) as shipper:
+        shipper.ship(client)
+        assert len(shipper.notes) == 1
+        assert verify(shipper, client).wrong == []
+    gaps = client.query(
+        "SELECT kind, started_ns >= {since:Int64} FROM gaps FINAL"
+        " WHERE id < 0 AND recording = {recording:String}",
+        {"since": SINCE + HOUR - MINUTE, "recording": recording(node.path)},
+    ).rows
+    assert [tuple(each) for each in gaps] == [("not shipped", 1)]
+
+
+def test_a_state_starts_at_the_beginning(files, client):
+    with shipping(files[0], client) as shipper:
+        assert shipper.state.position == START
+        assert shipper.state.open_batch() is None

@@ -1,0 +1,259 @@
+"""What was shipped, asked in chDB: as the merged file of the same nodes answers."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from fleetworld import SINCE, World, row
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ctk
+from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes
+from ctk.ask.recording import Recording
+from ctk.errors import UsageError
+from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse.client import Client, opened
+from ctk.fleet.clickhouse.ship import shipper_of
+from ctk.fleet.clickhouse.target import parse_target
+from ctk.fleet.merge import merge
+from ctk.model import FlowRow
+from ctk.store import connect
+from ctk.timespan import MINUTE, SECOND
+
+Invoke = Callable[..., Result]
+SPAN = 130 * MINUTE
+FOR_EVER = dict.fromkeys(("1m", "1h", "1d"))
+
+
+def ship(files: list[Path], client: Client) -> None:
+    for file in files:
+        with shipper_of(file, client.target.said, None, 4_000) as shipper:
+            shipper.ship(client)
+
+
+class Fleet:
+    """Four of five nodes; one of them wrote nothing for a while. Shipped, and merged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(5, seed=3)
+        self.talks = self.world.talks(900, SPAN)
+        rows: dict[int, list[FlowRow]] = {node: [] for node in range(4)}
+        gap = SINCE + 30 * MINUTE, SINCE + 50 * MINUTE
+        for talk in self.talks:
+            for sight in talk.sights:
+                if sight.node == 2 and gap[0] <= talk.at_ns < gap[1]:
+                    continue
+                if sight.node in rows:
+                    rows[sight.node].append(row(talk, sight.edge, 0))
+        self.files = [folder / f"n{node}.db" for node in rows]
+        for node, path in enumerate(self.files):
+            self.world.write_node(path, node, rows[node], SPAN)
+        with connect.writer(self.files[2]) as conn:
+            conn.execute(
+                "INSERT INTO gap(recording_id, kind, started_ns, ended_ns, lost)"
+                " VALUES (1, 'disk full', ?, ?, 7)",
+                gap,
+            )
+        self.merged = folder / "all.db"
+        merge(self.files, self.merged, aside=True)
+        self.target = f"chdb://{folder / 'ch'}"
+        with opened(parse_target(self.target, {}), database=False) as client:
+            tables.make(client, FOR_EVER)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    made = Fleet(tmp_path_factory.mktemp("fleet"))
+    # The folder stays open for as long as one client is.
+    with opened(parse_target(made.target, {})) as client:
+        ship(made.files, client)
+        ship(made.files, client)  # again changes nothing
+        yield made
+
+
+@pytest.fixture(scope="module")
+def both(fleet: Fleet) -> Iterator[tuple[Recording, Recording]]:
+    with ctk.open(fleet.merged) as file, ctk.open(fleet.target) as shipped:
+        yield file, shipped
+
+
+@pytest.fixture(scope="module")
+def everybody(fleet: Fleet) -> Iterator[tuple[Recording, Recording]]:
+    with (
+        ctk.open(fleet.merged, all_observers=True) as file,
+        ctk.open(fleet.target, all_observers=True) as shipped,
+    ):
+        yield file, shipped
+
+
+KEYS = (
+    *("source", "destination", "pod", "workload", "namespace", "external_ip", "endpoint_node"),
+    *("endpoint_zone", "client", "server", "backend", "backend_port", "node", "cluster", "proto"),
+    *("ip_version", "zone", "src", "dst", "dst_port", "nat_src", "nat_dst", "src_kind", "dst_kind"),
+    *("src_node", "dst_node_zone", "service", "service_via", "src_workload_kind", "dst_labels"),
+)
+VALUES = {
+    "namespace": ["shop", "p*", "nowhere"],
+    "pod": ["app-0", "shop/app-1-*", "?pp-3*"],
+    "workload": ["app-2", "pay/app-*"],
+    "service": ["svc-1", "shop/*", "pay/svc-4"],
+    "node": ["n0", "n4", "n[2"],
+    "zone": ["zone-1", "zone-*"],
+    "kind": ["pod", "external", "service", "node", "unknown"],
+    "ip": ["10.128.1.0/24", "203.0.113.3", "10.96.*", "fd00::/8", "10.0.0.2"],
+    "port": ["80", "8080", "400-500", "30000-30002"],
+    "label": ["app=app-1", "app in (app-1,app-2),!x", "app!=app-3", "x"],
+}
+FLAGS = ("cross_namespace", "cross_zone")
+SIDED = ("namespace", "pod", "workload", "node", "zone", "kind", "ip", "label")
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> dict[str, object]:
+    """Draw filters, as keyword arguments."""
+    found: dict[str, object] = {}
+    for field in draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=2, unique=True)):
+        sides = ["", "from_", "to_"] if field in SIDED else [""]
+        name = draw(st.sampled_from(["", "not_"])) + draw(st.sampled_from(sides)) + field
+        found[name] = draw(st.lists(st.sampled_from(VALUES[field]), min_size=1, max_size=2))
+    for flag in FLAGS:
+        if draw(st.sampled_from([False] * 5 + [True])):
+            found[flag] = True
+    if draw(st.booleans()):
+        found["since"] = SINCE + draw(st.integers(-5, 100)) * MINUTE
+    if draw(st.booleans()):
+        found["until"] = SINCE + draw(st.integers(20, 140)) * MINUTE
+        if found["until"] < found.get("since", 0):
+            del found["since"]
+    return found
+
+
+QUESTION = {
+    "by": st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True),
+    "sort": st.sampled_from([None, "bytes", "connections", "failed", "packets", "bytes_in"]),
+    "limit": st.sampled_from([None, 0, 3, 20]),
+    "side": st.sampled_from(["both", "from", "to"]),
+    "filters": asked(),
+    "of_all": st.booleans(),
+}
+
+
+@given(**QUESTION)
+def test_any_question_of_sums_has_the_answer_of_the_merged_file(
+    both, everybody, by, sort, limit, side, filters, of_all
+):
+    file, shipped = everybody if of_all else both
+    how = {"by": by, "sort": sort, "limit": limit, "side": side, **filters}
+    assert shipped.top(**how) == file.top(**how)
+
+
+@given(by=QUESTION["by"], filters=asked(), step=st.sampled_from(["1m", "7m", "1h", "1d"]))
+def test_any_series_is_that_of_the_merged_file(both, by, filters, step):
+    file, shipped = both
+    how = {"by": by[:1], "step": step, "limit": 5, **filters}
+    assert shipped.series(**how) == file.series(**how)
+
+
+def test_flows_are_sums_of_minutes_and_add_up_to_those_of_the_file(both):
+    file, shipped = both
+    flows = shipped.flows(from_kind="pod", since=SINCE + 10 * MINUTE)
+    found = list(flows)
+    assert SummedUp() in flows.caveats
+    assert [each.started_ns for each in found] == sorted(each.started_ns for each in found)
+    expected = list(file.flows(from_kind="pod", since=SINCE + 10 * MINUTE))
+    for key in ("connections", "bytes_out", "packets_in", "new_events"):
+        assert sum(getattr(each, key) for each in found) == sum(
+            getattr(each, key) for each in expected
+        )
+    assert {each[5:10] for each in found} == {each[5:10] for each in expected}
+
+
+def test_a_span_is_widened_to_whole_minutes_and_that_is_said(both):
+    _, shipped = both
+    asked = {"since": SINCE + 90 * SECOND, "until": SINCE + 200 * SECOND}
+    found = shipped.top(by="node", **asked)
+    whole = shipped.top(by="node", since=SINCE + MINUTE, until=SINCE + 4 * MINUTE)
+    assert (found.rows, WholeMinutes() in found.caveats) == (whole.rows, True)
+    assert WholeMinutes() not in whole.caveats
+
+
+def test_what_was_shipped_is_described_as_the_merged_file_is(both, fleet):
+    file, shipped = both
+    one, other = file.describe(), shipped.describe()
+    for name in ("since", "until", "nodes", "clusters", "recordings", "gaps", "merged"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert [level.level for level in other.levels] == ["1m", "1h", "1d"]
+    assert {table.table for table in other.tables} >= {"flows_1m", "flows_1h", "recordings"}
+    assert shipped.gaps().rows == file.gaps().rows
+    assert shipped.reference() == file.reference()
+    assert HasGaps(file.gaps().rows) in shipped.top(by="node").caveats
+
+
+def test_sql_is_clickhouse_s_own_and_only_reads(both, fleet):
+    _, shipped = both
+    answer = shipped.sql(
+        "SELECT node, sum(connections) AS n FROM flows_1h WHERE dst_port = {port:UInt16}"
+        " AND hour >= toDateTime(intDiv({since_ns:Int64}, 1000000000))"
+        " GROUP BY node ORDER BY node",
+        port=8080,
+        since=SINCE,
+    )
+    assert answer.columns == ("node", "n")
+    assert [name for name, _ in answer] == ["n0", "n1", "n2", "n3"]
+    for text, said in (
+        ("DROP TABLE flows_1m", "the SQL may only read"),
+        ("INSERT INTO gaps SELECT * FROM gaps", "the SQL may only read"),
+        ("SELECT nope FROM flows_1m", "bad SQL: Unknown expression"),
+        ("SELECT sum(sipHash64(number)) FROM numbers(100000000000)", "took longer than 0.2 s"),
+    ):
+        with pytest.raises(UsageError, match=said) as refused:
+            list(shipped.sql(text, limit_s=0.2))
+        assert refused.value.hint
+    with pytest.raises(UsageError, match=r"the SQL has no \{ip:String\}"):
+        shipped.sql("SELECT 1", ip="10.0.0.1")
+
+
+@pytest.mark.parametrize("question", ["follow", "diff", "new", "idle", "pressure", "schema"])
+def test_what_only_a_file_answers_is_one_clear_line(both, question):
+    with pytest.raises(UsageError) as refused:
+        getattr(both[1], question)()
+    assert refused.value.hint
+
+
+def test_the_command_line_asks_a_target_as_it_asks_a_file(invoke: Invoke, fleet, tmp_path):
+    words = (
+        "--by",
+        "workloads",
+        "--sort",
+        "connections",
+        "-o",
+        "json",
+        "--since",
+        "2024-11-25T10:00Z",
+    )
+    one, other = (invoke("top", each, *words) for each in (fleet.merged, fleet.target))
+    assert (one.exit_code, one.stdout, one.stderr) == (0, other.stdout, other.stderr)
+    assert invoke("info", fleet.target).stdout.startswith("nodes       n0, n1, n2, n3\n")
+    found = invoke("query", fleet.target, "--to-service", "svc-1", "-o", "jsonl")
+    assert {json.loads(line)["service"] for line in found.stdout.splitlines()} <= {
+        f"{space}/svc-1" for space in ("shop", "pay", "search")
+    }
+    assert found.stderr.endswith("flows are sums of a minute: so they were shipped\n")
+    counted = invoke("query", fleet.target, "SELECT count() > 0 AS some FROM flows_1m", "-o", "csv")
+    assert counted.stdout == "some\n1\n"
+    documents = []
+    for number, each in enumerate((fleet.merged, fleet.target)):
+        page = tmp_path / f"{number}.json"
+        assert invoke("report", each, "--format", "json", "-o", page).exit_code == 0
+        documents.append(json.loads(page.read_text()))
+    unlike = {key for key in documents[0] if documents[0][key] != documents[1][key]}
+    assert unlike <= {"source", "made_at"}
+    refused = invoke("export", fleet.target, "--format", "jsonl")
+    assert (refused.exit_code, refused.stderr.splitlines()[0]) == (
+        2,
+        f"Error: {fleet.target} is no file",
+    )
+    assert "src_port" in invoke("top", fleet.target, "--by", "src_port").stderr
