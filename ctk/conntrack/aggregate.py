@@ -24,6 +24,7 @@ from ctk.conntrack.decode import (
 from ctk.conntrack.groups import (
     Counters,
     Group,
+    RestoredGroup,
     Totals,
     moved_since,
 )
@@ -189,8 +190,11 @@ class Aggregator(EventCounter):
             if group is not None and state & UNDATED and start_ns is not None:
                 counted = self._date(key, group, start_ns)
                 state = states.get(key, 0)
-            if group is not None and state and self._is_another(key, group, start_ns):
-                group = None
+            if group is not None and state:
+                if self._is_another(key, group, start_ns):
+                    group = None
+                elif isinstance(group, RestoredGroup) and shown[1] is not None:
+                    group.recognise(shown[1])
             before = connections.counters(key)
             if group is None:
                 if start_ns is not None and start_ns > self._heard_ns:

@@ -44,6 +44,7 @@ from ctk.conntrack.groups import (
     FoldedGroup,
     Group,
     Other,
+    RestoredGroup,
     base_of,
 )
 from ctk.conntrack.strangers import Strangers
@@ -118,11 +119,11 @@ class Connections:
             other = self.strangers.other_of(orig, reply, zone)
             if other is not None:
                 group = self.live.get(other.base | of_flow)
-                if group is None:
-                    # It was folded before, or is now.
-                    if self._wanted is None and self.strangers.is_folded_at_once(other):
-                        return other
-                elif group.folded:
+                # It was folded before, or is now.
+                folded = self.strangers.full if group is None else group.folded
+                if folded and self._wanted is not None:
+                    folded = self._wanted(self._tuples.read(*key))  # 3 us more
+                if folded and (group is not None or self.strangers.is_folded_at_once(other)):
                     return other
         return self.enter(key, other)
 
@@ -339,9 +340,8 @@ class Connections:
 
 
 def _restored(some: LiveConnections) -> Group:
-    if some.folded is not None:
-        group: Group = FoldedGroup(None, some.folded, some.began_ns, has_ports=some.has_ports)
-    else:
-        group = Group(None, some.began_ns, has_ports=some.has_ports)
+    if some.folded is None:
+        return RestoredGroup(some)
+    group = FoldedGroup(None, some.folded, some.began_ns, has_ports=some.has_ports)
     group.edge_id = some.edge_id
     return group
