@@ -86,8 +86,8 @@ class Level(NamedTuple):
 
 
 MINUTES = Level("1m", "flows_1m", "minute", "minute", 60, 30)
-HOURS = Level("1h", "flows_1h", "hour", "toStartOfHour(minute)", 3600, 400)
-DAYS = Level("1d", "flows_1d", "day", "toStartOfDay(minute)", 86400, 1100)
+HOURS = Level("1h", "flows_1h", "hour", "toStartOfHour(minute)", 3600, 90)
+DAYS = Level("1d", "flows_1d", "day", "toStartOfDay(minute)", 86400, 730)
 LEVELS = (MINUTES, HOURS, DAYS)
 
 # What the insert of a batch needs so that it counts once, whatever becomes of its answer.
