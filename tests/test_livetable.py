@@ -277,6 +277,7 @@ def test_in_tmux_keys_work_and_nothing_wraps(shop: Path, tmp_path: Path) -> None
             assert max(map(len, lines)) < columns
             assert [line.split()[0] for line in lines[3:5]] == ["SOURCE", "203.0.113.9"]
             tmux.press("C-c")
+            tmux.lines("$")
             # The screen of before is back, and takes a command.
             tmux.press("echo all $((6*7)) well", "Enter")
             left = tmux.lines("all 42 well")

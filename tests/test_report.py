@@ -178,6 +178,20 @@ def test_words_stand_for_names(shop: Path, invoke: Callable[..., Any]) -> None:
     assert made["sums"] == json.loads(invoke("report", shop, "--format", "json").stdout)["sums"]
 
 
+def test_a_report_of_nothing_says_why(shop: Path, invoke: Callable[..., Any]) -> None:
+    def caveats(*words: str) -> list[str]:
+        told = json.loads(invoke("report", shop, "--format", "json", *words).stdout)
+        found: list[str] = told["trust"]["caveats"]
+        return found
+
+    assert caveats("--pod", "web-7", "--namespace", "shop")[0] == (
+        "no flows fit: no pod named web-7 in this file (shop/web-1)"
+    )
+    assert caveats("--until", "2020-01-01")[0].startswith("no flows fit: the file begins ")
+    # The reasons name who is in the file, and who was asked for.
+    assert caveats("--pod", "web-7", "--redact")[0] == "no flows fit"
+
+
 def test_the_page_holds_the_document_and_nothing_of_it_as_markup(
     shop: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, Widened, caveats_of, pruned_of_span
+from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.folded import folded_of
 from ctk.ask.gaps import StoredGap, gaps_of
+from ctk.ask.nothing import why_nothing
 from ctk.ask.selectors import both, edge_condition, row_condition
 from ctk.ask.series import cover_steps, step_of
 from ctk.ask.spans import Held, Piece, clip, cover, exact_extent, held
@@ -153,7 +154,7 @@ def graph(
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         if span is None:
-            return _empty(step_ns or MINUTE, gaps, caveats)
+            return _empty(step_ns or MINUTE, gaps, [*why_nothing(conn, filters), *caveats])
         if span[1] - span[0] <= _READ_EXACTLY and levels[0].pruned_ns <= span[0]:
             levels = levels[:1]
         step_ns = step_ns or step_of(span[1] - span[0], _MOST_STEPS)
@@ -166,6 +167,8 @@ def graph(
         at(0, "who talked to whom")
         found = source.edges(pieces)
         caveats += folded_of(conn, pieces, filters, shown=found.folded)
+        if not found.edges and not any(isinstance(each, Folded) for each in caveats):
+            caveats[:0] = why_nothing(conn, filters)
         chosen = {
             edge_id: place
             for place in range(min(series_of, len(found.edges)))

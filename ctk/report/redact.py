@@ -7,6 +7,7 @@ For a report that leaves the house: who talked to whom and what failed can be to
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from ctk.ask.caveats import NothingFits
 from ctk.ask.graph import Graph, Leaf
 
 _NOT_A_NAME = ("other",)  # of a rollup: it stands for many
@@ -59,7 +60,11 @@ class Words:
         gaps = tuple(
             gap._replace(node=self.word("node", gap.node) or "", detail=None) for gap in graph.gaps
         )
-        return replace(graph, edges=edges, gaps=gaps, labels={})
+        # Why nothing fits is told by names that are there, and by those that were asked for.
+        caveats = tuple(
+            NothingFits() if isinstance(each, NothingFits) else each for each in graph.caveats
+        )
+        return replace(graph, edges=edges, gaps=gaps, labels={}, caveats=caveats)
 
     def each(self, kind: str, names: Iterable[str]) -> list[str]:
         """Give the words for names of one kind."""

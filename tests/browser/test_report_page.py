@@ -4,19 +4,22 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
+from edges import edge, with_ids
 from hostile import NAMES, hostile_file
 from hypothesis import given
 from hypothesis import strategies as st
 from mesh import mesh_file
 from playwright.sync_api import Page
-from sample import AT, GAPS
+from sample import AT, GAPS, WEB
 
 import ctk
-from ctk.model import EventCounts
+from ctk.model import EventCounts, FlowRow
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
@@ -168,6 +171,96 @@ def test_the_address_is_the_question_and_back_goes_back(
     assert "sel=workload:shop/StatefulSet/db" in page.url
     page.go_back()
     page.wait_for_function("() => document.querySelector('.panel h2').textContent === 'shop/web'")
+
+
+def test_an_address_with_a_row_chosen_is_a_link(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    """Who opens it sees what was chosen: a failure, a change, a caller, a peer, a row of a list."""
+    address = report_of(shop, "--since", "2024-11-25T18:47:40Z")
+    page, other = open_page(address), open_page(address)
+    shown = "() => [...document.querySelectorAll('.panel h2, .panel .sums, .panel code')]"
+    seen = set()
+
+    def opened_elsewhere() -> None:
+        page.wait_for_function("() => location.hash.slice(1) === document.body.dataset.shown")
+        if "sel=row:" not in page.url:
+            return
+        texts = page.evaluate(f"{shown}.map((each) => each.textContent)")
+        assert texts
+        other.goto("about:blank")
+        other.goto(page.url)
+        other.wait_for_selector(".panel")
+        assert other.evaluate(f"{shown}.map((each) => each.textContent)") == texts
+        seen.add(texts[0])
+
+    def click(what: str, at: int = 0) -> None:
+        page.evaluate(
+            "([what, at]) => document.querySelectorAll(what)[at]"
+            "?.dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+            [what, at],
+        )
+
+    for at in range(len(page.query_selector_all("main .way"))):
+        click("main .way", at)
+        opened_elsewhere()
+    page.fill("[type=search]", "shop/web")
+    page.wait_for_selector(".sides .way")
+    for at in range(len(page.query_selector_all(".sides .way"))):
+        click(".sides .way", at)
+        opened_elsewhere()
+    for at in range(2):
+        for box in range(len(page.query_selector_all(".box"))):
+            click(".box", box)
+            page.wait_for_function("() => location.hash.slice(1) === document.body.dataset.shown")
+            click(".panel .way", at)
+            opened_elsewhere()
+    assert len(seen) > 8
+    other.goto("about:blank")
+    other.goto(f"{address}#sel=row:nobody")
+    other.wait_for_selector("main[data-whole]")
+    assert other.query_selector(".panel") is None
+
+
+LONG = "checkout-recommendation-" * 6
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (800, "dark")])
+def test_long_names_push_no_number_out(
+    open_page: Open, report_of: Callable[..., str], tmp_path: Path, width: int, scheme: str
+) -> None:
+    db = tmp_path / "long.db"
+    client, server = (
+        replace(
+            WEB, name=f"{'checkout-recommendation-' * 6}{at}", workload=None, address=f"10.0.0.{at}"
+        )
+        for at in range(2)
+    )
+    long = edge("tcp", 0, client, server, 80, None, server, None, None, None)
+    with connect.writer(db) as conn:
+        writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
+        row = FlowRow(long, AT, AT, None, 9_999, 9_999, 0, 0, 50, 5, 2**40, 9, 2**40, 9)
+        writer.window(with_ids(writer, [row]), committed_ns=AT + SECOND, counters=EventCounts())
+    page = open_page(report_of(db), width=width, color_scheme=scheme)
+    hidden = """() => [...document.querySelectorAll("td.right, td.port")].filter((cell) => {
+        const scroll = cell.closest(".scroll").getBoundingClientRect();
+        return cell.getBoundingClientRect().right > scroll.right + 1;
+    }).map((cell) => cell.textContent)"""
+    assert page.evaluate(hidden) == []
+    page.click(".box")
+    page.wait_for_selector(".panel")
+    assert page.evaluate(hidden) == []
+    page.click(".panel .way")
+    page.wait_for_function("() => location.hash.includes('sel=row:')")
+    assert page.evaluate(hidden) == []
+    way = page.query_selector("main .way")
+    assert way is not None
+    assert way.get_attribute("title") == f"shop/{client.name}"
+    # The whole name of a box is its title, and what it shows of it ends in the box.
+    within = """() => [...document.querySelectorAll(".box .name")].every((name) =>
+        name.getBoundingClientRect().right <= name.closest(".box").getBoundingClientRect().right
+    )"""
+    assert page.evaluate(within)
 
 
 def test_the_keyboard_alone_is_enough(

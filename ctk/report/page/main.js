@@ -111,14 +111,20 @@
     const rows = [...links].sort(ctk.rankLink);
     return html`<details class="equal"><summary>${summary}</summary><${ctk.Rows} caption=${summary} rows=${rows}
       head=${[["From"], ["To"], ["Connections", true], ["Refused", true], ["Unreplied", true], ["Out", true], ["In", true]]}
-      row=${(link) => html`<tr data-row="link"><td>${onLink ? html`<button type="button" class="way" onClick=${() => onLink(link)}>${title(link.src)}</button>` : title(link.src)}</td><td>${title(link.dst)}</td><td class="right">${ctk.counted(link.sums.connections)}</td>
+      row=${(link) => html`<tr data-row="link"><td class="name">${onLink ? html`<button type="button" class="way" title=${title(link.src)} onClick=${() => onLink(link)}>${title(link.src)}</button>` : title(link.src)}</td><td class="name" title=${title(link.dst)}>${title(link.dst)}</td><td class="right">${ctk.counted(link.sums.connections)}</td>
         <td class="right">${ctk.counted(link.sums.refused)}</td><td class="right">${ctk.counted(link.sums.unreplied)}</td>
         <td class="right">${ctk.scaled(link.sums.bytes_out)}</td><td class="right">${ctk.scaled(link.sums.bytes_in)}</td></tr>`} /></details>`;
   }
 
-  function selectionOf(doc, edges, graph, sel, picked) {
+  function selectionOf(doc, edges, before, graph, sel, picked) {
     if (!sel) return null;
-    if (picked !== null && picked.key === sel) return { box: null, title: picked.title, edges: picked.edges, flags: picked.flags };
+    if (sel.startsWith("row:")) {
+      const title = sel.slice("row:".length);
+      // One that was picked in this document; else the address is of another page, or of before.
+      const pick = picked !== null && picked.doc === doc && picked.title === title ? picked.pick
+        : ctk.rowNamed(doc, edges, before, title) || ctk.peerNamed(doc, edges, graph, title);
+      return pick && { box: null, title, edges: pick[0].edges, flags: pick[1] };
+    }
     const box = graph.boxes.get(sel);
     if (box) return { box, title: box.title, edges: edges.filter((edge) => ctk.endsIn(box, edge).size) };
     const link = graph.links.get(sel.replace(" > ", "\u0000"));
@@ -152,7 +158,7 @@
     }, [graph, question]);
     const [picked, setPicked] = useState(null);
     const sel = look.get("sel") || null;
-    const selection = selectionOf(doc, edges, graph, sel, picked);
+    const selection = useMemo(() => selectionOf(doc, edges, before, graph, sel, picked), [doc, edges, before, graph, sel, picked]);
     const measured = doc.trust.bytes_measured !== "none";
     const search = useRef(null);
     // A key may hold any letter, a comma too.
@@ -162,10 +168,9 @@
     const onSelect = (box) => go({ look: { sel: box.key } });
     const onLink = (link) => go({ look: { sel: link.key.replace("\u0000", " > ") } });
     const onPick = useMemo(() => (group, flags, title) => {
-      const words = title || group.key;
-      setPicked({ key: `row:${words}`, title: words, edges: group.edges, flags });
-      go({ look: { sel: `row:${words}` } });
-    }, []);
+      setPicked({ doc, title, pick: [group, flags] });
+      go({ look: { sel: `row:${title}` } });
+    }, [doc]);
     const onSpan = useMemo(() => (since, until) => go({ asked: (now) => [...now.filter(([name]) => name !== "since" && name !== "until"), ["since", since], ["until", until]] }), []);
     useEffect(() => {
       const onKey = (event) => {
@@ -217,7 +222,7 @@
       </header>
       <main class=${selection ? "with-panel" : ""} data-whole=${whole ? "true" : null}>
         ${first}${rest}${whole ? html`<section aria-labelledby="map"><h2 id="map">Map</h2>${edges.length ? null : html`<p class="none">There is nobody to draw.</p>`}
-          <${ctk.Map} graph=${graph} place=${place} measured=${measured} selected=${sel && graph.boxes.has(sel) ? sel : sel && selection && !selection.box ? sel.replace(" > ", "\u0000") : null}
+          <${ctk.Map} graph=${graph} place=${place} measured=${measured} selected=${sel && graph.boxes.has(sel) ? sel : sel && selection && !selection.box && !sel.startsWith("row:") ? sel.replace(" > ", "\u0000") : null}
             open=${open} onSelect=${onSelect} onOpen=${onOpen} onLink=${onLink} onClose=${onClose}
             onMore=${() => setMost({ boxes: most.boxes * 2, links: most.links * 2 })} />
           <${Table} graph=${graph} onLink=${onLink} /></section>

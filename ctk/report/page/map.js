@@ -39,8 +39,8 @@
     return html`<button type="button" class=${name.join(" ")} data-key=${box.key} title=${boxTitle(box)}
         style=${{ left: `${place.x}px`, top: `${place.y}px` }} aria-pressed=${selected ? "true" : "false"}
         onClick=${() => onSelect(box)} onDblClick=${() => box.opens && onOpen(box)} onKeyDown=${onKey}>
-      <span class="what">${ctk.shortened(namespace, 26)}${box.leaves.size > 1 ? html` <i>×${box.leaves.size}</i>` : null}</span>
-      <span class="name">${ctk.shortened(box.name, 24)}</span>
+      <span class="what">${ctk.shortened(namespace, failed ? 15 : 26)}${box.leaves.size > 1 ? html` <i>×${box.leaves.size}</i>` : null}</span>
+      <span class="name">${ctk.shortened(box.name, 19)}</span>
       <span class="moved">${ctk.counted(box.all.connections)} conn${box.all.connections === 1 ? "" : "s"}${ctk.bytesOf(box.all) === null ? "" : ` · ${ctk.scaled(ctk.bytesOf(box.all))}`}</span>
       ${failed ? html`<span class="badge">${ctk.counted(failed)} failed</span>` : null}
     </button>`;

@@ -51,26 +51,61 @@
   function Ports({ edges }) {
     const groups = ctk.groupBy(edges, (edge) => `${ctk.portOf(edge)}${edge.service ? ` ${edge.service}` : ""}`);
     return html`<${ctk.Rows} caption="Ports" rows=${groups} head=${[["Port"], ["Conns", true], ["Failed", true], ["Out", true], ["In", true]]}
-      row=${(group) => html`<tr><td>${group.key}</td><td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
+      row=${(group) => html`<tr><td class="name" title=${group.key}>${group.key}</td><td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
         <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td></tr>`} />`;
   }
 
+  // The edges of a box on the side where it is dialled, or dials.
+  function edgesOf(box, edges, way) {
+    return way === "in" ? edges.filter((edge) => box.way !== "from" && box.leaves.has(edge.dst))
+      : edges.filter((edge) => box.way !== "to" && box.leaves.has(edge.src));
+  }
+
+  function peersOf(doc, edges, way) {
+    return ctk.groupBy(edges, (edge) => ctk.whoIs(doc, way === "in" ? edge.src : edge.dst));
+  }
+
+  function pickOfPeer(doc, box, way, group) {
+    const peer = named(doc, way === "in" ? group.edges[0].src : group.edges[0].dst);
+    const ends = [flagsOfNode(doc, peer, way === "in" ? "from" : "to"), flagsOfBox(doc, box, way === "in" ? "to" : "from")];
+    const titles = [group.key, box.title];
+    if (way === "out") for (const pair of [ends, titles]) pair.reverse();
+    return [group, ends.join(" "), titles.join(" dials ")];
+  }
+
+  function pickOfInside(doc, box, group) {
+    return [group, flagsOfNode(doc, group.id, box.way || "any"), `${group.key} in ${box.title}`];
+  }
+
+  // The peer of a box, or who is in one, that an address names.
+  function peerNamed(doc, edges, graph, title) {
+    for (const box of graph.boxes.values()) {
+      if (!title.includes(box.title)) continue;
+      const own = edges.filter((edge) => ctk.endsIn(box, edge).size);
+      for (const way of ["in", "out"]) {
+        for (const group of peersOf(doc, edgesOf(box, own, way), way)) {
+          const pick = pickOfPeer(doc, box, way, group);
+          if (pick[2] === title) return pick;
+        }
+      }
+      for (const group of insideOf(doc, box, own)) {
+        const pick = pickOfInside(doc, box, group);
+        if (pick[2] === title) return pick;
+      }
+    }
+    return null;
+  }
+
   function Peers({ doc, box, edges, way, title, onWho }) {
-    const groups = ctk.groupBy(edges, (edge) => ctk.whoIs(doc, way === "in" ? edge.src : edge.dst));
-    const flags = (group) => {
-      const peer = named(doc, way === "in" ? group.edges[0].src : group.edges[0].dst);
-      const ends = [flagsOfNode(doc, peer, way === "in" ? "from" : "to"), flagsOfBox(doc, box, way === "in" ? "to" : "from")];
-      return (way === "in" ? ends : ends.reverse()).join(" ");
-    };
+    const groups = peersOf(doc, edges, way);
     if (!groups.length) return null;
     return html`<h3>${title}</h3><${ctk.Rows} caption=${title} rows=${groups} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group, flags(group))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+      row=${(group) => html`<tr><td class="name"><button type="button" class="way" title=${group.key} onClick=${() => onWho(...pickOfPeer(doc, box, way, group))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
         <td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
   }
 
   // Who is in a box that stands for several: each with what it did, whoever dialled.
-  function Inside({ doc, box, edges, onWho }) {
-    if (box.leaves.size < 2) return null;
+  function insideOf(doc, box, edges) {
     const groups = new Map();
     for (const edge of edges) {
       for (const id of ctk.endsIn(box, edge)) {
@@ -80,8 +115,13 @@
         groups.set(id, group);
       }
     }
-    return html`<h3>Inside</h3><${ctk.Rows} caption="Inside" rows=${[...groups.values()].sort(ctk.rankLink)} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-      row=${(group) => html`<tr><td><button type="button" class="way" onClick=${() => onWho(group, flagsOfNode(doc, group.id, box.way || "any"))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+    return [...groups.values()].sort(ctk.rankLink);
+  }
+
+  function Inside({ doc, box, edges, onWho }) {
+    if (box.leaves.size < 2) return null;
+    return html`<h3>Inside</h3><${ctk.Rows} caption="Inside" rows=${insideOf(doc, box, edges)} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
+      row=${(group) => html`<tr><td class="name"><button type="button" class="way" title=${group.key} onClick=${() => onWho(...pickOfInside(doc, box, group))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
         <td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
   }
 
@@ -107,23 +147,23 @@
     const words = [...span, doc.asked.flags, ctk.flagsOf(others)].filter((each) => each);
     const steps = ctk.addedUp(doc, edges);
     const sums = edges.reduce((total, edge) => ctk.addSums(total, edge), ctk.noSums());
-    const inside = box ? edges.filter((edge) => box.way !== "from" && box.leaves.has(edge.dst)) : [];
-    const outside = box ? edges.filter((edge) => box.way !== "to" && box.leaves.has(edge.src)) : [];
+    const inside = box ? edgesOf(box, edges, "in") : [];
+    const outside = box ? edgesOf(box, edges, "out") : [];
     return html`<aside class="panel" aria-label="Selection">
       <header><h2>${title}</h2><button type="button" onClick=${onClose} aria-label="Close (Esc)">×</button></header>
       ${box && box.opens ? html`<p><button type="button" onClick=${() => onOpen(box)}>Open it (Enter)</button></p>` : null}
-      <${Sums} sums=${sums} />
+      <${Sums} key="sums" sums=${sums} />
       ${steps ? html`<${ctk.Timeline} doc=${doc} columns=${steps} title="Over time" onSpan=${onSpan} />` : null}
       <h3>Ports</h3><${Ports} edges=${edges} />
-      ${box ? html`<${Inside} doc=${doc} box=${box} edges=${edges} onWho=${onWho} /><${Peers} doc=${doc} box=${box} edges=${inside} way="in" title="Dialled by" onWho=${onWho} />
-        <${Peers} doc=${doc} box=${box} edges=${outside} way="out" title="Dials" onWho=${onWho} />`
-        : html`<h3>Between</h3><${ctk.Rows} caption="Ends" rows=${edges} head=${[["From"], ["To"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-          row=${(edge) => html`<tr><td>${doc.nodes[edge.src].name}</td><td>${doc.nodes[edge.dst].name}</td><td class="port">${ctk.portOf(edge)}</td>
-            <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(edge))}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} />`}
+      ${box ? html`<div key="peers"><${Inside} doc=${doc} box=${box} edges=${edges} onWho=${onWho} /><${Peers} doc=${doc} box=${box} edges=${inside} way="in" title="Dialled by" onWho=${onWho} />
+        <${Peers} doc=${doc} box=${box} edges=${outside} way="out" title="Dials" onWho=${onWho} /></div>`
+        : html`<div key="between"><h3>Between</h3><${ctk.Rows} caption="Ends" rows=${edges} head=${[["From"], ["To"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
+          row=${(edge) => html`<tr><td class="name" title=${doc.nodes[edge.src].name}>${doc.nodes[edge.src].name}</td><td class="name" title=${doc.nodes[edge.dst].name}>${doc.nodes[edge.dst].name}</td><td class="port">${ctk.portOf(edge)}</td>
+            <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(edge))}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} /></div>`}
       <h3>Ask for it</h3><${Command} text=${["ctk top", file, ...words, own].filter((each) => each).join(" ")} />
       <${Command} text=${["ctk query", file, ...words, own.replace(/ --by \S+$/, "")].filter((each) => each).join(" ")} />
     </aside>`;
   }
 
-  Object.assign(ctk, { Panel, flagsOfBox, flagsOfEnds, flagsOfPort });
+  Object.assign(ctk, { Panel, peerNamed, flagsOfBox, flagsOfEnds, flagsOfPort });
 })((globalThis.ctk = globalThis.ctk || {}));

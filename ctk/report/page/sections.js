@@ -67,6 +67,60 @@
     });
   }
 
+  // What a row is picked by: its edges, the flags that ask for them, and its title in the address.
+  function pickOfFailure(doc, each) {
+    return [each, `${ctk.flagsOfEnds(doc, each.edges)} ${ctk.flagsOfPort(each)}`, `${each.client} → ${each.server} ${ctk.portOf(each)}`];
+  }
+
+  function pickOfChange(doc, each) {
+    const group = each.now || each.then;
+    const { client, server, port, proto } = partsOf(group.key);
+    const span = each.now ? "" : `--since ${doc.before.since} --until ${doc.before.until} `;
+    return [group, `${span}${ctk.flagsOfEnds(doc, group.edges)} ${ctk.flagsOfPort({ port, proto })}`, `${client} → ${server} ${ctk.portOf({ port, proto })}`];
+  }
+
+  function pickOfPeer(doc, title, group) {
+    const [name, , port, proto] = JSON.parse(group.key);
+    return [group, `${ctk.flagsOfEnds(doc, group.edges)} ${ctk.flagsOfPort({ port, proto })}`, `${title} ${name} ${ctk.portOf({ port, proto })}`];
+  }
+
+  function pickOfList(doc, by, group) {
+    return [group, LISTS[by][2](doc, group.edges[0]), group.key];
+  }
+
+  function* picks(doc, edges, before) {
+    for (const each of failuresOf(doc, edges)) yield pickOfFailure(doc, each);
+    if (doc.before) for (const each of changesOf(doc, edges, before)) yield pickOfChange(doc, each);
+    for (const by of Object.keys(LISTS)) {
+      for (const group of ctk.groupBy(edges, (edge) => LISTS[by][1](doc, edge))) yield pickOfList(doc, by, group);
+    }
+  }
+
+  // The row that an address names, which may have been sent from another's page.
+  function rowNamed(doc, edges, before, title) {
+    for (const pick of picks(doc, edges, before)) if (pick[2] === title) return pick;
+    const dialling = /^dial (.+) \S+ \S+$/u.exec(title) || /^(.+) dials \S+ \S+$/u.exec(title);
+    if (dialling === null) return null;
+    for (const [way, groups] of Object.entries(sidesOf(doc, edges, dialling[1]))) {
+      for (const group of groups) {
+        const pick = pickOfPeer(doc, way, group);
+        if (pick[2] === title) return pick;
+      }
+    }
+    return null;
+  }
+
+  // Who dials a workload, service or address, and what that dials, by their titles.
+  function sidesOf(doc, edges, chosen) {
+    const server = (edge) => edge.service || ctk.whoIs(doc, edge.dst);
+    const side = (filter, who) => ctk.groupBy(edges.filter(filter), (edge) =>
+      JSON.stringify([who(edge), edge.service, edge.port, edge.proto]));
+    return {
+      [`dial ${chosen}`]: side((edge) => server(edge) === chosen || ctk.whoIs(doc, edge.dst) === chosen, (edge) => ctk.whoIs(doc, edge.src)),
+      [`${chosen} dials`]: side((edge) => ctk.whoIs(doc, edge.src) === chosen, server),
+    };
+  }
+
   function Failures({ doc, edges, onPick }) {
     const rows = useMemo(() => failuresOf(doc, edges), [doc, edges]);
     return html`<section aria-labelledby="fails"><h2 id="fails">What fails, since when?</h2>
@@ -74,8 +128,8 @@
         rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true], ["First"], ["Last"], ["Over time"]]}
         row=${(each) => {
           const steps = ctk.addedUp(doc, each.edges);
-          return html`<tr ...${exact(each.sums)} data-row="failure"><td><button type="button" class="way" onClick=${() => onPick(each, `${ctk.flagsOfEnds(doc, each.edges)} ${ctk.flagsOfPort(each)}`, `${each.client} → ${each.server} ${ctk.portOf(each)}`)}>${each.client}</button></td>
-            <td>${each.server}</td><td class="port">${ctk.portOf(each)}</td>
+          return html`<tr ...${exact(each.sums)} data-row="failure"><td class="name"><button type="button" class="way" title=${each.client} onClick=${() => onPick(...pickOfFailure(doc, each))}>${each.client}</button></td>
+            <td class="name" title=${each.server}>${each.server}</td><td class="port">${ctk.portOf(each)}</td>
             <td class="right bad">${ctk.some(each.sums.refused)}</td><td class="right bad">${ctk.some(each.sums.unreplied)}</td>
             <td class="right">${ctk.counted(each.sums.connections)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
             <td class="time">${ctk.clock(each.last, doc.answered.since)}</td>
@@ -120,7 +174,7 @@
         row=${(each) => {
           const { client, server, port, proto } = partsOf((each.now || each.then).key);
           return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td>${each.how === "more" ? "3× more" : each.how}</td>
-            <td><button type="button" class="way" onClick=${() => onPick(each.now || each.then, `${each.now ? "" : `--since ${doc.before.since} --until ${doc.before.until} `}${ctk.flagsOfEnds(doc, (each.now || each.then).edges)} ${ctk.flagsOfPort({ port, proto })}`, `${client} → ${server} ${ctk.portOf({ port, proto })}`)}>${client}</button></td><td>${server}</td>
+            <td class="name"><button type="button" class="way" title=${client} onClick=${() => onPick(...pickOfChange(doc, each))}>${client}</button></td><td class="name" title=${server}>${server}</td>
             <td class="port">${ctk.portOf({ port, proto })}</td>
             <td class="right">${each.now ? ctk.counted(each.now.sums.connections) : "0"}</td>
             <td class="right">${each.then ? ctk.counted(each.then.sums.connections) : each.how === "unknown" ? "?" : "0"}</td>
@@ -142,20 +196,16 @@
     }, [doc, edges]);
     const fits = text === "" ? [] : names.filter((name) => name.includes(text));
     const chosen = names.includes(text) ? text : fits.length === 1 ? fits[0] : null;
-    const side = (filter, who) => ctk.groupBy(edges.filter(filter), (edge) =>
-      JSON.stringify([who(edge), edge.service, edge.port, edge.proto]));
     const server = (edge) => edge.service || ctk.whoIs(doc, edge.dst);
     const served = useMemo(() => ctk.groupBy(edges, server)
       .map((group) => ({ ...group, callers: new Set(group.edges.map((edge) => ctk.whoIs(doc, edge.src))).size }))
       .sort((one, other) => other.callers - one.callers || ctk.rankLink(one, other)), [doc, edges]);
-    const callers = chosen === null ? [] : side((edge) => server(edge) === chosen || ctk.whoIs(doc, edge.dst) === chosen,
-      (edge) => ctk.whoIs(doc, edge.src));
-    const callees = chosen === null ? [] : side((edge) => ctk.whoIs(doc, edge.src) === chosen, server);
+    const sides = useMemo(() => (chosen === null ? {} : sidesOf(doc, edges, chosen)), [doc, edges, chosen]);
     const list = (title, groups) => html`<div><h3>${title}</h3>${groups.length === 0 ? html`<p class="none">nobody</p>` : html`<${Rows} caption=${title}
       rows=${groups} head=${[["Who"], ["Service"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
       row=${(group) => {
         const [name, service, port, proto] = JSON.parse(group.key);
-        return html`<tr><td><button type="button" class="way" onClick=${() => onPick(group, `${ctk.flagsOfEnds(doc, group.edges)} ${ctk.flagsOfPort({ port, proto })}`, `${title} ${name}`)}>${name}</button></td><td>${service || "–"}</td><td class="port">${ctk.portOf({ port, proto })}</td>
+        return html`<tr><td class="name"><button type="button" class="way" title=${name} onClick=${() => onPick(...pickOfPeer(doc, title, group))}>${name}</button></td><td class="name" title=${service}>${service || "–"}</td><td class="port">${ctk.portOf({ port, proto })}</td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`;
       }} />`}</div>`;
@@ -164,10 +214,10 @@
         onInput=${(event) => setText(event.target.value)} /></label>
         ${text !== "" && chosen === null ? html` <span class="none">${fits.length} fit${fits.length && fits.length < 8 ? `: ${fits.join(", ")}` : ""}</span>` : null}</p>
       ${chosen === null ? html`<${Rows} caption="Dialled by most" rows=${served} head=${[["Dialled by most"], ["Callers", true], ["Connections", true], ["Failed", true]]}
-        row=${(each) => html`<tr><td><button type="button" class="way" onClick=${() => setText(each.key)}>${each.key}</button></td>
+        row=${(each) => html`<tr><td class="name"><button type="button" class="way" title=${each.key} onClick=${() => setText(each.key)}>${each.key}</button></td>
           <td class="right">${ctk.counted(each.callers)}</td><td class="right">${ctk.counted(each.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(each.sums))}</td></tr>`} />` : null}
       <datalist id="names">${names.slice(0, 2000).map((name) => html`<option value=${name} />`)}</datalist>
-      ${chosen === null ? null : html`<div class="sides">${list(`dial ${chosen}`, callers)}${list(`${chosen} dials`, callees)}</div>`}
+      ${chosen === null ? null : html`<div class="sides">${Object.entries(sides).map(([title, groups]) => list(title, groups))}</div>`}
     </section>`;
   }
 
@@ -200,7 +250,7 @@
         role="tab" id=${`tab-${key}`} aria-selected=${key === by ? "true" : "false"} tabindex=${key === by ? 0 : -1} aria-controls="list" onClick=${() => onBy(key)}>${title}</button>`)}</div>
       <div role="tabpanel" id="list" aria-labelledby=${`tab-${by}`}>
       <${Rows} key=${by} caption=${LISTS[by][0]} rows=${rows} head=${[[LISTS[by][0]], ["Conns", true], ["Failed", true], ["Out", true], ["In", true], ["Share", true]]}
-        row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td><button type="button" class="way" onClick=${() => onPick(group, LISTS[by][2](doc, group.edges[0]))}>${group.key}</button></td>
+        row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td class="name"><button type="button" class="way" title=${group.key} onClick=${() => onPick(...pickOfList(doc, by, group))}>${group.key}</button></td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td>
           <td class="right">${ctk.bytesOf(total) === null ? ctk.share(group.sums.connections, total.connections)
@@ -211,5 +261,5 @@
     </section>`;
   }
 
-  Object.assign(ctk, { Rows, exactSums: exact, Trust, Failures, Changes, Depends, Lists });
+  Object.assign(ctk, { Rows, exactSums: exact, Trust, Failures, Changes, Depends, Lists, rowNamed });
 })((globalThis.ctk = globalThis.ctk || {}));
