@@ -179,13 +179,14 @@ class Aggregator(EventCounter):
             key = None if shown is None else connections.listed(shown[0])
             if shown is None or key is None:
                 continue
+            state, group = states.get(key, 0) if states else 0, live.get(key)
+            if group is not None and not state and connections.is_counted(key, entry[9:13]):
+                continue
             counters = counters_of(entry)
-            state = states.get(key, 0) if states else 0
             if state & UNWANTED:
                 if counters is not None and counters != connections.counters(key):
                     connections.count(key, counters, at_ns)
                 continue
-            group = live.get(key)
             counted, start_ns = 0, entry[START]
             if group is not None and state & UNDATED and start_ns is not None:
                 counted = self._date(key, group, start_ns)
