@@ -23,6 +23,7 @@ from ctk.conntrack.decode import (
 )
 from ctk.conntrack.groups import (
     Counters,
+    Flow,
     Group,
     RestoredGroup,
     Totals,
@@ -192,10 +193,7 @@ class Aggregator(EventCounter):
                 counted = self._date(key, group, start_ns)
                 state = states.get(key, 0)
             if group is not None and state:
-                if self._is_another(key, group, start_ns):
-                    group = None
-                elif isinstance(group, RestoredGroup) and shown[1] is not None:
-                    group.recognise(shown[1])
+                group = self._taken_up(group, key, shown[1], start_ns)
             before = connections.counters(key)
             if group is None:
                 if start_ns is not None and start_ns > self._heard_ns:
@@ -280,6 +278,16 @@ class Aggregator(EventCounter):
         self._undated.clear()
         self.baseline = Baseline.after_first_dump()
         return self.connections.end_dump()
+
+    def _taken_up(
+        self, group: Group, key: int, flow: Flow | None, start_ns: int | None
+    ) -> Group | None:
+        """Return the group of a connection that has a state; None where it is another one."""
+        if self._is_another(key, group, start_ns):
+            return None
+        if isinstance(group, RestoredGroup) and flow is not None:
+            group.recognise(flow)
+        return group
 
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""
