@@ -145,11 +145,13 @@ class Clusters:
 
 def counts(part: Part, recorded: Recorded, clusters: Clusters, bound: Bound) -> str:
     """Give the SQL that a row of a part counts: that its observer speaks."""
-    src, dst = (clusters.named(f"ifNull({side}_node, '')") for side in ("src", "dst"))
     if part.recorded is not None:
         names = bound.add([clusters.of(node) for node in part.recorded], "Array(String)")
-        has_src, has_dst = (f"{side} IN {names}" for side in (src, dst))
+        # Asked of the column itself, it is asked once for each name in its dictionary.
+        src, dst = (clusters.named(f"{side}_node") for side in ("src", "dst"))
+        has_src, has_dst = (f"ifNull({side} IN {names}, 0)" for side in (src, dst))
     else:
+        src, dst = (clusters.named(f"ifNull({side}_node, '')") for side in ("src", "dst"))
         has_src, has_dst = (_then(part, recorded, clusters, bound, side) for side in (src, dst))
     # A source that was folded keeps no sign of its rewriting: see ctk/fleet/identities.py.
     rewrites = "(nat_src IS NOT NULL OR (src_id < 0 AND ifNull(dst_node <> node, 0)))"

@@ -215,13 +215,17 @@ class Sums:
         ).rows
         return {str(node): str(zone) for node, zone in found}
 
-    def _has(self, part: Part) -> bool:
-        """Say whether there may be rows in a part."""
+    def _with_rows(self, part: Part) -> Part | None:
+        """Give a part without the buckets before all rows, and after them; None where none is."""
         assert self._firsts is not None
-        first_s = (self._firsts[-1] or 0) // SECOND
-        if self._firsts[0]:
-            first_s = min(self._firsts[0], *(each or 0 for each in self._firsts[1:])) // SECOND
-        return part.ranges[-1][1] > first_s and part.ranges[0][0] <= self._last_s
+        first, *_, first_day = (each or 0 for each in self._firsts)
+        first_s = (first if first - first_day < DAY else first_day) // SECOND
+        ranges = [
+            (since_s, until_s)
+            for since_s, until_s in part.ranges
+            if until_s > first_s and since_s <= self._last_s
+        ]
+        return part._replace(ranges=ranges) if ranges else None
 
     def _rows(
         self,
@@ -244,24 +248,27 @@ class Sums:
         keys = " ".join(" ".join((*each.keys, each.where, each.whole)) for each in groups)
         picked = _needed(f"{keys} {' '.join(_READ.values())} {' '.join(_SEEN)} {_IDS}")
         selects = []
-        found = [part for part in parts(pieces, held, changes, recorded) if self._has(part)]
+        cut = map(self._with_rows, parts(pieces, held, changes, recorded))
+        found = [part for part in cut if part is not None]
         for level in tables.LEVELS:
             some = [part for part in found if part.level is level]
             if not some:
                 continue
-            where = f"({' OR '.join(map(_in_ranges, some))}) AND ({fits})"
+            within = _in_ranges(level, [each for part in some for each in part.ranges])
+            where = f"{within} AND ({fits})"
             if not self._everybody:
                 speaks = [counts(part, recorded, of, bound) for part in some]
                 if len(some) > 1:
                     each = ", ".join(
-                        f"{_in_ranges(part)}, {sql}" for part, sql in zip(some, speaks, strict=True)
+                        f"{_in_ranges(level, part.ranges)}, {sql}"
+                        for part, sql in zip(some, speaks, strict=True)
                     )
                     speaks = [f"multiIf({each}, 0)"]
                 where += f" AND {speaks[0]}"
             needed = list(dict.fromkeys([*picked, *_needed(where)]))
             table = named.table(level, needed)
             selects.append(f"SELECT {', '.join(picked)} FROM {table} WHERE {where}")
-        return " UNION ALL ".join(selects)
+        return " UNION ALL ".join(selects) or None
 
 
 def _needed(told: str) -> list[str]:
@@ -269,12 +276,17 @@ def _needed(told: str) -> list[str]:
     return [name for name in tables.FLOWS_1M if re.search(rf"\b{name}\b", told)]
 
 
-def _in_ranges(part: Part) -> str:
-    column = part.level.column
+def _in_ranges(level: tables.Level, ranges: Iterable[tuple[int, int]]) -> str:
+    joined: list[tuple[int, int]] = []
+    for since_s, until_s in sorted(ranges):
+        if joined and joined[-1][1] == since_s:
+            joined[-1] = joined[-1][0], until_s
+        else:
+            joined.append((since_s, until_s))
     each = [
-        f"{column} >= toDateTime({max(since_s, 0)}, 'UTC')"
-        f" AND {column} < toDateTime({min(until_s, 2**32 - 1)}, 'UTC')"
-        for since_s, until_s in part.ranges
+        f"{level.column} >= toDateTime({max(since_s, 0)}, 'UTC')"
+        f" AND {level.column} < toDateTime({min(until_s, 2**32 - 1)}, 'UTC')"
+        for since_s, until_s in joined
     ]
     return f"({' OR '.join(each)})"
 
