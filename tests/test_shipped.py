@@ -14,7 +14,7 @@ import ctk
 from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes
 from ctk.ask.recording import Recording
 from ctk.errors import UsageError
-from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse import brought, tables
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.ship import shipper_of
 from ctk.fleet.clickhouse.target import parse_target
@@ -155,6 +155,20 @@ def test_any_series_is_that_of_the_merged_file(both, by, filters, step):
     file, shipped = both
     how = {"by": by[:1], "step": step, "limit": 5, **filters}
     assert shipped.series(**how) == file.series(**how)
+
+
+def test_past_the_bound_sums_are_answered_and_what_needs_rows_says_to_narrow(fleet, monkeypatch):
+    monkeypatch.setattr(brought, "MOST_ROWS", 10)
+    with ctk.open(fleet.target) as shipped, ctk.open(fleet.merged) as file:
+        assert shipped.top(by="service") == file.top(by="service")
+        assert shipped.top(by="service", pod="nobody").caveats[-1].text == "no flows fit"
+        told, known = shipped.describe(), file.describe()
+        assert (told.since, told.nodes, told.gaps) == (known.since, known.nodes, known.gaps)
+        assert told.merged[-1].endswith("was not added up here")
+        for ask in (shipped.flows, shipped.series):
+            with pytest.raises(UsageError, match="rows are too many to bring here") as refused:
+                list(ask().caveats)
+            assert refused.value.hint
 
 
 def test_flows_are_sums_of_minutes_and_add_up_to_those_of_the_file(both):

@@ -130,6 +130,8 @@ def top(
         raise UsageError("--rate needs a span of time", hint=_SPAN_HINT)
     if limit is None and output.for_people:
         limit = _SHOWN
+    if spark is None and isinstance(db, str):
+        spark = False  # the rows of all steps would be brought here
     with ctk.open(db, all_observers=all_observers) as recording:
         ranked = [
             recording.top(

@@ -12,9 +12,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
-from ctk.fleet.clickhouse.client import Client
+from ctk.fleet.clickhouse.client import Client, TooManyError
 from ctk.fleet.clickhouse.names import Key, Name, names_since
 from ctk.fleet.clickhouse.recordings import Told
 from ctk.fleet.clickhouse.speaking import fleet_of
@@ -105,7 +104,7 @@ def _level(client: Client, span: Span) -> tables.Level:
             pruned = (first - begin).total_seconds() >= tables.DAYS.width_s
         if not pruned and rows <= MOST_ROWS:
             return level
-    raise UsageError(
+    raise TooManyError(
         f"{min(rows for _, rows, _ in counts):,} rows are too many to bring here",
         hint="narrow it, as with --since 1h; ctk top adds up where they are",
     )

@@ -29,6 +29,10 @@ class NoTablesError(UsageError):
     """There are no tables of ctk."""
 
 
+class TooManyError(UsageError):
+    """More rows would be brought here than there is room for."""
+
+
 class Answer(NamedTuple):
     """Rows, and what their columns are called."""
 

@@ -8,10 +8,22 @@ from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client
 from ctk.timespan import SECOND, format_time
 
+_NOT_ADDED = "what another node counts is left out: how much that is was not added up here"
 
-def described(client: Client, conn: sqlite3.Connection, *, sizes: bool) -> Description:
-    """Describe what was brought to `conn`; by `sizes`, the tables that it came from."""
+
+def described(
+    client: Client, conn: sqlite3.Connection, *, sizes: bool, is_whole: bool
+) -> Description:
+    """
+    Describe what was brought to `conn`; by `sizes`, the tables that it came from.
+
+    Where not all was brought, it is recordings and gaps without rows.
+    """
     found = describe(conn, sizes=False)
+    if not is_whole:
+        span = client.query("SELECT min(first_seen_ns), max(last_seen_ns) FROM flows_1d").rows[0]
+        ends = [format_time(int(end_ns)) for end_ns in span]
+        found = replace(found, since=ends[0], until=ends[1], merged=(*found.merged, _NOT_ADDED))
     if not sizes:
         return found
     bound = {"database": client.target.database}

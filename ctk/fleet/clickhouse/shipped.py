@@ -36,7 +36,7 @@ from ctk.ask.sums import Value, keys_of, needs_flows
 from ctk.ask.top import Top, check
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
-from ctk.fleet.clickhouse.client import Client, connect
+from ctk.fleet.clickhouse.client import Client, TooManyError, connect
 from ctk.fleet.clickhouse.recordings import Told, read
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.model import Filters
@@ -116,8 +116,12 @@ class Shipped(Recording):
         keys = _told_apart(by)
         chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
         found = self._added_up(chosen, keys, sort, limit, seen=seen, side=side)
-        if found is None:
-            found = super().top(chosen, by=keys, sort=sort, limit=limit, seen=seen, side=side)
+        if found is None or not found.groups:
+            try:  # what is brought tells why nothing fits
+                found = super().top(chosen, by=keys, sort=sort, limit=limit, seen=seen, side=side)
+            except TooManyError:
+                if found is None:
+                    raise
         return self._with_caveats(found)
 
     def _added_up(
@@ -130,7 +134,7 @@ class Shipped(Recording):
         seen: bool,
         side: Side,
     ) -> Top | None:
-        """Answer from where the rows are; None where they cannot tell, or nothing fits."""
+        """Answer from where the rows are; None where they cannot tell."""
         if self._sums is None:
             from ctk.fleet.clickhouse.speaking import fleet_of
             from ctk.fleet.clickhouse.sums import Sums
@@ -235,8 +239,12 @@ class Shipped(Recording):
         from ctk.fleet.clickhouse.described import described
 
         self._check()
-        with self._source(_EVER).reader() as conn:
-            return described(self.client, conn, sizes=sizes)
+        try:
+            found, is_whole = self._source(_EVER), True
+        except TooManyError:
+            found, is_whole = self._source((0, 0)), False
+        with found.reader() as conn:
+            return described(self.client, conn, sizes=sizes, is_whole=is_whole)
 
     def reference(self) -> Reference:
         """Give what ages count from: now where nodes ship, else the end of what they shipped."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, Folded, Widened
+from ctk.ask.caveats import Caveat, Folded, NothingFits, Widened
 from ctk.ask.presets import EITHER_KEYS, Side, answered, opened
 from ctk.ask.spans import Held, Piece, cover
 from ctk.ask.sums import COUNTS, KEYS, NOTHING, SORTS, Counts, needs_flows, plus
@@ -97,7 +97,7 @@ class Sums:
         seen: bool,
         side: Side,
     ) -> Top | None:
-        """Answer as `ctk.ask.top.top` does; None where a row cannot tell, or nothing fits."""
+        """Answer as `ctk.ask.top.top` does; None where a row cannot tell."""
         bound = Bound()
         fits = condition(filters.terms, bound)
         groups = _groups(by, side)
@@ -113,8 +113,18 @@ class Sums:
             return None
         seen = seen or (sort is not None and SORTS[sort] in _SEEN)
         found = self._client.query(_top_sql(rows, groups, len(by), sort, seen), bound).rows
+        reach = pieces[0].since_ns, pieces[-1].until_ns
         if not found:
-            return None
+            return Top(
+                by=tuple(by),
+                sort=sort or "connections",
+                rows=(),
+                totals=NOTHING,
+                others=NOTHING,
+                groups=0,
+                span=self._recorded(filters, reach),
+                caveats=(NothingFits(),),
+            )
         width = len(by)
         ranked = [
             TopRow(tuple(row[:width]), Counts._make(row[width : width + len(COUNTS)]))
@@ -132,7 +142,6 @@ class Sums:
             at = width + len(COUNTS) + 1
             totals = reduce(plus, (Counts._make(row[at:]) for row in found))
         kept = tuple(ranked if limit is None else ranked[:limit])
-        reach = pieces[0].since_ns, pieces[-1].until_ns
         caveats: list[Caveat] = []
         if (filters.since_ns is not None and reach[0] < span[0]) or (
             filters.until_ns is not None and reach[1] > span[1]
