@@ -1,7 +1,8 @@
 """
 What many nodes cost: `python tests/bench/fleet.py [truth|merge|top|ship]`, all by default.
 
-truth: 100 simulated nodes, merged, against what they did, to the byte; with a node left out.
+truth: 100 simulated nodes, merged and shipped, against what they did, to the byte; merged with a
+    node left out, with an older snapshot of one, and with one that wrote nothing for a while, too.
 merge: ten files of a busy node, 1,000,000 flows each: seconds and peak memory.
 top: 30 days of 100 nodes, merged; `ctk top` as a whole process.
 ship: a busy node's day into chDB, and over HTTP: what it costs, and how large it is there.
@@ -20,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the simulated nodes are
-from fleetworld import World
+from fleetworld import SINCE, World, row
 from generate import NODES, generate
 
 import ctk
@@ -28,7 +29,7 @@ from ctk.fleet.clickhouse.client import opened
 from ctk.fleet.clickhouse.target import PASSWORD, parse_target
 from ctk.fleet.merge import merge
 from ctk.store import connect
-from ctk.timespan import DAY, HOUR
+from ctk.timespan import DAY, HOUR, MINUTE
 
 CTK = Path(sys.executable).with_name("ctk")
 END_NS = 20_000 * DAY
@@ -88,18 +89,60 @@ def truth(folder: Path, nodes: int, talks: int) -> dict[str, object]:
     merge(paths, out)
     took_s = time.perf_counter() - began_s
     merge([path for path in paths if path.stem != "n7"], folder / "without.db")
+    to = f"chdb://{folder}/ch"
+    made = [CTK, "ship", "--init", "--retain=forever", "--to", to]
+    began_s = time.perf_counter()
+    subprocess.run([*made, *paths], check=True, capture_output=True)
+    shipped_s = time.perf_counter() - began_s
     expected = [sum(talk.bytes_in for talk in happened)]
     expected.append(sum(_times(talk.sights, left_out=7) * talk.bytes_in for talk in happened))
-    found = [_bytes_in(out), _bytes_in(folder / "without.db")]
+    early = SINCE + span_ns // 4
+    rows = [
+        row(talk, sight.edge, 0)
+        for talk in happened
+        for sight in talk.sights
+        if sight.node == 5 and talk.at_ns < early
+    ]
+    world.write_node(folder / "older.db", 5, rows, span_ns // 4)
+    merge([folder / "older.db", *paths], folder / "newest.db")
+    gap = SINCE + 30 * MINUTE, SINCE + 60 * MINUTE
+    (folder / "gap").mkdir(exist_ok=True)
+    silent = [
+        talk._replace(sights=tuple(sight for sight in talk.sights if sight.node != 5))
+        if gap[0] <= talk.at_ns < gap[1]
+        else talk
+        for talk in happened
+    ]
+    with_gap = world.write(folder / "gap", silent, span_ns, range(nodes), skew_s=0)
+    with connect.writer(folder / "gap" / "n5.db") as conn:
+        conn.execute(
+            "INSERT INTO gap(recording_id, kind, started_ns, ended_ns)"
+            " VALUES (1, 'disk full', ?, ?)",
+            gap,
+        )
+    merge(with_gap, folder / "gap.db")
+    expected.append(
+        sum(
+            (_times(talk.sights, left_out=5) if gap[0] <= talk.at_ns < gap[1] else 1)
+            * talk.bytes_in
+            for talk in happened
+        )
+    )
+    found = [_bytes_in(folder / name) for name in ("all.db", "without.db", "gap.db")]
     return {
         "nodes": nodes,
         "write_s": round(wrote_s, 1),
         "merge_s": round(took_s, 2),
         "merge_ms_a_node": round(1000 * took_s / nodes, 1),
+        "ship_ms_a_node": round(1000 * shipped_s / nodes, 1),
+        "shipped_is_equal": _bytes_in(to) == expected[0],
         "bytes": found[0],
         "equal": found[0] == expected[0],
         "bytes_without_n7": found[1],
         "equal_without_n7": found[1] == expected[1],
+        "equal_with_an_older_snapshot": _bytes_in(folder / "newest.db") == expected[0],
+        "bytes_with_a_gap": found[2],
+        "equal_with_a_gap": found[2] == expected[2],
     }
 
 
@@ -111,7 +154,7 @@ def _times(sights: tuple[tuple[int, object], ...], left_out: int) -> int:
     return int(any(node != left_out for node in nodes))
 
 
-def _bytes_in(path: Path) -> int:
+def _bytes_in(path: Path | str) -> int:
     with ctk.open(path) as recording:
         return recording.top(by="proto").totals.bytes_in or 0
 
