@@ -112,3 +112,11 @@ def invoke() -> Invoke:
         return result
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the sizes of what is released, which its tests have found."""
+    passed = terminalreporter.stats.get("passed", ())
+    found = [value for each in passed for name, value in each.user_properties if name == "size"]
+    for size in dict.fromkeys(found):
+        terminalreporter.write_line(f"size: {size}")

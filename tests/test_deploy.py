@@ -5,7 +5,9 @@ every field, and both make the same.
 
 import json
 import os
+import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ctk import __version__
 from ctk.cli.record import record
 from ctk.cli.ship import ship
 from ctk.fleet.clickhouse.target import PASSWORD
+from ctk.model.numbers import parse_size
 from ctk.timespan import MINUTE
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -29,6 +32,7 @@ MODELS = {
     "PriorityClass": "V1PriorityClass",
 }
 OVERLAYS = ["", "overlays/kind", "overlays/retention", "overlays/metrics", "overlays/ship"]
+MONITORS = ("PodMonitor", "PrometheusRule")  # of the Prometheus operator
 Objects = dict[str, dict[str, Any]]
 
 
@@ -36,10 +40,12 @@ def objects(text: str) -> Objects:
     return {each["kind"]: each for each in yaml.safe_load_all(text) if each}
 
 
+@cache
 def kustomized(overlay: str = "") -> Objects:
     return objects(run("kubectl", "kustomize", DEPLOY / overlay))
 
 
+@cache
 def rendered(*values: str) -> Objects:
     words = [word for each in values for word in ("--set", each)]
     return objects(run("helm", "template", "ctk", CHART, "--namespace", "ctk", *words))
@@ -64,7 +70,7 @@ def container(made: Objects, name: str = "ctk") -> dict[str, Any]:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kubernetes_knows_every_field_of_what_kustomize_makes(overlay: str) -> None:
     for kind, each in kustomized(overlay).items():
-        if kind == "PodMonitor":  # of the Prometheus operator
+        if kind in MONITORS:
             continue
         assert openapi.faults(each, MODELS[kind]) == [], kind
         assert kind in ("Namespace", "PriorityClass") or each["metadata"].get("namespace") in (
@@ -103,6 +109,81 @@ def test_the_chart_passes_helms_own_lint_and_its_schema_refuses_slips() -> None:
         command = [tool("helm"), "template", "ctk", CHART, "--set", slip]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, "values don't meet" in done.stderr) == (1, True), slip
+
+
+def test_the_image_that_a_user_names_is_in_every_container(tmp_path: Path) -> None:
+    """Named where base is, as docs/kubernetes.md says, or in an overlay that has the component."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    page = (DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    parts, _, named = example.partition("images:")
+    named = f"images:{named}"
+    inner = tmp_path / "deploy" / "base" / "kustomization.yaml"
+    before = inner.read_text()
+    for in_own, in_base in (
+        (parts + named, before),
+        (parts, before.partition("images:")[0] + named),
+    ):
+        (tmp_path / "kustomization.yaml").write_text(in_own)
+        inner.write_text(in_base)
+        pod = pod_of(objects(run("kubectl", "kustomize", tmp_path)))
+        images = [each["image"] for each in (*pod["containers"], *pod["initContainers"])]
+        assert images == ["registry.example/ctk:0.1.0"] * 2
+
+
+@pytest.mark.parametrize("has_timestamps", [True, False])
+def test_a_kernel_without_timestamps_counts_all_the_same(
+    tmp_path: Path, has_timestamps: bool
+) -> None:
+    names = ["nf_conntrack_acct", *(["nf_conntrack_timestamp"] if has_timestamps else [])]
+    for name in names:
+        (tmp_path / name).write_text("0\n")
+    (container,) = pod_of(kustomized("overlays/kind"))["initContainers"]
+    *shell, script = container["command"]
+    there = script.replace("/proc/sys/net/netfilter", str(tmp_path))
+    subprocess.run([*shell, there], check=True)
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == dict.fromkeys(
+        names, "1\n"
+    )
+    (tmp_path / "nf_conntrack_acct").unlink()
+    tmp_path.chmod(0o555)
+    as_other = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    failed = subprocess.run([*as_other, *shell, there], check=False, capture_output=True)
+    assert failed.returncode != 0  # without counters it is not said to be done
+
+
+def quantity(text: str) -> int:
+    """Bytes, of "768Mi"."""
+    return int(text[:-2]) << {"Mi": 20, "Gi": 30}[text[-2:]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_copy_of_the_file_has_a_place_that_does_not_evict_the_pod(overlay: str) -> None:
+    made = kustomized(overlay)
+    args = container(made)["args"]
+    most = parse_size(next(each for each in args if "--max-size=" in each).partition("=")[2])
+    recording, tmp = pod_of(made)["volumes"]
+    assert quantity(tmp["emptyDir"]["sizeLimit"]) >= 2 * most
+    if "emptyDir" in recording:
+        assert quantity(recording["emptyDir"]["sizeLimit"]) >= 1.5 * most
+
+
+def test_whoever_watches_is_in_the_namespace_that_is_asked_for(tmp_path: Path) -> None:
+    for each in objects(run("kubectl", "kustomize", DEPLOY / "metrics")).values():
+        assert "namespace" not in each["metadata"]
+    watched = kustomized("overlays/metrics")
+    assert {watched[kind]["metadata"]["namespace"] for kind in MONITORS} == {"ctk"}
+    charted = rendered("metrics.enabled=true", "metrics.podMonitor.enabled=true")
+    assert charted["PodMonitor"] == watched["PodMonitor"]
+    labelled = rendered(
+        "metrics.enabled=true",
+        "metrics.podMonitor.enabled=true",
+        "metrics.podMonitor.labels.release=prometheus",
+    )
+    assert labelled["PodMonitor"]["metadata"]["labels"]["release"] == "prometheus"
+    command = [tool("helm"), "template", CHART, "--set", "metrics.podMonitor.enabled=true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "metrics.podMonitor.enabled asks for metrics.enabled=true" in done.stderr
 
 
 def test_exactly_what_is_watched_is_granted(base: Objects) -> None:

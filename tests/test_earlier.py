@@ -97,6 +97,17 @@ def test_nobody_is_unknown_from_when_on_somebody_is_known(conn: sqlite3.Connecti
     assert writer.earlier_edge_id(_to(NOBODY).flow, T + 9 * S) is None
 
 
+def test_the_service_of_a_dialled_pod_is_not_told_by_later_dials(conn: sqlite3.Connection) -> None:
+    """It may have backed another when they began."""
+    service = _to(DB)._replace(service="shop/db", service_via="endpoint")
+    writer = _writer(conn)
+    row = FlowRow(writer.edge_id(service), T + 8 * S, T + 8 * S, None, *(0,) * 6, *(None,) * 4)
+    writer.window([row], committed_ns=T + 10 * S, counters=EventCounts())
+    writer = _writer(conn, T + 60 * S)
+    assert writer.earlier_edge_id(service.flow, T + 7 * S) is None
+    assert writer.earlier_edge_id(service.flow, T + 9 * S) is not None
+
+
 def test_what_is_left_to_the_next_recording_says_up_to_when_it_stood(
     conn: sqlite3.Connection,
 ) -> None:

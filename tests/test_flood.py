@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from queue import SimpleQueue
 
 import pytest
@@ -13,6 +14,7 @@ from test_pipeline import SUMS, T, ask, assert_levels_agree, listed, pod, record
 from wire import CLOSE, CONFIRMED, SECOND, Connection, batch
 
 import ctk
+from ctk.errors import StoreError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.kube.parse import read_objects
@@ -183,6 +185,33 @@ def test_a_restart_in_a_flood_goes_on_under_the_same_rows(tmp_path):
     assert assert_levels_agree(db) > 0
 
 
+def test_strangers_that_a_stop_kept_are_folded_as_others_are_once_they_are_listed(tmp_path):
+    db = tmp_path / "node.db"
+    record(db, _begin(T), changes(), peers=100, live=True)
+    assert ask(db, "SELECT COUNT(*) FROM flows") == [(60,)]  # each by itself
+    record(db, _end(T + 30 * SECOND), changes(), peers=5, live=True, started_ns=T + 25 * SECOND)
+    assert ask(db, TOTALS) == [(60, 60, 60, 60 * 120)]
+    since = "FROM flows WHERE started_ns > ? AND src"
+    [(of_many,)] = ask(db, f"SELECT SUM(src_addresses) {since} = 'other'", T + 20 * SECOND)
+    [(rows,)] = ask(db, f"SELECT COUNT(*) {since} <> 'other'", T + 20 * SECOND)
+    assert (of_many + rows, rows <= 5) == (60, True)
+    assert assert_levels_agree(db) > 0
+
+
+def test_a_connection_of_a_pod_is_not_folded_where_its_address_is_a_strangers_now(tmp_path):
+    """Its pod is gone since long, and so is not told of: the next recording sees a stranger."""
+    db = tmp_path / "node.db"
+    record(db, _begin(T), changes(), peers=100, live=True)
+    with closing(sqlite3.connect(db)) as conn, conn:  # as if 8.0.0.7 had been a pod's
+        conn.execute("UPDATE endpoint SET kind = 'pod' WHERE packed = ?", (packed("8.0.0.7"),))
+    record(db, _end(T + 30 * SECOND), changes(), peers=5, live=True, started_ns=T + 25 * SECOND)
+    later = "SELECT src, src_kind, SUM(bytes_out) FROM flows WHERE started_ns > ? GROUP BY 1, 2"
+    found = ask(db, later, T + 20 * SECOND)
+    assert ("8.0.0.7", "pod", 80) in found
+    assert sum(moved for _, _, moved in found) == 60 * 80
+    assert ask(db, TOTALS) == [(60, 60, 60, 60 * 120)]
+
+
 def test_a_kill_in_a_flood_counts_no_connection_twice(tmp_path):
     """What moved since the last commit is in the gap; every connection and every end is counted."""
     db = tmp_path / "node.db"
@@ -282,6 +311,49 @@ def test_a_lock_between_two_slices_makes_the_window_wait(tmp_path, in_slices):
     other.close()
     assert ask(db, "SELECT SUM(connections), COUNT(*) FROM flows") == [(61, 61)]
     assert ask(db, "SELECT COUNT(*) FROM gaps") == [(0,)]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["room again", "full to the end"])
+def test_a_disk_that_fills_between_two_slices_loses_nothing_silently(tmp_path, in_slices, again):
+    """What is in the file and what its gap says are all events; edges without rows are no harm."""
+    db, held, seen = tmp_path / "node.db", [], []
+    at_ns, clients = T + 10 * SECOND, 600
+
+    def steps() -> Iterator[Datagrams]:
+        yield batch(client(0).new(T), at_ns=T)
+        yield batch(*(client(n).new(at_ns + n) for n in range(1, clients)), at_ns=at_ns + clients)
+        for n in range(60):
+            late_ns = at_ns + 10 * SECOND + n
+            yield batch(client(1_000 + n).new(late_ns), at_ns=late_ns)
+            if n == 20:
+                seen.extend(ask(db, "SELECT COUNT(*) FROM edge"))
+                held[0].execute("PRAGMA max_page_count = 1")  # no less than there are
+            if n == 50 and again:
+                held[0].execute("PRAGMA max_page_count = 100000")
+        if again:
+            yield batch(client(2_000).new(at_ns + 25 * SECOND), at_ns=at_ns + 25 * SECOND)
+            yield batch(at_ns=at_ns + 40 * SECOND)
+
+    def recording() -> None:
+        record(db, steps(), changes(), live=True, prepare=held.append)
+
+    if again:
+        recording()
+    else:
+        with pytest.raises(StoreError):
+            recording()
+    assert 20 < seen[0][0] < clients  # some slices went in before
+    sent = clients + 60 + again
+    [(counted,)] = ask(db, "SELECT SUM(new_events) FROM flows")
+    lost = ask(db, "SELECT kind, lost FROM gaps")
+    assert {kind for kind, _ in lost} == {"disk full"}
+    assert counted + sum(each for _, each in lost) == sent
+    assert ask(db, "SELECT events FROM recordings") == [(sent,)]
+    if again:  # what came when there was room again
+        assert ask(
+            db, "SELECT SUM(connections) FROM flows WHERE started_ns > ?", at_ns + 21 * SECOND
+        ) == [(1,)]
+    assert ask(db, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_a_file_that_was_recorded_before_keeps_every_stranger(tmp_path):

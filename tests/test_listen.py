@@ -130,6 +130,7 @@ def listener(
         window_ns=10 * SECOND,
         dump_every_s=every_s,
         stopping=lambda: kernel.now_s >= stop_at_s,
+        asked_s=lambda: stop_at_s,
         counting=counting,
         dump=kernel.dump,
         addresses=lambda: kernel.addresses,
@@ -185,10 +186,21 @@ def test_what_waits_when_a_stop_runs_out_of_time_is_a_gap():
     kernel = overloaded()
     stream = listener(kernel)
     assert events_of(iter(stream)) == len(kernel.read)
-    assert 10 <= kernel.now_s - EPOCH_S - 1 < 10.1
+    assert 8 <= kernel.now_s - EPOCH_S - 1 < 8.1
     assert kernel.queue
     assert len(kernel.dumps) == 1  # what is not read is lost; what a dump tells is told later
     assert [(gap.kind, gap.lost) for gap in stream.gaps()] == [("events lost", None)]
+
+
+def test_the_time_of_a_stop_is_counted_from_when_it_was_asked_for():
+    """What was in hand then took three seconds of it."""
+    kernel = overloaded()
+    stream = iter(listener(kernel))
+    while kernel.now_s < EPOCH_S + 0.9:
+        next(stream)
+    kernel.now_s += 3
+    assert events_of(stream) > 0
+    assert 8 <= kernel.now_s - EPOCH_S - 1 < 8.1
 
 
 def test_a_load_that_can_be_read_leaves_no_gap_at_the_stop():

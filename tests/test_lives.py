@@ -164,6 +164,24 @@ DRAWN: dict[str, dict[str, Any]] = {
         "turns": [181, 20],
         "nameless": [],
     },
+    "a pod that ran after another in the second in which both got the address had it later": {
+        "lives": [
+            Life("first", A, "n2", "forced", 54, 60, 71, 73, 77, 77, 79),
+            Life("second", A, "n1", "completed", 46, 79, 86, 108, 105, 105, 110),
+        ],
+        "dialled": [(1, 71)],
+        "turns": [],
+        "nameless": [],
+    },
+    "a pod that never told its address may have had that of one that was killed": {
+        "lives": [
+            Life("first", A, "n1", "forced", 10, 20, 27, 35, 200, 210, 212),
+            Life("untold", A, "n1", "forced", 190, 214, 220, 300, 290, 295, 296),
+        ],
+        "dialled": [(0, 183), (1, 50)],
+        "turns": [],
+        "nameless": [270],
+    },
     "what was unknown stands for nothing that a later recording had": {
         "lives": [Life("only", A, "n1", "graceful", 140, 161, 165, 195, 220, 230, 235)],
         "dialled": [(0, 15)],

@@ -127,6 +127,24 @@ def test_a_lock_at_the_end_is_waited_for(tmp_path):
     assert ask(db, "SELECT ended_ns FROM recordings") == [(T,)]
 
 
+def test_a_stop_without_time_to_keep_what_lives_counts_none_of_it_again(tmp_path, caplog):
+    """All is written; the recording has no end, so the next one goes on as after a crash."""
+    db = tmp_path / "node.db"
+    first = Connection(port=1, ct_id=1)
+
+    def again() -> Iterator[Datagrams]:
+        for shown in (first.listed((1, 100, 1, 100), start_ns=T),), ():
+            yield batch(*shown, at_ns=T + 20 * SECOND)._replace(dumped=True)
+
+    record(db, iter([opened(0), tick(T + 11 * SECOND)]), live=True, left_s=lambda: 4.0)
+    assert [each.getMessage() for each in caplog.records] == [
+        "no time was left to keep what lives: the next recording goes on without"
+    ]
+    assert ask(db, "SELECT ended_ns FROM recordings") == [(None,)]
+    record(db, again(), live=True, started_ns=T + 15 * SECOND)
+    assert ask(db, COUNTED)[0][0] == 1
+
+
 def test_what_was_written_after_a_lock_is_not_counted_again_after_a_kill(tmp_path):
     """A commit of what the API server said goes as far as the windows that it brings along."""
     db = tmp_path / "node.db"

@@ -1,7 +1,7 @@
 """Strangers past a cap: which are kept, and where all others count."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.decode import Decoder
 from ctk.conntrack.groups import FoldedGroup, Group, Totals
 from ctk.conntrack.strangers import Strangers
-from ctk.model import Kind
+from ctk.model import FlowTuple, Kind
 from ctk.model.distinct import Distinct
 
 T = 1_000 * SECOND  # a time at which a window starts
@@ -41,12 +41,17 @@ class Recording:
     """An aggregator that keeps so many strangers, and what its windows held."""
 
     def __init__(
-        self, most: int | None, aggregation: Aggregation = "ports", *, may_be_named: bool = False
+        self,
+        most: int | None,
+        aggregation: Aggregation = "ports",
+        *,
+        may_be_named: bool = False,
+        wanted: Callable[[FlowTuple], bool] | None = None,
     ) -> None:
         strangers = None
         if most is not None:
             strangers = Strangers(kind_of, most=most, may_be_named=may_be_named)
-        self.connections = Connections(strangers=strangers)
+        self.connections = Connections(wanted, strangers)
         self.aggregator = Aggregator(
             self.connections,
             Baseline.after_first_dump(),
@@ -152,6 +157,20 @@ def test_the_biggest_are_kept_by_bytes_and_then_by_connections() -> None:
         packed("8.8.0.2"): Row(4, 4),
     }
     assert folded(window) == {(80, False): (Row(3, 3), 3)}
+
+
+def test_with_a_filter_a_flood_is_folded_at_once_and_what_is_unwanted_is_left_out() -> None:
+    recording = Recording(5, wanted=lambda flow: flow.dst == packed(POD))
+    to_both = [client(n, dst=POD if n % 2 else OTHER_POD) for n in range(400)]
+    recording.events(*(each.new() for each in to_both), at_ns=T)
+    assert len(recording.aggregator.connections.live) == 200
+    groups = set(recording.connections.live.values())
+    assert sum(isinstance(group, FoldedGroup) for group in groups) == 1
+    assert len(groups) < 15  # those that came before the window was full are folded, too
+    recording.events(*(each.destroy(counted=ONE_EACH) for each in to_both), at_ns=T + SECOND)
+    [window] = recording.end()
+    assert folded(window) == {(80, False): (Row(200, 200, 0, 200, moved=(200, 8_000, 0, 0)), 200)}
+    assert recording.connections.live == {}
 
 
 def test_what_comes_later_of_a_folded_connection_is_folded_with_it() -> None:

@@ -670,7 +670,8 @@ def test_what_is_kept_says_whether_it_has_ports(path: Path) -> None:
         writer.finish(T + 2 * S, [LIVE._replace(edge_id=writer.edge_id(ping), has_ports=False)])
     with connect.writer(path) as conn:
         [live] = _writer(conn, T + 9 * S).load_connections()
-        assert live._replace(edge_id=1) == LIVE._replace(has_ports=False)
+        sides = (None, "external", "external")
+        assert live._replace(edge_id=1) == LIVE._replace(has_ports=False, strangers=sides)
 
 
 def test_an_id_is_the_same_before_and_after_its_row_is_written(conn: sqlite3.Connection) -> None:

@@ -23,7 +23,9 @@ from ctk.conntrack.decode import (
 )
 from ctk.conntrack.groups import (
     Counters,
+    Flow,
     Group,
+    RestoredGroup,
     Totals,
     moved_since,
 )
@@ -31,7 +33,7 @@ from ctk.conntrack.outcome import AT, START, counters_of
 from ctk.model import (
     COUNTS_CONNECTION,
 )
-from ctk.timespan import SECOND
+from ctk.timespan import FOREVER_NS, SECOND
 
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
@@ -66,6 +68,7 @@ class Aggregator(EventCounter):
     ) -> None:
         super().__init__(connections, baseline, aggregation)
         self.behind = False  # whether the last of them had waited for over a second
+        self._heard_ns = FOREVER_NS  # up to when events were read, where they lag behind
         self._width_ns = window_ns
         self._start_ns = self._end_ns = 0
         self._second_end_ns = 0  # of the second whose beginning connections share a group
@@ -88,11 +91,13 @@ class Aggregator(EventCounter):
         """
         self.behind = bool(events) and at_ns - events[0][AT] >= SECOND
         if not self.behind:
+            self._heard_ns = FOREVER_NS
             yield from self._add(events, at_ns)
             return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
         for _, second in groupby(events, lambda event: event[AT] // SECOND):
             waited = list(second)
+            self._heard_ns = waited[-1][AT]
             yield from self._add(waited, max(waited[-1][AT], self._start_ns))
 
     def _add(self, events: list[EventTuple], at_ns: int) -> Iterator[Window]:
@@ -175,21 +180,24 @@ class Aggregator(EventCounter):
             key = None if shown is None else connections.listed(shown[0])
             if shown is None or key is None:
                 continue
+            state, group = states.get(key, 0) if states else 0, live.get(key)
+            if group is not None and not state and connections.is_counted(key, entry[9:13]):
+                continue
             counters = counters_of(entry)
-            state = states.get(key, 0) if states else 0
             if state & UNWANTED:
                 if counters is not None and counters != connections.counters(key):
                     connections.count(key, counters, at_ns)
                 continue
-            group = live.get(key)
             counted, start_ns = 0, entry[START]
             if group is not None and state & UNDATED and start_ns is not None:
                 counted = self._date(key, group, start_ns)
                 state = states.get(key, 0)
-            if group is not None and state and self._is_another(key, group, start_ns):
-                group = None
+            if group is not None and state:
+                group = self._taken_up(group, key, shown[1], start_ns)
             before = connections.counters(key)
             if group is None:
+                if start_ns is not None and start_ns > self._heard_ns:
+                    continue  # its new event waits in the socket, and is in a window of its own
                 group, counted = self._find(shown[1], key, entry)
                 live[key] = group
                 before = connections.counters(key)
@@ -270,6 +278,16 @@ class Aggregator(EventCounter):
         self._undated.clear()
         self.baseline = Baseline.after_first_dump()
         return self.connections.end_dump()
+
+    def _taken_up(
+        self, group: Group, key: int, flow: Flow | None, start_ns: int | None
+    ) -> Group | None:
+        """Return the group of a connection that has a state; None where it is another one."""
+        if self._is_another(key, group, start_ns):
+            return None
+        if isinstance(group, RestoredGroup) and flow is not None:
+            group.recognise(flow)
+        return group
 
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""

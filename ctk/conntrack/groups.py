@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ctk.model import FlowTuple, Kind, LoneEvent
 from ctk.model.distinct import Distinct
-from ctk.model.kept import Sides
+from ctk.model.kept import LiveConnections, Sides
 
 FlowKey = tuple[bytes, bytes, int]  # orig, reply and zone, as decode gives them
 
@@ -153,6 +153,26 @@ class Group:
         self._has_ports = self.has_ports
         self.flow = None
         self.waits = False
+
+
+class RestoredGroup(Group):
+    """Connections of one flow that the last recording kept, and which sides were strangers."""
+
+    __slots__ = ("_strangers",)
+
+    def __init__(self, kept: LiveConnections) -> None:
+        super().__init__(None, kept.began_ns, has_ports=kept.has_ports)
+        self._strangers = kept.strangers
+        self.edge_id = kept.edge_id
+
+    def recognise(self, flow: Flow) -> None:
+        """
+        Take note of a flow that a dump lists it in: what it may be folded into.
+
+        Where its sides are the strangers that they were: an address may have been a pod's then.
+        """
+        if flow.other is not None and flow.other.kinds == self._strangers:
+            self.other, self.ends = flow.other, flow.ends
 
 
 class FoldedGroup(Group):

@@ -25,7 +25,8 @@ log = logging.getLogger("ctk")
 TICK_S = 0.25  # at most, between two batches
 _DUMP_SLICE_S = 0.02  # of a dump, between two looks at the events
 _DRAIN_S = 5.0  # at most, for the events that wait when a dump is over
-_STOP_S = 10.0  # at most, for all that is done after recording was told to stop
+# At most, for all that is read after recording was told to stop; writing it down takes as long.
+_STOP_S = 8.0
 _LAST_DUMP = 0.8  # of that: when the last dump is cut off, for the events that came meanwhile
 
 _KINDS = {"new": NEW, "update": UPDATE, "destroy": DESTROY}
@@ -121,7 +122,8 @@ class Listener:
     connection moved stands in the window in which it moved, or in the next one where there are very
     many connections. A loss asks for a dump at once.
 
-    After `stopping`, all is over within `stop_s`. Where the events that wait then are more than
+    After `stopping`, all is over within `stop_s`, counted from `asked_s` on the monotonic clock:
+    what was in hand then may take long. Where the events that wait then are more than
     that allows, the rest is a gap; a last dump that takes longer is cut off and not reported as
     whole. Where nothing is `counting` bytes the last dump is left out, unless one is due: it would
     tell nothing new, at 4 us an entry.
@@ -135,6 +137,7 @@ class Listener:
         window_ns: int,
         dump_every_s: float | None,
         stopping: Callable[[], bool],
+        asked_s: Callable[[], float] = lambda: math.inf,
         counting: Callable[[], bool] = lambda: True,
         stop_s: float = _STOP_S,
         dump: Callable[[], Generator[Datagrams, None, None]] = dump,
@@ -144,6 +147,7 @@ class Listener:
         self.started_ns = started_ns
         self._socket = sock
         self._stopping = stopping
+        self._asked_s = asked_s
         self._counting = counting
         self._stop_s = stop_s
         self._end_s = math.inf  # when all is to be over; known once recording is to stop
@@ -192,7 +196,7 @@ class Listener:
 
     def _stop_asked(self) -> bool:
         if self._end_s == math.inf and self._stopping():
-            self._end_s = self._clock.monotonic() + self._stop_s
+            self._end_s = min(self._clock.monotonic(), self._asked_s()) + self._stop_s
         return self._end_s < math.inf
 
     def _last(self) -> Iterator[Datagrams]:

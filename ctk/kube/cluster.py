@@ -72,14 +72,15 @@ class Cluster:
         for change in recall.changes(known):
             each, self._listing = change.object, change.listed
             if not change.ends:
-                self._owners.pods_watched_ns = change.watched_ns
+                watched_ns = FOREVER_NS if change.watched_ns is None else change.watched_ns
+                self._owners.watched_from_ns["pod"] = watched_ns
                 self.put(each, change.at_ns)
                 continue
             # Up to when it was sure then is sure now, and no longer.
             self._owners.missed_since_ns = change.sure_until_ns
             self.drop(resource_of(each), each.uid, change.at_ns, inferred=change.inferred)
         self._listing, self._owners.missed_since_ns = False, None
-        self._owners.pods_watched_ns = None
+        self._owners.watched_from_ns["pod"] = FOREVER_NS
         self._owners.recalled(since_ns, until_ns)
         self._recalled = {*self._pods, *self._nodes}
         # The file has their history; it forgot only when its endpoints end.
@@ -258,6 +259,9 @@ class Cluster:
         if each.uid in self.known(resource):
             self.put(each, at_ns)
             self.drop(resource, each.uid, at_ns, inferred=self._owners.missed_since_ns is not None)
+            if isinstance(each, Pod) and not (each.addresses or each.final or each.host_network):
+                for address in self._owners.lose_untold(each.node, each.started_ns):
+                    self._settle(address)
 
     def put_missed(self, changes: Iterable[Applied | Deleted], at_ns: int, *, whole: bool) -> None:
         """

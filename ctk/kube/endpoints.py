@@ -219,7 +219,7 @@ class Endpoints:
                     given.append(each._replace(undecided=False))
                 continue
             if endpoint.kind == "pod":
-                if owners.began(endpoint) or not owners.had(endpoint):
+                if not owners.was_in_doubt(endpoint):
                     continue
                 if endpoint.valid_from_ns < told_ns:
                     # While pods are watched it is asked about anew in each second.

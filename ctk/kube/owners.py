@@ -78,18 +78,11 @@ class Owners:
             return owned.is_news
         return any(each.is_news for each in self._spans.get(address, ()))
 
-    def began(self, endpoint: Endpoint) -> bool:
-        """Whether that is where one of the owner's spans began, of those that are kept."""
-        return any(
-            each.endpoint.uid == endpoint.uid
-            and each.endpoint.valid_from_ns == endpoint.valid_from_ns
-            for each in self._spans.get(endpoint.address, ())
-        )
-
-    def had(self, endpoint: Endpoint) -> bool:
-        """Whether the address is known to have been that owner's at some time."""
+    def was_in_doubt(self, endpoint: Endpoint) -> bool:
+        """Whether an owner that is known was named for a time that began none of its spans."""
         spans = self._spans.get(endpoint.address, ())
-        return any(each.endpoint.uid == endpoint.uid for each in spans)
+        began = [each.endpoint.valid_from_ns for each in spans if each.endpoint.uid == endpoint.uid]
+        return bool(began) and endpoint.valid_from_ns not in began
 
     def is_owned(self, address: str) -> bool:
         """Whether an address is somebody's now."""
@@ -139,7 +132,7 @@ class Owners:
                 # The rival had it first, and only in the second in which both got it: nobody's.
                 rival.from_ns = second_ns
                 from_ns = max(from_ns, second_ns)
-            elif gained_ns >= claim.gained_ns:
+            elif rival.claim.order >= claim.order:
                 if gained_ns < ended_ns:
                     # It passed on in that second: nobody's, unless the rival used it later only.
                     rival.from_ns = max(rival.from_ns, second_ns)
@@ -207,10 +200,6 @@ class Owners:
         from_ns = self.watched_from_ns["pod"]
         return None if from_ns == FOREVER_NS else from_ns
 
-    @pods_watched_ns.setter
-    def pods_watched_ns(self, from_ns: int | None) -> None:
-        self.watched_from_ns["pod"] = FOREVER_NS if from_ns is None else from_ns
-
     def watch(self, kind: Kind, from_ns: int) -> None:
         """All owners of a kind are told from then on."""
         self.watched_from_ns[kind] = min(self.watched_from_ns[kind], from_ns)
@@ -273,6 +262,21 @@ class Owners:
         due = (each.to_ns + _TOLD_LATE_NS for each in self._in_grace)
         self._due_ns = min(due, default=FOREVER_NS)
         return [owned.endpoint.address for owned in over]
+
+    def lose_untold(self, node: str | None, from_ns: int) -> list[str]:
+        """
+        A pod of that node is gone, and never told its address: it may be that of one in its grace.
+
+        Gives the addresses that are nobody's from then on.
+        """
+        lost: list[str] = []
+        for owned in list(self._in_grace):
+            # What was deleted by force is killed by then.
+            over_ns = max(owned.gone_ns + _KILLED_LATE_NS, from_ns)
+            if owned.endpoint.node == node and over_ns < owned.to_ns and not owned.inferred:
+                self._wait(owned, over_ns, owned.sure_until_ns)
+                lost.append(owned.endpoint.address)
+        return lost
 
     def expire(self, before_ns: int) -> None:
         """Forget spans that ended before then."""

@@ -38,3 +38,8 @@ class Claim(NamedTuple):
     gained_ns: int  # the second from which on the address is no other's
     running_ns: int | None = None  # the second from which on a pod may have used it
     came_ns: int | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Of two the later one is the one that had the address later."""
+        return self.gained_ns, self.running_ns or self.gained_ns

@@ -27,3 +27,6 @@ class LiveConnections(NamedTuple):
     # Five a connection: packets and bytes out, packets and bytes in, when it last moved any.
     counters: bytes | None
     folded: Sides | None = None  # which of the edge's sides stand for many, where some do
+    # Of an edge that stands for itself: who dialled, what was dialled and who answered, where that
+    # is a stranger.
+    strangers: tuple[str | None, str | None, str | None] = (None, None, None)

@@ -225,13 +225,17 @@ class Committer:
             self._steps = None
 
     def close(
-        self, now_ns: int, until_s: float, kept: Callable[[], Iterable[LiveConnections]]
+        self,
+        now_ns: int,
+        fold_until_s: float,
+        until_s: float,
+        kept: Callable[[], Iterable[LiveConnections]],
     ) -> None:
         """
         End the recording, by `until_s` on the monotonic clock: write, fold, keep what lives.
 
-        What is not folded by then is folded by the next recording. Raises what kept something out
-        of the file.
+        What is not folded by `fold_until_s` is folded by the next recording. Raises what kept
+        something out of the file.
         """
         while self._is_locked and time.monotonic() < until_s:
             time.sleep(0.1)
@@ -246,7 +250,7 @@ class Committer:
             )
         while True:
             try:
-                self._end(now_ns, until_s, kept())
+                self._end(now_ns, fold_until_s, kept())
                 return
             except DiskFullError as error:
                 self._ledger.failed("disk full", error.message, now_ns, now_ns, 0)
@@ -290,10 +294,10 @@ class Committer:
             counts = self._ledger.event_counts(self._events)
             self._writer.in_reserve(gap, at_ns, counts, ended_ns)
 
-    def _end(self, now_ns: int, until_s: float, kept: Iterable[LiveConnections]) -> None:
+    def _end(self, now_ns: int, fold_until_s: float, kept: Iterable[LiveConnections]) -> None:
         self._settled_ns = now_ns
-        self._maintain(until_s)
+        self._maintain(fold_until_s)
         for _ in self._writer.fold_open():
-            if time.monotonic() > until_s:
+            if time.monotonic() > fold_until_s:
                 break
         self._writer.finish(now_ns, kept)

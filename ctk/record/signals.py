@@ -46,6 +46,11 @@ class Stop:
         """Let the process end with its recording, which is in here."""
         yield
 
+    @property
+    def asked_s(self) -> float:
+        """When it was asked for, on the monotonic clock, or will be; inf where nobody did."""
+        return self._at_s
+
     def left_s(self) -> float:
         """Return how many of the 20 seconds since the first ask are left; inf before it."""
         now_s = time.monotonic()

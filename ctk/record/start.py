@@ -251,6 +251,7 @@ def _listener(stack: ExitStack, options: Options, stop: Stop, warnings: list[str
         window_ns=options.window_ns,
         dump_every_s=every_ns / SECOND if every_ns is not None else None,
         stopping=stop,
+        asked_s=lambda: stop.asked_s,
         counting=lambda: table.sysctl("nf_conntrack_acct") != 0,
     )
 

@@ -10,7 +10,8 @@ from ctk.store.identities import own_columns
 from ctk.store.values import ENDPOINT_FIELDS, endpoint_of
 
 # Of several the one whose endpoints came last: what was unknown may have got a name meanwhile. An
-# address is unknown up to when the file has another endpoint for it.
+# address is unknown up to when the file has another endpoint for it; and which service a dialled
+# pod backs changes.
 _EARLIER = f"""
     SELECT edge.id FROM endpoint AS src CROSS JOIN endpoint AS dialled
     CROSS JOIN edge ON edge.dialled_id = dialled.id AND edge.src_id = src.id
@@ -27,6 +28,7 @@ _EARLIER = f"""
 } AND edge.recorder_id = :recorder_id AND {
     " AND ".join(f"edge.{name} IS :{name}" for name in EDGE_OWN if not name.startswith("service"))
 }
+    AND (edge.service_via IS NOT 'endpoint' OR IFNULL(edge.first_ns <= :at_ns, 1))
     AND EXISTS (SELECT 1 FROM recording WHERE recording.recorder_id = :recorder_id
         AND started_ns <= :last_ns AND committed_ns > MAX(started_ns, :at_ns))
     ORDER BY src.valid_from_ns + backend.valid_from_ns DESC LIMIT 1

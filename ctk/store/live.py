@@ -14,6 +14,7 @@ from ctk.model.kept import LiveConnections, Sides
 AT_ONCE = 5_000  # rows that are kept between two writes of edges
 
 _KEEP = "INSERT INTO connection(flow, began_ns, edge_id, keys, counters) VALUES (?,?,?,?,?)"
+_STRANGE = ("external", "unknown")
 # 26 bytes a connection, the same on every host: source port (0 without one), began_ns, moved_ns,
 # and the bytes of both directions.
 _IDLE = struct.Struct("<HqqQ")
@@ -47,13 +48,21 @@ def load(conn: sqlite3.Connection, recorder_id: int) -> Iterator[LiveConnections
     """Yield what was kept of a node's live connections."""
     rows = conn.execute(
         "SELECT flow, began_ns, edge_id, edge.dst_port IS NOT NULL, keys, counters,"
-        " src_id < 0, dialled_id < 0, backend_id < 0"
-        " FROM connection JOIN edge ON edge.id = edge_id WHERE edge.recorder_id = ?",
+        " src_id < 0, dialled_id < 0, backend_id < 0, src.kind, dialled.kind, backend.kind"
+        " FROM connection JOIN edge ON edge.id = edge_id"
+        " LEFT JOIN endpoint AS src ON src.id = src_id"
+        " LEFT JOIN endpoint AS dialled ON dialled.id = dialled_id"
+        " LEFT JOIN endpoint AS backend ON backend.id = backend_id"
+        " WHERE edge.recorder_id = ?",
         (recorder_id,),
     )
-    for flow, began_ns, edge_id, has_ports, keys, counters, *sides in rows:
-        of_many = Sides(*map(bool, sides)) if edge_id < 0 else None
-        yield LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters, of_many)
+    for flow, began_ns, edge_id, has_ports, keys, counters, *of_sides in rows:
+        plain = LiveConnections(flow, began_ns, edge_id, bool(has_ports), keys, counters)
+        if edge_id < 0:
+            yield plain._replace(folded=Sides(*map(bool, of_sides[:3])))
+        else:
+            src, dialled, backend = (kind if kind in _STRANGE else None for kind in of_sides[3:])
+            yield plain._replace(strangers=(src, dialled, backend))
 
 
 def keep_idle(

@@ -65,8 +65,8 @@ table inet bench {
     }
     chain scrapes {
         type filter hook output priority raw
-        tcp dport 9470 notrack
-        tcp sport 9470 notrack
+        tcp dport { 9469, 9470 } notrack
+        tcp sport { 9469, 9470 } notrack
     }
 }
 """
@@ -405,6 +405,7 @@ def parse() -> argparse.Namespace:
         help="only this part; several allowed",
     )
     parser.add_argument("--seconds", type=int, default=60, help="of the burst")
+    parser.add_argument("--rate", type=int, default=20_000, help="of the burst, a second")
     parser.add_argument("--before", type=Path, help="another ctk, to measure in the same run")
     parser.add_argument("--listener", action="append", help="only those whose name has this in it")
     parser.add_argument("--output", type=Path, default=RESULTS / "record.json")
@@ -465,9 +466,9 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
         results["live"] = rows
         show("ctk record with many live connections, their counters read all the time", rows)
     if is_wanted("burst"):
-        row = burst.run(bench, ctk, options.seconds)
+        row = burst.run(bench, ctk, options.seconds, options.rate)
         results["burst"] = row
-        show("ctk record, 20,000 new addresses each second", [row])
+        show(f"ctk record, {options.rate:,} new addresses each second", [row])
     if is_wanted("scrape"):
         rows = scrape.run(bench, everybody[0], ctk, SCRAPED_S)
         results["scrape"] = rows

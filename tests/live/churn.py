@@ -133,8 +133,7 @@ def main() -> int:
         stories = "\n".join(result.verdict.stories())
         (folder / "stories.txt").write_text(stories, encoding="utf-8")
     print("\n".join(result.failures))
-    wrong = [name for name in result.verdict.counts if name.startswith(("wrong", "none: s"))]
-    return int(bool(wrong or result.failures))
+    return int(bool(result.verdict.faults() or result.failures))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from recording import CTK, listening, rows
 
 pytestmark = pytest.mark.live
 
-GRACE_S = 28  # of a pod's 30; the stop is bounded to 20 and what is in hand then
+GRACE_S = 20  # of a pod's 30
 FLOOD = """
 import socket, sys, time
 sources, target, end = sys.argv[1].split(","), sys.argv[2], time.monotonic() + float(sys.argv[3])

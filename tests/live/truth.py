@@ -195,6 +195,20 @@ class Verdict:
         for title, counts in (("connections", self.counts), ("services", self.services)):
             yield f"{title}: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
 
+    def faults(self) -> list[str]:
+        """
+        Name what is not right, and could be.
+
+        A wrong name is never excused. No name is, where the whole seconds of the API leave open
+        whose an address was (docs/kubernetes.md), and of a pod that no recorder was told of.
+        """
+        return [
+            what
+            for what in self.counts
+            if what.startswith("wrong")
+            or (what.startswith("none") and not what.endswith((", that second", ", never told")))
+        ]
+
     def stories(self) -> Iterator[str]:
         for what, samples in self.samples.items():
             yield f"-- {what}"

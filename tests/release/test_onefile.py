@@ -1,5 +1,6 @@
 """The one file, in a Debian without Python: it unpacks, records and stops."""
 
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 from playednode import CLIENT, PlayedNode, Servers, Traffic, objects
 from recording import caught_up, listening, rows
+
+from ctk import __version__
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TZ": "UTC"}
 
@@ -37,6 +40,12 @@ def inside(root: Path, data: Path, *command: str) -> list[str]:
         mount -o remount,bind,ro {root} && exec chroot {root} "$@"
     """
     return ["unshare", "--mount", "sh", "-c", script, "sh", *command]
+
+
+def test_it_is_small(released, record_property):
+    size = released.file.stat().st_size / 1e6
+    record_property("size", f"one file: {size:.1f} MB")
+    assert size < 40
 
 
 @pytest.mark.live
@@ -118,6 +127,49 @@ def test_what_another_may_write_to_is_not_run(released, tmp_path):
     assert (unpacked.stat().st_mode & 0o777, unpacked.stat().st_uid) == (0o700, os.geteuid())
     unpacked.chmod(0o770)
     assert "not this user's alone" in run(open_to_all).stderr
+
+
+def test_what_was_cut_off_is_made_good(released, tmp_path):
+    """A first start that was killed, and one that a power cut took the contents of."""
+    place = tmp_path / "place"
+    place.mkdir()
+    for name in ("stale", "held", "fresh"):
+        (place / f".ctk-{name}").mkdir()
+        (place / f".ctk-{name}" / "some").write_text("x")
+    for name in ("stale", "held"):
+        os.utime(place / f".ctk-{name}", (0, 0))
+    (place / ".ctk-link").symlink_to(tmp_path)
+    held = os.open(place / ".ctk-held", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # as one does that unpacks
+
+    def run(where: str) -> str:
+        done = subprocess.run(
+            [released.file, "--version"],
+            env=ENVIRONMENT | {"CTK_UNPACK": where},
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    version = f"ctk {__version__}\n"
+    assert run("place") == version  # from here, whatever that is later
+    os.close(held)
+    (home,) = place.glob("ctk-*")
+    assert {each.name for each in place.iterdir()} - {home.name} == {
+        *(".ctk-held", ".ctk-fresh", ".ctk-link"),
+    }
+    boot, module = home / "boot", home / "lib" / "site" / "ctk" / "__main__.pyc"
+    assert boot.read_text() == Path("/proc/sys/kernel/random/boot_id").read_text()
+    whole, inode = module.read_bytes(), home.stat().st_ino
+    boot.write_text("another\n")
+    assert run("place") == version  # compared, and the same
+    assert (home.stat().st_ino, boot.read_text() != "another\n") == (inode, True)
+    boot.write_text("another\n")
+    module.write_bytes(b"")
+    assert run("place") == version
+    assert (module.read_bytes(), home.stat().st_ino != inode) == (whole, True)
+    (tmp_path / "file").touch()
+    assert f"{tmp_path}/file (not a folder)" in run("file")
+    assert "none (No such file or directory)" in run("none")
 
 
 def test_pythons_variables_are_meant_for_another(released, tmp_path):

@@ -61,7 +61,7 @@ def test_what_is_in_it_is_said_in_cyclonedx(released, contents):
     )
 
 
-def test_the_wheel_in_an_empty_environment_passes_the_demo(installed, tmp_path):
+def test_the_wheel_in_an_empty_environment_passes_the_demo(installed, pipx, tmp_path):
     ctk = str(installed / "bin" / "ctk")
     kube = ROOT / "fixtures" / "kube"
     parts = ("pods.page1", "pods.page2", "services", "endpointslices", "nodes")
@@ -81,7 +81,14 @@ def test_the_wheel_in_an_empty_environment_passes_the_demo(installed, tmp_path):
     assert asked + run("top", "demo.db", "--limit", 8) + "```" in readme
     run("report", "demo.db", "--output", "demo.html")
     assert "uPlot" in (tmp_path / "demo.html").read_text()  # the page's vendored files
+    linked = {each.name for each in (pipx.home / "bin_dir").iterdir()}
+    assert linked == {"ctk", "kubectl-ctk"}
+    assert (pipx.home / "man_dir" / "man1" / "ctk-top.1").exists()
     script = installed / "share" / "bash-completion" / "completions" / "ctk"
     assert script.read_text().strip() == run("completion", "bash").strip()
     assert (installed / "share" / "man" / "man1" / "ctk-top.1").exists()
     assert run("--version") == f"ctk {__version__}\n"
+
+
+def test_pipx_runs_it_without_an_installation(released, pipx):
+    assert pipx.run("run", "--spec", released.wheel, "ctk", "--version") == f"ctk {__version__}\n"
