@@ -161,8 +161,8 @@ def graph(
         if exactly:
             levels = levels[:1]
         if step_ns is None:  # shorter ones than a minute are in no rollup
-            steps = [step for step in STEPS if exactly or flows_only or step >= MINUTE]
-            step_ns = step_of(span[1] - span[0], _MOST_STEPS, steps)
+            fitting = [step for step in STEPS if exactly or flows_only or step >= MINUTE]
+            step_ns = step_of(span[1] - span[0], _MOST_STEPS, fitting)
         # Both cover the same span; steps need finer buckets than sums do.
         pieces, in_steps = cover(levels, *span), cover_steps(levels, *span, step_ns)
         reach = pieces[0].since_ns, pieces[-1].until_ns
