@@ -40,7 +40,19 @@ _OF_HTTP = frozenset(
     ]
 )
 _INSERT = re.compile(rb"INSERT INTO (?P<table>\S+) (?P<columns>\(.*?\)) FORMAT Native\n", re.DOTALL)
-_OPENERS = {"lz4": lz4.frame.decompress, "zstd": zstd.decompress}
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Unpack frames of LZ4, of which each block of an insert is one."""
+    pieces = []
+    while data:
+        frame = lz4.frame.LZ4FrameDecompressor()
+        pieces.append(frame.decompress(data))
+        data = frame.unused_data or b""
+    return b"".join(pieces)
+
+
+_OPENERS = {"lz4": _unpacked, "zstd": zstd.decompress}
 
 
 class Front(BaseHTTPRequestHandler):

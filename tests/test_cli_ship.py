@@ -25,9 +25,6 @@ def db(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "node.db"
 
 
-KEEP = [f"--retain={level}=forever" for level in ("1m", "1h", "1d")]
-
-
 def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
     to = f"--to=chdb://{tmp_path}/fleet"
     before = invoke("ship", db, to)
@@ -36,7 +33,7 @@ def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
         f"Error: chdb://{tmp_path}/fleet has no tables of ctk\n"
         f"Try: ctk ship --init --to chdb://{tmp_path}/fleet\n"
     )
-    made = invoke("ship", to, "--init", *KEEP)
+    made = invoke("ship", to, "--init", "--retain=forever")
     assert made.exit_code == 0
     assert made.stdout.startswith("CREATE DATABASE IF NOT EXISTS ctk;\n")
     assert "TTL minute" not in made.stdout
@@ -64,6 +61,7 @@ def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
         (["--to=chdb:///x", "--retain=1m=30d"], "--retain is for tables that are made"),
         (["--to=chdb:///x", "--init", "--retain=1m=90m"], "'90m' is not a number of days"),
         (["--to=chdb:///x", "--init", "--retain=2m=1d"], "'2m=1d' is not LEVEL=AGE"),
+        (["--to=chdb:///x", "--init", "--retain=30d"], "'30d' is not LEVEL=AGE"),
         (["--to=clickhouse://a:hunter2@ch"], "a password in the address would be seen by others"),
     ],
 )

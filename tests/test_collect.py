@@ -323,6 +323,16 @@ def test_a_recorder_that_could_not_be_told_to_end_is_told_as_it_is_fetched(
     assert states(collecting.run()) == [("n1", "kept", "")]
 
 
+def test_a_node_that_is_silent_at_the_end_keeps_the_others_files_not(
+    collecting: Collecting,
+) -> None:
+    for node in ("n1", "n2"):
+        collecting.add(node, ENDED)
+    collecting.cluster.fail(Fault(hang=True), "pods/exec to end")
+    outcome = collecting.run(waits=replace(WAITS, answer_s=0.5))
+    assert states(outcome) == [("n1", "kept", ""), ("n2", "kept", "")]
+
+
 def test_a_server_that_is_away_at_the_start_is_given_up_soon(collecting: Collecting) -> None:
     collecting.add("n1", ENDED)
     collecting.cluster.kubeconfig(collecting.folder / "kubeconfig")

@@ -314,3 +314,18 @@ def test_reading_does_not_load_the_migration_library(db: Path) -> None:
         "sys.exit('sqlite_utils' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script, str(db)], check=False).returncode == 0
+
+
+def test_a_new_file_needs_no_pandas(tmp_path):
+    """sqlite-utils imports it where it is: a recorder would hold 75 MB of it."""
+    for name in ("pandas", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(__name__ + ' was imported')")
+    program = (
+        "import sys; from pathlib import Path; from ctk.store import connect\n"
+        "with connect.writer(Path('node.db')): pass\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    argv = [sys.executable, "-c", program]
+    ran = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")

@@ -114,21 +114,21 @@ def test_the_chart_passes_helms_own_lint_and_its_schema_refuses_slips() -> None:
 def test_the_image_that_a_user_names_is_in_every_container(tmp_path: Path) -> None:
     """Named where base is, as docs/kubernetes.md says, or in an overlay that has the component."""
     shutil.copytree(DEPLOY, tmp_path / "deploy")
-    own = tmp_path / "deploy" / "own"
-    own.mkdir()
-    named = "images: [{name: ctk, newName: registry.example/ctk, newTag: '9'}]\n"
-    parts = "resources: [../base]\ncomponents: [../components/accounting]\n"
+    page = (DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    parts, _, named = example.partition("images:")
+    named = f"images:{named}"
     inner = tmp_path / "deploy" / "base" / "kustomization.yaml"
     before = inner.read_text()
     for in_own, in_base in (
         (parts + named, before),
         (parts, before.partition("images:")[0] + named),
     ):
-        (own / "kustomization.yaml").write_text(in_own)
+        (tmp_path / "kustomization.yaml").write_text(in_own)
         inner.write_text(in_base)
-        pod = pod_of(objects(run("kubectl", "kustomize", own)))
+        pod = pod_of(objects(run("kubectl", "kustomize", tmp_path)))
         images = [each["image"] for each in (*pod["containers"], *pod["initContainers"])]
-        assert images == ["registry.example/ctk:9"] * 2
+        assert images == ["registry.example/ctk:0.1.0"] * 2
 
 
 @pytest.mark.parametrize("has_timestamps", [True, False])

@@ -263,6 +263,32 @@ def test_a_file_without_looks_says_so(invoke: Invoke, shop: Path) -> None:
     assert "no recorder has looked at the table then" in invoke("pressure", shop).stderr
 
 
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (0, "nobody held entries then: the table was empty at each look\n"),
+        (
+            5,
+            "who held entries then is not in the file: it is counted once a minute, in a dump, and"
+            " kept as long as flows are\n",
+        ),
+    ],
+)
+def test_why_nobody_holds_entries_is_said(
+    invoke: Invoke, tmp_path: Path, entries: int, said: str
+) -> None:
+    """Instead of a table that has titles alone."""
+    path = tmp_path / "node.db"
+    with connect.writer(path) as conn:
+        writer = Writer(conn, node="n1", source="k", settings={}, started_ns=T, boot_id=None)
+        looks = [TableUse(T, entries, entries, 100, None)]
+        writer.window([], looks=looks, committed_ns=T + MINUTE, counters=EventCounts(0, 0))
+        writer.finish(T + MINUTE)
+    result = invoke("pressure", path)
+    assert (result.exit_code, result.stdout.count("\n"), result.stderr) == (0, 2, said)
+    assert json.loads(invoke("pressure", path, "-o", "json").stdout)["holders"] == []
+
+
 def test_info_and_the_doctor_warn_of_a_table_that_was_nearly_full(
     invoke: Invoke, full: Path
 ) -> None:

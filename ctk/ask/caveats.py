@@ -225,6 +225,21 @@ class NoTableLook(NamedTuple):
         return "no recorder has looked at the table then: it does once a minute, since ctk 0.1.0"
 
 
+class NoHolders(NamedTuple):
+    """The table was looked at in the span, and nobody is told of who held its entries."""
+
+    empty: bool
+
+    @property
+    def text(self) -> str:
+        if self.empty:
+            return "nobody held entries then: the table was empty at each look"
+        return (
+            "who held entries then is not in the file: it is counted once a minute, in a dump, and"
+            " kept as long as flows are"
+        )
+
+
 class TextTimes(NamedTuple):
     """SQL names a time that is text, and a function whose times do not compare with it."""
 
@@ -281,6 +296,7 @@ Caveat = (
     | NoIdleLook
     | NearlyFull
     | NoTableLook
+    | NoHolders
     | TextTimes
     | OfFiles
     | SeenByEach

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, NearlyFull, NoTableLook, NothingRecorded, caveats_of
+from ctk.ask.caveats import Caveat, NearlyFull, NoHolders, NoTableLook, NothingRecorded, caveats_of
 from ctk.ask.connection import one_moment
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -102,6 +102,8 @@ def pressure(conn: sqlite3.Connection, filters: Filters, by: Sequence[str] = BY)
     nodes = tuple(_of_nodes(looks))
     if not looks and NothingRecorded() not in caveats:
         caveats.append(NoTableLook())
+    elif looks and not holders:
+        caveats.append(NoHolders(empty=not any(each.peak for each in looks)))
     caveats += nearly_full(nodes)
     return Pressure(
         nodes=nodes,

@@ -24,7 +24,7 @@ from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
 
 # What is None where nothing was measured.
-_MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
+MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,7 @@ def top(
     The default sort is bytes, and connections where no bytes were measured. Flows are read one
     by one where a rollup cannot tell: for failed, from_port, first, last and src_port.
     """
-    if sort is not None and sort not in SORTS:
-        raise UsageError(f"{sort!r} is not a count to sort by", hint=f"one of {', '.join(SORTS)}")
-    if side not in SIDES:
-        raise UsageError(f"{side!r} is not a side", hint=f"one of {', '.join(SIDES)}")
+    check(sort, limit, side)
     by = expanded(by)
     seen = seen or (sort is not None and SORTS[sort] in SEEN)
     with one_moment(conn):
@@ -86,13 +83,13 @@ def top(
         summed = sum_up(conn, read.pieces, filters, by, seen=seen, side=side)
         found = conn.execute(_sql(summed, sort, seen), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
-        measured = dict(zip(_MEASURED, first, strict=False))
-        at = len(_MEASURED) + len(by)
+        measured = dict(zip(MEASURED, first, strict=False))
+        at = len(MEASURED) + len(by)
         sums = of_groups = Counts._make(first[at:])
         if summed.twice:
             sums = Counts._make(found.fetchone()[2 + at :])
         rows = tuple(
-            TopRow(tuple(row[len(_MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
+            TopRow(tuple(row[len(MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
         )
         recorded = _recorded(conn, filters, read.reach)
         caveats = caveats_of_sums(conn, filters, read, some=groups > 0, folded=bool(folded))
@@ -107,11 +104,20 @@ def top(
         sort=sort or ("bytes" if measured["bytes"] else "connections"),
         rows=rows,
         totals=sums if groups else NOTHING,
-        others=_others(of_groups, rows, measured) if groups > len(rows) else NOTHING,
+        others=others_of(of_groups, rows, measured) if groups > len(rows) else NOTHING,
         groups=groups,
         span=recorded,
         caveats=tuple(caveats),
     )
+
+
+def check(sort: str | None, limit: int | None, side: str) -> None:
+    """Refuse what is no count to sort by, no number of rows, no side."""
+    if sort is not None and sort not in SORTS:
+        raise UsageError(f"{sort!r} is not a count to sort by", hint=f"one of {', '.join(SORTS)}")
+    if side not in SIDES:
+        raise UsageError(f"{side!r} is not a side", hint=f"one of {', '.join(SIDES)}")
+    _most(limit)
 
 
 def _recorded(
@@ -132,7 +138,7 @@ def _recorded(
     return first_ns, last_ns
 
 
-def _others(sums: Counts, rows: Sequence[TopRow], measured: Mapping[str, int]) -> Counts:
+def others_of(sums: Counts, rows: Sequence[TopRow], measured: Mapping[str, int]) -> Counts:
     """Take the rows from the sums; `measured` says in how many groups a count is not None."""
     left: list[int | None] = []
     for i, (name, whole) in enumerate(zip(COUNTS, sums, strict=True)):
@@ -163,8 +169,8 @@ def _sql(summed: Summed, sort: str | None, seen: bool) -> str:
     )
     if sort is not None:
         order = SORTS[sort]
-    measured = ", ".join(f"COUNT({key})" for key in _MEASURED)
-    unmeasured = ", ".join("0" for _ in _MEASURED)
+    measured = ", ".join(f"COUNT({key})" for key in MEASURED)
+    unmeasured = ", ".join("0" for _ in MEASURED)
     unnamed = ", ".join("NULL" for _ in summed.keys)
     # Times that were not asked for are NULL, and to compare them costs as if they were not.
     sums = added(COUNTS if seen else COUNTS[: -len(SEEN)]) + ("" if seen else ", NULL" * len(SEEN))

@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 _PATH: Any = click.Path(path_type=Path, readable=False)
 _LEVELS = ("1m", "1h", "1d")
+_FOREVER = "forever"
 
 
-def _retention(text: str) -> tuple[str, int | None]:
-    level, _, age = text.partition("=")
-    if level not in _LEVELS or not age:
-        raise UsageError(f"{text!r} is not LEVEL=AGE", hint="--retain 1m=30d, or 1d=forever")
-    if age == "forever":
-        return level, None
+def _retention(text: str) -> dict[str, int | None]:
+    level, _, age = text.rpartition("=")
+    if level not in ("", *_LEVELS) or not age or (not level and age != _FOREVER):
+        raise UsageError(f"{text!r} is not LEVEL=AGE", hint="--retain 1m=30d, or forever")
+    if age == _FOREVER:
+        return dict.fromkeys((level,) if level else _LEVELS)
     days, rest = divmod(parse_age(age), DAY)
     if not days or rest:
         raise UsageError(f"{age!r} is not a number of days", hint="--retain 1m=30d")
-    return level, days
+    return {level: days}
 
 
 @click.command(short_help="Ship the files of nodes to ClickHouse, each row once.")
@@ -55,9 +56,9 @@ def _retention(text: str) -> tuple[str, int | None]:
     "--retain",
     multiple=True,
     type=_retention,
-    callback=lambda ctx, option, pairs: dict(pairs),
+    callback=lambda ctx, option, each: {level: days for of in each for level, days in of.items()},
     metavar="LEVEL=AGE",
-    help="With --init: how long rows stay: 1m=30d, 1h=400d, 1d=1100d are the defaults.",
+    help="With --init: how long rows stay: 1m=30d, 1h=90d, 1d=730d are the defaults; or forever.",
 )
 @click.option("--verify", is_flag=True, help="Compare what is there with DB, and repair it.")
 @click.option("--status", is_flag=True, help="Say how far DB is shipped; asks nobody.")

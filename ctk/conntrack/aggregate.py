@@ -23,6 +23,7 @@ from ctk.conntrack.decode import (
 )
 from ctk.conntrack.groups import (
     Counters,
+    Flow,
     Group,
     RestoredGroup,
     Totals,
@@ -176,22 +177,20 @@ class Aggregator(EventCounter):
             key = None if shown is None else connections.listed(shown[0])
             if shown is None or key is None:
                 continue
+            state, group = states.get(key, 0) if states else 0, live.get(key)
+            if group is not None and not state and connections.is_counted(key, entry[9:13]):
+                continue
             counters = counters_of(entry)
-            state = states.get(key, 0) if states else 0
             if state & UNWANTED:
                 if counters is not None and counters != connections.counters(key):
                     connections.count(key, counters, at_ns)
                 continue
-            group = live.get(key)
             counted, start_ns = 0, entry[START]
             if group is not None and state & UNDATED and start_ns is not None:
                 counted = self._date(key, group, start_ns)
                 state = states.get(key, 0)
             if group is not None and state:
-                if self._is_another(key, group, start_ns):
-                    group = None
-                elif isinstance(group, RestoredGroup) and shown[1] is not None:
-                    group.recognise(shown[1])
+                group = self._taken_up(group, key, shown[1], start_ns)
             before = connections.counters(key)
             if group is None:
                 group, counted = self._find(shown[1], key, entry)
@@ -274,6 +273,16 @@ class Aggregator(EventCounter):
         self._undated.clear()
         self.baseline = Baseline.after_first_dump()
         return self.connections.end_dump()
+
+    def _taken_up(
+        self, group: Group, key: int, flow: Flow | None, start_ns: int | None
+    ) -> Group | None:
+        """Return the group of a connection that has a state; None where it is another one."""
+        if self._is_another(key, group, start_ns):
+            return None
+        if isinstance(group, RestoredGroup) and flow is not None:
+            group.recognise(flow)
+        return group
 
     def _is_another(self, key: int, group: Group, start_ns: int | None) -> bool:
         """Say whether a restored connection ended meanwhile, and the kernel's id came again."""

@@ -32,7 +32,7 @@ until the next dump begins: by then a new event that was queued when the dump ra
 import struct
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from ctk.conntrack.attributes import MalformedError
@@ -68,6 +68,7 @@ _EXPORTED_AT_ONCE = 20_000
 _OF_FLOW = (1 << 48) - 1  # the bits of a key that are the connection's own
 # What is counted, and when it last grew: the time takes no memory beyond the four counters.
 _COUNTERS = struct.Struct("=4Qq")
+_FOUR = struct.Struct("=4Q")
 
 
 class Connections:
@@ -129,8 +130,7 @@ class Connections:
 
     def ends(self, orig: bytes, reply: bytes, zone: int) -> Ends:
         """Return the addresses in a well-formed flow's tuples."""
-        flow = self._tuples.read(orig, reply, zone)
-        return flow.src, flow.dst, flow.reply_src
+        return self._tuples.ends(orig, reply, zone)
 
     def enter(self, key: FlowKey, other: Other | None) -> Flow | None:
         """Enter a flow, whatever it may be folded into: `other` was looked up for it."""
@@ -180,6 +180,13 @@ class Connections:
             return None
         *counters, moved_ns = _COUNTERS.unpack(packed)
         return Counters(*counters), moved_ns
+
+    def is_counted(self, key: int, counters: Sequence[int | None]) -> bool:
+        """Say whether all that a connection moved is in the windows; in a third of the time."""
+        packed = self._counters.get(key)
+        if packed is None or None in counters:
+            return packed is None and counters[0] is None
+        return packed.startswith(_FOUR.pack(*counters))
 
     def count(self, key: int, counters: Counters, at_ns: int) -> None:
         """From here on what a connection moved is what it has beyond `counters`."""

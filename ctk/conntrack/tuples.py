@@ -218,6 +218,19 @@ class TupleReader:
         for layout in self.layouts.get((len(orig), len(reply)), ()):
             if number & layout.mask == layout.template:
                 return layout.read(tuples, zone)
+        return self._learn(orig, reply, zone)
+
+    def ends(self, orig: bytes, reply: bytes, zone: int) -> tuple[bytes, bytes, bytes]:
+        """Return who dialled, what was dialled, and who answered; it raises what `read` does."""
+        tuples = orig + reply
+        number = int.from_bytes(tuples, "big")
+        for layout in self.layouts.get((len(orig), len(reply)), ()):
+            if number & layout.mask == layout.template:
+                return layout.ends(tuples)
+        flow = self._learn(orig, reply, zone)
+        return flow.src, flow.dst, flow.reply_src
+
+    def _learn(self, orig: bytes, reply: bytes, zone: int) -> FlowTuple:
         flow = parse_tuples(orig, reply, zone)
         if self._learned < _MOST_LAYOUTS and _is_plain(orig, reply, flow):
             self._learned += 1

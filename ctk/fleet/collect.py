@@ -6,6 +6,7 @@ Record on many nodes for a while, bring the files here, and leave nothing in the
 The only part of ctk that makes objects in a cluster. A node that fails costs that node.
 """
 
+import math
 import shlex
 import threading
 import time
@@ -327,8 +328,12 @@ class _Collection:
     # Then.
 
     def _end(self) -> None:
-        """Have all recorders finish now: one that is fetched late is to record no longer."""
-        self._each("ending", self._end_one, _ENDED_AT_A_TIME)
+        """
+        Have all recorders finish now: one that is fetched late is to record no longer.
+
+        A node that is silent keeps the others' files waiting no longer than an answer may take.
+        """
+        self._each("ending", self._end_one, _ENDED_AT_A_TIME, self._waits.answer_s)
 
     def _fetch(self) -> None:
         """Fetch what there is, some files at a time."""
@@ -336,16 +341,20 @@ class _Collection:
         self._show("fetched")
 
     def _each(
-        self, doing: str, do: Callable[[Recorder, threading.Semaphore], None], at_a_time: int
+        self,
+        doing: str,
+        do: Callable[[Recorder, threading.Semaphore], None],
+        at_a_time: int,
+        most_s: float = math.inf,
     ) -> None:
-        """Do something with each that has a file, so many at a time."""
-        waiting = threading.Semaphore(at_a_time)
+        """Do something with each that has a file, so many at a time, and wait for all of them."""
+        waiting, until_s = threading.Semaphore(at_a_time), time.monotonic() + most_s
         threads = []
         for each in self._in("recording", "ended"):
             thread = threading.Thread(target=do, args=(each, waiting), daemon=True)
             thread.start()
             threads.append(thread)
-        while any(thread.is_alive() for thread in threads):
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < until_s:
             self._show(doing)
             time.sleep(self._waits.tick_s)
 

@@ -83,7 +83,9 @@ def _be_the_exporter(listening: socket.socket, told: socket.socket, db: Path) ->
         def tell(message: bytes) -> None:
             collector.numbers = pickle.loads(message)
 
+        render = renderer(collector)
+        render("")  # the first takes longer than all others
         with suppress(OSError):
-            Exporter(listening, told, tell, renderer(collector)).run()
+            Exporter(listening, told, tell, render).run()
     finally:
         os._exit(0)

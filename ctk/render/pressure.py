@@ -39,6 +39,8 @@ def pressure(found: "Pressure", most_rows: int | None, output: Output, out: Bina
         return
     with output.paged(out) as sink:
         layout.table(_NODE, _nodes(found), output.screen, sink)
+        if not found.holders:
+            return  # a caveat says why
         sink.write(b"\n")
         at_peak = sum(each.at_peak for each in found.holders)
         at_end = sum(each.at_end for each in found.holders)

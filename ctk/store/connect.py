@@ -9,6 +9,7 @@ migration library and never changes a file.
 import os
 import re
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -347,14 +348,32 @@ def migrate(conn: sqlite3.Connection) -> None:
     if applied.issuperset(SCHEMA):
         return
     # 90 ms to import, so only where there is something to do.
-    from sqlite_utils import Database
+    with _hidden("pandas", "numpy"):
+        from sqlite_utils import Database
 
-    from ctk.migrations.migrations import migrations
+        from ctk.migrations.migrations import migrations
 
     # One transaction: a file is brought up to date whole, with one wait for the disk, not thirteen.
     db = Database(conn)
     with db.atomic():
         migrations.apply(db)
+
+
+@contextmanager
+def _hidden(*names: str) -> Iterator[None]:
+    """
+    Let no import find these modules.
+
+    sqlite-utils imports pandas and numpy where they are, for values that ctk never binds: 75 MB of
+    a recorder's memory, and a second.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None is an ImportError
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 _VIEWS = (

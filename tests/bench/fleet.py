@@ -1,9 +1,11 @@
 """
-What many nodes cost: `python tests/bench/fleet.py [truth|merge|top]`, all of it by default.
+What many nodes cost: `python tests/bench/fleet.py [truth|merge|top|ship]`, all by default.
 
-truth: 100 simulated nodes, merged, against what they did, to the byte; with a node left out.
+truth: 100 simulated nodes, merged, against what they did, to the byte; with a node left out, with
+    an older snapshot of one, and with one that wrote nothing for a while.
 merge: ten files of a busy node, 1,000,000 flows each: seconds and peak memory.
 top: 30 days of 100 nodes, merged; `ctk top` as a whole process.
+ship: a busy node's day into chDB, and over HTTP: what it costs, and how large it is there.
 """
 
 import argparse
@@ -13,17 +15,21 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the simulated nodes are
-from fleetworld import World
+from fleetworld import SINCE, World, row
 from generate import NODES, generate
 
 import ctk
+from ctk.fleet.clickhouse.client import opened
+from ctk.fleet.clickhouse.target import PASSWORD, parse_target
 from ctk.fleet.merge import merge
 from ctk.store import connect
-from ctk.timespan import DAY, HOUR
+from ctk.timespan import DAY, HOUR, MINUTE
 
 CTK = Path(sys.executable).with_name("ctk")
 END_NS = 20_000 * DAY
@@ -31,7 +37,7 @@ END_NS = 20_000 * DAY
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["truth", "merge", "top"])
+    parser.add_argument("parts", nargs="*", default=["truth", "merge", "top", "ship"])
     parser.add_argument("--files", type=int, default=10)
     parser.add_argument("--flows", type=int, default=1_000_000)
     parser.add_argument("--nodes", type=int, default=100)
@@ -60,6 +66,11 @@ def main() -> None:
                     ["--by", "src_node_zone,dst_node_zone", "--since", "29d"],
                 )
             }
+        if "ship" in asked.parts:
+            (path,) = clones(folder / "ship", 1, asked.flows, 1)
+            with served(folder / "front") as to:  # first: chDB stays in this process's memory
+                found["ship over HTTP"] = shipped(path, to)
+            found["ship into chDB"] = shipped(path, f"chdb://{folder}/ch")
     json.dump(found, sys.stdout, indent=2)
     print()
 
@@ -80,7 +91,39 @@ def truth(folder: Path, nodes: int, talks: int) -> dict[str, object]:
     merge([path for path in paths if path.stem != "n7"], folder / "without.db")
     expected = [sum(talk.bytes_in for talk in happened)]
     expected.append(sum(_times(talk.sights, left_out=7) * talk.bytes_in for talk in happened))
-    found = [_bytes_in(out), _bytes_in(folder / "without.db")]
+    early = SINCE + span_ns // 4
+    rows = [
+        row(talk, sight.edge, 0)
+        for talk in happened
+        for sight in talk.sights
+        if sight.node == 5 and talk.at_ns < early
+    ]
+    world.write_node(folder / "older.db", 5, rows, span_ns // 4)
+    merge([folder / "older.db", *paths], folder / "newest.db")
+    gap = SINCE + 30 * MINUTE, SINCE + 60 * MINUTE
+    (folder / "gap").mkdir(exist_ok=True)
+    silent = [
+        talk._replace(sights=tuple(sight for sight in talk.sights if sight.node != 5))
+        if gap[0] <= talk.at_ns < gap[1]
+        else talk
+        for talk in happened
+    ]
+    with_gap = world.write(folder / "gap", silent, span_ns, range(nodes), skew_s=0)
+    with connect.writer(folder / "gap" / "n5.db") as conn:
+        conn.execute(
+            "INSERT INTO gap(recording_id, kind, started_ns, ended_ns)"
+            " VALUES (1, 'disk full', ?, ?)",
+            gap,
+        )
+    merge(with_gap, folder / "gap.db")
+    expected.append(
+        sum(
+            (_times(talk.sights, left_out=5) if gap[0] <= talk.at_ns < gap[1] else 1)
+            * talk.bytes_in
+            for talk in happened
+        )
+    )
+    found = [_bytes_in(folder / name) for name in ("all.db", "without.db", "gap.db")]
     return {
         "nodes": nodes,
         "write_s": round(wrote_s, 1),
@@ -90,6 +133,9 @@ def truth(folder: Path, nodes: int, talks: int) -> dict[str, object]:
         "equal": found[0] == expected[0],
         "bytes_without_n7": found[1],
         "equal_without_n7": found[1] == expected[1],
+        "equal_with_an_older_snapshot": _bytes_in(folder / "newest.db") == expected[0],
+        "bytes_with_a_gap": found[2],
+        "equal_with_a_gap": found[2] == expected[2],
     }
 
 
@@ -160,6 +206,48 @@ def measured(paths: list[Path], out: Path, *words: str) -> dict[str, object]:
         "wrote_mb": out.stat().st_size >> 20,
         **rows,
     }
+
+
+def shipped(path: Path, to: str) -> dict[str, object]:
+    """Ship a file in a process of its own, and look what came of it."""
+    for each in path.parent.glob("*-ship"):
+        each.unlink()
+    made = [CTK, "ship", "--init", "--retain=forever", "--to", to]
+    subprocess.run(made, check=True, capture_output=True)
+    began_s = time.perf_counter()
+    done = subprocess.Popen([CTK, "ship", path, "--to", to])
+    _, status, used = os.wait4(done.pid, 0)
+    took_s = time.perf_counter() - began_s
+    assert status == 0
+    with opened(parse_target(to)) as client:
+        tables = client.query(
+            "SELECT table, sum(rows), sum(data_compressed_bytes) FROM system.parts"
+            " WHERE active AND database = 'ctk' AND table LIKE 'flows_1_' GROUP BY 1 ORDER BY 1"
+        ).rows
+        (bytes_in,) = client.query("SELECT sum(bytes_in) FROM flows_1d").rows[0]
+    return {
+        "seconds": round(took_s, 1),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mb": used.ru_maxrss >> 10,
+        "equal": bytes_in == _bytes_in(path),
+        "rows_and_kb": {name: [rows, size >> 10] for name, rows, size in tables},
+    }
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Let chDB answer over HTTP, in a process of its own."""
+    os.environ[PASSWORD] = "bench"
+    front = Path(__file__).parents[1] / "clickhousefront.py"
+    process = subprocess.Popen(
+        [sys.executable, front, folder, "0", "bench"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield f"clickhouse+http://ctk@127.0.0.1:{process.stdout.readline().strip()}/ctk"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def seconds(*words: object) -> float:

@@ -65,8 +65,8 @@ table inet bench {
     }
     chain scrapes {
         type filter hook output priority raw
-        tcp dport 9470 notrack
-        tcp sport 9470 notrack
+        tcp dport { 9469, 9470 } notrack
+        tcp sport { 9469, 9470 } notrack
     }
 }
 """

@@ -2,12 +2,14 @@
 What a scrape of the metrics takes while events come: `record.py --only scrape`.
 
 The same steady flood three times: `conntrack -E`, ctk without metrics, and ctk with them, asked ten
-times a second as curl asks: a connection, a request, an answer to its end. Ends with an error where
-what was answered last is not what the file has.
+times a second as curl asks: a connection, a request, an answer to its end. A bare server beside it,
+of a few lines of Python, is asked the same: what that takes is the machine's. Ends with an error
+where what was answered last is not what the file has.
 """
 
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +25,15 @@ if TYPE_CHECKING:
 
 A_SECOND = 20_000
 EVERY_S = 0.1
-PORT = 9470
+PORT, BARE_PORT = 9470, 9469
+BARE = """
+import socket
+with socket.create_server(("127.0.0.1", %d)) as server:
+    while True:
+        with server.accept()[0] as one:
+            one.recv(8192)
+            one.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n" + b"x" * 3400)
+"""
 REQUEST = (
     b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9470\r\nUser-Agent: curl\r\nAccept: */*\r\n\r\n"
 )
@@ -48,14 +58,19 @@ def run(
         flood = threading.Thread(
             target=bench.flood, args=("udp", seconds * A_SECOND), kwargs={"rate": A_SECOND}
         )
+        bare = subprocess.Popen([sys.executable, "-S", "-c", BARE % BARE_PORT])
+        time.sleep(0.5)
         flood.start()
-        took_ms: list[float] = []
+        took_ms: dict[int, list[float]] = {PORT: [], BARE_PORT: []}
         while options and flood.is_alive():
-            began_s = time.perf_counter()
-            scrape()
-            took_ms.append((time.perf_counter() - began_s) * 1e3)
-            time.sleep(EVERY_S)
+            for port, took in took_ms.items():
+                began_s = time.perf_counter()
+                scrape(port)
+                took.append((time.perf_counter() - began_s) * 1e3)
+                time.sleep(EVERY_S / 2)
         flood.join()
+        bare.kill()
+        bare.wait()
         if options:
             _check(started.where / one.output, seconds * A_SECOND)
         ended = started.stop(seconds * A_SECOND, A_SECOND)
@@ -67,18 +82,26 @@ def run(
                 "lost": ended.lost,
                 "us/event": round(ended.us_an_event, 2),
                 "peak MiB": round(ended.peak_bytes / 2**20, 1),
-                "scrapes": len(took_ms) or None,
-                "median ms": round(median(took_ms), 2) if took_ms else None,
-                "p95 ms": round(quantiles(took_ms, n=20)[-1], 2) if took_ms else None,
-                "max ms": round(max(took_ms), 2) if took_ms else None,
+                **_times("", took_ms[PORT]),
+                **_times("bare ", took_ms[BARE_PORT]),
             }
         )
     return rows
 
 
-def scrape() -> bytes:
+def _times(whose: str, took_ms: list[float]) -> dict[str, object]:
+    if not took_ms:
+        return {}
+    return {
+        f"{whose}median ms": round(median(took_ms), 2),
+        f"{whose}p95 ms": round(quantiles(took_ms, n=20)[-1], 2),
+        f"{whose}max ms": round(max(took_ms), 2),
+    }
+
+
+def scrape(port: int = PORT) -> bytes:
     """Ask once, to the end of the answer."""
-    with socket.create_connection(("127.0.0.1", PORT), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
         sock.sendall(REQUEST)
         answer = b"".join(iter(lambda: sock.recv(1 << 16), b""))
     head, _, body = answer.partition(b"\r\n\r\n")

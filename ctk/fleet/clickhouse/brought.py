@@ -15,13 +15,15 @@ from typing import Any
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client
+from ctk.fleet.clickhouse.names import Key, Name, names_since
 from ctk.fleet.clickhouse.recordings import Told
+from ctk.fleet.clickhouse.speaking import fleet_of
 from ctk.fleet.merge import merge
 from ctk.store import connect
 from ctk.store.columns import COUNT_KEYS, ENDPOINT_IDENTITY, FOLDED_KEYS
 from ctk.store.folded import make_endpoints
 from ctk.store.levels import LEVELS
-from ctk.timespan import SECOND
+from ctk.timespan import DAY, SECOND
 
 MOST_ROWS = 400_000  # that are brought: some 10 s, and 150 MB
 _PART = 20_000  # rows that are written at once
@@ -59,7 +61,9 @@ def bring(client: Client, told: Told, span: Span, folder: Path, *, aside: bool) 
         conn.execute("PRAGMA synchronous = OFF")
         conn.execute("BEGIN")
         recorders = _recordings(conn, told)
-        endpoints = _endpoints(conn, client, level, span)
+        clusters = fleet_of(told).clusters
+        names = names_since(client, clusters, _where(tables.DAYS), _bound(_days(span)))
+        endpoints = _endpoints(conn, client, level, span, names)
         edges = _edges(conn, client, level, span, recorders, endpoints)
         _rows(conn, client, level, span, edges)
         _levels(conn, level, span)
@@ -72,6 +76,11 @@ def bring(client: Client, told: Told, span: Span, folder: Path, *, aside: bool) 
 def _bound(span: Span) -> dict[str, object]:
     since_ns, until_ns = span
     return {"since": max(since_ns // SECOND, 0), "until": min(until_ns // SECOND, 2**32 - 1)}
+
+
+def _days(span: Span) -> Span:
+    """Give the days that a span is in."""
+    return span[0] - span[0] % DAY, span[1]
 
 
 def _where(level: tables.Level) -> str:
@@ -142,7 +151,11 @@ def _recordings(conn: sqlite3.Connection, told: Told) -> dict[tuple[str, str], i
 
 
 def _endpoints(
-    conn: sqlite3.Connection, client: Client, level: tables.Level, span: Span
+    conn: sqlite3.Connection,
+    client: Client,
+    level: tables.Level,
+    span: Span,
+    named: Mapping[Key, Name],
 ) -> dict[tuple[str, int], int]:
     """Write the endpoints that rows of a span have; give their ids by file and id there."""
     make_endpoints(conn)
@@ -159,6 +172,9 @@ def _endpoints(
     zones: dict[str, set[str]] = {}
     for recording, old_id, zone, end_inferred, *row in found:
         *identity, since_ns, until_ns = row
+        if (recording, old_id) in named:
+            name = named[recording, old_id]
+            identity[1:] = (getattr(name, column) for column in ENDPOINT_IDENTITY)
         kind, node = (identity[names.index(name)] for name in ("kind", "node"))
         if node is not None and zone is not None:
             zones.setdefault(node, set()).add(zone)

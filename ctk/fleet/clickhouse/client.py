@@ -175,7 +175,10 @@ def _explanation(target: Target, error: Exception) -> CtkError:
         return CtkError(
             f"another process has {target.said} open", hint="one process at a time has it"
         )
-    if code is None and target.folder is None:
+    from clickhouse_connect.driver.exceptions import ProgrammingError
+
+    # A proxy's own answer has no code; what the client refuses to ask was not asked.
+    if code is None and target.folder is None and not isinstance(error, ProgrammingError):
         return AwayError(f"{target.said} does not answer: {_cause(error)}")
     if code in _LATER:
         return AwayError(f"{target.said}: {said}")

@@ -55,6 +55,7 @@ class Shipper:
         self._most = most
         self._names_ns = 0
         self._greeted = False
+        self._keep_days: int | None = None
 
     def ship(
         self,
@@ -73,6 +74,7 @@ class Shipper:
             self._names_ns = now_ns
             state.forget_old(now_ns - _BATCHES_KEPT_NS)
         began_ns: int | None = None
+        too_old = 0
         while not stop():
             batch = state.open_batch()
             if batch is None and not self._cut():
@@ -81,11 +83,18 @@ class Shipper:
             if batch is None:
                 continue
             shipped = shipped.plus(self._send(client, batch))
+            if self._keep_days is not None and (batch.day + self._keep_days) * DAY <= now_ns:
+                too_old += batch.rows
             began_ns = batch.from_ns if began_ns is None else began_ns
             whole_ns = settled_ns(self.conn, written=is_written(self.db)) - began_ns
             part = (batch.until_ns - began_ns) / whole_ns if whole_ns > 0 else 1.0
             progress(min(max(part, 0.0), 1.0), shipped.rows)
         told.tell_recordings(self.conn, client, state, state.position, time.time_ns())
+        if too_old:
+            self.notes.append(
+                f"{too_old:,} of these rows are older than the {self._keep_days} days that minutes"
+                " are kept there: ctk ship --init --retain"
+            )
         return shipped
 
     def send_open(self, client: Client) -> None:
@@ -162,6 +171,7 @@ class Shipper:
         if self._greeted:
             return
         tables.check(client)
+        self._keep_days = tables.kept_days(client)["flows_1m"]
         state = self.state
         known = list(told.batches(client, state.recording))
         others = [each for each in known if each["shipper"] != state.shipper]

@@ -33,7 +33,7 @@ from ctk.ask.observers import AllObservers
 from ctk.ask.presets import Side
 from ctk.ask.recording import Recording
 from ctk.ask.sums import Value, keys_of, needs_flows
-from ctk.ask.top import Top
+from ctk.ask.top import Top, check
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client, connect
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ctk.ask.pages import Position
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
+    from ctk.fleet.clickhouse.sums import Sums
 
 Span = tuple[int, int]
 T = TypeVar("T", Top, "Series", "Failures")
@@ -69,6 +70,7 @@ class Shipped(Recording):
         self._bringing = threading.Lock()
         self._brought: list[tuple[Span, Source]] = []
         self._told: Told | None = None
+        self._sums: Sums | None = None
         self.client: Client = connect(self.target)
         self._opened.callback(self.client.close)
         try:
@@ -110,10 +112,36 @@ class Shipped(Recording):
         **asked: Unpack[Asked],
     ) -> Top:
         """Sum up what fits by keys, the largest first."""
+        self._check()
         keys = _told_apart(by)
-        return self._with_caveats(
-            super().top(filters, by=keys, sort=sort, limit=limit, seen=seen, side=side, **asked)
-        )
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
+        found = self._added_up(chosen, keys, sort, limit, seen=seen, side=side)
+        if found is None:
+            found = super().top(chosen, by=keys, sort=sort, limit=limit, seen=seen, side=side)
+        return self._with_caveats(found)
+
+    def _added_up(
+        self,
+        filters: Filters,
+        keys: Sequence[str],
+        sort: str | None,
+        limit: int | None,
+        *,
+        seen: bool,
+        side: Side,
+    ) -> Top | None:
+        """Answer from where the rows are; None where they cannot tell, or nothing fits."""
+        if self._sums is None:
+            from ctk.fleet.clickhouse.speaking import fleet_of
+            from ctk.fleet.clickhouse.sums import Sums
+
+            fleet = fleet_of(self.told)
+            self._sums = Sums(self.client, self.told, fleet, everybody=self._all_observers)
+        check(sort, limit, side)
+        found = self._sums.top(filters, keys, sort, limit, seen=seen, side=side)
+        if found is None:
+            return None
+        return replace(found, caveats=(*self.caveats_of(filters), *found.caveats))
 
     def series(
         self,

@@ -84,5 +84,6 @@ def _explained(error: CtkError, limit_s: float) -> CtkError:
         )
     if isinstance(error, AwayError):
         return error
-    what = said.partition(": ")[2].partition(" In scope ")[0]
+    # What else it says is the statement, and the settings.
+    what = re.split(r" in scope ", said.partition(": ")[2], flags=re.IGNORECASE)[0]
     return UsageError(f"bad SQL: {what or said}", hint=_HINT)

@@ -86,8 +86,8 @@ class Level(NamedTuple):
 
 
 MINUTES = Level("1m", "flows_1m", "minute", "minute", 60, 30)
-HOURS = Level("1h", "flows_1h", "hour", "toStartOfHour(minute)", 3600, 400)
-DAYS = Level("1d", "flows_1d", "day", "toStartOfDay(minute)", 86400, 1100)
+HOURS = Level("1h", "flows_1h", "hour", "toStartOfHour(minute)", 3600, 90)
+DAYS = Level("1d", "flows_1d", "day", "toStartOfDay(minute)", 86400, 730)
 LEVELS = (MINUTES, HOURS, DAYS)
 
 # What the insert of a batch needs so that it counts once, whatever becomes of its answer.
@@ -259,7 +259,7 @@ def ddl(database: str, keep: Mapping[str, int | None] | None = None) -> Iterator
     for level in LEVELS[1:]:
         yield _view_of(database, level)
     for table, (columns, key) in TOLD.items():
-        yield _told(database, table, columns, key)
+        yield _told(database, table, columns, key, keep[DAYS.name])
 
 
 def make(client: Client, keep: Mapping[str, int | None] | None = None) -> None:
@@ -378,7 +378,9 @@ def _view_of(database: str, level: Level) -> str:
     )
 
 
-def _told(database: str, table: str, columns: Mapping[str, str], key: str) -> str:
+def _told(
+    database: str, table: str, columns: Mapping[str, str], key: str, keep_days: int | None
+) -> str:
     at = [name.removesuffix("_ns") for name in columns if name.endswith("_ns")]
     lines = [f"{name} {kind}" for name, kind in columns.items()]
     lines.append("told_ns Int64")
@@ -387,9 +389,10 @@ def _told(database: str, table: str, columns: Mapping[str, str], key: str) -> st
         for name in at
     ]
     kept = ""
-    if column := _KEPT_DAYS.get(table):
+    column = _KEPT_DAYS.get(table)
+    if column is not None and keep_days is not None:
         until = f"toDateTime(intDiv(ifNull({column}, told_ns), 1000000000), 'UTC')"
-        kept = f"TTL {until} + INTERVAL {DAYS.keep_days} DAY\n"
+        kept = f"TTL {until} + INTERVAL {keep_days} DAY\n"
     return (
         f"CREATE TABLE IF NOT EXISTS {database}.{table} (\n{_lines(iter(lines))}\n)\n"
         f"ENGINE = ReplacingMergeTree(told_ns)\nORDER BY ({key})\n{kept}"

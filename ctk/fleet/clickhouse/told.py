@@ -20,7 +20,7 @@ from ctk.fleet.clickhouse.state import State
 
 NOT_SHIPPED = "not shipped"  # a gap: rows were pruned while ClickHouse was away
 
-_ROWS = 10_000  # that are looked at, and sent, at once
+_ROWS = 2_000  # that are looked at, and sent, at once
 _CLUSTER = "(SELECT cluster FROM recorder ORDER BY id DESC LIMIT 1)"
 _OWN = "(SELECT node FROM recorder)"
 
