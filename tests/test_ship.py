@@ -23,6 +23,7 @@ from ctk.fleet.merge import merge
 from ctk.model import EventCounts
 from ctk.store import connect
 from ctk.store.columns import COUNT_KEYS, flow_sql
+from ctk.store.lock import locked
 from ctk.store.write import Writer
 from ctk.timespan import HOUR, MINUTE, SECOND
 
@@ -325,6 +326,25 @@ def test_flows_that_were_written_late_are_shipped_once(client, tmp_path):
     own = f"recording = '{recording(node.path)}'"
     found = client.query(f"SELECT countIf(from_ns = until_ns) FROM batches WHERE {own}").rows
     assert found[0][0] > 0
+    assert is_right(client, node.path)
+
+
+def test_while_it_is_written_a_file_is_shipped_up_to_two_minutes_ago(client, tmp_path):
+    node = Node(tmp_path / "n0.db")
+    newest_ns = max(each.started_ns for each in node.rows)
+    node.write(node.rows, newest_ns + SECOND)
+    settled_ns = (newest_ns + SECOND - 2 * MINUTE) // MINUTE * MINUTE
+    with locked(node.path):
+        ship(node.path, client)
+    (recorded,) = client.query(
+        "SELECT committed_ns, ended_ns, (SELECT max(last_seen_ns) FROM flows_1m"
+        " WHERE recording = {recording:String} AND first_seen_ns >= {settled:Int64})"
+        " FROM recordings FINAL WHERE recording = {recording:String}",
+        {"recording": recording(node.path), "settled": settled_ns},
+    ).rows
+    # Others defer to this node for as long as it is shipped, and no longer.
+    assert tuple(recorded) == (settled_ns, None, 0)
+    ship(node.path, client)
     assert is_right(client, node.path)
 
 

@@ -203,6 +203,8 @@ def test_sql_is_clickhouse_s_own_and_only_reads(both, fleet):
     )
     assert answer.columns == ("node", "n")
     assert [name for name, _ in answer] == ["n0", "n1", "n2", "n3"]
+    (counted,) = shipped.sql("SELECT count() % 7 < 7 FROM flows_1m WHERE src_name LIKE '%app%'")
+    assert counted == (1,)
     for text, said in (
         ("DROP TABLE flows_1m", "the SQL may only read"),
         ("INSERT INTO gaps SELECT * FROM gaps", "the SQL may only read"),

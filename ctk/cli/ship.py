@@ -200,10 +200,10 @@ def _moment(at_ns: int) -> str:
 def _say_status(db: Path, target: "Target", folder: Path | None) -> None:
     from ctk.fleet.clickhouse import state as states
     from ctk.fleet.clickhouse.ship import recording_of
-    from ctk.store import connect
+    from ctk.store.source import source
 
     path = states.path_of(db.resolve(), folder)
-    with connect.reader(db) as conn:
+    with source(db, in_memory_bytes=0).reader() as conn:
         recording = recording_of(conn)
         committed_ns = conn.execute("SELECT MAX(committed_ns) FROM recording").fetchone()[0]
     if recording is None or not path.exists():

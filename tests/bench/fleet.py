@@ -1,8 +1,8 @@
 """
 What many nodes cost: `python tests/bench/fleet.py [truth|merge|top|ship]`, all by default.
 
-truth: 100 simulated nodes, merged, against what they did, to the byte; with a node left out, with
-    an older snapshot of one, and with one that wrote nothing for a while.
+truth: 100 simulated nodes, merged and shipped, against what they did, to the byte; merged with a
+    node left out, with an older snapshot of one, and with one that wrote nothing for a while, too.
 merge: ten files of a busy node, 1,000,000 flows each: seconds and peak memory.
 top: 30 days of 100 nodes, merged; `ctk top` as a whole process.
 ship: a busy node's day into chDB, and over HTTP: what it costs, and how large it is there.
@@ -89,6 +89,11 @@ def truth(folder: Path, nodes: int, talks: int) -> dict[str, object]:
     merge(paths, out)
     took_s = time.perf_counter() - began_s
     merge([path for path in paths if path.stem != "n7"], folder / "without.db")
+    to = f"chdb://{folder}/ch"
+    made = [CTK, "ship", "--init", "--retain=forever", "--to", to]
+    began_s = time.perf_counter()
+    subprocess.run([*made, *paths], check=True, capture_output=True)
+    shipped_s = time.perf_counter() - began_s
     expected = [sum(talk.bytes_in for talk in happened)]
     expected.append(sum(_times(talk.sights, left_out=7) * talk.bytes_in for talk in happened))
     early = SINCE + span_ns // 4
@@ -129,6 +134,8 @@ def truth(folder: Path, nodes: int, talks: int) -> dict[str, object]:
         "write_s": round(wrote_s, 1),
         "merge_s": round(took_s, 2),
         "merge_ms_a_node": round(1000 * took_s / nodes, 1),
+        "ship_ms_a_node": round(1000 * shipped_s / nodes, 1),
+        "shipped_is_equal": _bytes_in(to) == expected[0],
         "bytes": found[0],
         "equal": found[0] == expected[0],
         "bytes_without_n7": found[1],
@@ -147,7 +154,7 @@ def _times(sights: tuple[tuple[int, object], ...], left_out: int) -> int:
     return int(any(node != left_out for node in nodes))
 
 
-def _bytes_in(path: Path) -> int:
+def _bytes_in(path: Path | str) -> int:
     with ctk.open(path) as recording:
         return recording.top(by="proto").totals.bytes_in or 0
 

@@ -22,8 +22,9 @@ from ctk.fleet.clickhouse import levels, tables, told
 from ctk.fleet.clickhouse.client import Client
 from ctk.fleet.clickhouse.cut import BATCH_ROWS, cut, settled_ns
 from ctk.fleet.clickhouse.state import Batch, State, batch_of, opened, path_of
-from ctk.store import connect, merged
+from ctk.store import merged
 from ctk.store.lock import is_written, locked
+from ctk.store.source import source
 from ctk.timespan import DAY, MINUTE
 
 _NAMES_AGAIN_NS = 10 * MINUTE  # between two looks at all endpoints, for what changed
@@ -254,7 +255,7 @@ def shipper_of(
 ) -> Iterator[Shipper]:
     """Open a file to be shipped, by nobody else meanwhile."""
     with ExitStack() as stack:
-        conn = stack.enter_context(connect.reader(db))
+        conn = stack.enter_context(source(db, in_memory_bytes=0).reader())
         if merged.is_merged(conn):
             raise UsageError(
                 f"{db} is merged: what counts is told in ClickHouse when it is asked",

@@ -31,16 +31,18 @@ class ShippedSql(SqlAnswer):
         """Run a statement that cannot write; what is given must stand in it as {name:Type}."""
         ends = {"since_ns": span.since_ns, "until_ns": span.until_ns}
         for name in (*given, *(name for name, end in ends.items() if end is not None)):
-            if not re.search(rf"\{{\s*{re.escape(name)}\s*:", text):
+            if not _is_bound(name, text):
                 kind = "Int64" if name in ends else "String"
                 raise UsageError(
                     f"the SQL has no {{{name}:{kind}}}", hint="ClickHouse binds {name:Type}"
                 )
-        bound = {
+        bound: dict[str, SqlValue] = {
             "since_ns": -FOREVER_NS if span.since_ns is None else span.since_ns,
             "until_ns": FOREVER_NS if span.until_ns is None else span.until_ns,
             **given,
         }
+        # Where nothing is bound the client is told of nothing, or % would be a sign to it.
+        bound = {name: value for name, value in bound.items() if _is_bound(name, text)}
         # 2: nothing is written, but settings may be given, as the client does.
         settings: dict[str, object] = {
             "readonly": 2,
@@ -68,6 +70,10 @@ class ShippedSql(SqlAnswer):
     def close(self) -> None:
         """Let go of the rows: there are no more."""
         self._found = iter(())
+
+
+def _is_bound(name: str, text: str) -> bool:
+    return re.search(rf"\{{\s*{re.escape(name)}\s*:", text) is not None
 
 
 def _explained(error: CtkError, limit_s: float) -> CtkError:
