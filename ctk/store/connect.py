@@ -117,11 +117,21 @@ def reader(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         conn = _open_to_read(path.resolve())
         try:
             conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            _wait_until_made(conn, path)
             _check(conn, path, migrates=False, older=older)
             tune_reader(conn)
             yield conn
         finally:
             conn.close()
+
+
+def _wait_until_made(conn: sqlite3.Connection, path: Path) -> None:
+    """Wait for a recorder that has just begun: for a moment its file is empty."""
+    until_s = time.monotonic() + _BUSY_MS / 1000
+    while not conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        if not is_written(path) or time.monotonic() > until_s:
+            return
+        time.sleep(_PLAIN_WAIT_S)
 
 
 def tune_reader(conn: sqlite3.Connection) -> None:
