@@ -386,16 +386,13 @@ def _hidden(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-_VIEWS = (
-    *("flows", "flows_1m", "flows_1h", "flows_1d", "pods", "services", "endpoints", "nodes"),
-    *("gaps", "recordings"),
-)
+_VIEW = r"flows(_1[mhd])?|pods|services|endpoints|nodes|gaps|recordings"
 
 
 def _instead_of(word: str) -> str:
     """Say what to do where there is no such file: SQL, or a view, may have been meant."""
     if re.match(r"\s*(select|with)\s", word, re.IGNORECASE):
         return 'ctk query DB "select ..." -o csv takes SQL'
-    if word in _VIEWS:
+    if re.fullmatch(_VIEW, word):
         return f'ctk schema DB has all views, ctk query DB "select * from {word}" what is in one'
     return "`ctk record` makes one"
