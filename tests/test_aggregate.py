@@ -489,22 +489,6 @@ def test_what_begins_while_a_dump_goes_on_is_not_missed_by_it():
     assert len(recording.connections.live) == 2  # the first was missed by two dumps
 
 
-def test_a_dump_that_is_ahead_of_the_events_leaves_what_began_since_to_them():
-    """They lag behind: the window that is open was over when the connection began."""
-    recording = Recording()
-    began_ns = T + WIDTH + SECOND
-    recording.events(B.new(T + 1), at_ns=began_ns)
-    recording.connections.begin_dump()
-    recording.aggregator.add_dump(
-        recording.decoder.read(batch(A.listed(LESS, start_ns=began_ns), at_ns=began_ns + 1))
-    )
-    recording.events(A.new(began_ns), A.destroy(began_ns + 1, MOVED), at_ns=began_ns + SECOND // 2)
-    assert recording.end() == [
-        (T, T + WIDTH, {80: Row(1, 1)}),
-        (T + WIDTH, T + 2 * WIDTH, {80: Row(1, 1, 0, 1, moved=MOVED)}),
-    ]
-
-
 def test_what_two_dumps_do_not_have_is_over():
     recording = Recording()
     recording.events(A.new(T), B.new(T), at_ns=T)

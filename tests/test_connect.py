@@ -6,7 +6,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from sqlite_utils import Database
 
 from ctk.errors import CtkError, DiskFullError, FileBusyError, StoreError, UsageError
 from ctk.store import connect
+from ctk.store.lock import locked
 
 NODE = "INSERT INTO recorder(id, node) VALUES (1, 'n1')"
 
@@ -29,6 +32,22 @@ def db(tmp_path: Path) -> Path:
 def _nodes(path: Path) -> list[tuple[object, ...]]:
     with connect.reader(path) as conn:
         return conn.execute("SELECT node FROM recorder").fetchall()
+
+
+def test_a_reader_waits_for_a_recorder_that_is_making_the_file(db: Path, tmp_path: Path) -> None:
+    """Asked in that moment, `ctk query` said that it was not a ctk file."""
+    made = tmp_path / "made.db"
+
+    def make() -> None:
+        with closing(sqlite3.connect(db)) as old, closing(sqlite3.connect(made)) as new:
+            old.backup(new)
+
+    with locked(made):
+        made.touch()
+        later = threading.Timer(0.2, make)
+        later.start()
+        assert _nodes(made) == [("n1",)]
+        later.join()
 
 
 def _problem(path: Path, *, write: bool = False) -> tuple[type[CtkError], str, str | None, int]:

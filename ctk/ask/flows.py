@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -15,7 +13,7 @@ from ctk.ask.pages import PAGE_ROWS, STARTED, Pages, Position, Row
 from ctk.ask.spans import Piece
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
-from ctk.timespan import FOREVER_NS, MINUTE, SECOND
+from ctk.timespan import FOREVER_NS, format_time
 
 T = TypeVar("T")
 Page = tuple[Sequence[Row], Mapping[int, T]]  # rows, and what is known of their edges
@@ -145,20 +143,5 @@ ENDED = 3 + ROW_KEYS.index("ended_ns")
 
 def record_of(row: Row, edge: EdgeValues) -> FlowRecord:
     """Give a row of a page, and what its edge says, as a record."""
-    started_at, ended_at = _text(row[STARTED]), _text(row[ENDED])
+    started_at, ended_at = format_time(row[STARTED]), format_time(row[ENDED])
     return FlowRecord._make(_in_order((started_at, ended_at, *row[3:], *edge)))
-
-
-def _text(time_ns: int) -> str:
-    minute, in_minute_ns = divmod(time_ns, MINUTE)
-    second, fraction_ns = divmod(in_minute_ns, SECOND)
-    return f"{minute_text(minute)}{second:02d}.{fraction_ns:09d}Z"
-
-
-@lru_cache(maxsize=64)
-def minute_text(minute: int) -> str:
-    """Spell a minute since the epoch up to its seconds. Rows come in order, so most share it."""
-    return f"{_EPOCH + timedelta(minutes=minute):%Y-%m-%dT%H:%M:}"
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -17,15 +17,17 @@ from ctk.ask.folded import folded_of
 from ctk.ask.gaps import StoredGap, gaps_of
 from ctk.ask.nothing import why_nothing
 from ctk.ask.selectors import both, edge_condition, row_condition
-from ctk.ask.series import cover_steps, step_of
+from ctk.ask.series import STEPS, cover_steps, step_of
 from ctk.ask.spans import Held, Piece, clip, cover, exact_extent, held
 from ctk.ask.sums import needs_flows
 from ctk.errors import UsageError
 from ctk.model import Filters, Kind
 from ctk.timespan import MINUTE
 
-# A span up to this long is read from the flows themselves, so that its times are theirs.
+# A span up to this long is read from the flows themselves, so that its times are theirs; not where
+# a flood made more of them than are read in some 0.3 s: a page asks again for every window.
 _READ_EXACTLY = 30 * MINUTE
+_MOST_READ = 100_000
 _MOST_STEPS = 150
 
 
@@ -155,9 +157,12 @@ def graph(
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         if span is None:
             return _empty(step_ns or MINUTE, gaps, [*why_nothing(conn, filters), *caveats])
-        if span[1] - span[0] <= _READ_EXACTLY and levels[0].pruned_ns <= span[0]:
+        exactly = _is_read_exactly(conn, levels[0], span)
+        if exactly:
             levels = levels[:1]
-        step_ns = step_ns or step_of(span[1] - span[0], _MOST_STEPS)
+        if step_ns is None:  # shorter ones than a minute are in no rollup
+            fitting = [step for step in STEPS if exactly or flows_only or step >= MINUTE]
+            step_ns = step_of(span[1] - span[0], _MOST_STEPS, fitting)
         # Both cover the same span; steps need finer buckets than sums do.
         pieces, in_steps = cover(levels, *span), cover_steps(levels, *span, step_ns)
         reach = pieces[0].since_ns, pieces[-1].until_ns
@@ -195,6 +200,14 @@ def graph(
             gaps=gaps,
             caveats=tuple(caveats),
         )
+
+
+def _is_read_exactly(conn: sqlite3.Connection, flows: Held, span: tuple[int, int]) -> bool:
+    if span[1] - span[0] > _READ_EXACTLY or flows.pruned_ns > span[0]:
+        return False
+    counted = f"SELECT 1 FROM {flows.table} WHERE started_ns >= ? AND started_ns < ? LIMIT ?"
+    (rows,) = conn.execute(f"SELECT COUNT(*) FROM ({counted})", (*span, _MOST_READ + 1)).fetchone()
+    return int(rows) <= _MOST_READ
 
 
 def _empty(step_ns: int, gaps: tuple[StoredGap, ...], caveats: Sequence[Caveat]) -> Graph:

@@ -33,7 +33,7 @@ from ctk.conntrack.outcome import AT, START, counters_of
 from ctk.model import (
     COUNTS_CONNECTION,
 )
-from ctk.timespan import FOREVER_NS, SECOND
+from ctk.timespan import SECOND
 
 # Of a window in memory: past it, it is handed over in parts.
 MOST_ROWS = 25_000
@@ -68,7 +68,6 @@ class Aggregator(EventCounter):
     ) -> None:
         super().__init__(connections, baseline, aggregation)
         self.behind = False  # whether the last of them had waited for over a second
-        self._heard_ns = FOREVER_NS  # up to when events were read, where they lag behind
         self._width_ns = window_ns
         self._start_ns = self._end_ns = 0
         self._second_end_ns = 0  # of the second whose beginning connections share a group
@@ -91,13 +90,11 @@ class Aggregator(EventCounter):
         """
         self.behind = bool(events) and at_ns - events[0][AT] >= SECOND
         if not self.behind:
-            self._heard_ns = FOREVER_NS
             yield from self._add(events, at_ns)
             return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
         for _, second in groupby(events, lambda event: event[AT] // SECOND):
             waited = list(second)
-            self._heard_ns = waited[-1][AT]
             yield from self._add(waited, max(waited[-1][AT], self._start_ns))
 
     def _add(self, events: list[EventTuple], at_ns: int) -> Iterator[Window]:
@@ -196,8 +193,6 @@ class Aggregator(EventCounter):
                 group = self._taken_up(group, key, shown[1], start_ns)
             before = connections.counters(key)
             if group is None:
-                if start_ns is not None and start_ns > self._heard_ns:
-                    continue  # its new event waits in the socket, and is in a window of its own
                 group, counted = self._find(shown[1], key, entry)
                 live[key] = group
                 before = connections.counters(key)

@@ -10,11 +10,11 @@ from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from ctk.ask.edges import EdgeValues
-from ctk.ask.flows import ENDED, minute_text, record_of
+from ctk.ask.flows import ENDED, record_of
 from ctk.ask.pages import STARTED, Row
 from ctk.render.encode import encoder
 from ctk.store.columns import EDGE_KEYS, FLOW_COLUMNS, FLOW_KEYS, FlowRecord
-from ctk.timespan import MINUTE, SECOND
+from ctk.timespan import MINUTE, SECOND, minute_text
 
 TimeUnit = Literal["ns", "us", "rfc3339"]
 

@@ -117,11 +117,21 @@ def reader(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         conn = _open_to_read(path.resolve())
         try:
             conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            _wait_until_made(conn, path)
             _check(conn, path, migrates=False, older=older)
             tune_reader(conn)
             yield conn
         finally:
             conn.close()
+
+
+def _wait_until_made(conn: sqlite3.Connection, path: Path) -> None:
+    """Wait for a recorder that has just begun: for a moment its file is empty."""
+    until_s = time.monotonic() + _BUSY_MS / 1000
+    while not conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        if not is_written(path) or time.monotonic() > until_s:
+            return
+        time.sleep(_PLAIN_WAIT_S)
 
 
 def tune_reader(conn: sqlite3.Connection) -> None:
@@ -376,16 +386,13 @@ def _hidden(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-_VIEWS = (
-    *("flows", "flows_1m", "flows_1h", "flows_1d", "pods", "services", "endpoints", "nodes"),
-    *("gaps", "recordings"),
-)
+_VIEW = r"flows(_1[mhd])?|pods|services|endpoints|nodes|gaps|recordings"
 
 
 def _instead_of(word: str) -> str:
     """Say what to do where there is no such file: SQL, or a view, may have been meant."""
     if re.match(r"\s*(select|with)\s", word, re.IGNORECASE):
         return 'ctk query DB "select ..." -o csv takes SQL'
-    if word in _VIEWS:
+    if re.fullmatch(_VIEW, word):
         return f'ctk schema DB has all views, ctk query DB "select * from {word}" what is in one'
     return "`ctk record` makes one"

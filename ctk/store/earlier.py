@@ -8,10 +8,11 @@ from ctk.store.columns import EDGE_OWN
 from ctk.store.endpointids import CACHED
 from ctk.store.identities import own_columns
 from ctk.store.values import ENDPOINT_FIELDS, endpoint_of
+from ctk.timespan import SECOND
 
-# Of several the one whose endpoints came last: what was unknown may have got a name meanwhile. An
-# address is unknown up to when the file has another endpoint for it; and which service a dialled
-# pod backs changes.
+# Of several the one whose endpoints came last: what was unknown may have got a name meanwhile.
+# Where pods are told of, an address is unknown for a second, and then asked about anew. Which
+# service a dialled pod backs changes.
 _EARLIER = f"""
     SELECT edge.id FROM endpoint AS src CROSS JOIN endpoint AS dialled
     CROSS JOIN edge ON edge.dialled_id = dialled.id AND edge.src_id = src.id
@@ -20,9 +21,8 @@ _EARLIER = f"""
     " AND ".join(
         f"{side}.packed = :{side} AND {side}.valid_from_ns <= :at_ns"
         f" AND IFNULL({side}.valid_to_ns > :at_ns, 1)"
-        f" AND NOT ({side}.kind = 'unknown' AND EXISTS (SELECT 1 FROM endpoint AS later"
-        f" WHERE later.packed = :{side} AND later.valid_from_ns > {side}.valid_from_ns"
-        " AND later.valid_from_ns <= :at_ns))"
+        f" AND NOT (:told AND {side}.kind = 'unknown'"
+        f" AND {side}.valid_from_ns / {SECOND} < :at_ns / {SECOND})"
         for side in ("src", "dialled", "backend")
     )
 } AND edge.recorder_id = :recorder_id AND {
@@ -63,20 +63,26 @@ def provisional(conn: sqlite3.Connection, since_ns: int, last_ns: int | None) ->
 
 
 def edge_id(
-    conn: sqlite3.Connection, recorder_id: int, flow: FlowTuple, at_ns: int, last_ns: int
+    conn: sqlite3.Connection,
+    recorder_id: int,
+    flow: FlowTuple,
+    at_ns: int,
+    last_ns: int,
+    *,
+    told: bool,
 ) -> int | None:
     """
     Return the id of an edge whose endpoints had these addresses then, as a recording knew them.
 
     It may have heard of the connection when that began, or have found it by its first dump; the
-    last of them began at `last_ns`. None where nobody recorded since: what the file says of that
-    time is inferred.
+    last of them began at `last_ns`. `told`: one of them heard of pods. None where nobody recorded
+    since: what the file says of that time is inferred.
     """
     # Only the tuples are asked for: the endpoints are those of the file.
     nobody = Endpoint(address="", kind="unknown", valid_from_ns=at_ns)
     own = own_columns(Edge(flow, nobody, nobody, nobody, None, None))
     sides = {"src": flow.src, "dialled": flow.dst, "backend": flow.reply_src}
     bound = dict(zip(EDGE_OWN, own, strict=True)) | sides
-    bound |= {"recorder_id": recorder_id, "at_ns": at_ns, "last_ns": last_ns}
+    bound |= {"recorder_id": recorder_id, "at_ns": at_ns, "last_ns": last_ns, "told": told}
     found = conn.execute(_EARLIER, bound).fetchone()
     return int(found[0]) if found else None

@@ -209,8 +209,10 @@ class Writer:
         if previous is None:
             return None
         with explained(self._path):
-            recorder_id, last_ns = self._identities.recorder_id, previous.started_ns
-            found = earlier.edge_id(self._conn, recorder_id, flow, at_ns, last_ns)
+            found = earlier.edge_id(
+                *(self._conn, self._identities.recorder_id, flow, at_ns, previous.started_ns),
+                told=previous.told_ns is not None,
+            )
         return None if found is None or self._identities.is_forgotten(found) else found
 
     def read_edges(self, ids: Iterable[int]) -> dict[int, Edge]:
