@@ -107,15 +107,8 @@ def test_each_connection_of_two_nodes_counts_once(tmp_path: Path) -> None:
     assert counted == play.made
 
 
-# ctk/fleet/speaker.py as SQL, of nodes that all recorded all the time.
-_SPEAKER = """
-    multiIf(src_node IN (SELECT node FROM recordings), src_node, nat_src IS NOT NULL, node,
-            dst_node IN (SELECT node FROM recordings), dst_node, node)
-"""
-
-
 def in_clickhouse(files: Sequence[Path], folder: Path) -> tuple[int, Counter[Made]]:
-    """Ship files; give all connections there, and what of them counts."""
+    """Ship files; give all connections there, and what of them counts, as it is asked."""
     target = parse_target(f"chdb://{folder}", {})
     with opened(target, database=False) as client:
         tables.make(client)
@@ -123,15 +116,14 @@ def in_clickhouse(files: Sequence[Path], folder: Path) -> tuple[int, Counter[Mad
         for file in files:
             with shipper_of(file, target.said) as shipper:
                 shipper.ship(client)
-        (whole,) = client.query("SELECT sum(connections) FROM flows_1d").rows
-        found = client.query(
-            "SELECT src, dst, dst_port, ifNull(nat_dst, dst), service, sum(connections)"
-            f" FROM flows_1m WHERE {_SPEAKER} = node GROUP BY ALL"
-        )
+    with ctk.open(target.said) as shipped, ctk.open(target.said, all_observers=True) as everybody:
+        found = shipped.top(by=BY, limit=None)
+        whole = everybody.top(by="proto").totals.connections
     counted: Counter[Made] = Counter()
-    for *made, connections in found.rows:
-        counted[Made._make(made)] += connections
-    return whole[0], counted
+    for row in found.rows:
+        src, dst, port, nat_dst, service, _ = row.keys
+        counted[Made(src, dst, port, nat_dst or dst, service)] += row.counts.connections
+    return whole, counted
 
 
 @contextmanager
