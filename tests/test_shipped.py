@@ -165,13 +165,12 @@ def test_any_series_is_that_of_the_merged_file(both, by, filters, step):
     ("since", "until"), [(120, 122), (113, 121), (119, 124), (-540, -60), (-60, 0), (131, 900)]
 )
 def test_a_quiet_span_has_no_flows_though_its_hour_and_day_have(both, since, until):
-    file, shipped = both
     how = {"since": SINCE + since * MINUTE, "until": SINCE + until * MINUTE}
     for by in ("node", "dst_labels"):
         one, other = (each.top(by=by, **how) for each in both)
         assert (one.rows, one.totals) == (other.rows, other.totals) == ((), NOTHING)
         assert not any(isinstance(each, Widened) for each in other.caveats)
-    assert list(shipped.flows(**how)) == []
+    assert list(both[1].flows(**how)) == []
 
 
 def test_what_is_brought_in_hours_begins_with_the_bucket_that_the_span_begins_in(
