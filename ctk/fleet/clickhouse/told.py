@@ -1,9 +1,9 @@
 """
 What is told of a file beside its flows: recordings and gaps, and who was behind addresses.
 
-A row that changed is told again; what has not is known by its digest, and not sent. The newest holds:
-that of the file that goes furthest, however late an older snapshot of it is shipped. Pods and nodes
-are told by the recorder on their own node, or each of a thousand would tell all of them.
+A row that changed is told again; what has not is known by its digest, and not sent. The newest
+holds: that of the file that goes furthest, however late an older snapshot of it is shipped. Pods
+and nodes are told by the recorder on their own node, or each of a thousand would tell all of them.
 """
 
 import sqlite3
