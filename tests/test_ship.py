@@ -149,6 +149,32 @@ def test_a_copy_without_what_was_written_beside_it_ships_only_what_is_new(client
     assert is_right(client, db)
 
 
+def test_an_older_snapshot_takes_nothing_back(client, tmp_path):
+    """Neither how far a node recorded, by which others defer to it, nor who was where."""
+    node, old = Node(tmp_path / "n0.db"), tmp_path / "old.db"
+    half = SINCE + SPAN // 2
+    with connect.writer(node.path) as conn:
+        writer = node.writer(conn)
+        for until_ns in (half, SINCE + SPAN):
+            rows = [
+                each for each in node.rows if until_ns - SPAN // 2 <= each.started_ns < until_ns
+            ]
+            writer.window(with_ids(writer, rows), committed_ns=until_ns, counters=EventCounts(1))
+            if until_ns == half:
+                conn.execute("VACUUM INTO ?", (str(old),))
+        writer.finish(SINCE + SPAN)
+    with sqlite3.connect(old) as conn:
+        conn.execute("UPDATE endpoint SET workload = 'not known yet', valid_to_ns = NULL")
+    ship(node.path, client)
+    own = f"FINAL WHERE recording = '{recording(node.path)}' ORDER BY id"
+    asked = [f"SELECT * FROM {table} {own}" for table in ("recordings", "endpoints", "gaps")]
+    before = [client.query(each).rows for each in asked]
+    assert len(before[1]) > 1
+    assert ship(old, client) == Shipped()
+    assert [client.query(each).rows for each in asked] == before
+    assert is_right(client, node.path)
+
+
 def test_two_shippers_of_one_file_are_refused(client, files):
     with shipping(files[0], client), pytest.raises(StoreError) as raised:
         ship(files[0], client)
@@ -292,16 +318,19 @@ class Node:
             if node == 0
         ]
 
+    def writer(self, conn: sqlite3.Connection, started_ns: int = SINCE - 10 * SECOND) -> Writer:
+        return Writer(
+            conn,
+            node="n0",
+            source="kernel",
+            settings={},
+            started_ns=started_ns,
+            boot_id=str(self.path),
+        )
+
     def write(self, rows, committed_ns, retain=None, started_ns=SINCE - 10 * SECOND) -> None:
         with connect.writer(self.path) as conn:
-            writer = Writer(
-                conn,
-                node="n0",
-                source="kernel",
-                settings={},
-                started_ns=started_ns,
-                boot_id=str(self.path),
-            )
+            writer = self.writer(conn, started_ns)
             writer.window(
                 with_ids(writer, rows), committed_ns=committed_ns, counters=EventCounts(1)
             )

@@ -222,7 +222,7 @@ def _say_status(db: Path, target: "Target", folder: Path | None) -> None:
         tries = f"sent {_many(batch.tries, 'time')}" if batch.tries else "not sent yet"
         rows = _many(batch.rows, "row")
         click.echo(f"{db}: batch {batch.batch}, {rows}, is on its way: {tries}")
-    for _, since_ns, until_ns in skipped:
+    for since_ns, until_ns in skipped:
         click.echo(
             f"{db}: {format_time(since_ns)[:19]}Z to {format_time(until_ns)[:19]}Z was pruned"
             " before it could be shipped"

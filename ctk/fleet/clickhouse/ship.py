@@ -70,7 +70,7 @@ class Shipper:
         now_ns = time.time_ns()
         shipped = Shipped()
         again = now_ns - self._names_ns >= _NAMES_AGAIN_NS
-        told.tell_names(self.conn, client, state, now_ns, all_of_them=again)
+        told.tell_names(self.conn, client, state, all_of_them=again)
         if again:
             self._names_ns = now_ns
             state.forget_old(now_ns - _BATCHES_KEPT_NS)
@@ -90,7 +90,7 @@ class Shipper:
             whole_ns = settled_ns(self.conn, written=is_written(self.db)) - began_ns
             part = (batch.until_ns - began_ns) / whole_ns if whole_ns > 0 else 1.0
             progress(min(max(part, 0.0), 1.0), shipped.rows)
-        told.tell_recordings(self.conn, client, state, state.position, time.time_ns())
+        told.tell_recordings(self.conn, client, state, state.position)
         if too_old:
             self.notes.append(
                 f"{too_old:,} of these rows are older than the {self._keep_days} days that minutes"

@@ -158,10 +158,10 @@ class State:
             ).fetchall(),
         )
 
-    def skipped(self) -> Sequence[tuple[int, int, int]]:
-        """Give the spans that were not shipped, each with its number."""
+    def skipped(self) -> Sequence[tuple[int, int]]:
+        """Give the spans that were not shipped."""
         return self._conn.execute(
-            "SELECT id, from_ns, until_ns FROM skipped WHERE target = ?", (self._target,)
+            "SELECT from_ns, until_ns FROM skipped WHERE target = ?", (self._target,)
         ).fetchall()
 
     def rows(self, batch: int) -> Rows:

@@ -111,7 +111,8 @@ def settings_of(token: str) -> dict[str, object]:
     }
 
 
-# What is told beside flows: the newest row of a key holds. `told_ns` is when it was told.
+# What is told beside flows: the newest row of a key holds. `told_ns` is how far the file went that
+# told it, so that an older snapshot takes nothing back; of batches, when it was told.
 TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
     "recordings": (
         {

@@ -1,8 +1,9 @@
 """
 What is told of a file beside its flows: recordings and gaps, and who was behind addresses.
 
-A row that changed is told again; what has not is known by its digest, and not sent. Pods and nodes
-are told by the recorder on their own node, or each of a thousand would tell all of them.
+A row that changed is told again; what has not is known by its digest, and not sent. The newest
+holds: that of the file that goes furthest, however late an older snapshot of it is shipped. Pods
+and nodes are told by the recorder on their own node, or each of a thousand would tell all of them.
 """
 
 import sqlite3
@@ -21,6 +22,7 @@ from ctk.fleet.clickhouse.state import State
 NOT_SHIPPED = "not shipped"  # a gap: rows were pruned while ClickHouse was away
 
 _ROWS = 2_000  # that are looked at, and sent, at once
+_COMMITTED = "SELECT MAX(committed_ns) FROM recording"
 _CLUSTER = "(SELECT cluster FROM recorder ORDER BY id DESC LIMIT 1)"
 _OWN = "(SELECT node FROM recorder)"
 
@@ -53,19 +55,21 @@ _NO_ADDRESS = -100  # ids of endpoints begin above
 
 
 def tell_names(
-    conn: sqlite3.Connection, client: Client, state: State, now_ns: int, *, all_of_them: bool
+    conn: sqlite3.Connection, client: Client, state: State, *, all_of_them: bool
 ) -> None:
     """Tell who was behind addresses: what is new, or with `all_of_them` what changed, too."""
+    # Asked before the rows are, which may be newer than that, but never older.
+    (committed_ns,) = conn.execute(_COMMITTED).fetchone()
     for table, sql in _SELECTS.items():
         after = _NO_ADDRESS if all_of_them else state.last_told(table) or _NO_ADDRESS
         some = f"{sql} ORDER BY id LIMIT {_ROWS}"
         while found := conn.execute(some, (after,)).fetchall():
-            _tell(client, state, table, found, now_ns)
+            _tell(client, state, table, found, committed_ns)
             after = found[-1][0]
 
 
 def tell_recordings(
-    conn: sqlite3.Connection, client: Client, state: State, position: Position, now_ns: int
+    conn: sqlite3.Connection, client: Client, state: State, position: Position
 ) -> None:
     """
     Tell which recordings are there, up to where they are shipped, and their gaps.
@@ -76,20 +80,32 @@ def tell_recordings(
     with one_moment(conn):
         found = [list(row) for row in conn.execute(_RECORDINGS, (at_ns,))]
         gaps = conn.execute(_GAPS, (at_ns,)).fetchall()
+        (committed_ns,) = conn.execute(_COMMITTED).fetchone()
     names = list(tables.TOLD["recordings"][0])
     committed, ended = names.index("committed_ns"), names.index("ended_ns")
     for row in found:
         if row[committed] > at_ns:
             row[committed], row[ended] = at_ns, None
-    _tell(client, state, "recordings", found, now_ns)
+    _tell(client, state, "recordings", found, min(at_ns, committed_ns))
     if found:
         of_last = found[-1]
         cluster, node = (of_last[names.index(name)] for name in ("cluster", "node"))
         gaps += [
-            (-each, -each, of_last[0], cluster, node, NOT_SHIPPED, since_ns, until_ns, None, None)
-            for each, since_ns, until_ns in state.skipped()
+            (
+                -since_ns,
+                -since_ns,
+                of_last[0],
+                cluster,
+                node,
+                NOT_SHIPPED,
+                since_ns,
+                until_ns,
+                None,
+                None,
+            )
+            for since_ns, until_ns in state.skipped()
         ]
-    _tell(client, state, "gaps", gaps, now_ns)
+    _tell(client, state, "gaps", gaps, committed_ns)
 
 
 def _tell(
@@ -97,7 +113,7 @@ def _tell(
     state: State,
     table: str,
     rows: Sequence[Sequence[object]],
-    now_ns: int,
+    told_ns: int,
 ) -> None:
     by_id = {int(str(row[0])): row[1:] for row in rows}
     digests = {each: _digest(row) for each, row in by_id.items()}
@@ -108,11 +124,11 @@ def _tell(
     values = [list(column) for column in zip(*(by_id[each] for each in changed), strict=True)]
     if "recording" in columns:
         values.insert(0, [state.recording] * len(changed))
-    values.append([now_ns] * len(changed))
+    values.append([told_ns] * len(changed))
     for i, kind in enumerate(columns.values()):
         if kind == "Bool":
             values[i] = list(map(bool, values[i]))
-    # Told twice, the newer holds: no token is needed.
+    # Told twice, the later of two that are as new holds: no token is needed.
     client.insert(table, columns | {"told_ns": "Int64"}, values, {"async_insert": 0})
     state.told(table, {each: digests[each] for each in changed})
 

@@ -101,7 +101,7 @@ def _compare_days(
     if not batches:
         return
     first_ns = floor(min(each.from_ns for each in batches), MINUTE)
-    skipped = [span for _, *span in state.skipped()]
+    skipped = state.skipped()
     position = state.position
     with one_moment(conn):
         in_file = {
