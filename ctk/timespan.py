@@ -75,7 +75,8 @@ def parse_time(
     That is an age before `now_ns` ("15m", "10 min ago"), RFC 3339, a day (its first moment), a
     clock, or a number since the epoch: seconds, or milli-, micro- or nanoseconds by how many
     digits it has. A clock alone is the last such before `now_ns`, or, as the end of a span, the
-    first after `after_ns`.
+    first after `after_ns`; where that would be of a day to come, the one before it: such ends are
+    the wrong way round.
     """
     asked = text.strip().lower()
     if asked in ("now", "epoch"):
@@ -129,7 +130,7 @@ def _moment(match: re.Match[str], now_ns: int, zone: tzinfo | None, after_ns: in
     if after_ns is None:
         return at(today) if at(today) <= now_ns else at(today, -1)
     first = _day(after_ns, zone)
-    return at(first) if at(first) > after_ns else at(first, 1)
+    return at(first) if at(first) > after_ns or first >= today else at(first, 1)
 
 
 def _day(at_ns: int, zone: tzinfo | None) -> date:

@@ -25,7 +25,7 @@ def test_a_person_sees_span_nodes_levels_and_sizes(invoke: Invoke, shop: Path) -
     assert facts == (
         "nodes       n1\n"
         "from        2024-11-25 18:47:22 UTC\n"
-        "until       2024-11-25 18:48:22\n"
+        "until       2024-11-25 18:48:32\n"
         f"file        {size / 1024:.1f} KiB\n"
         "endpoints   2 external, 1 node, 4 pod, 1 service, 1 unknown\n"
         "recordings  1\n"
@@ -49,7 +49,7 @@ def test_a_program_gets_one_object(invoke: Invoke, shop: Path) -> None:
     found = json.loads(invoke("info", shop, "-o", "json").stdout)
     assert {key: found[key] for key in ("since", "until", "bytes", "nodes")} == {
         "since": "2024-11-25T18:47:22.852716307Z",
-        "until": "2024-11-25T18:48:22.852716308Z",
+        "until": "2024-11-25T18:48:32.852716307Z",
         "bytes": shop.stat().st_size,
         "nodes": ["n1"],
     }

@@ -10,6 +10,7 @@ import ctk
 from ctk.ask.caveats import CountedFromEnd
 from ctk.ask.keywords import filters_of
 from ctk.ask.moments import Reference, reference_of
+from ctk.errors import UsageError
 from ctk.timespan import HOUR, MINUTE, SECOND, parse_time
 
 NOW = AT
@@ -70,6 +71,12 @@ def test_what_is_relative_counts_from_the_files_end(
     )
     assert (found.since_ns, found.until_ns) == (since_ns, until_ns)
     assert found.counted_from_ns == (END if counted else None)
+
+
+def test_clocks_that_are_the_wrong_way_round_are_refused() -> None:
+    asked = {"since": "09:00Z", "until": "08:00Z"}
+    with pytest.raises(UsageError, match="--since is later than --until"):
+        filters_of(asked, now_ns=NOW, reference=lambda: Reference(END, True), spelled="--{}".format)
 
 
 def test_an_answer_says_that_ages_counted_from_the_end(shop: Path) -> None:

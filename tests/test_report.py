@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edges import edge as edge_of
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
+from sample import DB, WEB
 
 import ctk
+from ctk.ask.failures import failures
 from ctk.ask.graph import SUM_KEYS, Sums, graph, values_of
 from ctk.ask.series import step_of
 from ctk.ask.top import top
@@ -161,6 +164,44 @@ def test_a_span_is_held_against_the_one_before_it(shop: Path, invoke: Callable[.
     assert invoke(*words, "yesterday").stderr == (
         "Error: 'yesterday' is not a span\nTry: 2h..1h, 09:00..10:00, or 1h.. until now\n"
     )
+
+
+def test_a_report_goes_to_the_end_of_what_was_recorded_however_long_that_is_quiet(
+    shop: Path, invoke: Callable[..., Any]
+) -> None:
+    def told(*words: str) -> Any:
+        return json.loads(invoke("report", shop, "--format", "json", *words).stdout)
+
+    end = "2024-11-25T18:48:32.852716307Z"
+    for words in ([], ["--since", "18:48:00Z"], ["--since", "1m", "--until", "2030-01-01"]):
+        assert told(*words)["answered"]["until"] == end
+    with ctk.open(shop) as recording:
+        assert recording.graph().until_ns == (recording.top().span or (0, 0))[1]
+    asked = told("--since", "18:48:00Z", "--until", "2024-11-25T18:48:30Z")
+    assert asked["answered"]["until"] == "2024-11-25T18:48:30.000000000Z"
+    assert asked["before"]["since"] == "2024-11-25T18:47:30.000000000Z"
+    quiet = told("--since", "2024-11-25T18:48:23Z")
+    assert quiet["answered"]["since"] == "2024-11-25T18:48:23.000000000Z"
+    assert quiet["answered"]["until"] == end
+    assert quiet["series"]["total"]["connections"] == [0, 0]
+    assert quiet["before"]["sums"]["connections"] > 0
+    assert quiet["trust"]["caveats"][0] == (
+        "no flows fit: the last flow that fits began 2024-11-25T18:48:22Z"
+    )
+
+
+def test_the_last_failure_is_at_the_end_of_its_flow_as_ctk_failures_has_it() -> None:
+    conn = new()
+    refused = FlowRow(
+        edge_of("tcp", 0, WEB, DB, 5432, None, DB, None, None, None),
+        *(START, START + 4 * MINUTE, None, 1, 1, 1, 0, 0, 1, None, None, None, None),
+    )
+    write(conn, [refused])
+    (found,) = graph(conn, Filters()).edges
+    (row,) = failures(conn, Filters()).rows
+    assert (found.failed_first_ns, found.failed_last_ns) == (START, START + 4 * MINUTE)
+    assert (row.first_ns, row.last_ns) == (START, START + 4 * MINUTE)
+    conn.close()
 
 
 def test_labels_are_left_out_where_they_are_not_wanted(

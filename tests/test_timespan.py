@@ -114,7 +114,10 @@ def test_a_time_without_an_offset_is_of_the_zone(text: str, time: str) -> None:
     [
         ("22:00", "02:00", "2024-11-25T01:00:00Z"),
         ("09:00", "17:00", "2024-11-25T16:00:00Z"),
-        ("09:00", "09:00", "2024-11-26T08:00:00Z"),
+        ("20:00", "20:00", "2024-11-25T19:00:00Z"),
+        ("09:00", "09:00", "2024-11-25T08:00:00Z"),
+        ("09:00", "23:00", "2024-11-25T22:00:00Z"),  # still to come
+        ("09:00", "08:00", "2024-11-25T07:00:00Z"),  # not tomorrow's: the wrong way round
     ],
 )
 def test_a_clock_that_ends_a_span_is_the_first_after_its_start(

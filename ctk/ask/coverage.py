@@ -68,6 +68,34 @@ def coverage_of(conn: sqlite3.Connection) -> Coverage:
     return Coverage(_merged(spans), gaps_of(conn))
 
 
+def extent_of(conn: sqlite3.Connection) -> Interval | None:
+    """Give from when to when there are recordings at all."""
+    began_ns, ended_ns = conn.execute(
+        "SELECT MIN(started_ns), MAX(MAX(committed_ns, IFNULL(ended_ns, 0))) FROM recording"
+    ).fetchone()
+    return None if began_ns is None else (began_ns, ended_ns)
+
+
+def answered_span(
+    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None, reach: Interval | None
+) -> Interval | None:
+    """
+    Give the part of a span that a recorder was there for, be there flows or none.
+
+    `reach` is what was read of it: a bucket may begin before the recording did, and a span that was
+    widened is that of its buckets.
+    """
+    extent = extent_of(conn)
+    if extent is None:
+        return reach
+    first_ns, last_ns = extent
+    if since_ns is not None:
+        first_ns = max(first_ns, min(since_ns, reach[0]) if reach else since_ns)
+    if until_ns is not None:
+        last_ns = min(last_ns, max(until_ns, reach[1]) if reach else until_ns)
+    return (first_ns, last_ns) if reach or first_ns < last_ns else None
+
+
 def _merged(spans: Iterable[Interval]) -> list[Interval]:
     """Join spans that touch each other."""
     joined: list[Interval] = []

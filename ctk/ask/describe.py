@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
+from ctk.ask.coverage import extent_of
 from ctk.ask.gaps import gaps_in_words, gaps_of
 from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
 from ctk.ask.spans import Held, exact_extent, held
@@ -69,7 +70,7 @@ class DescribedTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a file holds; times are RFC 3339 UTC."""
+    """What a file holds, from its first row until its last recording ends; in RFC 3339 UTC."""
 
     since: str | None
     until: str | None
@@ -96,12 +97,13 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
     with one_moment(conn):
         levels = held(conn)
         span = exact_extent(conn, levels)
+        recorded = extent_of(conn)
         tables = _tables(conn) if sizes else ()
         pressure = of_nodes(conn)
         asides, notes = merged.read(conn)
         return Description(
             since=format_time(span[0]) if span else None,
-            until=format_time(span[1]) if span else None,
+            until=format_time((recorded or span)[1]) if span else None,
             bytes=database_bytes(conn),
             nodes=tuple(
                 node for (node,) in conn.execute("SELECT DISTINCT node FROM recorder ORDER BY node")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import choose_edges, one_moment
+from ctk.ask.coverage import answered_span
 from ctk.ask.folded import folded_of
 from ctk.ask.gaps import StoredGap, gaps_of
 from ctk.ask.nothing import why_nothing
@@ -114,7 +115,7 @@ class Graph:
     1 where flows themselves were.
     """
 
-    since_ns: int | None  # None where the span has no rows
+    since_ns: int | None  # None where nothing of the span was recorded
     until_ns: int | None
     edges: tuple[LeafEdge, ...]
     sums: Sums
@@ -156,16 +157,32 @@ def graph(
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         if span is None:
-            return _empty(step_ns or MINUTE, gaps, [*why_nothing(conn, filters), *caveats])
+            quiet = answered_span(conn, since_ns, filters.until_ns, None) or (None, None)
+            quiet_ns = (quiet[1] or 0) - (quiet[0] or 0)
+            return Graph(
+                since_ns=quiet[0],
+                until_ns=quiet[1],
+                edges=(),
+                sums=Sums(),
+                labels={},
+                step_ns=step_ns or step_of(quiet_ns, _MOST_STEPS),
+                steps={},
+                edge_steps={},
+                precise_ns=1,
+                gaps=gaps,
+                caveats=(*why_nothing(conn, filters), *caveats),
+            )
         exactly = _is_read_exactly(conn, levels[0], span)
         if exactly:
             levels = levels[:1]
+        pieces = cover(levels, *span)
+        reach = pieces[0].since_ns, pieces[-1].until_ns
+        _, until_ns = answered_span(conn, since_ns, filters.until_ns, reach) or reach
         if step_ns is None:  # shorter ones than a minute are in no rollup
             fitting = [step for step in STEPS if exactly or flows_only or step >= MINUTE]
-            step_ns = step_of(span[1] - span[0], _MOST_STEPS, fitting)
-        # Both cover the same span; steps need finer buckets than sums do.
-        pieces, in_steps = cover(levels, *span), cover_steps(levels, *span, step_ns)
-        reach = pieces[0].since_ns, pieces[-1].until_ns
+            step_ns = step_of(until_ns - span[0], _MOST_STEPS, fitting)
+        # The same span again: steps need finer buckets than sums do.
+        in_steps = cover_steps(levels, *span, step_ns)
         if reach != span:
             caveats.append(Widened(*reach))
         source = _Source(conn, levels, filters)
@@ -183,13 +200,14 @@ def graph(
         for edge in found.edges:
             total.add(*values_of(edge.sums))
         at(0.6, "when each did")
-        edge_steps = source.edge_steps(in_steps, step_ns, chosen)
-        for place, steps in edge_steps.items():
-            _narrow(found.edges[place], steps, step_ns)
+        edge_steps, failed = source.edge_steps(in_steps, step_ns, chosen)
+        for place, (first_ns, last_ns) in failed.items():  # perhaps of finer buckets
+            found.edges[place].failed_first_ns = first_ns
+            found.edges[place].failed_last_ns = last_ns
         at(0.8, "when all did")
         return Graph(
             since_ns=reach[0],
-            until_ns=reach[1],
+            until_ns=until_ns,
             edges=tuple(found.edges),
             sums=total,
             labels=found.labels,
@@ -210,22 +228,6 @@ def _is_read_exactly(conn: sqlite3.Connection, flows: Held, span: tuple[int, int
     return int(rows) <= _MOST_READ
 
 
-def _empty(step_ns: int, gaps: tuple[StoredGap, ...], caveats: Sequence[Caveat]) -> Graph:
-    return Graph(
-        since_ns=None,
-        until_ns=None,
-        edges=(),
-        sums=Sums(),
-        labels={},
-        step_ns=step_ns,
-        steps={},
-        edge_steps={},
-        precise_ns=1,
-        gaps=gaps,
-        caveats=tuple(caveats),
-    )
-
-
 class _Found(NamedTuple):
     edges: list[LeafEdge]
     ids: list[list[int]]  # of the edges of the file that each of them sums up
@@ -236,12 +238,7 @@ class _Found(NamedTuple):
 class _Source:
     """The rows of a span that fit, summed up by edge or by step."""
 
-    def __init__(
-        self,
-        conn: sqlite3.Connection,
-        levels: Sequence[Held],
-        filters: Filters,
-    ) -> None:
+    def __init__(self, conn: sqlite3.Connection, levels: Sequence[Held], filters: Filters) -> None:
         self._conn = conn
         self.width_of = {level.table: level.width_ns for level in levels}
         self._conditions = ["started_ns >= ? AND started_ns < ?"]
@@ -272,18 +269,16 @@ class _Source:
         rows, values = self._rows(
             pieces, ("edge_id", "started_ns", "{ended_ns} AS ended_ns", *SUM_KEYS)
         )
-        failed = "CASE WHEN refused + unreplied THEN {} END"
         sql = f"""
             WITH moved AS (
                 SELECT edge_id, {_summed()}, MIN(started_ns) AS first_ns, MAX(ended_ns) AS last_ns,
-                    MIN({failed.format("started_ns")}) AS failed_first_ns,
-                    MAX({failed.format("ended_ns")}) AS failed_last_ns
+                    {_FAILED}
                 FROM ({rows}) GROUP BY edge_id
             )
             SELECT edge_id, src_id, backend_id, service, dst_port, proto, moved.*
             FROM moved CROSS JOIN edge ON edge.id = moved.edge_id
         """
-        leaves = self._leaves()
+        leaves, labels = self._leaves()
         by_ends: dict[object, int] = {}
         edges: list[LeafEdge] = []
         ids: list[list[int]] = []
@@ -291,7 +286,7 @@ class _Source:
         for edge_id, src_id, dst_id, service, port, proto, _, *row in self._conn.execute(
             sql, values
         ):
-            src, dst = leaves.by_id[src_id], leaves.by_id[dst_id]
+            src, dst = leaves[src_id], leaves[dst_id]
             *sums, first_ns, last_ns, failed_first_ns, failed_last_ns = row
             folded = folded or edge_id < 0
             place = by_ends.setdefault((src, dst, service, port, proto), len(edges))
@@ -323,7 +318,7 @@ class _Source:
         return _Found(
             [edges[place] for place in order],
             [ids[place] for place in order],
-            leaves.labels,
+            labels,
             folded,
         )
 
@@ -337,23 +332,36 @@ class _Source:
 
     def edge_steps(
         self, pieces: Sequence[Piece], step_ns: int, chosen: Mapping[int, int]
-    ) -> dict[int, dict[int, Sums]]:
-        """Sum up edges of the file by step, each to the place that `chosen` has for it."""
+    ) -> tuple[dict[int, dict[int, Sums]], dict[int, tuple[int, int]]]:
+        """
+        Sum up edges of the file by step, each to the place that `chosen` has for it.
+
+        With the first and the last failure of each place, as exact as these rows are.
+        """
         found: dict[int, dict[int, Sums]] = {}
+        failed: dict[int, tuple[int, int]] = {}
         if not chosen:
-            return found
+            return found, failed
         ids = ", ".join(map(str, chosen))
         rows, values = self._rows(
             pieces,
-            ("edge_id", f"started_ns - started_ns % {step_ns} AS at_ns", *SUM_KEYS),
+            (
+                *("edge_id", f"started_ns - started_ns % {step_ns} AS at_ns"),
+                *("started_ns", "{ended_ns} AS ended_ns", *SUM_KEYS),
+            ),
             f"edge_id IN ({ids})",
         )
-        sql = f"SELECT edge_id, at_ns, {_summed()} FROM ({rows}) GROUP BY edge_id, at_ns"
-        for edge_id, at_ns, *sums in self._conn.execute(sql, values):
-            found.setdefault(chosen[edge_id], {}).setdefault(at_ns, Sums()).add(*sums)
-        return found
+        sql = f"SELECT edge_id, at_ns, {_FAILED}, {_summed()} FROM ({rows}) GROUP BY edge_id, at_ns"
+        for edge_id, at_ns, first_ns, last_ns, *sums in self._conn.execute(sql, values):
+            place = chosen[edge_id]
+            found.setdefault(place, {}).setdefault(at_ns, Sums()).add(*sums)
+            if first_ns is not None:
+                first, last = failed.get(place, (first_ns, last_ns))
+                failed[place] = min(first, first_ns), max(last, last_ns)
+        return found, failed
 
-    def _leaves(self) -> "_Leaves":
+    def _leaves(self) -> tuple[dict[int, Leaf], dict[Leaf, str]]:
+        """Give who is behind each id, and their labels."""
         by_id: dict[int, Leaf] = {}
         labels: dict[Leaf, str] = {}
         sql = (
@@ -364,20 +372,13 @@ class _Source:
             leaf = by_id[endpoint_id] = Leaf._make(names)
             if text:
                 labels[leaf] = text  # the newest ones
-        return _Leaves(by_id, labels)
+        return by_id, labels
 
 
-class _Leaves(NamedTuple):
-    by_id: dict[int, Leaf]
-    labels: dict[Leaf, str]
-
-
-def _narrow(edge: LeafEdge, steps: Mapping[int, Sums], step_ns: int) -> None:
-    """Say when an edge failed by its steps, where these are narrower than the buckets it is of."""
-    failed = [at_ns for at_ns, sums in steps.items() if sums.refused + sums.unreplied]
-    if failed and edge.failed_first_ns is not None and edge.failed_last_ns is not None:
-        edge.failed_first_ns = max(edge.failed_first_ns, min(failed))
-        edge.failed_last_ns = min(edge.failed_last_ns, max(failed) + step_ns)
+_FAILED = ", ".join(
+    f"{end}(CASE WHEN refused + unreplied THEN {at}_ns END) AS failed_{name}_ns"
+    for end, at, name in (("MIN", "started", "first"), ("MAX", "ended", "last"))
+)
 
 
 def _summed() -> str:

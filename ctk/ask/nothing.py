@@ -11,7 +11,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from ctk.ask.caveats import NothingFits, nothing_recorded
-from ctk.ask.coverage import coverage_of
+from ctk.ask.coverage import coverage_of, extent_of
 from ctk.ask.names import has_names, names_of
 from ctk.ask.pages import STARTED, Pages
 from ctk.ask.selectors import edge_condition
@@ -34,6 +34,8 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     whole = exact_extent(conn, held(conn))
     if whole is None or 0 in (filters.first, filters.last):
         return
+    recorded = extent_of(conn)
+    whole = whole[0], recorded[1] if recorded else whole[1]
     outside = _outside(filters, *whole)
     if outside:
         yield outside
@@ -46,7 +48,7 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
             return
     missing = [reason for term in filters.terms for reason in _missing(conn, term)]
     yield from missing
-    if not missing and filters.terms and (filters.since_ns or filters.until_ns) is not None:
+    if not missing and (filters.since_ns or filters.until_ns) is not None:
         yield from _elsewhen(conn, filters)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ctk.ask.caveats import Caveat, SeenTo
 from ctk.ask.connection import one_moment
+from ctk.ask.coverage import answered_span
 from ctk.ask.presets import SIDES, Side, expanded
 from ctk.ask.reading import caveats_of_sums, reading
 from ctk.ask.sums import (
@@ -91,7 +92,7 @@ def top(
         rows = tuple(
             TopRow(tuple(row[len(MEASURED) : at]), Counts._make(row[at:])) for _, _, *row in found
         )
-        recorded = _recorded(conn, filters, read.reach)
+        span = answered_span(conn, filters.since_ns, filters.until_ns, read.reach)
         caveats = caveats_of_sums(conn, filters, read, some=groups > 0, folded=bool(folded))
         tables = {piece.table for piece in read.pieces}
         widest_ns = max(
@@ -106,7 +107,7 @@ def top(
         totals=sums if groups else NOTHING,
         others=others_of(of_groups, rows, measured) if groups > len(rows) else NOTHING,
         groups=groups,
-        span=recorded,
+        span=span,
         caveats=tuple(caveats),
     )
 
@@ -118,24 +119,6 @@ def check(sort: str | None, limit: int | None, side: str) -> None:
     if side not in SIDES:
         raise UsageError(f"{side!r} is not a side", hint=f"one of {', '.join(SIDES)}")
     _most(limit)
-
-
-def _recorded(
-    conn: sqlite3.Connection, filters: Filters, reach: tuple[int, int] | None
-) -> tuple[int, int] | None:
-    """Give the part of a span that a recorder was there for, be there flows or none."""
-    began_ns, ended_ns = conn.execute(
-        "SELECT MIN(started_ns), MAX(COALESCE(ended_ns, committed_ns)) FROM recording"
-    ).fetchone()
-    if reach is None or began_ns is None:
-        return reach
-    # A bucket may begin before the recording did; a span that was widened is that of its buckets.
-    first_ns, last_ns = began_ns, ended_ns
-    if filters.since_ns is not None:
-        first_ns = max(first_ns, min(filters.since_ns, reach[0]))
-    if filters.until_ns is not None:
-        last_ns = min(last_ns, max(filters.until_ns, reach[1]))
-    return first_ns, last_ns
 
 
 def others_of(sums: Counts, rows: Sequence[TopRow], measured: Mapping[str, int]) -> Counts:

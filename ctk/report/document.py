@@ -220,7 +220,9 @@ def _series(found: Graph, kept: int) -> Document:
     if found.since_ns is None or found.until_ns is None:
         return {"start": None, "step_s": found.step_ns // SECOND, "total": {}, "edges": {}}
     start_ns = found.since_ns - found.since_ns % found.step_ns
-    times = range(start_ns, found.until_ns, found.step_ns)
+    # A clock that was set back ends a recording before its last rows.
+    until_ns = max(found.until_ns, max(found.steps, default=0) + 1)
+    times = range(start_ns, until_ns, found.step_ns)
     return {
         "start": _moment(start_ns),
         "step_s": found.step_ns // SECOND,
