@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ctk
-from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes
+from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes, Widened
 from ctk.ask.recording import Recording
+from ctk.ask.sums import NOTHING
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import brought, tables
 from ctk.fleet.clickhouse.client import Client, opened
@@ -21,10 +22,11 @@ from ctk.fleet.clickhouse.target import parse_target
 from ctk.fleet.merge import merge
 from ctk.model import FlowRow
 from ctk.store import connect
-from ctk.timespan import MINUTE, SECOND
+from ctk.timespan import HOUR, MINUTE, SECOND
 
 Invoke = Callable[..., Result]
 SPAN = 130 * MINUTE
+QUIET = range(112, 124)  # the minutes in which no node saw a flow: an hour begins within
 FOR_EVER = dict.fromkeys(("1m", "1h", "1d"))
 
 
@@ -43,6 +45,8 @@ class Fleet:
         rows: dict[int, list[FlowRow]] = {node: [] for node in range(4)}
         gap = SINCE + 30 * MINUTE, SINCE + 50 * MINUTE
         for talk in self.talks:
+            if (talk.at_ns - SINCE) // MINUTE in QUIET:
+                continue
             for sight in talk.sights:
                 if sight.node == 2 and gap[0] <= talk.at_ns < gap[1]:
                     continue
@@ -155,6 +159,30 @@ def test_any_series_is_that_of_the_merged_file(both, by, filters, step):
     file, shipped = both
     how = {"by": by[:1], "step": step, "limit": 5, **filters}
     assert shipped.series(**how) == file.series(**how)
+
+
+@pytest.mark.parametrize(
+    ("since", "until"), [(120, 122), (113, 121), (119, 124), (-540, -60), (-60, 0), (131, 900)]
+)
+def test_a_quiet_span_has_no_flows_though_its_hour_and_day_have(both, since, until):
+    how = {"since": SINCE + since * MINUTE, "until": SINCE + until * MINUTE}
+    for by in ("node", "dst_labels"):
+        one, other = (each.top(by=by, **how) for each in both)
+        assert (one.rows, one.totals) == (other.rows, other.totals) == ((), NOTHING)
+        assert not any(isinstance(each, Widened) for each in other.caveats)
+    assert list(both[1].flows(**how)) == []
+
+
+def test_what_is_brought_in_hours_begins_with_the_bucket_that_the_span_begins_in(
+    both, fleet, monkeypatch
+):
+    ((hours,),) = both[1].sql("SELECT count() FROM flows_1h WHERE hour >= 1732528800")
+    monkeypatch.setattr(brought, "MOST_ROWS", hours)
+    how = {"by": ["dst_labels"], "since": SINCE + 70 * MINUTE}
+    with ctk.open(fleet.target) as shipped:
+        found = shipped.top(**how)
+    assert Widened(SINCE + HOUR, SINCE + 3 * HOUR) in found.caveats
+    assert found.rows == both[0].top(**how | {"since": SINCE + HOUR}).rows
 
 
 def test_past_the_bound_sums_are_answered_and_what_needs_rows_says_to_narrow(fleet, monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client, TooManyError
+from ctk.fleet.clickhouse.kept import kept
 from ctk.fleet.clickhouse.names import Key, Name, names_since
 from ctk.fleet.clickhouse.recordings import Told
 from ctk.fleet.clickhouse.speaking import fleet_of
@@ -52,7 +53,7 @@ _IN_SPAN = (
 
 def bring(client: Client, told: Told, span: Span, folder: Path, *, aside: bool) -> Path:
     """Bring what was shipped of a span, as fine as there is room for; with `aside` of everybody."""
-    level = _level(client, span)
+    level, span = _level(client, span)
     made, out = folder / "brought.db", folder / "merged.db"
     for path in (made, out):
         path.unlink(missing_ok=True)
@@ -86,26 +87,23 @@ def _where(level: tables.Level) -> str:
     return _IN_SPAN.format(column=level.column)
 
 
-def _level(client: Client, span: Span) -> tables.Level:
-    """Choose the finest level of which all of a span is left, and few enough rows."""
-    counts = []
-    for level in tables.LEVELS:
+def _level(client: Client, span: Span) -> tuple[tables.Level, Span]:
+    """Choose the finest level of which all of a span is left, and few enough rows; its buckets."""
+    held = kept(client)
+    counted = 0
+    for at, level in enumerate(tables.LEVELS):
+        if held is not None and not held.has(at, *span):
+            continue
+        width_ns = level.width_s * SECOND
+        whole = span[0] - span[0] % width_ns, span[1] + -span[1] % width_ns
         found = client.query(
-            f"SELECT count(), min({level.column}) FROM {level.table} WHERE {_where(level)}",
-            _bound(span),
-        ).rows[0]
-        counts.append((level, int(found[0]), found[1]))
-    firsts = [first for _, rows, first in counts if rows]
-    for level, rows, first in counts:
-        coarser = [each for each in firsts if first is not None]
-        pruned = rows == 0 and bool(firsts)
-        if coarser and not pruned:
-            begin = min(firsts)
-            pruned = (first - begin).total_seconds() >= tables.DAYS.width_s
-        if not pruned and rows <= MOST_ROWS:
-            return level
+            f"SELECT count() FROM {level.table} WHERE {_where(level)}", _bound(whole)
+        ).rows
+        counted = int(found[0][0])
+        if counted <= MOST_ROWS:
+            return level, whole
     raise TooManyError(
-        f"{min(rows for _, rows, _ in counts):,} rows are too many to bring here",
+        f"{counted:,} rows are too many to bring here",
         hint="narrow it, as with --since 1h; ctk top adds up where they are",
     )
 

@@ -18,6 +18,7 @@ from ctk.ask.top import MEASURED, Top, TopRow, others_of
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client
 from ctk.fleet.clickhouse.conditions import ANSWERED, Bound, condition, folded_terms
+from ctk.fleet.clickhouse.kept import Kept, kept
 from ctk.fleet.clickhouse.names import Renamed, names_since
 from ctk.fleet.clickhouse.recordings import Told
 from ctk.fleet.clickhouse.speaking import Clusters, Fleet, Part, counts, parts
@@ -84,8 +85,7 @@ class Sums:
         self._told = told
         self._fleet = fleet
         self._everybody = everybody
-        self._firsts: list[int | None] | None = None
-        self._last_s = 0
+        self._kept: Kept | None = None
 
     def top(
         self,
@@ -184,37 +184,18 @@ class Sums:
 
     def _held(self) -> list[Held]:
         """Say what each table holds: what is coarser is as far as what is finer."""
-        if self._firsts is None:
-            asked = ", ".join(
-                f"(SELECT toUnixTimestamp(min({level.column})) FROM {level.table})"
-                for level in tables.LEVELS
-            )
-            rows = "(SELECT count() FROM flows_1d)"
-            last = "(SELECT toUnixTimestamp(max(minute)) FROM flows_1m)"
-            *firsts, last_s, days = self._client.query(f"SELECT {asked}, {last}, {rows}").rows[0]
-            self._firsts = [int(first or 0) * SECOND if days else None for first in firsts]
-            self._last_s = int(last_s or 0)
-        if self._firsts[-1] is None:
+        if self._kept is None:
+            self._kept = kept(self._client)
+        if self._kept is None:
             return []
         # What is finer than minutes was not shipped.
-        held = [Held("flow", "", 1, FOREVER_NS, FOREVER_NS)]
-        for level, first_ns, coarser_ns in zip(
-            tables.LEVELS, self._firsts, [*self._firsts[1:], None], strict=True
-        ):
-            width_ns = level.width_s * SECOND
-            assert first_ns is not None
-            # Days of which no minute is left were thrown away, as whole partitions.
-            pruned = coarser_ns is not None and first_ns - coarser_ns >= DAY
-            held.append(
-                Held(
-                    level.name,
-                    level.table,
-                    width_ns,
-                    FOREVER_NS,
-                    first_ns if pruned else -FOREVER_NS,
-                )
-            )
-        return held
+        return [
+            Held("flow", "", 1, FOREVER_NS, FOREVER_NS),
+            *(
+                Held(level.name, level.table, level.width_s * SECOND, FOREVER_NS, pruned_ns)
+                for level, pruned_ns in zip(tables.LEVELS, self._kept.pruned_ns, strict=True)
+            ),
+        ]
 
     def _zones(self) -> Mapping[str, str]:
         """Give the zone of each node, where one alone is told."""
@@ -226,13 +207,11 @@ class Sums:
 
     def _with_rows(self, part: Part) -> Part | None:
         """Give a part without the buckets before all rows, and after them; None where none is."""
-        assert self._firsts is not None
-        first, *_, first_day = (each or 0 for each in self._firsts)
-        first_s = (first if first - first_day < DAY else first_day) // SECOND
+        assert self._kept is not None
         ranges = [
             (since_s, until_s)
             for since_s, until_s in part.ranges
-            if until_s > first_s and since_s <= self._last_s
+            if until_s * SECOND > self._kept.since_ns and since_s * SECOND < self._kept.until_ns
         ]
         return part._replace(ranges=ranges) if ranges else None
 
