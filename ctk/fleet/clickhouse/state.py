@@ -45,7 +45,7 @@ _TABLES = """
         bytes_out INTEGER NOT NULL,
         bytes_in INTEGER NOT NULL,
         tries INTEGER NOT NULL DEFAULT 0,
-        repairs INTEGER NOT NULL DEFAULT 0, -- a token is never used for other rows
+        repairs INTEGER NOT NULL DEFAULT 0, -- when it was: a token is never used for other rows
         packed BLOB, -- the rows, until it is known that they are there
         PRIMARY KEY (target, batch)
     );
@@ -94,6 +94,16 @@ class Batch(NamedTuple):
     @property
     def sums(self) -> Sums:
         return Sums(self.rows, self.connections, self.bytes_out, self.bytes_in)
+
+    def emptied(self, at: Position) -> "Batch":
+        """Give what is told of a batch that was taken out: its number is not used again."""
+        return self._replace(
+            from_ns=at.at_ns,
+            until_ns=at.at_ns,
+            late_from=at.late_id,
+            late_until=at.late_id,
+            **Sums(0, 0, 0, 0)._asdict(),
+        )
 
     def token(self, recording: str) -> str:
         """Give what tells ClickHouse that a block is this one."""
@@ -214,18 +224,20 @@ class State:
             _, late_id = self.position
             self._move(self.last_batch, Position(span[1], late_id))
 
-    def adopt(self, batches: Iterable[Batch], last: int) -> None:
-        """Go on where batches that are there end; the next is numbered after `last`."""
+    def adopt(self, batches: Iterable[Batch], last: int, ends: Iterable[Position]) -> None:
+        """Go on where what is there ends, if that is further; the next is numbered after `last`."""
+        position = Position(*map(max, *ends, self.position, self.position))
+        if (last, position) == (self.last_batch, self.position):
+            return
         with transaction(self._conn):
-            position = self.position
-            for each in batches:
-                self._conn.execute(
-                    f"INSERT OR REPLACE INTO batch (target, {_BATCH}, packed)"
-                    f" VALUES ({', '.join('?' * (len(each) + 1))}, NULL)",
-                    (self._target, *each),
-                )
-                position = Position(*map(max, position, each.span.until))
+            self._replace(batches)
             self._move(last, position)
+
+    def take_back(self, batches: Iterable[Batch], position: Position) -> None:
+        """Write what batches are now; what comes after `position` is to be shipped again."""
+        with transaction(self._conn):
+            self._replace(batches)
+            self._move(self.last_batch, position)
 
     def forget(self, batch: int) -> None:
         """Throw away an open batch."""
@@ -265,6 +277,14 @@ class State:
             self._conn.execute(
                 "DELETE FROM batch WHERE target = ? AND packed IS NULL AND day < ?",
                 (self._target, before_ns // DAY),
+            )
+
+    def _replace(self, batches: Iterable[Batch]) -> None:
+        for each in batches:
+            self._conn.execute(
+                f"INSERT OR REPLACE INTO batch (target, {_BATCH}, packed)"
+                f" VALUES ({', '.join('?' * (len(each) + 1))}, NULL)",
+                (self._target, *each),
             )
 
     def _skip(self, span: tuple[int, int] | None) -> None:

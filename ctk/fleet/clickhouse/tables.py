@@ -111,8 +111,7 @@ def settings_of(token: str) -> dict[str, object]:
     }
 
 
-# What is told beside flows: the newest row of a key holds. `told_ns` is how far the file went that
-# told it, so that an older snapshot takes nothing back; of batches, when it was told.
+# What is told beside flows. Of a key the row holds whose file goes furthest, which is `told_ns`.
 TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
     "recordings": (
         {
