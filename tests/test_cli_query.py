@@ -224,7 +224,7 @@ def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
         ("--last 0", None),
         (
             "--since 2024-11-25T19:48:40Z",
-            "the file ends 2024-11-25T18:48:22Z, 1h before what was asked for",
+            "the file ends 2024-11-25T18:48:32Z, 1h before what was asked for",
         ),
         (
             "--until 2024-11-25T18:47:00Z",
