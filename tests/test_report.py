@@ -186,7 +186,7 @@ def test_a_report_goes_to_the_end_of_what_was_recorded_however_long_that_is_quie
     assert quiet["series"]["total"]["connections"] == [0, 0]
     assert quiet["before"]["sums"]["connections"] > 0
     assert quiet["trust"]["caveats"][0] == (
-        "no flows fit: the last flow that fits began 2024-11-25T18:48:22Z"
+        "no flows fit: there is none after 2024-11-25T18:48:22Z"
     )
 
 

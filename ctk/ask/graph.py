@@ -115,7 +115,7 @@ class Graph:
     1 where flows themselves were.
     """
 
-    since_ns: int | None  # None where nothing of the span was recorded
+    since_ns: int | None  # None where nothing was recorded
     until_ns: int | None
     edges: tuple[LeafEdge, ...]
     sums: Sums
@@ -157,11 +157,12 @@ def graph(
         if flows_only:
             caveats += pruned_of_span(conn, filters.since_ns, filters.until_ns)
         if span is None:
-            quiet = answered_span(conn, since_ns, filters.until_ns, None) or (None, None)
-            quiet_ns = (quiet[1] or 0) - (quiet[0] or 0)
+            quiet = exact and answered_span(conn, since_ns, filters.until_ns, None)
+            quiet_since_ns, quiet_until_ns = quiet or (None, None)
+            quiet_ns = quiet[1] - quiet[0] if quiet else 0
             return Graph(
-                since_ns=quiet[0],
-                until_ns=quiet[1],
+                since_ns=quiet_since_ns,
+                until_ns=quiet_until_ns,
                 edges=(),
                 sums=Sums(),
                 labels={},

@@ -35,10 +35,14 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     if whole is None or 0 in (filters.first, filters.last):
         return
     recorded = extent_of(conn)
-    whole = whole[0], recorded[1] if recorded else whole[1]
+    rows_end_ns = whole[1]
+    whole = whole[0], recorded[1] if recorded else rows_end_ns
     outside = _outside(filters, *whole)
     if outside:
         yield outside
+        return
+    if filters.since_ns is not None and filters.since_ns >= rows_end_ns:
+        yield f"there is none after {_short(rows_end_ns)}"
         return
     if filters.since_ns is not None or filters.until_ns is not None:
         since_ns = whole[0] if filters.since_ns is None else filters.since_ns
@@ -48,7 +52,7 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
             return
     missing = [reason for term in filters.terms for reason in _missing(conn, term)]
     yield from missing
-    if not missing and (filters.since_ns or filters.until_ns) is not None:
+    if not missing and filters.terms and (filters.since_ns or filters.until_ns) is not None:
         yield from _elsewhen(conn, filters)
 
 

@@ -390,3 +390,32 @@ def test_more_edges_than_a_page_bears_are_counted_together(
     assert page.inner_text(".map .more").startswith("+540 boxes, ")
     page.click("summary >> text=What is not on it")
     assert page.query_selector("details[open] [data-row=link]") is not None
+
+
+def test_a_link_goes_round_the_boxes_between_its_ends(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    """client-0 dials web and coredns, and web dials coredns: all three stand in one row."""
+    page = open_page(report_of(shop))
+    path = page.evaluate(
+        """() => {
+            const at = (column) => ({ x: 24 + column * 270, y: 24 });
+            return ctk.curve(at(0), at(2), new Map([["a", at(0)], ["b", at(1)], ["c", at(2)]]));
+        }"""
+    )
+    # Past the box from 294 to 484 it is 8 above its upper edge, at 24.
+    assert path == "M214,53C254,53 254,16 294,16H484C524,16 524,53 564,53"
+
+
+def test_who_moves_most_is_by_bytes_and_a_narrow_window_shows_all_of_the_map(
+    open_page: Open, report_of: Callable[..., str], shop: Path
+) -> None:
+    page = open_page(report_of(shop), width=700)
+    moved = [
+        (sums["bytes_out"] or 0) + (sums["bytes_in"] or 0)
+        for sums in sums_of(page, "pairs").values()
+    ]
+    assert moved == sorted(moved, reverse=True)
+    assert page.evaluate(
+        """() => { const view = document.querySelector(".view"); return view.scrollWidth <= view.clientWidth; }"""
+    )

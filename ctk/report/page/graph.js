@@ -112,6 +112,11 @@
       || ctk.weightOf(other.sums) - ctk.weightOf(one.sums) || ctk.compareText(one.key, other.key);
   }
 
+  function rankWeight(one, other) {
+    return ctk.bytesOf(other.sums) - ctk.bytesOf(one.sums)
+      || other.sums.connections - one.sums.connections || ctk.compareText(one.key, other.key);
+  }
+
   // Keep what fails first, then what moves most; tell how much the rest is.
   function capped(graph, most) {
     const ranked = [...graph.boxes.values()].sort(rankBox);
@@ -144,8 +149,8 @@
     return open;
   }
 
-  // Sum edges up by any key; the largest first.
-  function groupBy(edges, keyOfEdge) {
+  // Sum edges up by any key; what fails first, or, by weight, the largest.
+  function groupBy(edges, keyOfEdge, rank = rankLink) {
     const groups = new Map();
     for (const edge of edges) {
       const key = keyOfEdge(edge);
@@ -158,7 +163,7 @@
       ctk.addSums(group.sums, edge);
       group.edges.push(edge);
     }
-    return [...groups.values()].sort(rankLink);
+    return [...groups.values()].sort(rank);
   }
 
   const named = new WeakMap(); // of a document: asked for each edge, many times
@@ -175,5 +180,5 @@
     return names[id];
   }
 
-  Object.assign(ctk, { chainOf, keyOf, endsIn, fold, capped, openByDefault, groupBy, rankLink, whoIs });
+  Object.assign(ctk, { chainOf, keyOf, endsIn, fold, capped, openByDefault, groupBy, rankLink, rankWeight, whoIs });
 })((globalThis.ctk = globalThis.ctk || {}));

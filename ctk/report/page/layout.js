@@ -7,6 +7,7 @@
   const HEIGHT = 58;
   const ACROSS = 80; // between columns
   const BETWEEN = 16; // between boxes of a column
+  const LANE = 8; // between a box and a link that passes it
   const MARGIN = 24;
   const MOST_COLUMNS = 6; // more do not fit a screen: neighbours share one
 
@@ -158,17 +159,43 @@
     };
   }
 
-  // The curve of a link; one that goes back leaves below and comes round.
-  function curve(from, to) {
+  // How high a link passes each column between its ends: in a straight line where there is no box,
+  // else in the nearest gap between boxes, above or below them all.
+  function lanesOf(from, to, places) {
+    const between = new Map();
+    for (const place of places.values()) {
+      if (place.x <= from.x || place.x >= to.x) continue;
+      if (!between.has(place.x)) between.set(place.x, []);
+      between.get(place.x).push(place.y);
+    }
+    const columns = [...between].sort((one, other) => one[0] - other[0]);
+    const steps = to.x - from.x;
+    return columns.map(([x, tops]) => {
+      const straight = from.y + ((to.y - from.y) * (x - from.x)) / steps + HEIGHT / 2;
+      const isFree = (y) => tops.every((top) => y <= top - LANE + 1 || y >= top + HEIGHT + LANE - 1);
+      const lanes = [straight, ...tops.flatMap((top) => [top - LANE, top + HEIGHT + LANE])].filter(isFree);
+      lanes.sort((one, other) => Math.abs(one - straight) - Math.abs(other - straight) || one - other);
+      return { x, y: lanes[0] };
+    });
+  }
+
+  // The curve of a link, past the boxes between its ends; one that goes back leaves below and comes
+  // round.
+  function curve(from, to, places) {
     const [x1, y1] = [from.x + WIDTH, from.y + HEIGHT / 2];
     const [x2, y2] = [to.x, to.y + HEIGHT / 2];
+    if (x2 > x1) {
+      const bend = (ax, ay, bx, by) => `C${(ax + bx) / 2},${ay} ${(ax + bx) / 2},${by} ${bx},${by}`;
+      let [path, x, y] = [`M${x1},${y1}`, x1, y1];
+      for (const lane of lanesOf(from, to, places)) {
+        path += `${bend(x, y, lane.x, lane.y)}H${lane.x + WIDTH}`;
+        [x, y] = [lane.x + WIDTH, lane.y];
+      }
+      return path + bend(x, y, x2, y2);
+    }
     if (from === to) {
       const y = from.y + HEIGHT;
       return `M${from.x + WIDTH - 40},${y}c0,22 -60,22 -60,0`;
-    }
-    if (x2 > x1) {
-      const middle = (x1 + x2) / 2;
-      return `M${x1},${y1}C${middle},${y1} ${middle},${y2} ${x2},${y2}`;
     }
     // Of the same column, or back: round the outside, so that it crosses no box beside it.
     const reach = x2 === from.x ? ACROSS * 0.6 : 60;

@@ -88,7 +88,7 @@
       const [from, to] = [place.places.get(link.src), place.places.get(link.dst)];
       if (!from || !to) continue;
       const failed = ctk.isFailing(link.sums);
-      parts.push(`<path d="${ctk.curve(from, to)}" fill="none" stroke="${failed ? "#c0262d" : "#8a94a6"}"${failed ? ' stroke-dasharray="6 4"' : ""} />`);
+      parts.push(`<path d="${ctk.curve(from, to, place.places)}" fill="none" stroke="${failed ? "#c0262d" : "#8a94a6"}"${failed ? ' stroke-dasharray="6 4"' : ""} />`);
     }
     for (const box of graph.boxes.values()) {
       const at = place.places.get(box.key);

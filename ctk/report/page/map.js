@@ -4,7 +4,6 @@
 (function (ctk) {
   const { html, useEffect, useMemo, useRef, useState } = htmPreact;
   const ZOOMS = [0.25, 2];
-  const LEGIBLE = 0.7; // smaller, names can't be read: the view scrolls instead
 
   function widthOf(link, measured) {
     const weight = measured ? ctk.bytesOf(link.sums) || 0 : link.sums.connections;
@@ -83,7 +82,7 @@
       const name = ["link"];
       if (failing) name.push("failing");
       if (selected !== null) name.push(touched ? "touched" : "quiet");
-      const path = ctk.curve(from, to);
+      const path = ctk.curve(from, to, places);
       return html`<g key=${link.key} class=${name.join(" ")} onClick=${() => onLink(link)}>
         <path class="reach" d=${path} /><path d=${path} stroke-width=${widthOf(link, measured).toFixed(1)}
           marker-end=${failing ? "url(#arrow-failing)" : "url(#arrow)"} />
@@ -98,7 +97,7 @@
     const rail = useMemo(() => new Set(place.rail), [place]);
     const fit = () => {
       const wide = view.current ? view.current.clientWidth : place.width;
-      return Math.min(1, Math.max(LEGIBLE, wide / place.width));
+      return Math.min(1, Math.max(ZOOMS[0], wide / place.width));
     };
     useEffect(() => setZoom(fit()), []);
     const scale = zoom === null ? 1 : zoom;

@@ -4,6 +4,15 @@
 (function (ctk) {
   const { html, useMemo, useState } = htmPreact;
   const FIRST = 12; // rows of a table before "more"
+  const LONG = 24; // a name that may have to be cut
+  const TAIL = 12;
+
+  // A long name, cut in the middle where it does not fit: both ends tell names apart.
+  function Cut({ text }) {
+    if (!text || text.length <= LONG) return text;
+    const at = text.length - Math.min(TAIL, text.length / 2 | 0);
+    return html`<span class="cut"><span>${text.slice(0, at)}</span><span>${text.slice(at)}</span></span>`;
+  }
 
   function Rows({ rows, head, row, caption }) {
     const [all, setAll] = useState(false);
@@ -128,8 +137,8 @@
         rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true], ["First"], ["Last"], ["Over time"]]}
         row=${(each) => {
           const steps = ctk.addedUp(doc, each.edges);
-          return html`<tr ...${exact(each.sums)} data-row="failure"><td class="name"><button type="button" class="way" title=${each.client} onClick=${() => onPick(...pickOfFailure(doc, each))}>${each.client}</button></td>
-            <td class="name" title=${each.server}>${each.server}</td><td class="port">${ctk.portOf(each)}</td>
+          return html`<tr ...${exact(each.sums)} data-row="failure"><td class="name"><button type="button" class="way" title=${each.client} aria-label=${each.client} onClick=${() => onPick(...pickOfFailure(doc, each))}><${Cut} text=${each.client} /></button></td>
+            <td class="name" title=${each.server}><${Cut} text=${each.server} /></td><td class="port">${ctk.portOf(each)}</td>
             <td class="right bad">${ctk.some(each.sums.refused)}</td><td class="right bad">${ctk.some(each.sums.unreplied)}</td>
             <td class="right">${ctk.counted(each.sums.connections)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
             <td class="time">${ctk.clock(each.last, doc.answered.since)}</td>
@@ -173,8 +182,8 @@
         head=${[["What"], ["Client"], ["Dialled"], ["Port"], ["Connections now", true], ["Before", true], ["Failed now", true]]}
         row=${(each) => {
           const { client, server, port, proto } = partsOf((each.now || each.then).key);
-          return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td>${each.how === "more" ? "3× more" : each.how}</td>
-            <td class="name"><button type="button" class="way" title=${client} onClick=${() => onPick(...pickOfChange(doc, each))}>${client}</button></td><td class="name" title=${server}>${server}</td>
+          return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td class="time">${each.how === "more" ? "3× more" : each.how}</td>
+            <td class="name"><button type="button" class="way" title=${client} aria-label=${client} onClick=${() => onPick(...pickOfChange(doc, each))}><${Cut} text=${client} /></button></td><td class="name" title=${server}><${Cut} text=${server} /></td>
             <td class="port">${ctk.portOf({ port, proto })}</td>
             <td class="right">${each.now ? ctk.counted(each.now.sums.connections) : "0"}</td>
             <td class="right">${each.then ? ctk.counted(each.then.sums.connections) : each.how === "unknown" ? "?" : "0"}</td>
@@ -234,7 +243,7 @@
   };
 
   function Lists({ doc, edges, by, onBy, onPick }) {
-    const rows = useMemo(() => ctk.groupBy(edges, (edge) => LISTS[by][1](doc, edge)), [doc, edges, by]);
+    const rows = useMemo(() => ctk.groupBy(edges, (edge) => LISTS[by][1](doc, edge), ctk.rankWeight), [doc, edges, by]);
     const total = edges.reduce((sums, edge) => ctk.addSums(sums, edge), ctk.noSums());
     const onKey = (event) => {
       const keys = Object.keys(LISTS);
@@ -250,7 +259,7 @@
         role="tab" id=${`tab-${key}`} aria-selected=${key === by ? "true" : "false"} tabindex=${key === by ? 0 : -1} aria-controls="list" onClick=${() => onBy(key)}>${title}</button>`)}</div>
       <div role="tabpanel" id="list" aria-labelledby=${`tab-${by}`}>
       <${Rows} key=${by} caption=${LISTS[by][0]} rows=${rows} head=${[[LISTS[by][0]], ["Conns", true], ["Failed", true], ["Out", true], ["In", true], ["Share", true]]}
-        row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td class="name"><button type="button" class="way" title=${group.key} onClick=${() => onPick(...pickOfList(doc, by, group))}>${group.key}</button></td>
+        row=${(group) => html`<tr data-row=${by} data-name=${group.key} ...${exact(group.sums)}><td class="name"><button type="button" class="way" title=${group.key} aria-label=${group.key} onClick=${() => onPick(...pickOfList(doc, by, group))}><${Cut} text=${group.key} /></button></td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td>
           <td class="right">${ctk.bytesOf(total) === null ? ctk.share(group.sums.connections, total.connections)

@@ -61,7 +61,7 @@
       const bars = uPlot.paths.bars({ size: [1, Infinity], align: 1 });
       const ink = style.getPropertyValue(colour).trim();
       const plot = new uPlot({
-        width, height: last ? HEIGHT : HEIGHT - TIMES + ROOM, padding: [6, 8, 0, 0],
+        width, height: last ? HEIGHT : HEIGHT - TIMES + ROOM, padding: [6, 30, 0, 0], // half of the last time's label
         legend: { show: false },
         cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false }, sync: { key: "timeline" } },
         scales: { x: { time: true, range: [times[0], times[times.length - 1]] }, y: { range: (_, low, high) => [0, high || 1] } },
