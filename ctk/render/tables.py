@@ -10,7 +10,7 @@ from ctk.ask.gaps import StoredGap
 from ctk.errors import UsageError
 from ctk.model import Finding
 from ctk.render import flowcells, layout
-from ctk.render.cells import Head, Kind, safe
+from ctk.render.cells import Head, Kind, safe, shown
 from ctk.render.encode import encoder, header
 from ctk.render.layout import BATCH, Row, Screen
 from ctk.render.pager import Sink, paged
@@ -130,21 +130,24 @@ def rows(
         found = iter(found)
         first = list(islice(found, BATCH))
         heads = [
-            Head(column, _kind(row[i] for row in first), title=column)
+            Head(column, _kind(row[i] for row in first), title=safe(column))
             for i, column in enumerate(columns)
         ]
         if output.format == "name":
             return _names((row[:1] for row in chain(first, found)), out)
         return answer(heads, chain(first, found), output, out)
     encode = encoder(output.format, columns)
+    for_terminal = out.isatty()
     if output.titled:
-        out.write(header(output.format, columns))
+        line = header(output.format, columns)
+        out.write(shown(line) if for_terminal else line)
     written = 0
     for row in found:
+        line = shown(encode(row)) if for_terminal else encode(row)
         if output.format == "json":
-            out.write((b",\n" if written else b"[") + encode(row))
+            out.write((b",\n" if written else b"[") + line)
         else:
-            out.write(encode(row) + b"\n")
+            out.write(line + b"\n")
         written += 1
     if output.format == "json":
         out.write(b"]\n" if written else b"[]\n")
