@@ -91,6 +91,16 @@ def test_what_is_asked_wrongly_is_one_line_and_exit_2(invoke, db, flags, said):
     assert "hunter2" not in result.stderr
 
 
+def test_a_damaged_state_is_one_line_and_what_to_do(invoke, db, tmp_path):
+    (tmp_path / "node.db-ship").write_bytes(b"no file of SQLite" * 100)
+    result = invoke("ship", db, "--to=clickhouse://ch", "--status")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {tmp_path}/node.db-ship is damaged\n"
+        "Try: remove it: shipping goes on where ClickHouse says\n",
+    )
+
+
 def test_nothing_to_ship_is_said(invoke):
     result = invoke("ship", "--to=chdb:///x")
     assert (result.exit_code, result.stderr) == (

@@ -220,6 +220,42 @@ def test_verify_takes_out_what_was_shipped_twice(client, tmp_path, monkeypatch, 
     assert ship(node.path, client) == Shipped()
 
 
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no file of SQLite" * 100)
+
+
+def _torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:9_000])
+
+
+def _lost_table(path: Path) -> None:
+    with sqlite3.connect(path) as conn:
+        conn.execute("DROP TABLE batch")
+
+
+@pytest.mark.parametrize("damage", [_garbage, _torn, _lost_table])
+def test_a_damaged_state_says_to_be_removed_and_shipping_goes_on(client, files, damage):
+    db, path = files[0], files[0].with_name(f"{files[0].name}-ship")
+    ship(db, client)
+    damage(path)
+    with pytest.raises(StoreError) as raised:
+        ship(db, client)
+    assert raised.value.message == f"{path} is damaged"
+    assert raised.value.hint == "remove it: shipping goes on where ClickHouse says"
+    path.unlink()
+    assert ship(db, client) == Shipped()
+
+
+def test_of_a_damaged_file_its_state_is_not_said_to_be_damaged(client, files):
+    db = files[0]
+    content = db.read_bytes()
+    db.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StoreError) as raised:
+        ship(db, client)
+    assert raised.value.message == f"{db} is damaged"
+    assert raised.value.hint == "keep it for a look, and record to a new file"
+
+
 def test_two_shippers_of_one_file_are_refused(client, files):
     with shipping(files[0], client), pytest.raises(StoreError) as raised:
         ship(files[0], client)

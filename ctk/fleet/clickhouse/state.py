@@ -22,6 +22,9 @@ from ctk.fleet.clickhouse.cut import START, Position, Rows, Span, Sums
 from ctk.store.sums import transaction
 from ctk.timespan import DAY
 
+_REMOVE = "remove it: shipping goes on where ClickHouse says"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
 _VERSION = 1
 _TABLES = """
     CREATE TABLE shipping (
@@ -310,6 +313,16 @@ def path_of(db: Path, folder: Path | None) -> Path:
     return (folder or db.parent) / f"{db.name}-ship"
 
 
+def _is_whole(conn: sqlite3.Connection) -> bool:
+    try:
+        conn.execute("EXPLAIN SELECT 1 FROM shipping, batch, told, skipped")
+        return bool(conn.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode != sqlite3.SQLITE_ERROR  # a table is missing
+    except sqlite3.DatabaseError:
+        return False
+
+
 @contextmanager
 def opened(path: Path, target: str, recording: str) -> Iterator[State]:
     """Open the state of a file for one target, which is made where there is none."""
@@ -328,9 +341,13 @@ def opened(path: Path, target: str, recording: str) -> Iterator[State]:
         if version == 0:
             conn.executescript(f"BEGIN;{_TABLES}PRAGMA user_version = {_VERSION};COMMIT;")
         elif version != _VERSION:
-            raise UsageError(f"{path} is of another version of ctk")
+            raise UsageError(f"{path} is of another version of ctk", hint=_REMOVE)
         yield State(conn, target, recording)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, zlib.error, orjson.JSONDecodeError) as error:
+        if not _is_whole(conn) or not isinstance(error, sqlite3.Error):
+            raise StoreError(f"{path} is damaged", hint=_REMOVE) from error
+        if getattr(error, "sqlite_errorcode", 0) in _DAMAGED:
+            raise  # It is the file that is shipped.
         raise StoreError(f"{path}: {error}") from error
     finally:
         conn.close()
