@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -320,6 +321,9 @@ def test_a_question_that_does_not_end_is_left_behind(fleet, monkeypatch):
         pytest.raises(CtkError, match=r"did not answer in 0\.1 s"),
     ):
         shipped.sql("select sleep(2)", limit_s=1)
+    for each in threading.enumerate():
+        if each.name == "ctk-sql":
+            each.join()
 
 
 @pytest.mark.parametrize("question", ["follow", "diff", "new", "idle", "pressure", "schema"])

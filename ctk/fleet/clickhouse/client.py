@@ -85,6 +85,8 @@ class Client:
                 found.append(self.query(sql, parameters, settings))
             except BaseException as error:  # noqa: BLE001 - who waits raises it
                 found.append(error)
+            if self._is_stuck:
+                self._made.close()
 
         # What hangs in the engine cannot be interrupted: it is left behind when the process ends.
         asking = threading.Thread(target=ask, name="ctk-sql", daemon=True)
@@ -130,7 +132,7 @@ class Client:
             )
 
     def close(self) -> None:
-        """Let go of the target, unless a question still hangs in it."""
+        """Let go of the target; where a question hangs in it, that does when it ends."""
         if not self._is_stuck:
             self._made.close()
 
