@@ -34,9 +34,9 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     whole = exact_extent(conn, held(conn))
     if whole is None or 0 in (filters.first, filters.last):
         return
-    outside = _outside(filters, *whole)
-    if outside:
-        yield outside
+    beside = outside(filters, *whole)
+    if beside:
+        yield beside
         return
     if filters.since_ns is not None or filters.until_ns is not None:
         since_ns = whole[0] if filters.since_ns is None else filters.since_ns
@@ -50,7 +50,8 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
         yield from _elsewhen(conn, filters)
 
 
-def _outside(filters: Filters, first_ns: int, end_ns: int) -> str | None:
+def outside(filters: Filters, first_ns: int, end_ns: int) -> str | None:
+    """Say that a span ends before all flows, or begins behind them; None where it does not."""
     since_ns, until_ns = filters.since_ns, filters.until_ns
     if since_ns is not None and since_ns >= end_ns:
         before = format_age(since_ns - end_ns)
