@@ -53,12 +53,31 @@ def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
     assert oct(Path("node.db-ship").stat().st_mode & 0o777) == "0o600"
 
 
+def test_how_long_rows_stay_is_changed_where_tables_are(invoke, tmp_path):
+    to = f"--to=chdb://{tmp_path}/fleet"
+    made = invoke("ship", to, "--init")
+    assert (made.stderr, made.stdout.count("ALTER")) == ("", 0)
+    changed = invoke("ship", to, "--init", "--retain=1m=7d", "--retain=1d=1d")
+    assert changed.stderr.splitlines() == [
+        "flows_1m: rows stay 7 days, before: 30 days",
+        "flows_1d: rows stay 1 day, before: 730 days",
+        "gaps: rows stay 1 day, before: 730 days",
+        "endpoints: rows stay 1 day, before: 730 days",
+        "pods: rows stay 1 day, before: 730 days",
+    ]
+    assert "ALTER TABLE ctk.flows_1m MODIFY TTL minute + INTERVAL 7 DAY;\n" in changed.stdout
+    assert invoke("ship", to, "--init", "--retain=1m=7d").stderr == ""
+    forever = invoke("ship", to, "--init", "--retain=1m=forever").stderr
+    assert forever == "flows_1m: rows stay for ever, before: 7 days\n"
+    assert invoke("ship", to, "--init").stderr == ""  # what is not named stays as it is
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--to=http://ch"], "this is not the address of a ClickHouse"),
         (["--to=chdb:///x", "--verify", "--follow"], "--follow, --verify and --status are not"),
-        (["--to=chdb:///x", "--retain=1m=30d"], "--retain is for tables that are made"),
+        (["--to=chdb:///x", "--retain=1m=30d"], "--retain changes tables"),
         (["--to=chdb:///x", "--init", "--retain=1m=90m"], "'90m' is not a number of days"),
         (["--to=chdb:///x", "--init", "--retain=2m=1d"], "'2m=1d' is not LEVEL=AGE"),
         (["--to=chdb:///x", "--init", "--retain=30d"], "'30d' is not LEVEL=AGE"),
@@ -70,6 +89,16 @@ def test_what_is_asked_wrongly_is_one_line_and_exit_2(invoke, db, flags, said):
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"Error: {said}")
     assert "hunter2" not in result.stderr
+
+
+def test_a_damaged_state_is_one_line_and_what_to_do(invoke, db, tmp_path):
+    (tmp_path / "node.db-ship").write_bytes(b"no file of SQLite" * 100)
+    result = invoke("ship", db, "--to=clickhouse://ch", "--status")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {tmp_path}/node.db-ship is damaged\n"
+        "Try: remove it: shipping goes on where ClickHouse says\n",
+    )
 
 
 def test_nothing_to_ship_is_said(invoke):

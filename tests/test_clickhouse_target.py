@@ -35,6 +35,12 @@ from ctk.fleet.clickhouse.target import Target, is_target, parse_target
             ),
         ),
         (
+            "clickhouse://ann%40corp@ch",
+            Target(
+                said="clickhouse://ann%40corp@ch:8443/ctk", host="ch", port=8443, user="ann@corp"
+            ),
+        ),
+        (
             "chdb:///var/lib/ctk%20here",
             Target(said="chdb:///var/lib/ctk here", folder=Path("/var/lib/ctk here")),
         ),
@@ -45,15 +51,24 @@ def test_a_target_says_where_and_as_whom(text, target):
     assert parse_target(text, {}) == target
 
 
+_AT = "an @ may only stand between the user and the host of an address"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("http://ch:8123", "this is not the address of a ClickHouse"),
         ("clickhouse://ch:port/ctk", "this is not the address of a ClickHouse"),
-        ("clickhouse:///ctk", "clickhouse:///ctk names no host"),
+        ("clickhouse:///ctk", "the address names no host"),
         ("clickhouse://ch/x;y", "'x;y' is not the name of a database"),
         ("chdb://relative", "the folder of a chDB is a whole path"),
         ("clickhouse://ann:hunter2@ch", "a password in the address would be seen by others"),
+        ("clickhouse://ann:12/hunter2@ch:1/ctk", _AT),
+        ("clickhouse://ann:12?hunter2@ch:1/ctk", _AT),
+        ("clickhouse+http://ann:12#hunter2@ch", _AT),
+        ("clickhouse://ann@hunter2@ch/x;y", _AT),
+        ("clickhouse://hunter2@/ctk", "the address names no host"),
+        ("clickhouse://ann/hunter2%40ch", "this is not the name of a database"),
     ],
 )
 def test_what_is_no_target_is_one_line_without_a_password(text, said):

@@ -175,6 +175,87 @@ def test_an_older_snapshot_takes_nothing_back(client, tmp_path):
     assert is_right(client, node.path)
 
 
+def halves(node: "Node", client: Client) -> Path:
+    """Ship half of a file, and give what was written beside it then; record the rest."""
+    half = SINCE + SPAN // 2
+    early = [each for each in node.rows if each.started_ns < half]
+    node.write(early[1:], half)
+    ship(node.path, client)
+    state = node.path.with_name(f"{node.path.name}-ship")
+    kept = Path(shutil.copy(state, state.with_name("kept")))
+    late = [each for each in node.rows if each.started_ns >= half]
+    node.write([early[0], *late], SINCE + SPAN, started_ns=half)
+    return kept
+
+
+def test_with_an_older_state_shipping_goes_on_where_clickhouse_says(client, tmp_path):
+    node = Node(tmp_path / "n0.db")
+    kept = halves(node, client)
+    assert ship(node.path, client).rows > 0
+    shutil.copy(kept, node.path.with_name("n0.db-ship"))
+    assert ship(node.path, client) == Shipped()
+    assert is_right(client, node.path)
+
+
+@pytest.mark.parametrize("most", [17, 90])
+def test_verify_takes_out_what_was_shipped_twice(client, tmp_path, monkeypatch, most):
+    """As by two copies at once, neither of which saw the other."""
+    node = Node(tmp_path / "n0.db")
+    kept = halves(node, client)
+    ship(node.path, client)
+    last = client.query(
+        f"SELECT max(batch) FROM batches WHERE recording = '{recording(node.path)}'"
+    ).rows[0][0]
+    shutil.copy(kept, node.path.with_name("n0.db-ship"))
+    with monkeypatch.context() as patched, shipping(node.path, client, most) as shipper:
+        patched.setattr(Shipper, "greet", lambda self, client: None)
+        shipper.state.adopt([], last, [])
+        assert shipper.ship(client).rows > 0
+    assert there(client, node.path) != in_file(node.path)
+    with shipping(node.path, client) as shipper:
+        found = verify(shipper, client)
+    assert found.repaired > 0
+    assert found.wrong == []
+    assert is_right(client, node.path)
+    assert ship(node.path, client) == Shipped()
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no file of SQLite" * 100)
+
+
+def _torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:9_000])
+
+
+def _lost_table(path: Path) -> None:
+    with sqlite3.connect(path) as conn:
+        conn.execute("DROP TABLE batch")
+
+
+@pytest.mark.parametrize("damage", [_garbage, _torn, _lost_table])
+def test_a_damaged_state_says_to_be_removed_and_shipping_goes_on(client, files, damage):
+    db, path = files[0], files[0].with_name(f"{files[0].name}-ship")
+    ship(db, client)
+    damage(path)
+    with pytest.raises(StoreError) as raised:
+        ship(db, client)
+    assert raised.value.message == f"{path} is damaged"
+    assert raised.value.hint == "remove it: shipping goes on where ClickHouse says"
+    path.unlink()
+    assert ship(db, client) == Shipped()
+
+
+def test_of_a_damaged_file_its_state_is_not_said_to_be_damaged(client, files):
+    db = files[0]
+    content = db.read_bytes()
+    db.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StoreError) as raised:
+        ship(db, client)
+    assert raised.value.message == f"{db} is damaged"
+    assert raised.value.hint == "keep it for a look, and record to a new file"
+
+
 def test_two_shippers_of_one_file_are_refused(client, files):
     with shipping(files[0], client), pytest.raises(StoreError) as raised:
         ship(files[0], client)

@@ -14,8 +14,8 @@ import ctk
 from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes, Widened
 from ctk.ask.recording import Recording
 from ctk.ask.sums import NOTHING
-from ctk.errors import UsageError
-from ctk.fleet.clickhouse import brought, tables
+from ctk.errors import CtkError, UsageError
+from ctk.fleet.clickhouse import brought, sql, tables
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.ship import shipper_of
 from ctk.fleet.clickhouse.target import parse_target
@@ -185,6 +185,12 @@ def test_what_is_brought_in_hours_begins_with_the_bucket_that_the_span_begins_in
     assert found.rows == both[0].top(**how | {"since": SINCE + HOUR}).rows
 
 
+def test_the_whole_was_first_seen_when_the_first_of_its_groups_was(both):
+    found = both[1].top(by="pod", sort="first_seen", limit=None)
+    assert found.totals.first_seen_ns == min(row.counts.first_seen_ns for row in found.rows)
+    assert both[1].top(by="pod", seen=True, namespace="nowhere").totals.first_seen_ns is None
+
+
 def test_past_the_bound_sums_are_answered_and_what_needs_rows_says_to_narrow(fleet, monkeypatch):
     monkeypatch.setattr(brought, "MOST_ROWS", 10)
     with ctk.open(fleet.target) as shipped, ctk.open(fleet.merged) as file:
@@ -250,6 +256,7 @@ def test_sql_is_clickhouse_s_own_and_only_reads(both, fleet):
     for text, said in (
         ("DROP TABLE flows_1m", "the SQL may only read"),
         ("INSERT INTO gaps SELECT * FROM gaps", "the SQL may only read"),
+        ("SELECT 1 frm a b", r"bad SQL: Syntax error: .*: a b\n"),
         ("SELECT nope FROM flows_1m", "bad SQL: Unknown expression"),
         ("SELECT sum(sipHash64(number)) FROM numbers(100000000000)", "took longer than 0.2 s"),
     ):
@@ -258,6 +265,58 @@ def test_sql_is_clickhouse_s_own_and_only_reads(both, fleet):
         assert refused.value.hint
     with pytest.raises(UsageError, match=r"the SQL has no \{ip:String\}"):
         shipped.sql("SELECT 1", ip="10.0.0.1")
+
+
+OUTSIDE = (
+    "insert into function file('/tmp/x', 'CSV', 'a UInt8') values (1)",
+    "select 1 into outfile '{out}'",
+    "select 1 /* a /* b */ */ InTo--\nOutfile '{out}'",
+    "select 1 AS a$x$, '$x$' into outfile '{out}' -- $x$",
+    "select * from file('{secret}', 'LineAsString')",
+    "select * from flows_1d, `file`('{secret}', 'LineAsString')",
+    "select file('{secret}')",
+    "describe file('{secret}', 'LineAsString')",
+    "describe (select * from flows_1d, url ('http://127.0.0.1:9/', 'LineAsString'))",
+    "select * from url('http://127.0.0.1:9/', 'LineAsString')",
+    "select * from remote('127.0.0.1:9', system.one)",
+    "select 1 settings max_execution_time = 0",
+    "select 1 settings readonly, `max_memory_usage` = 0",
+    "select 1 settings\u200blimit, max_execution_time = 0",
+    "select 1 format CSV",
+    "select 1; drop table flows_1d",
+    "set max_execution_time = 0",
+    "/* select */ drop table flows_1d",
+)
+
+
+@pytest.mark.parametrize("text", OUTSIDE)
+def test_sql_neither_writes_nor_reads_outside_nor_takes_limits_off(both, tmp_path, text):
+    secret, out = tmp_path / "secret", tmp_path / "out"
+    secret.write_text("secret\n")
+    text = text.replace("{secret}", str(secret)).replace("{out}", str(out))
+    with pytest.raises(UsageError, match=r"^the SQL (may|is more)"):
+        both[1].sql(text)
+    assert not out.exists()
+
+
+def test_words_that_only_look_like_settings_or_formats_are_answered(both):
+    for text in (
+        "select settings from recordings where settings = '' limit 1",
+        "select format('{}', settings), settings as a from recordings order by settings desc",
+        "select 'into outfile x settings a = 1 format CSV' -- insert into\n, `outfile` from"
+        ' (select 1 as "outfile") ;',
+        "with a as (select 1) select * from a, numbers(2) as b",
+    ):
+        list(both[1].sql(text))
+
+
+def test_a_question_that_does_not_end_is_left_behind(fleet, monkeypatch):
+    monkeypatch.setattr(sql, "_GRACE_S", -0.9)
+    with (
+        ctk.open(fleet.target) as shipped,
+        pytest.raises(CtkError, match=r"did not answer in 0\.1 s"),
+    ):
+        shipped.sql("select sleep(2)", limit_s=1)
 
 
 @pytest.mark.parametrize("question", ["follow", "diff", "new", "idle", "pressure", "schema"])

@@ -58,7 +58,8 @@ def _retention(text: str) -> dict[str, int | None]:
     type=_retention,
     callback=lambda ctx, option, each: {level: days for of in each for level, days in of.items()},
     metavar="LEVEL=AGE",
-    help="With --init: how long rows stay: 1m=30d, 1h=90d, 1d=730d are the defaults; or forever.",
+    help="With --init: how long rows stay, also where tables are: 1m=30d, 1h=90d, 1d=730d are the"
+    " defaults; or forever.",
 )
 @click.option("--verify", is_flag=True, help="Compare what is there with DB, and repair it.")
 @click.option("--status", is_flag=True, help="Say how far DB is shipped; asks nobody.")
@@ -102,7 +103,7 @@ def ship(
     if sum((follow, verify, status)) > 1:
         raise UsageError("--follow, --verify and --status are not asked together")
     if retain and not init:
-        raise UsageError("--retain is for tables that are made", hint="add --init")
+        raise UsageError("--retain changes tables", hint="add --init")
     if not dbs and not init:
         raise UsageError("there is nothing to ship", hint=f"ctk ship node.db --to {target.said}")
     if status:
@@ -118,13 +119,16 @@ def ship(
 
 
 def _make(target: "Target", retain: dict[str, int | None]) -> None:
-    from ctk.fleet.clickhouse import tables
+    from ctk.fleet.clickhouse import retention, tables
     from ctk.fleet.clickhouse.client import opened
 
     with opened(target, database=False) as client:
         tables.make(client, retain)
-    for statement in tables.ddl(target.database, retain):
+        changed = list(retention.change(client, retain))
+    for statement in (*tables.ddl(target.database, retain), *(each for each, _ in changed)):
         click.echo(f"{statement};\n")
+    for _, said in changed:
+        remark(said)
 
 
 def _once(dbs: tuple[Path, ...], target: "Target", folder: Path | None, *, verify: bool) -> None:

@@ -88,7 +88,7 @@ def chosen(columns: Sequence[str], offered: Sequence[tuple[str, ...]]) -> list[i
     return [named[column.lower()] for column in columns]
 
 
-# So many columns are told where none is near to what was asked for: `byts` is, `nope` to `node` not.
+# So many columns are told where none is near to what was asked for, as `bytes` is to `byts`.
 _TOLD = 8
 _NEAR = 0.8
 

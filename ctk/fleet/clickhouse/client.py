@@ -7,6 +7,7 @@ again what is there.
 
 import logging
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -23,6 +24,10 @@ _LATER = (159, 202, 209, 210, 241, 242, 252, 319, 999)
 
 class AwayError(CtkError):
     """ClickHouse did not answer, or cannot now: what was written may be there or not."""
+
+
+class OverdueError(CtkError):
+    """ClickHouse went on past the time that it was given."""
 
 
 class NoTablesError(UsageError):
@@ -46,6 +51,7 @@ class Client:
     def __init__(self, target: Target, made: Any) -> None:
         self.target = target
         self._made = made
+        self._is_stuck = False
 
     def query(
         self,
@@ -59,6 +65,34 @@ class Client:
                 sql, parameters=dict(parameters or {}), settings=dict(settings or {})
             )
             return Answer(found.column_names, found.result_rows)
+
+    def query_within(
+        self,
+        limit_s: float,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> Answer:
+        """Ask as `query` does, but wait no longer: an OverdueError, and the client is of no use."""
+        found: list[Answer | BaseException] = []
+
+        def ask() -> None:
+            try:
+                found.append(self.query(sql, parameters, settings))
+            except BaseException as error:  # noqa: BLE001 - who waits raises it
+                found.append(error)
+
+        # What hangs in the engine cannot be interrupted: it is left behind when the process ends.
+        asking = threading.Thread(target=ask, name="ctk-sql", daemon=True)
+        asking.start()
+        asking.join(limit_s)
+        if not found:
+            self._is_stuck = True
+            raise OverdueError(f"{self.target.said} did not answer in {limit_s:g} s")
+        (answer,) = found
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def command(
         self,
@@ -92,7 +126,9 @@ class Client:
             )
 
     def close(self) -> None:
-        self._made.close()
+        """Let go of the target, unless a question still hangs in it."""
+        if not self._is_stuck:
+            self._made.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -50,6 +50,10 @@ class Position(NamedTuple):
     at_ns: int
     late_id: int
 
+    def is_after(self, end: "Position") -> bool:
+        """Say whether nothing of what is shipped up to `end` is shipped from here on."""
+        return self.at_ns >= end.at_ns and self.late_id >= end.late_id
+
 
 START = Position(-FOREVER_NS, 0)
 

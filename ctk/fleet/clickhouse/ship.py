@@ -10,7 +10,7 @@ ClickHouse does not insert twice; and hours and days, which are made of it, are 
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from hashlib import blake2b
@@ -149,7 +149,7 @@ class Shipper:
     def anew(self, client: Client, batch: Batch) -> Batch:
         """Take a batch out, so that it can be sent by another token."""
         state, rows = self.state, self.state.rows(batch.batch)
-        batch = batch._replace(repairs=batch.repairs + 1, tries=batch.tries or 1)
+        batch = batch._replace(repairs=time.time_ns(), tries=batch.tries or 1)
         state.fix(batch, rows)
         take_out(client, state.recording, batch.batch)
         return batch
@@ -168,36 +168,46 @@ class Shipper:
         client.insert("batches", columns, [[value] for value in row], {"async_insert": 0})
 
     def greet(self, client: Client) -> None:
-        """Look what ClickHouse has of this file: a copy of it may have been shipped further."""
-        if self._greeted:
-            return
-        tables.check(client)
-        self._keep_days = tables.kept_days(client)["flows_1m"]
+        """
+        Go on where ClickHouse says: a copy of this file may have been shipped further.
+
+        So may this one, where what was written beside it is older, or gone.
+        """
         state = self.state
-        known = list(told.batches(client, state.recording))
-        others = [each for each in known if each["shipper"] != state.shipper]
-        ours = {each["batch"] for each in known if each["shipper"] == state.shipper}
-        if twice := sorted({each["batch"] for each in others if each["batch"] in ours}):
+        last = state.last_batch
+        first = not self._greeted
+        if first:
+            tables.check(client)
+            self._keep_days = tables.kept_days(client)["flows_1m"]
+        known = list(told.batches(client, state.recording, 0 if first else last))
+        if first:
+            self._note_copies(known)
+        spans = [batch_told(each) for each in known]
+        newer = [each for each in spans if each.batch > last]
+        open_batch = state.open_batch()
+        is_sent_now = open_batch is not None and open_batch.batch > last
+        if open_batch is not None and is_sent_now and newer:
+            # It is there, or a copy sent another by its number: what is left is cut anew.
+            state.forget(open_batch.batch)
+            is_sent_now = False
+        told_last = max((each.batch for each in newer), default=last)
+        newest = told_last
+        if first and not is_sent_now:
+            # Whoever sent these had not told how far they go, and whoever knew is gone.
+            newest = max(self._newest_batch(client), told_last)
+            for batch in range(told_last + 1, newest + 1):
+                take_out(client, state.recording, batch)
+        state.adopt(newer, newest, (each.span.until for each in spans))
+        self._greeted = True
+
+    def _note_copies(self, known: Sequence[Mapping[str, Any]]) -> None:
+        own = self.state.shipper
+        ours = {each["batch"] for each in known if each["shipper"] == own}
+        if twice := {each["batch"] for each in known if each["shipper"] != own} & ours:
             self.notes.append(
                 f"two copies of {self.db.name} were shipped at once, {len(twice)} batches of them:"
                 " `ctk ship --verify` repairs what was shipped twice"
             )
-        last = state.last_batch
-        newer = [each for each in others if each["batch"] > last]
-        newest = self._newest_batch(client)
-        told_last = max((each["batch"] for each in known), default=0)
-        open_batch = state.open_batch()
-        if open_batch is not None and newer:
-            # What we were about to send, a copy may have sent: it is cut anew after that.
-            state.forget(open_batch.batch)
-            open_batch = None
-        if newest > max(told_last, last) and open_batch is None:
-            # Whoever sent it had not told how far it goes, and whoever knew is gone.
-            for batch in range(max(told_last, last) + 1, newest + 1):
-                take_out(client, state.recording, batch)
-        if newer or (newest > last and open_batch is None):
-            state.adopt(map(batch_told, newer), max(newest, told_last))
-        self._greeted = True
 
     def _newest_batch(self, client: Client) -> int:
         found = client.query(

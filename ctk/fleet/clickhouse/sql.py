@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from ctk.ask.caveats import Caveat
 from ctk.ask.sql import SqlAnswer, SqlValue
 from ctk.errors import CtkError, UsageError
-from ctk.fleet.clickhouse.client import AwayError, Client
+from ctk.fleet.clickhouse.client import AwayError, Client, OverdueError
+from ctk.fleet.clickhouse.statement import HINT, check
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
 
 _MOST_ROWS = 1_000_000  # of an answer: all of it is held here
+_GRACE_S = 5  # that ClickHouse has to say itself that it took too long
 _HINT = "SELECT ... FROM flows_1m; ctk ship --init prints the tables"
 
 
@@ -28,7 +30,8 @@ class ShippedSql(SqlAnswer):
         memory_bytes: int | None,
         caveats: tuple[Caveat, ...],
     ) -> None:
-        """Run a statement that cannot write; what is given must stand in it as {name:Type}."""
+        """Run a statement that only reads; what is given must stand in it as {name:Type}."""
+        check(client, text)
         ends = {"since_ns": span.since_ns, "until_ns": span.until_ns}
         for name in (*given, *(name for name, end in ends.items() if end is not None)):
             if not _is_bound(name, text):
@@ -43,16 +46,16 @@ class ShippedSql(SqlAnswer):
         }
         # Where nothing is bound the client is told of nothing, or % would be a sign to it.
         bound = {name: value for name, value in bound.items() if _is_bound(name, text)}
-        # 2: nothing is written, but settings may be given, as the client does.
+        # 1: nothing is written, no file, address or other server is read, no setting is changed.
         settings: dict[str, object] = {
-            "readonly": 2,
+            "readonly": 1,
             "max_execution_time": limit_s,
             "max_result_rows": _MOST_ROWS,
         }
         if memory_bytes is not None:
             settings["max_memory_usage"] = memory_bytes
         try:
-            found = client.query(text, bound, settings)
+            found = client.query_within(limit_s + _GRACE_S, text, bound, settings)
         except CtkError as error:
             raise _explained(error, limit_s) from error
         self.columns = tuple(found.names)
@@ -79,7 +82,7 @@ def _is_bound(name: str, text: str) -> bool:
 def _explained(error: CtkError, limit_s: float) -> CtkError:
     said = error.message
     if "readonly mode" in said:
-        return UsageError("the SQL may only read", hint="a question only reads: SELECT or WITH")
+        return UsageError("the SQL may only read", hint=HINT)
     if "Timeout exceeded" in said:
         return UsageError(
             f"the SQL took longer than {limit_s:g} s", hint="ask for less, or give --timeout 5m"
@@ -88,8 +91,9 @@ def _explained(error: CtkError, limit_s: float) -> CtkError:
         return UsageError(
             "the SQL took more memory than it may", hint="ask for less, or give --memory 1GiB"
         )
-    if isinstance(error, AwayError):
+    if isinstance(error, (AwayError, OverdueError)):
         return error
     # What else it says is the statement, and the settings.
+    said = re.sub(r" SETTINGS readonly = .*", "", said)
     what = re.split(r" in scope ", said.partition(": ")[2], flags=re.IGNORECASE)[0]
     return UsageError(f"bad SQL: {what or said}", hint=_HINT)

@@ -22,6 +22,9 @@ from ctk.fleet.clickhouse.cut import START, Position, Rows, Span, Sums
 from ctk.store.sums import transaction
 from ctk.timespan import DAY
 
+_REMOVE = "remove it: shipping goes on where ClickHouse says"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
 _VERSION = 1
 _TABLES = """
     CREATE TABLE shipping (
@@ -45,7 +48,7 @@ _TABLES = """
         bytes_out INTEGER NOT NULL,
         bytes_in INTEGER NOT NULL,
         tries INTEGER NOT NULL DEFAULT 0,
-        repairs INTEGER NOT NULL DEFAULT 0, -- a token is never used for other rows
+        repairs INTEGER NOT NULL DEFAULT 0, -- when it was: a token is never used for other rows
         packed BLOB, -- the rows, until it is known that they are there
         PRIMARY KEY (target, batch)
     );
@@ -94,6 +97,16 @@ class Batch(NamedTuple):
     @property
     def sums(self) -> Sums:
         return Sums(self.rows, self.connections, self.bytes_out, self.bytes_in)
+
+    def emptied(self, at: Position) -> "Batch":
+        """Give what is told of a batch that was taken out: its number is not used again."""
+        return self._replace(
+            from_ns=at.at_ns,
+            until_ns=at.at_ns,
+            late_from=at.late_id,
+            late_until=at.late_id,
+            **Sums(0, 0, 0, 0)._asdict(),
+        )
 
     def token(self, recording: str) -> str:
         """Give what tells ClickHouse that a block is this one."""
@@ -214,18 +227,20 @@ class State:
             _, late_id = self.position
             self._move(self.last_batch, Position(span[1], late_id))
 
-    def adopt(self, batches: Iterable[Batch], last: int) -> None:
-        """Go on where batches that are there end; the next is numbered after `last`."""
+    def adopt(self, batches: Iterable[Batch], last: int, ends: Iterable[Position]) -> None:
+        """Go on where what is there ends, if that is further; the next is numbered after `last`."""
+        position = Position(*map(max, *ends, self.position, self.position))
+        if (last, position) == (self.last_batch, self.position):
+            return
         with transaction(self._conn):
-            position = self.position
-            for each in batches:
-                self._conn.execute(
-                    f"INSERT OR REPLACE INTO batch (target, {_BATCH}, packed)"
-                    f" VALUES ({', '.join('?' * (len(each) + 1))}, NULL)",
-                    (self._target, *each),
-                )
-                position = Position(*map(max, position, each.span.until))
+            self._replace(batches)
             self._move(last, position)
+
+    def take_back(self, batches: Iterable[Batch], position: Position) -> None:
+        """Write what batches are now; what comes after `position` is to be shipped again."""
+        with transaction(self._conn):
+            self._replace(batches)
+            self._move(self.last_batch, position)
 
     def forget(self, batch: int) -> None:
         """Throw away an open batch."""
@@ -267,6 +282,14 @@ class State:
                 (self._target, before_ns // DAY),
             )
 
+    def _replace(self, batches: Iterable[Batch]) -> None:
+        for each in batches:
+            self._conn.execute(
+                f"INSERT OR REPLACE INTO batch (target, {_BATCH}, packed)"
+                f" VALUES ({', '.join('?' * (len(each) + 1))}, NULL)",
+                (self._target, *each),
+            )
+
     def _skip(self, span: tuple[int, int] | None) -> None:
         if span is not None:
             self._conn.execute(
@@ -290,6 +313,16 @@ def path_of(db: Path, folder: Path | None) -> Path:
     return (folder or db.parent) / f"{db.name}-ship"
 
 
+def _is_whole(conn: sqlite3.Connection) -> bool:
+    try:
+        conn.execute("EXPLAIN SELECT 1 FROM shipping, batch, told, skipped")
+        return bool(conn.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode != sqlite3.SQLITE_ERROR  # a table is missing
+    except sqlite3.DatabaseError:
+        return False
+
+
 @contextmanager
 def opened(path: Path, target: str, recording: str) -> Iterator[State]:
     """Open the state of a file for one target, which is made where there is none."""
@@ -308,9 +341,13 @@ def opened(path: Path, target: str, recording: str) -> Iterator[State]:
         if version == 0:
             conn.executescript(f"BEGIN;{_TABLES}PRAGMA user_version = {_VERSION};COMMIT;")
         elif version != _VERSION:
-            raise UsageError(f"{path} is of another version of ctk")
+            raise UsageError(f"{path} is of another version of ctk", hint=_REMOVE)
         yield State(conn, target, recording)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, zlib.error, orjson.JSONDecodeError) as error:
+        if not _is_whole(conn) or not isinstance(error, sqlite3.Error):
+            raise StoreError(f"{path} is damaged", hint=_REMOVE) from error
+        if getattr(error, "sqlite_errorcode", 0) in _DAMAGED:
+            raise  # It is the file that is shipped.
         raise StoreError(f"{path}: {error}") from error
     finally:
         conn.close()

@@ -341,7 +341,7 @@ def _top_sql(rows: str, groups: Sequence[Group], width: int, sort: str | None, s
     """
     names = [f"k{i}" for i in range(width)]
     read = _READ | ({name: name for name in _SEEN} if seen else {})
-    added = {"first_seen_ns": "min", "last_seen_ns": "max"}
+    added = {"first_seen_ns": "minOrNull", "last_seen_ns": "maxOrNull"}
     arms = [
         f"SELECT {', '.join(f'{sql} AS k{i}' for i, sql in enumerate(group.keys))},"
         f" ({group.whole}) AS whole, ({_lost(group.keys)}) AS lost,"

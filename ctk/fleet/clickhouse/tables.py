@@ -19,7 +19,7 @@ from typing import NamedTuple, get_args, get_type_hints
 from ctk.fleet.clickhouse.client import Client, NoTablesError
 from ctk.store.columns import COUNT_KEYS, FLOW_COLUMNS, FOLDED_KEYS, IDENTITY_KEYS, FlowRecord
 
-VERSION = 1  # of the tables, told in the comment of flows_1m
+_COMMENT = "ctk, tables 1"  # tells their version
 
 _TEXT, _TEXT_OR_NULL = "LowCardinality(String)", "LowCardinality(Nullable(String))"
 _NUMBERS = {
@@ -111,8 +111,7 @@ def settings_of(token: str) -> dict[str, object]:
     }
 
 
-# What is told beside flows: the newest row of a key holds. `told_ns` is how far the file went that
-# told it, so that an older snapshot takes nothing back; of batches, when it was told.
+# What is told beside flows. Of a key the row holds whose file goes furthest, which is `told_ns`.
 TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
     "recordings": (
         {
@@ -243,7 +242,12 @@ TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
         "recording, batch, shipper",
     ),
 }
-_KEPT_DAYS = {"gaps": "ended_ns", "endpoints": "valid_to_ns", "pods": "valid_to_ns"}
+_ENDS = {"gaps": "ended_ns", "endpoints": "valid_to_ns", "pods": "valid_to_ns"}
+# From when on the days count for which a row stays; it is as long as flows stay by day.
+KEPT_UNTIL: Mapping[str, str] = {
+    table: f"toDateTime(intDiv(ifNull({column}, told_ns), 1000000000), 'UTC')"
+    for table, column in _ENDS.items()
+}
 
 
 def ddl(database: str, keep: Mapping[str, int | None] | None = None) -> Iterator[str]:
@@ -279,7 +283,7 @@ def check(client: Client) -> None:
     said = client.target.said
     if not found:
         raise NoTablesError(f"{said} has no tables of ctk", hint=f"ctk ship --init --to {said}")
-    if found[0][0] != _comment():
+    if found[0][0] != _COMMENT:
         raise NoTablesError(
             f"{said} has tables of another version of ctk",
             hint="ship to another database, or ask with the version that made it",
@@ -287,17 +291,13 @@ def check(client: Client) -> None:
 
 
 def kept_days(client: Client) -> Mapping[str, int | None]:
-    """Give how many days the rows of each level stay, by its table; None is for ever."""
+    """Give how many days the rows of each table stay; None is for ever."""
     found = client.query(
-        "SELECT name, extract(engine_full, 'TTL \\\\w+ \\\\+ toIntervalDay\\\\(([0-9]+)\\\\)')"
-        " FROM system.tables WHERE database = {database:String} AND name LIKE 'flows_1_'",
+        "SELECT name, extract(engine_full, 'TTL .*toIntervalDay\\\\(([0-9]+)\\\\)')"
+        " FROM system.tables WHERE database = {database:String}",
         {"database": client.target.database},
     )
     return {name: int(days) if days else None for name, days in found.rows}
-
-
-def _comment() -> str:
-    return f"ctk, tables {VERSION}"
 
 
 def _lines(columns: Iterator[str]) -> str:
@@ -327,7 +327,7 @@ def _table_of(database: str, level: Level, keep_days: int | None) -> str:
         f"{kept}"
         f"SETTINGS allow_nullable_key = 1, non_replicated_deduplication_window = {WINDOW},"
         " ttl_only_drop_parts = 1\n"
-        f"COMMENT '{_comment()}'"
+        f"COMMENT '{_COMMENT}'"
     )
 
 
@@ -390,12 +390,10 @@ def _told(
         for name in at
     ]
     kept = ""
-    column = _KEPT_DAYS.get(table)
-    if column is not None and keep_days is not None:
-        until = f"toDateTime(intDiv(ifNull({column}, told_ns), 1000000000), 'UTC')"
-        kept = f"TTL {until} + INTERVAL {keep_days} DAY\n"
+    if table in KEPT_UNTIL and keep_days is not None:
+        kept = f"TTL {KEPT_UNTIL[table]} + INTERVAL {keep_days} DAY\n"
     return (
         f"CREATE TABLE IF NOT EXISTS {database}.{table} (\n{_lines(iter(lines))}\n)\n"
         f"ENGINE = ReplacingMergeTree(told_ns)\nORDER BY ({key})\n{kept}"
-        f"COMMENT '{_comment()}'"
+        f"COMMENT '{_COMMENT}'"
     )

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from ctk.errors import UsageError
 
@@ -64,18 +64,24 @@ def parse_target(text: str, environ: Mapping[str, str] | None = None) -> Target:
         raise UsageError(
             "a password in the address would be seen by others", hint=f"set {PASSWORD} instead"
         )
+    # What is left of the last "@" may be a password with a "/", "?" or "@" in it.
+    if url.scheme != "chdb" and (text.count("@") > 1 or ("@" in text and "@" not in url.netloc)):
+        raise UsageError(
+            "an @ may only stand between the user and the host of an address",
+            hint=f"write others as %40, and set {PASSWORD} for a password",
+        )
     settings = dict(parse_qsl(url.query, keep_blank_values=True))
     if url.scheme == "chdb":
         return _embedded(url, settings)
     if not url.hostname:
-        raise UsageError(f"{text} names no host", hint=_HINT)
+        raise UsageError("the address names no host", hint=_HINT)
     database = unquote(url.path.strip("/")) or DATABASE
     secure = url.scheme == "clickhouse"
     port = port or _PORTS[url.scheme]
-    user = None if url.username is None else unquote(url.username)
+    user = unquote(url.username or "") or None
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return Target(
-        said=f"{url.scheme}://{f'{user}@' if user else ''}{host}:{port}/{database}",
+        said=f"{url.scheme}://{f'{quote(user)}@' if user else ''}{host}:{port}/{database}",
         database=_checked(database),
         host=url.hostname,
         port=port,
@@ -96,7 +102,8 @@ def _embedded(url: SplitResult, settings: Mapping[str, str]) -> Target:
 
 def _checked(database: str) -> str:
     if not database.replace("_", "").isalnum() or not database.isascii():
-        raise UsageError(f"{database!r} is not the name of a database", hint=_HINT)
+        named = "this" if "@" in database else repr(database)
+        raise UsageError(f"{named} is not the name of a database", hint=_HINT)
     return database
 
 

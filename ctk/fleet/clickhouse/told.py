@@ -138,12 +138,12 @@ def _digest(row: Sequence[object]) -> int:
     return int.from_bytes(blake2b(packed, digest_size=7).digest(), "big")
 
 
-def batches(client: Client, recording: str) -> Iterator[Mapping[str, Any]]:
+def batches(client: Client, recording: str, after: int = 0) -> Iterator[Mapping[str, Any]]:
     """Yield the batches of a file that ClickHouse has been told of, oldest first."""
     found = client.query(
         "SELECT * EXCEPT (told_ns) FROM batches FINAL WHERE recording = {recording:String}"
-        " ORDER BY batch",
-        {"recording": recording},
+        " AND batch > {after:UInt32} ORDER BY batch",
+        {"recording": recording, "after": after},
     )
     for row in found.rows:
         yield dict(zip(found.names, row, strict=True))

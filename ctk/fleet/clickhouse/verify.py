@@ -1,9 +1,10 @@
 """
 What was shipped of a file against what is there: batch by batch, then day by day.
 
-A batch that is not there as it was sent is taken out and sent anew, as long as the file has its
-rows. Hours and days that are not what their minutes say are made anew. Then the sums of a day in
-ClickHouse are those of the file, from whichever of its tables hold that day.
+What two batches have is taken out of the later. A batch that is not there as it was sent is taken
+out and sent anew, as long as the file has its rows. Hours and days that are not what their minutes
+say are made anew. Then the sums of a day in ClickHouse are those of the file, from whichever of its
+tables hold that day.
 """
 
 import sqlite3
@@ -15,7 +16,7 @@ from ctk.ask.connection import one_moment
 from ctk.ask.spans import Piece, cover, held
 from ctk.fleet.clickhouse import levels, tables, told
 from ctk.fleet.clickhouse.client import Client
-from ctk.fleet.clickhouse.cut import Position, Sums, read
+from ctk.fleet.clickhouse.cut import START, Position, Sums, read
 from ctk.fleet.clickhouse.ship import Shipper, batch_told, take_out
 from ctk.fleet.clickhouse.state import Batch
 from ctk.store.columns import COUNT_KEYS
@@ -23,6 +24,7 @@ from ctk.store.rollup import floor
 from ctk.timespan import DAY, MINUTE, format_time
 
 _SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)
+_NOTHING = Sums(0, 0, 0, 0)
 _IN_DAY = " AND started_ns >= ? AND started_ns < ?"
 
 
@@ -43,14 +45,16 @@ def verify(shipper: Shipper, client: Client) -> Verified:
     found = Verified()
     keep_days = tables.kept_days(client)["flows_1m"]
     state = shipper.state
-    expected = {each.batch: each for each in map(batch_told, told.batches(client, state.recording))}
-    expected |= {each.batch: each for each in state.batches()}
+
+    def is_kept(batch: Batch) -> bool:
+        return keep_days is None or (batch.day + keep_days) * DAY > time.time_ns()
+
+    _take_out_twice(shipper, client, list(filter(is_kept, _expected(shipper, client))), found)
+    expected = {each.batch: each for each in _expected(shipper, client)}
     there = _there(client, state.recording)
-    for batch in expected.values():
-        if keep_days is not None and (batch.day + keep_days) * DAY <= time.time_ns():
-            continue
+    for batch in filter(is_kept, expected.values()):
         found.batches += 1
-        if there.get(batch.batch) != batch.sums:
+        if there.get(batch.batch, _NOTHING) != batch.sums:
             _repair(shipper, client, batch, there.get(batch.batch), found)
     for number in there.keys() - expected.keys():
         take_out(client, state.recording, number)
@@ -60,6 +64,59 @@ def verify(shipper: Shipper, client: Client) -> Verified:
         found.repaired += levels.repair(client, state.recording, day)
     _compare_days(shipper, client, list(expected.values()), days, found)
     return found
+
+
+def _expected(shipper: Shipper, client: Client) -> Sequence[Batch]:
+    """Give what was shipped, by number: what is known here, and what copies told."""
+    recording = shipper.state.recording
+    found = {each.batch: each for each in map(batch_told, told.batches(client, recording))}
+    found |= {each.batch: each for each in shipper.state.batches()}
+    return sorted(found.values())
+
+
+def _take_out_twice(
+    shipper: Shipper, client: Client, batches: Sequence[Batch], found: Verified
+) -> None:
+    """
+    Take out batches of which others have the rows.
+
+    A file is shipped from a position on, so each begins where those before it end, or later. One
+    that does not, and goes further, goes with all after it, and their rows are shipped again.
+    """
+    end = START
+    for i, batch in enumerate(batches):
+        since, until = batch.span.since, batch.span.until
+        if since.is_after(end):
+            end = until
+        elif not batch.rows:
+            continue
+        elif end.is_after(until):
+            _empty(shipper, client, [batch], end, shipper.state.position)
+            found.repaired += 1
+        else:
+            rest = [each for each in batches[i:] if each.rows]
+            if all(read(shipper.conn, each.span).sums() == each.sums for each in rest):
+                _empty(shipper, client, rest, end, end)
+                shipper.ship(client)
+                found.repaired += len(rest)
+            else:
+                found.wrong.append(
+                    f"batch {batch.batch} has rows that others have, too, and {shipper.db.name} has"
+                    " pruned what is to be sent instead: verify a copy of it that has not"
+                )
+            return
+
+
+def _empty(
+    shipper: Shipper, client: Client, batches: Sequence[Batch], end: Position, position: Position
+) -> None:
+    """Take batches out; killed at any step, the next one finds what is left to do."""
+    emptied = [each.emptied(end) for each in batches]
+    for each in emptied:
+        shipper.tell(client, each)
+    shipper.state.take_back(emptied, position)
+    for each in emptied:
+        take_out(client, shipper.state.recording, each.batch)
 
 
 def _there(client: Client, recording: str) -> Mapping[int, Sums]:
@@ -76,6 +133,10 @@ def _repair(
     shipper: Shipper, client: Client, batch: Batch, there: Sums | None, found: Verified
 ) -> None:
     """Send a batch anew, from the rows that the file has of it."""
+    if not batch.rows:
+        take_out(client, shipper.state.recording, batch.batch)
+        found.repaired += 1
+        return
     rows = read(shipper.conn, batch.span)
     if rows.sums() != batch.sums:
         count = 0 if there is None else there.rows
