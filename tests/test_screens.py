@@ -311,19 +311,11 @@ def test_what_was_left_out_is_said_below_the_table(long_names: Path) -> None:
 
 def shown(words: str, width: int, *, locale: str = "C.UTF-8") -> list[str]:
     """Run a command on a terminal of this width, without colour; give its lines."""
-    env = {**os.environ, "LC_ALL": locale, "NO_COLOR": "1", "TERM": "xterm", "TZ": "UTC"}
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    command = [sys.executable, "-m", "ctk", *words.split(), "--no-pager"]
-    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env) as process:
-        os.close(side)
-        said = b""
-        with suppress(OSError):  # at its end
-            while some := os.read(main, 65536):
-                said += some
-        os.close(main)
-        assert process.wait() == 0, said
-    return said.decode().replace("\r", "").splitlines()
+    said, code = on_a_terminal(
+        *words.split(), "--no-pager", columns=width, lines=50, LC_ALL=locale, NO_COLOR="1"
+    )
+    assert code == 0, said
+    return said.replace("\r", "").splitlines()
 
 
 FAILED_AT_80 = """\
