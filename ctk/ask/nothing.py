@@ -32,7 +32,10 @@ def why_nothing(conn: sqlite3.Connection, filters: Filters) -> Iterator[NothingF
 
 def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     whole = exact_extent(conn, held(conn))
-    if whole is None or 0 in (filters.first, filters.last):
+    if whole is None:
+        return
+    if 0 in (filters.first, filters.last):
+        yield "0 were asked for, as first or last"
         return
     beside = outside(filters, *whole)
     if beside:
