@@ -2,7 +2,11 @@
 
 import gzip
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -299,6 +303,10 @@ def test_a_cursor_that_is_broken_is_an_error(invoke: Invoke, shop: Path) -> None
             ("--output", "x", "--compress", "gzip"),
             "Error: --compress is for stdout\nTry: --output x.gz\n",
         ),
+        (
+            ("--output", "/tmp"),
+            "Error: /tmp is a folder\nTry: name a file: --output /tmp/flows.jsonl\n",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(
@@ -306,6 +314,27 @@ def test_what_contradicts_itself_is_refused(
 ) -> None:
     result = invoke("export", shop, *words)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "stderr"),
+    [
+        (("-o", "parquet"), "parquet is not for a terminal\nTry: --output flows.parquet"),
+        (("--compress", "zstd"), "zstd is not for a terminal\nTry: --output flows.jsonl.zst"),
+    ],
+)
+def test_a_terminal_is_shown_nothing_binary(shop: Path, words: Sequence[str], stderr: str) -> None:
+    ours, terminal = pty.openpty()
+    ended = subprocess.run(
+        [sys.executable, "-m", "ctk", "export", shop, *words],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(terminal)
+    os.close(ours)
+    assert (ended.returncode, ended.stderr) == (2, f"Error: {stderr}\n")
 
 
 @pytest.mark.parametrize("beside", ["", "-wal", "-shm", ".lock"])

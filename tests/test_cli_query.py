@@ -221,7 +221,7 @@ def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
         ("--port 81", "no port 81 in this file"),
         ("--ip 192.0.2.0/24", "no address 192.0.2.0/24 in this file"),
         ("--pod web-1 --port 514", None),
-        ("--last 0", None),
+        ("--last 0", "0 were asked for, as first or last"),
         (
             "--since 2024-11-25T19:48:40Z",
             "the file ends 2024-11-25T18:48:32Z, 1h before what was asked for",

@@ -66,10 +66,10 @@ def test_groups_that_are_left_out_are_said(invoke: Invoke, shop: Path) -> None:
     assert result.stderr == f"only the first 2 of 4: --limit 0 has all\n{GAPS}"
 
 
-@pytest.mark.parametrize("step", ["90s", "0"])
+@pytest.mark.parametrize("step", ["90s", "0", "0s"])
 def test_a_step_is_whole_minutes(invoke: Invoke, shop: Path, step: str) -> None:
     result = invoke("series", shop, "--step", step)
     assert (result.exit_code, result.stderr) == (
         2,
-        f"Error: {step!r} is not a step of whole minutes\nTry: 10s, 1m, 15m, 1h or 1d\n",
+        f"Error: {step!r} is not a step\nTry: 10s, 20s, 30s, or whole minutes: 1m, 15m, 1h, 1d\n",
     )

@@ -30,7 +30,7 @@ def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
     before = invoke("ship", db, to)
     assert (before.exit_code, before.stdout) == (2, "")
     assert before.stderr == (
-        f"Error: chdb://{tmp_path}/fleet has no tables of ctk\n"
+        f"Error: there is no database chdb://{tmp_path}/fleet\n"
         f"Try: ctk ship --init --to chdb://{tmp_path}/fleet\n"
     )
     made = invoke("ship", to, "--init", "--retain=forever")

@@ -235,6 +235,14 @@ def test_no_file_is_made_by_a_mistyped_path(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_file_that_is_taken_over_becomes_private(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    path.touch(0o644)
+    with connect.writer(path):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_is_no_ctk_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     text, other, empty = tmp_path / "notes.txt", tmp_path / "other.db", tmp_path / "empty"
     text.write_text("not a database at all\n" * 100)
@@ -246,7 +254,7 @@ def test_what_is_no_ctk_file_is_refused_and_left_alone(tmp_path: Path) -> None:
             assert _problem(path, write=write) == (
                 UsageError,
                 f"{path} is not a ctk file",
-                "`ctk record` makes one",
+                "record to another file" if write else "`ctk record` makes one",
                 2,
             )
     assert _problem(empty)[1] == f"{empty} is not a ctk file"
@@ -258,6 +266,11 @@ def test_what_is_no_ctk_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     )
     missing = tmp_path / "nowhere" / "node.db"
     assert _problem(missing, write=True)[1:] == (f"there is no directory {missing.parent}", None, 2)
+    assert _problem(Path("/proc/node.db"), write=True)[1:] == (
+        "/proc/node.db cannot be written: /proc takes no new files",
+        "check who may write there",
+        1,
+    )
     assert {path: path.read_bytes() for path in (text, other)} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "notes.txt", "other.db"]
 

@@ -134,6 +134,26 @@ def test_a_row_leads_to_its_peers_and_these_to_their_flows(shop: Path, preset: s
     assert pressed(seen, "esc", "esc", look=flows) == look
 
 
+def test_a_row_of_no_service_is_looked_into(shop: Path) -> None:
+    by = ("dst_workload", "service")
+    with ctk.open(shop) as recording:
+        asking = Asking(recording)
+        look = Look(by=by, filters=Filters())
+        seen = asking.ask(look)
+        rows = ordered(look, seen)
+        assert (None, None) in [keys for keys, _ in rows]
+        for at, (_, counts) in enumerate(rows):
+            into = pressed(seen, "enter", look=replace(look, chosen=at))
+            assert asking.ask(into).top.totals == counts
+
+
+def test_what_a_narrow_screen_cuts_ends_in_an_ellipsis(seen: Seen) -> None:
+    noted = replace(seen, notes=("events were lost in a span of the recording: 3",))
+    assert text_of(LOOK, noted, 40)[1] == "events were lost in a span of the recor…"
+    shown = text_of(replace(LOOK, helping=True), seen, 40, 20)
+    assert "/          filter, by the flags of `ctk…" in shown
+
+
 def test_a_row_that_no_filter_tells_says_so(seen: Seen) -> None:
     rows = (replace(seen.top.rows[0], keys=("other", "shop/web-1")),)
     others = replace(seen, top=replace(seen.top, rows=rows))

@@ -216,8 +216,15 @@ def test_a_person_sees_use_over_time_and_who_held_it_at_its_peak(
     )
     assert result.stderr == (
         "at peak: as of 1970-01-12T13:47:40Z; at end: as of 1970-01-12T13:48:40Z\n"
+        "the fullest dump listed 3,590 entries, 90 fewer than the peak: a dump is of one moment,"
+        " a peak of each second\n"
         "the table of n1 was 92% full at 1970-01-12T13:47:40Z: 3,680 of 4,000 entries\n"
     )
+    assert invoke("pressure", full, "--limit", "2").stdout.splitlines()[-3:] == [
+        "load/client  kube-system/kube-dns  REPLIED        400   11.1       0",
+        "others (3)   -                     -              190    5.3     200",
+        "total        -                     -            3,590  100.0     200",
+    ]
     assert invoke("pressure", full, "--by", "state", "--limit", "1", "-o", "csv").stdout == (
         "state,at_peak,at_end\nTIME_WAIT,3000,0\n"
     )

@@ -174,6 +174,15 @@ def test_every_form_of_the_same_rows(recording: ctk.Recording) -> None:
     assert first.split()[2:6] == ["1s", "n1", "n1", "10.244.0.1"]
 
 
+def test_markdown_has_the_columns_of_a_table(invoke: Invoke, long_names: Path) -> None:
+    for command in ("query", "top"):
+        table, markdown = (
+            invoke(command, long_names, "-o", form).stdout.splitlines()[0]
+            for form in ("table", "markdown")
+        )
+        assert markdown.replace("|", " ").split() == table.split()
+
+
 def test_markdown_shows_markup_as_it_is() -> None:
     out = io.BytesIO()
     tables.rows(("a|b",), [("<b>_x_</b>|`\x1b",)], Output(format="markdown"), out)
@@ -188,6 +197,10 @@ def test_a_column_that_is_not_there_names_the_nearest(invoke: Invoke, long_names
             "",
             "Error: 'byts' is not a column\nTry: --columns bytes\n",
         )
+    assert invoke("query", long_names, "--columns", "nope").stderr == (
+        "Error: 'nope' is not a column\nTry: --columns time,lasted,node,source,src,src_workload,"
+        "destination,nat_dst, and the keys of -o jsonl\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,8 @@ def test_what_is_no_step_says_how_to_write_one(step: str | int) -> None:
     with pytest.raises(UsageError) as error:
         parse_step(step)
     assert (error.value.message, error.value.hint) == (
-        f"{step!r} is not a step of whole minutes",
-        "10s, 1m, 15m, 1h or 1d",
+        f"{step!r} is not a step",
+        "10s, 20s, 30s, or whole minutes: 1m, 15m, 1h, 1d",
     )
 
 

@@ -3,7 +3,9 @@
 import random
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from ctk.fleet.clickhouse.state import Batch, State
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.fleet.clickhouse.verify import verify
 from ctk.fleet.merge import merge
-from ctk.model import EventCounts
+from ctk.model import EventCounts, FlowRow
 from ctk.store import connect
 from ctk.store.columns import COUNT_KEYS, flow_sql
 from ctk.store.lock import locked
@@ -209,7 +211,7 @@ def test_verify_takes_out_what_was_shipped_twice(client, tmp_path, monkeypatch, 
     shutil.copy(kept, node.path.with_name("n0.db-ship"))
     with monkeypatch.context() as patched, shipping(node.path, client, most) as shipper:
         patched.setattr(Shipper, "greet", lambda self, client: None)
-        shipper.state.adopt([], last, [])
+        shipper.state.adopt([], last)
         assert shipper.ship(client).rows > 0
     assert there(client, node.path) != in_file(node.path)
     with shipping(node.path, client) as shipper:
@@ -455,6 +457,41 @@ def test_while_it_is_written_a_file_is_shipped_up_to_two_minutes_ago(client, tmp
     # Others defer to this node for as long as it is shipped, and no longer.
     assert tuple(recorded) == (settled_ns, None, 0)
     ship(node.path, client)
+    assert is_right(client, node.path)
+
+
+def test_shipped_while_it_is_written_each_row_is_there_once(client, tmp_path):
+    """One window is written during each round of shipping; some flows of each are late."""
+    node, rounds = Node(tmp_path / "n0.db"), 5
+    width_ns = SPAN // rounds
+    windows: list[list[FlowRow]] = [[] for _ in range(rounds + 1)]
+    for n, each in enumerate(node.rows):
+        late = 1 if n % 9 == 0 else 0
+        windows[(each.started_ns - SINCE) // width_ns + late].append(each)
+    node.write(windows[0], SINCE + width_ns)
+    go_on = threading.Semaphore(0)
+
+    def record() -> None:
+        with connect.writer(node.path) as conn:
+            writer = node.writer(conn, SINCE + width_ns)
+            for i, rows in enumerate(windows[1:], 2):
+                assert go_on.acquire(timeout=60)
+                committed_ns = SINCE + i * width_ns
+                writer.window(
+                    with_ids(writer, rows), committed_ns=committed_ns, counters=EventCounts(1)
+                )
+            assert go_on.acquire(timeout=60)
+            writer.finish(committed_ns)
+
+    with ThreadPoolExecutor(1) as pool, shipping(node.path, client, 1_000) as shipper:
+        recorder = pool.submit(record)
+        shipped = []
+        for _ in range(rounds + 1):
+            go_on.release()
+            shipped.append(shipper.ship(client).batches)
+        recorder.result(timeout=60)
+        shipper.ship(client)
+    assert sum(map(bool, shipped)) > 1  # some of it while it was written
     assert is_right(client, node.path)
 
 

@@ -1,6 +1,9 @@
 """What was shipped, asked in chDB: as the merged file of the same nodes answers."""
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from ctk.ask.sums import NOTHING
 from ctk.errors import CtkError, UsageError
 from ctk.fleet.clickhouse import brought, sql, tables
 from ctk.fleet.clickhouse.client import Client, opened
+from ctk.fleet.clickhouse.client import connect as connect_to
 from ctk.fleet.clickhouse.ship import shipper_of
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.fleet.merge import merge
@@ -170,6 +174,8 @@ def test_a_quiet_span_has_no_flows_though_its_hour_and_day_have(both, since, unt
         one, other = (each.top(by=by, **how) for each in both)
         assert (one.rows, one.totals) == (other.rows, other.totals) == ((), NOTHING)
         assert not any(isinstance(each, Widened) for each in other.caveats)
+        if until <= 0 or since > 130:
+            assert {each.text for each in one.caveats} <= {each.text for each in other.caveats}
     assert list(both[1].flows(**how)) == []
 
 
@@ -317,6 +323,9 @@ def test_a_question_that_does_not_end_is_left_behind(fleet, monkeypatch):
         pytest.raises(CtkError, match=r"did not answer in 0\.1 s"),
     ):
         shipped.sql("select sleep(2)", limit_s=1)
+    for each in threading.enumerate():
+        if each.name == "ctk-sql":
+            each.join()
 
 
 @pytest.mark.parametrize("question", ["follow", "diff", "new", "idle", "pressure", "schema"])
@@ -360,3 +369,46 @@ def test_the_command_line_asks_a_target_as_it_asks_a_file(invoke: Invoke, fleet,
         f"Error: {fleet.target} is no file",
     )
     assert "src_port" in invoke("top", fleet.target, "--by", "src_port").stderr
+
+
+def test_a_folder_that_is_no_chdb_is_refused_and_none_is_made(invoke: Invoke, fleet, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("")
+    for folder, said in (
+        (tmp_path / "none", f"there is no database chdb://{tmp_path}/none"),
+        (other, f"chdb://{other} has no tables of ctk"),
+        (other / "file", f"{other}/file is no folder"),
+    ):
+        found = invoke("top", f"chdb://{folder}")
+        assert (found.exit_code, found.stderr.splitlines()[0]) == (2, f"Error: {said}")
+    assert [each.name for each in tmp_path.iterdir()] == ["other"]
+    assert [each.name for each in other.iterdir()] == ["file"]
+    with pytest.raises(UsageError, match="has other files"):
+        connect_to(parse_target(f"chdb://{other}", {}), database=False)
+    assert (Path(fleet.target.removeprefix("chdb://")).stat().st_mode & 0o777) == 0o700
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("serve",), ("export",), ("diff",), ("snapshot", "copy.db"), ("merge", "-o", "all.db")],
+)
+def test_what_is_of_files_says_that_a_target_is_none(invoke: Invoke, fleet, words):
+    found = invoke(words[0], fleet.target, *words[1:])
+    assert (found.exit_code, found.stderr.splitlines()[0]) == (
+        2,
+        f"Error: {fleet.target} is no file",
+    )
+
+
+def test_two_processes_on_one_chdb_are_told_so_in_one_line(fleet):
+    command = [sys.executable, "-m", "ctk", "info", fleet.target]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = f"Error: another process has {fleet.target} open\nTry: one process at a time has it\n"
+    assert (found.returncode, found.stdout, found.stderr) == (1, "", said)
+
+
+def test_a_table_that_lacks_is_named_with_what_makes_it(both):
+    client = both[1].client
+    with pytest.raises(UsageError, match=r"gaps.*\n?.*ctk ship --init"):
+        client.query("SELECT 1 FROM no_gaps")

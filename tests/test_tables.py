@@ -79,3 +79,21 @@ def test_a_table_shows_what_would_command_a_terminal_as_text() -> None:
     out = io.BytesIO()
     rows(("name",), [("\x1b[2J\n",), ("a\u009bb\u202e",)], Output(format="table"), out)
     assert out.getvalue() == b"name\n\\x1b[2J\\n\na\\x9bb\\u202e\n"
+
+
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("form", ["table", "vertical", "markdown", "csv", "tsv", "json", "jsonl"])
+def test_no_name_or_value_tells_a_terminal_what_to_do(form: Format) -> None:
+    out = Terminal()
+    rows(["\x1b[31mx"], [("\x1b]0;a\x07\u009b2J\u202e",)], Output(format=form), out)
+    assert not set(out.getvalue().decode()) & set("\x1b\x07\u009b\u202e")
+
+
+def test_csv_into_a_pipe_is_what_is_there() -> None:
+    out = io.BytesIO()
+    rows(["\x1bx"], [("\x1b",)], Output(format="csv"), out)
+    assert out.getvalue() == b"\x1bx\n\x1b\n"

@@ -32,14 +32,17 @@ def why_nothing(conn: sqlite3.Connection, filters: Filters) -> Iterator[NothingF
 
 def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     whole = exact_extent(conn, held(conn))
-    if whole is None or 0 in (filters.first, filters.last):
+    if whole is None:
+        return
+    if 0 in (filters.first, filters.last):
+        yield "0 were asked for, as first or last"
         return
     recorded = extent_of(conn)
     rows_end_ns = whole[1]
     whole = whole[0], recorded[1] if recorded else rows_end_ns
-    outside = _outside(filters, *whole)
-    if outside:
-        yield outside
+    beside = outside(filters, *whole)
+    if beside:
+        yield beside
         return
     if filters.since_ns is not None and filters.since_ns >= rows_end_ns:
         yield f"there is none after {_short(rows_end_ns)}"
@@ -56,7 +59,8 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
         yield from _elsewhen(conn, filters)
 
 
-def _outside(filters: Filters, first_ns: int, end_ns: int) -> str | None:
+def outside(filters: Filters, first_ns: int, end_ns: int) -> str | None:
+    """Say that a span ends before all flows, or begins behind them; None where it does not."""
     since_ns, until_ns = filters.since_ns, filters.until_ns
     if since_ns is not None and since_ns >= end_ns:
         before = format_age(since_ns - end_ns)

@@ -92,11 +92,14 @@ def values(row: SeriesRow) -> tuple[Value | float | bool, ...]:
     return (*times, *row.keys, *counts, *rates, row.recorded_ns, row.is_whole)
 
 
+_STEPS = "10s, 20s, 30s, or whole minutes: 1m, 15m, 1h, 1d"
+
+
 def parse_step(step: str | int) -> int:
     """Turn "5m", or nanoseconds, into the width of a step: whole minutes, or 10, 20 or 30 s."""
     step_ns = parse_age(step) if isinstance(step, str) else step
     if not isinstance(step_ns, int) or step_ns <= 0 or (step_ns % MINUTE and step_ns not in _FINE):
-        raise UsageError(f"{step!r} is not a step of whole minutes", hint="10s, 1m, 15m, 1h or 1d")
+        raise UsageError(f"{step!r} is not a step", hint=_STEPS)
     return step_ns
 
 

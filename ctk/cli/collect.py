@@ -9,7 +9,7 @@ import click
 
 from ctk.cli.options import remark
 from ctk.errors import CtkError, UsageError
-from ctk.model.numbers import parse_size
+from ctk.model.numbers import parse_file_size
 from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _MERGED = "all.db"
 @click.option(
     "--max-size",
     "max_bytes",
-    type=parse_size,
+    type=parse_file_size,
     default="1GiB",
     show_default=True,
     metavar="SIZE",

@@ -125,7 +125,7 @@ def export(
     for each in dbs:
         refuse_one_file_twice(each, {"--output": path})
     if path is not None and (str(output).endswith("/") or path.is_dir()):
-        _refuse_folder(form, filters)
+        _refuse_folder(form, path, filters)
         with ctk.open(db, all_observers=all_observers) as recording, interrupts() as interrupted:
             _write_days(recording, filters, path, time or "ns", interrupted)
         return
@@ -174,9 +174,9 @@ def _tell_left_out(encoder: Encoder) -> None:
         )
 
 
-def _refuse_folder(form: str, filters: Filters) -> None:
+def _refuse_folder(form: str, path: Path, filters: Filters) -> None:
     if form != "parquet":
-        raise UsageError("a folder is for parquet", hint="--format parquet --output DIR/")
+        raise UsageError(f"{path} is a folder", hint=f"name a file: --output {path}/flows.{form}")
     if (filters.first, filters.last, filters.terms) != (None, None, ()):
         raise UsageError(
             "a folder has whole days: what is there is not written again",
@@ -324,8 +324,10 @@ def _refuse_place(
     if output is None:
         if given:
             raise UsageError(f"{given[0]} needs a file to put aside", hint="--output FILE")
-        if form == "parquet" and sys.stdout.isatty():
-            raise UsageError("parquet is not for a terminal", hint="--output flows.parquet")
+        if (binary := "parquet" if form == "parquet" else compress) and sys.stdout.isatty():
+            suffix = next((name for name, each in SUFFIXES.items() if each == compress), "")
+            hint = f"--output flows.{form}{suffix}"
+            raise UsageError(f"{binary} is not for a terminal", hint=hint)
     elif compress is not None:
         raise UsageError("--compress is for stdout", hint=f"--output {output}.gz")
     if keep is not None and not given:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ctk.cli.bar import Bar
-from ctk.cli.options import remark
+from ctk.cli.options import Db, remark
 
 if TYPE_CHECKING:
     from ctk.fleet.merge import Merged
 
-_PATH: Any = click.Path(path_type=Path, readable=False)
+_PATH: Any = Db()
 
 
 @click.command(short_help="Merge the files of several nodes into one.")

@@ -134,7 +134,10 @@ def db_and_out_arguments(command: F) -> F:
 
     @functools.wraps(command)
     def split(words: tuple[str, ...], **given: Any) -> Any:
-        paths = [*(paths_of_variable() if len(words) < 2 else ()), *map(Path, words)]
+        paths = [
+            *(paths_of_variable() if len(words) < 2 else ()),
+            *(_PATH.convert(word, None, None) for word in words),
+        ]
         if len(paths) == 1 and given.get("finish"):
             return command(db=paths[0], out=None, **given)
         if len(paths) < 2:

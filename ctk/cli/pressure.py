@@ -52,5 +52,11 @@ def pressure(db: Path, by: str, limit: int | None, filters: Filters, output: Out
             for at_ns in each.values()
         )
         remark(f"at peak: as of {peak}; at end: as of {end}")
+        listed = sum(each.at_peak for each in found.holders)
+        if (most_entries := max(each.peak for each in found.nodes)) > listed:
+            remark(
+                f"the fullest dump listed {listed:,} entries, {most_entries - listed:,} fewer than"
+                " the peak: a dump is of one moment, a peak of each second"
+            )
     remark_cut(len(found.holders[:most]), len(found.holders))
     print_caveats(found.caveats)

@@ -17,7 +17,7 @@ from ctk.conntrack.filters import Cidr
 from ctk.conntrack.names import EVENT_NAMES, EventName, parse_protocol
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
-from ctk.model.numbers import parse_port, parse_size
+from ctk.model.numbers import parse_file_size, parse_port, parse_size
 from ctk.record.exporter import parse_address
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
@@ -154,9 +154,9 @@ class RecordCommand(SectionedCommand):
 @click.option(
     "--max-size",
     "max_bytes",
-    type=parse_size,
+    type=parse_file_size,
     metavar="SIZE",
-    help="Keep DB and its -wal within it: the oldest and finest rows go first.",
+    help="Keep DB and its -wal within it, 1MiB or more: the oldest and finest rows go first.",
 )
 @click.option(
     "--peers",

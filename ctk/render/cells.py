@@ -63,6 +63,15 @@ _TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206
 _CONTROLS |= {i: f"\\u{i:04x}" for i in _TURNING}
 
 
+# In a line for programs that a terminal shows, as JSON writes it.
+_SHOWN = {i: f"\\u{i:04x}" for i in _CONTROLS if i not in (9, 10, 92)}
+
+
+def shown(line: bytes) -> bytes:
+    """Give a line for programs as a terminal may show it; it stays JSON."""
+    return line.decode().translate(_SHOWN).encode()
+
+
 def safe(value: object) -> str:
     """Give a value as text that no terminal takes for a command."""
     return str(plain(value)).translate(_CONTROLS)

@@ -54,8 +54,12 @@ def pressure(found: "Pressure", most_rows: int | None, output: Output, out: Bina
             (*each.keys, each.at_peak, _percent(each.at_peak, at_peak), each.at_end)
             for each in found.holders[:most_rows]
         ]
+        blank = (None,) * (len(found.by) - 1)
+        if left := found.holders[len(shown) :]:
+            peak, end = sum(each.at_peak for each in left), sum(each.at_end for each in left)
+            others = f"others ({len(left):,})"
+            shown.append((others, *blank, peak, _percent(peak, at_peak), end))
         if shown:
-            blank = (None,) * (len(found.by) - 1)
             shown.append(("total", *blank, at_peak, _percent(at_peak, at_peak), at_end))
         layout.table(columns, shown, output.screen, sink)
 

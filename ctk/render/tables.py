@@ -10,7 +10,7 @@ from ctk.ask.gaps import StoredGap
 from ctk.errors import UsageError
 from ctk.model import Finding
 from ctk.render import flowcells, layout
-from ctk.render.cells import Head, Kind, safe
+from ctk.render.cells import Head, Kind, safe, shown
 from ctk.render.encode import encoder, header
 from ctk.render.layout import BATCH, Row, Screen
 from ctk.render.pager import Sink, paged
@@ -63,7 +63,7 @@ def answer(
     elif output.format == "name":
         at = [i for i, head in enumerate(heads) if head.kind == "name"] or [0]
     else:
-        all_of_them = output.format != "table"
+        all_of_them = output.format not in ("table", "markdown")
         at = [i for i, head in enumerate(heads) if all_of_them or not head.wide]
     if at != list(range(len(heads))):
         heads = [heads[i] for i in at]
@@ -79,7 +79,7 @@ def chosen(columns: Sequence[str], offered: Sequence[tuple[str, ...]]) -> list[i
         if column.lower() not in named:
             from difflib import get_close_matches
 
-            near = get_close_matches(column.lower(), named, 1)
+            near = get_close_matches(column.lower(), named, 1, _NEAR)
             keys = near or [names[0] for names in offered][:_TOLD]
             more = ", and the keys of -o jsonl" if not near and len(offered) > _TOLD else ""
             raise UsageError(
@@ -88,8 +88,9 @@ def chosen(columns: Sequence[str], offered: Sequence[tuple[str, ...]]) -> list[i
     return [named[column.lower()] for column in columns]
 
 
-# So many columns are told where none is near to what was asked for.
+# So many columns are told where none is near to what was asked for, as `bytes` is to `byts`.
 _TOLD = 8
+_NEAR = 0.8
 
 
 def flows(
@@ -112,7 +113,7 @@ def flows(
         gets = [flowcells.FOR_PROGRAMS[key] for key in keys]
         return rows(keys, flowcells.picked(gets, records), output, out)
     shown = list(flowcells.KEYS if output.format == "vertical" else flowcells.SHOWN)
-    if output.format == "table":
+    if output.format in ("table", "markdown"):
         shown = [each for each in shown if not each[0].wide or (nodes and each[0].key == "node")]
     if output.columns:
         columns = list(flowcells.FOR_PEOPLE.values())
@@ -130,21 +131,24 @@ def rows(
         found = iter(found)
         first = list(islice(found, BATCH))
         heads = [
-            Head(column, _kind(row[i] for row in first), title=column)
+            Head(column, _kind(row[i] for row in first), title=safe(column))
             for i, column in enumerate(columns)
         ]
         if output.format == "name":
             return _names((row[:1] for row in chain(first, found)), out)
         return answer(heads, chain(first, found), output, out)
     encode = encoder(output.format, columns)
+    for_terminal = out.isatty()
     if output.titled:
-        out.write(header(output.format, columns))
+        line = header(output.format, columns)
+        out.write(shown(line) if for_terminal else line)
     written = 0
     for row in found:
+        line = shown(encode(row)) if for_terminal else encode(row)
         if output.format == "json":
-            out.write((b",\n" if written else b"[") + encode(row))
+            out.write((b",\n" if written else b"[") + line)
         else:
-            out.write(encode(row) + b"\n")
+            out.write(line + b"\n")
         written += 1
     if output.format == "json":
         out.write(b"]\n" if written else b"[]\n")

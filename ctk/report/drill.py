@@ -16,13 +16,25 @@ def terms_of(by: Sequence[str], keys: Sequence[Value]) -> tuple[Term, ...] | Non
     for key, value in zip(by, keys, strict=True):
         if key == "dst_port" and value is None and "proto" in by:
             continue  # the protocol, which has none, tells as much
-        term = None if value is None or value == "other" else _term(key, str(value))
+        if value is None and key in _NONE_OF:
+            term = _term(key, "*")
+            term = term and term._replace(negated=True)  # a name of any text is one that is there
+        else:
+            term = None if value is None or value == "other" else _term(key, str(value))
         if term is None:
             return None
         terms.append(term)
     return tuple(terms)
 
 
+# Of one side, and what their filters ask is the column itself: what any name fits, and no name not.
+_NONE_OF = (
+    "service",
+    "src_namespace",
+    "dst_namespace",
+    "src_workload",
+    "dst_workload",
+)
 _FILTER_OF: Mapping[str, str] = {
     "proto": "protocol",
     "dst_port": "to_port",

@@ -323,6 +323,8 @@ def _cell(look: Look, seen: Seen, name: str, keys: tuple[Value, ...], counts: Co
 
 
 def _cut(text: str, columns: int) -> str:
-    while width(text) > columns:
+    if width(text) <= columns:
+        return text
+    while width(text) >= columns and text:
         text = text[:-1]
-    return text
+    return f"{text.rstrip()}…"

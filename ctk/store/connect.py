@@ -7,15 +7,15 @@ migration library and never changes a file.
 """
 
 import os
-import re
 import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError, UsageError
+from ctk.store.absent import MAKES, instead_of
 from ctk.store.lock import is_written, locked
 
 APPLICATION_ID = 0x63746B31  # "ctk1"
@@ -43,6 +43,7 @@ _BUSY_MS = 5_000
 _PLAIN_TRIES, _PLAIN_WAIT_S = 20, 0.05  # a question of a reader is over by then
 _WRITER_BUSY_MS = 250  # events wait in the socket's buffer meanwhile; the window is tried again
 WAL_BYTES = 4 * 1024 * 1024  # copied into the file at this size: no slower than with 16 MB
+_ANOTHER = "record to another file"
 ROOM_HINT = "make room, or set --max-size and --retain"
 _FULL_BYTES = 256 * 1024  # with less room than this a failed write is a full disk
 
@@ -64,7 +65,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
     Refuses a second writer, and whatever is not a ctk file, before a byte is changed.
     """
     path = path.resolve()
-    with explained(path), locked(path):
+    with explained(path, _ANOTHER), locked(path):
         if path.is_dir():
             raise UsageError(f"{path} is a directory", hint="name a file in it")
         made = _make_private(path)
@@ -74,6 +75,8 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
             conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             fresh = _check(conn, path, migrates=True)
             if fresh:
+                with suppress(PermissionError):  # an empty file of somebody else's stays theirs
+                    path.chmod(0o600)
                 # Both are fixed once the first page is written.
                 conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -110,7 +113,7 @@ def reader(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
     is an OlderSchemaError, unless it is taken as it is with `older`.
     """
     if not path.exists():
-        raise UsageError(f"there is no file {path}", hint=_instead_of(str(path)))
+        raise UsageError(f"there is no file {path}", hint=instead_of(str(path)))
     if path.is_dir():
         raise UsageError(f"{path} is a directory", hint="name the file in it")
     with explained(path):
@@ -185,11 +188,11 @@ def empty_wal(conn: sqlite3.Connection) -> bool:
     return not busy
 
 
-def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
-    """The sentence for what SQLite reports about the file at `path`."""
+def failure(error: sqlite3.Error, path: Path, instead: str = MAKES) -> StoreError | UsageError:
+    """The sentence for what SQLite reports about the file at `path`; `instead` of no ctk file."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
-        return UsageError(f"{path} is not a ctk file", hint="`ctk record` makes one")
+        return UsageError(f"{path} is not a ctk file", hint=instead)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _full(path)):
         return DiskFullError(f"no room left to write {path}", hint=ROOM_HINT)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -201,14 +204,14 @@ def failure(error: sqlite3.Error, path: Path) -> StoreError | UsageError:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, instead: str = MAKES) -> Iterator[None]:
     """Turn what SQLite reports about the file at `path` into a sentence; our own bugs stay bugs."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise
     except sqlite3.DatabaseError as error:
-        raise failure(error, path) from error
+        raise failure(error, path, instead) from error
 
 
 def _full(path: Path) -> bool:
@@ -323,7 +326,7 @@ def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool 
     if identity == 0 and migrates and not any("_sqlite_migrations" not in t for t in tables):
         return not tables
     if identity != APPLICATION_ID or "_sqlite_migrations" not in tables:
-        raise UsageError(f"{path} is not a ctk file", hint="`ctk record` makes one")
+        raise UsageError(f"{path} is not a ctk file", hint=_ANOTHER if migrates else MAKES)
     applied = {
         name
         for (name,) in conn.execute(
@@ -336,9 +339,7 @@ def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool 
             f"{path} was written by a newer ctk (it has {max(unknown)})", hint="update this ctk"
         )
     if migrates and "merged" in tables:
-        raise UsageError(
-            f"{path} was merged of the files of several nodes", hint="record to another file"
-        )
+        raise UsageError(f"{path} was merged of the files of several nodes", hint=_ANOTHER)
     missing = [name for name in SCHEMA if name not in applied]
     if missing and not (migrates or older):
         raise OlderSchemaError(f"{path} was written by an older ctk (it lacks {missing[0]})")
@@ -384,15 +385,3 @@ def _hidden(*names: str) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
-
-
-_VIEW = r"flows(_1[mhd])?|pods|services|endpoints|nodes|gaps|recordings"
-
-
-def _instead_of(word: str) -> str:
-    """Say what to do where there is no such file: SQL, or a view, may have been meant."""
-    if re.match(r"\s*(select|with)\s", word, re.IGNORECASE):
-        return 'ctk query DB "select ..." -o csv takes SQL'
-    if re.fullmatch(_VIEW, word):
-        return f'ctk schema DB has all views, ctk query DB "select * from {word}" what is in one'
-    return "`ctk record` makes one"

@@ -33,11 +33,14 @@ def locked(
     while True:
         try:
             held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            raise UsageError(f"there is no directory {path.parent}") from None
         except OSError as error:
+            if not path.parent.exists():
+                raise UsageError(f"there is no directory {path.parent}") from None
+            # /proc is there, and says of each new file that there is none.
+            no_entry = isinstance(error, FileNotFoundError)
+            why = f"{path.parent} takes no new files" if no_entry else error.strerror
             raise StoreError(
-                f"{path} cannot be written: {error.strerror}", hint="check who may write there"
+                f"{path} cannot be written: {why}", hint="check who may write there"
             ) from error
         try:
             _take(held)

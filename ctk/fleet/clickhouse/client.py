@@ -6,17 +6,21 @@ again what is there.
 """
 
 import logging
+import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from ctk.errors import CtkError, UsageError
 from ctk.fleet.clickhouse.target import PASSWORD, Target
 
 _CONNECT_S, _ANSWER_S = 10, 300
-_NO_DATABASE = 81
+_NO_TABLE, _NO_DATABASE = 60, 81
 _REFUSED = (192, 193, 194, 516)  # an unknown user, or a wrong password
 # Of these a server gets over: too many queries, too many parts, memory, a replica that is away.
 _LATER = (159, 202, 209, 210, 241, 242, 252, 319, 999)
@@ -81,6 +85,8 @@ class Client:
                 found.append(self.query(sql, parameters, settings))
             except BaseException as error:  # noqa: BLE001 - who waits raises it
                 found.append(error)
+            if self._is_stuck:
+                self._made.close()
 
         # What hangs in the engine cannot be interrupted: it is left behind when the process ends.
         asking = threading.Thread(target=ask, name="ctk-sql", daemon=True)
@@ -126,7 +132,7 @@ class Client:
             )
 
     def close(self) -> None:
-        """Let go of the target, unless a question still hangs in it."""
+        """Let go of the target; where a question hangs in it, that does when it ends."""
         if not self._is_stuck:
             self._made.close()
 
@@ -166,6 +172,7 @@ def connect(target: Target, *, database: bool = True) -> Client:
         "settings": dict(target.settings),
     }
     if target.folder is not None:
+        _check_folder(target, target.folder, is_made=not database)
         options |= {"interface": "chdb", "path": str(target.folder)}
     else:
         options |= {
@@ -181,8 +188,50 @@ def connect(target: Target, *, database: bool = True) -> Client:
             "autogenerate_session_id": False,
             "client_name": "ctk",
         }
-    with explained(target):
+    with explained(target), _quiet(target) if embedded else nullcontext():
         return Client(target, clickhouse_connect.get_client(**options))
+
+
+def _check_folder(target: Target, folder: Path, *, is_made: bool) -> None:
+    """Refuse a folder that is no chDB, as the engine would make any one; or make it, for one."""
+    hint = f"ctk ship --init --to {target.said}"
+    try:
+        if is_made:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = {each.name for each in folder.iterdir()}
+    except FileNotFoundError:
+        raise NoTablesError(f"there is no database {target.said}", hint=hint) from None
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{folder} is no folder", hint="name that of a chDB") from None
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}", hint="name that of a chDB") from None
+    if "store" in names or (is_made and not names):
+        return
+    if is_made:
+        raise UsageError(f"{folder} has other files", hint="name a new folder")
+    raise NoTablesError(f"{target.said} has no tables of ctk", hint=hint)
+
+
+@contextmanager
+def _quiet(target: Target) -> Iterator[None]:
+    """Let nothing of the engine reach stderr: that another has the folder, it says there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with TemporaryFile() as said:
+        try:
+            os.dup2(said.fileno(), 2)
+            yield
+        except Exception as error:
+            said.seek(0)
+            if b"Cannot lock file" in said.read() + str(error).encode():
+                raise CtkError(
+                    f"another process has {target.said} open",
+                    hint="one process at a time has it",
+                ) from error
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextmanager
@@ -209,12 +258,12 @@ def _explanation(target: Target, error: Exception) -> CtkError:
         return NoTablesError(
             f"{target.said} has no tables of ctk", hint=f"ctk ship --init --to {target.said}"
         )
+    if code == _NO_TABLE:
+        return NoTablesError(
+            f"{target.said}: {said}", hint=f"ctk ship --init --to {target.said}, makes what lacks"
+        )
     if code in _REFUSED:
         return UsageError(f"{target.said} refuses this user or password", hint=f"set {PASSWORD}")
-    if target.folder is not None and "Cannot lock file" in text:
-        return CtkError(
-            f"another process has {target.said} open", hint="one process at a time has it"
-        )
     from clickhouse_connect.driver.exceptions import ProgrammingError
 
     # A proxy's own answer has no code; what the client refuses to ask was not asked.

@@ -10,6 +10,7 @@ ClickHouse does not insert twice; and hours and days, which are made of it, are 
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
@@ -154,13 +155,13 @@ class Shipper:
         take_out(client, state.recording, batch.batch)
         return batch
 
-    def tell(self, client: Client, batch: Batch) -> None:
-        """Tell that a batch is there."""
+    def tell(self, client: Client, batch: Batch, shipper: str | None = None) -> None:
+        """Tell that a batch is there, by whom it was shipped."""
         columns = dict(tables.TOLD["batches"][0]) | {"told_ns": "Int64"}
         recording = self.state.recording
         (node,) = self.conn.execute("SELECT node FROM recorder ORDER BY id DESC").fetchone()
         row = (
-            *(recording, batch.batch, self.state.shipper, node, batch.day, batch.level),
+            *(recording, batch.batch, shipper or self.state.shipper, node, batch.day, batch.level),
             *(batch.from_ns, batch.until_ns, batch.late_from, batch.late_until),
             *batch.sums,
             time.time_ns(),
@@ -182,8 +183,7 @@ class Shipper:
         known = list(told.batches(client, state.recording, 0 if first else last))
         if first:
             self._note_copies(known)
-        spans = [batch_told(each) for each in known]
-        newer = [each for each in spans if each.batch > last]
+        newer = [batch_told(each) for each in known if each["batch"] > last]
         open_batch = state.open_batch()
         is_sent_now = open_batch is not None and open_batch.batch > last
         if open_batch is not None and is_sent_now and newer:
@@ -197,13 +197,12 @@ class Shipper:
             newest = max(self._newest_batch(client), told_last)
             for batch in range(told_last + 1, newest + 1):
                 take_out(client, state.recording, batch)
-        state.adopt(newer, newest, (each.span.until for each in spans))
+        state.adopt(newer, newest)
         self._greeted = True
 
     def _note_copies(self, known: Sequence[Mapping[str, Any]]) -> None:
-        own = self.state.shipper
-        ours = {each["batch"] for each in known if each["shipper"] == own}
-        if twice := {each["batch"] for each in known if each["shipper"] != own} & ours:
+        shippers = Counter(each["batch"] for each in known if each["rows"])
+        if twice := [batch for batch, by in shippers.items() if by > 1]:
             self.notes.append(
                 f"two copies of {self.db.name} were shipped at once, {len(twice)} batches of them:"
                 " `ctk ship --verify` repairs what was shipped twice"

@@ -20,6 +20,7 @@ from ctk.ask.caveats import (
     Caveat,
     CountedFromEnd,
     HasGaps,
+    NothingFits,
     NothingRecorded,
     SummedUp,
     WholeMinutes,
@@ -321,7 +322,22 @@ class Shipped(Recording):
 
     def _with_caveats(self, answer: T) -> T:
         """Say of an answer what was said of its question."""
-        return replace(answer, caveats=(*answer.caveats, *self._asked.caveats))
+        caveats = (*answer.caveats, *self._asked.caveats)
+        return replace(answer, caveats=tuple(map(self._explained, caveats)))
+
+    def _explained(self, caveat: Caveat) -> Caveat:
+        """Say of a span that is before all that was shipped, or behind, that it is."""
+        if not isinstance(caveat, NothingFits):
+            return caveat
+        from ctk.ask.nothing import outside
+
+        ends = self.client.query("SELECT count(), min(first_seen_ns) FROM flows_1d").rows[0]
+        last = self.client.query("SELECT max(first_seen_ns) FROM flows_1m").rows[0][0]
+        if not ends[0] or not last:
+            return caveat
+        since_ns, until_ns = self._asked.span
+        reason = outside(Filters(since_ns=since_ns, until_ns=until_ns), int(ends[1]), int(last) + 1)
+        return NothingFits((reason,)) if reason else caveat
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self._connected()()

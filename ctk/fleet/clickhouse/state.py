@@ -227,14 +227,14 @@ class State:
             _, late_id = self.position
             self._move(self.last_batch, Position(span[1], late_id))
 
-    def adopt(self, batches: Iterable[Batch], last: int, ends: Iterable[Position]) -> None:
-        """Go on where what is there ends, if that is further; the next is numbered after `last`."""
-        position = Position(*map(max, *ends, self.position, self.position))
-        if (last, position) == (self.last_batch, self.position):
+    def adopt(self, batches: Sequence[Batch], last: int) -> None:
+        """Go on where batches that are there end; the next is numbered after `last`."""
+        if not batches and last == self.last_batch:
             return
         with transaction(self._conn):
             self._replace(batches)
-            self._move(last, position)
+            ends = [self.position, *(each.span.until for each in batches)]
+            self._move(last, Position(*map(max, *ends, ends[0])))
 
     def take_back(self, batches: Iterable[Batch], position: Position) -> None:
         """Write what batches are now; what comes after `position` is to be shipped again."""

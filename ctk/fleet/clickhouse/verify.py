@@ -111,12 +111,14 @@ def _empty(
     shipper: Shipper, client: Client, batches: Sequence[Batch], end: Position, position: Position
 ) -> None:
     """Take batches out; killed at any step, the next one finds what is left to do."""
-    emptied = [each.emptied(end) for each in batches]
-    for each in emptied:
-        shipper.tell(client, each)
-    shipper.state.take_back(emptied, position)
-    for each in emptied:
-        take_out(client, shipper.state.recording, each.batch)
+    recording = shipper.state.recording
+    emptied = {each.batch: each.emptied(end) for each in batches}
+    for row in told.batches(client, recording):
+        if row["batch"] in emptied:
+            shipper.tell(client, emptied[row["batch"]], row["shipper"])
+    shipper.state.take_back(emptied.values(), position)
+    for number in emptied:
+        take_out(client, recording, number)
 
 
 def _there(client: Client, recording: str) -> Mapping[int, Sums]:
