@@ -40,12 +40,9 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     recorded = extent_of(conn)
     rows_end_ns = whole[1]
     whole = whole[0], recorded[1] if recorded else rows_end_ns
-    beside = outside(filters, *whole)
+    beside = outside(filters, *whole, rows_end_ns)
     if beside:
         yield beside
-        return
-    if filters.since_ns is not None and filters.since_ns >= rows_end_ns:
-        yield f"there is none after {_short(rows_end_ns)}"
         return
     if filters.since_ns is not None or filters.until_ns is not None:
         since_ns = whole[0] if filters.since_ns is None else filters.since_ns
@@ -59,12 +56,14 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
         yield from _elsewhen(conn, filters)
 
 
-def outside(filters: Filters, first_ns: int, end_ns: int) -> str | None:
+def outside(filters: Filters, first_ns: int, end_ns: int, rows_end_ns: int) -> str | None:
     """Say that a span ends before all flows, or begins behind them; None where it does not."""
     since_ns, until_ns = filters.since_ns, filters.until_ns
     if since_ns is not None and since_ns >= end_ns:
         before = format_age(since_ns - end_ns)
         return f"the file ends {_short(end_ns)}, {before} before what was asked for"
+    if since_ns is not None and since_ns >= rows_end_ns:
+        return f"there is none after {_short(rows_end_ns)}"
     if until_ns is not None and until_ns <= first_ns:
         after = format_age(first_ns - until_ns)
         return f"the file begins {_short(first_ns)}, {after} after what was asked for"

@@ -417,5 +417,5 @@ def test_who_moves_most_is_by_bytes_and_a_narrow_window_shows_all_of_the_map(
     ]
     assert moved == sorted(moved, reverse=True)
     assert page.evaluate(
-        """() => { const view = document.querySelector(".view"); return view.scrollWidth <= view.clientWidth; }"""
+        "() => [document.querySelector('.view')].every((it) => it.scrollWidth <= it.clientWidth)"
     )

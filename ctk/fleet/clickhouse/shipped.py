@@ -336,7 +336,11 @@ class Shipped(Recording):
         if not ends[0] or not last:
             return caveat
         since_ns, until_ns = self._asked.span
-        reason = outside(Filters(since_ns=since_ns, until_ns=until_ns), int(ends[1]), int(last) + 1)
+        recorded = (max(each.committed_ns, each.ended_ns or 0) for each in self.told.recordings)
+        rows_end_ns = int(last) + 1
+        end_ns = max(recorded, default=rows_end_ns)
+        asked = Filters(since_ns=since_ns, until_ns=until_ns)
+        reason = outside(asked, int(ends[1]), end_ns, rows_end_ns)
         return NothingFits((reason,)) if reason else caveat
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
