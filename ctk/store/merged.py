@@ -37,10 +37,7 @@ def in_words(asides: Iterable[Aside]) -> Iterator[str]:
     if count := sums.get("left out"):
         yield f"{count:,} connections that another node counts are left out"
     if count := sums.get("unrecorded"):
-        yield (
-            f"{count:,} connections come from a node that was not recorded, or from an unknown"
-            " address: one of them that was rewritten on its way counts twice"
-        )
+        yield (f"{count:,} connections from where no node was recorded may count twice")
 
 
 def aside_of(table: str) -> str:
