@@ -48,7 +48,7 @@ def test_a_burst_while_the_reader_is_held_still_is_recorded_or_lost_and_then_cou
             told = f"SELECT count(*) > {n} FROM gaps WHERE kind = 'events lost'"
             until(lambda told=told: rows(db, told) == [(1,)], "the gap")
             spans.append((began_ns, time.time_ns()))
-            listed = f"SELECT sum(connections) >= {(n + 1) * BURST} FROM flows"
+            listed = f"SELECT sum(connections) >= {(n + 1) * BURST} FROM flow"
             until(lambda listed=listed: rows(db, listed) == [(1,)], "the dump after it")
     [(new, connections)] = rows(db, "SELECT sum(new_events), sum(connections) FROM flows")
     gaps = rows(db, "SELECT started_ns, ended_ns, lost FROM gaps WHERE kind = 'events lost'")
