@@ -300,7 +300,7 @@ class Recording(Questions):
         from ctk.ask.gaps import Gaps, gaps_of
 
         self._check()
-        span = self._filters(None, {"since": since, "until": until})
+        span = self._span(since, until)
         with self._connect() as conn:
             found = gaps_of(conn, span.since_ns, span.until_ns)
             return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))

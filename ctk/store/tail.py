@@ -3,7 +3,8 @@ The tail of a bucket: edges with an external or unknown side, past the biggest t
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ctk.store import folded
 from ctk.store.columns import EdgeRow
@@ -107,19 +108,10 @@ def fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[
     yield
     ids: dict[EdgeRow, int] = {}
     while others := conn.execute(_SUM_TAIL, (_TAIL_AT_ONCE,)).fetchall():
-        with transaction(conn):
-            for other in others:
-                key = EdgeRow._make(other[:_KEYS])
-                if key not in ids:
-                    ids[key] = folded.other_edge(conn, key)
-        conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
-        conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
-        conn.executemany(
-            adding("temp.bucket", "edge_id"),
-            [(ids[EdgeRow._make(other[:_KEYS])], *other[_KEYS:-2]) for other in others],
-        )
-        for other in others:
-            edge_id = ids[EdgeRow._make(other[:_KEYS])]
+        keys = [EdgeRow._make(other[:_KEYS]) for other in others]
+        _replace_tail(conn, ids, keys, [other[_KEYS:-2] for other in others])
+        for key, other in zip(keys, others, strict=True):
+            edge_id = ids[key]
             count = FoldedCount(edge_id, 0, *map(folded.read, other[-2:]))
             counts[edge_id] = folded.plus(counts.get(edge_id), count)
         yield
@@ -137,19 +129,29 @@ def _fold_ports(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterato
     ids: dict[EdgeRow, int] = {}
     while rows := conn.execute(_PORTS_NOW, (_TAIL_AT_ONCE,)).fetchall():
         keys = [EdgeRow._make(row[1 : 1 + _KEYS]) for row in rows]
-        with transaction(conn):
-            for key in keys:
-                if key not in ids:
-                    ids[key] = folded.other_edge(conn, key)
-        conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
-        conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
-        conn.executemany(
-            adding("temp.bucket", "edge_id"),
-            [(ids[key], *row[1 + _KEYS :]) for key, row in zip(keys, rows, strict=True)],
-        )
+        _replace_tail(conn, ids, keys, [row[1 + _KEYS :] for row in rows])
         for key, row in zip(keys, rows, strict=True):
             count = counts.pop(row[0], None)
             if count is not None:
                 into = ids[key]
                 counts[into] = folded.plus(counts.get(into), count._replace(edge_id=into))
         yield
+
+
+def _replace_tail(
+    conn: sqlite3.Connection,
+    ids: dict[EdgeRow, int],
+    keys: Sequence[EdgeRow],
+    sums: Sequence[tuple[Any, ...]],
+) -> None:
+    """Put sums under the edges that `keys` tell in the place of the tail's next; enter new ids."""
+    with transaction(conn):
+        for key in keys:
+            if key not in ids:
+                ids[key] = folded.other_edge(conn, key)
+    conn.execute(f"DELETE FROM temp.bucket WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
+    conn.execute(f"DELETE FROM temp.tail WHERE edge_id IN ({_TAIL_NOW})", (_TAIL_AT_ONCE,))
+    conn.executemany(
+        adding("temp.bucket", "edge_id"),
+        [(ids[key], *each) for key, each in zip(keys, sums, strict=True)],
+    )

@@ -111,6 +111,14 @@ def settings_of(token: str) -> dict[str, object]:
     }
 
 
+# How an object's row ends: its labels, and from when to when it was so.
+_LIFE = {
+    "labels": "String",  # JSON
+    "valid_from_ns": "Int64",
+    "valid_to_ns": "Nullable(Int64)",
+    "end_inferred": "Bool",
+}
+
 # What is told beside flows. Of a key the row holds whose file goes furthest, which is `told_ns`.
 TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
     "recordings": (
@@ -181,10 +189,7 @@ TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
             "phase": _TEXT_OR_NULL,
             "host_network": "Bool",
             "addresses": "String",  # JSON
-            "labels": "String",  # JSON
-            "valid_from_ns": "Int64",
-            "valid_to_ns": "Nullable(Int64)",
-            "end_inferred": "Bool",
+            **_LIFE,
         },
         "uid, valid_from_ns",
     ),
@@ -197,10 +202,7 @@ TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
             "type": _TEXT_OR_NULL,
             "addresses": "String",  # JSON
             "ports": "String",  # JSON
-            "labels": "String",  # JSON
-            "valid_from_ns": "Int64",
-            "valid_to_ns": "Nullable(Int64)",
-            "end_inferred": "Bool",
+            **_LIFE,
         },
         "uid, valid_from_ns",
     ),
@@ -211,10 +213,7 @@ TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
             "name": _TEXT,
             "zone": _TEXT_OR_NULL,
             "addresses": "String",  # JSON
-            "labels": "String",  # JSON
-            "valid_from_ns": "Int64",
-            "valid_to_ns": "Nullable(Int64)",
-            "end_inferred": "Bool",
+            **_LIFE,
         },
         "uid, valid_from_ns",
     ),
