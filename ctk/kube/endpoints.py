@@ -373,6 +373,8 @@ class Endpoints:
             if not same(endpoint, known):
                 self._history.append(Completed(endpoint, known))
             self._history.extend(self._unresolved.completed(endpoint))
+            if given.earlier and known.kind == "service":
+                self._history.extend(self._unresolved.dialled_earlier(endpoint, known))
             return True
 
         undecided: list[Closed] = []
