@@ -8,7 +8,7 @@ from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
 from ctk.ask.edges import EdgeValues
 from ctk.ask.folded import folded_of
-from ctk.ask.pages import PAGE_ROWS, STARTED, Pages, Position, Row
+from ctk.ask.pages import ENDED, PAGE_ROWS, STARTED, Pages, Position, Row
 from ctk.ask.spans import Piece
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
@@ -98,14 +98,16 @@ class Flows(Iterator[FlowRecord]):
             found.append(PrunedMeanwhile(*pages.missed))
         return tuple(found)
 
-    def pages(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+    def pages(
+        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+    ) -> Iterator[Page[T]]:
         """
         Give the flows that are left as rows, many at a time, in place of records.
 
         With them comes what `of_edge` makes of what the flows of one edge have in common. For
         `position` and `caveats` a page counts as given when the next one is asked for.
         """
-        return self._pages_of(of_edge)
+        return self._pages_of(of_edge, as_json=as_json)
 
     def position_of(self, row: Row) -> Position:
         """Give where a reader is that stops at this row, one of a page that was given."""
@@ -118,9 +120,13 @@ class Flows(Iterator[FlowRecord]):
                 self._row = row
                 yield record_of(row, edges[row[2]])
 
-    def _pages_of(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+    def _pages_of(
+        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+    ) -> Iterator[Page[T]]:
         with self._connect() as conn:
-            pages = Pages(conn, self._filters, self._after, of_edge, self._page_rows)
+            pages = Pages(
+                conn, self._filters, self._after, of_edge, self._page_rows, as_json=as_json
+            )
             self._pages = pages
             first_ns, last_ns = FOREVER_NS, -FOREVER_NS
             for rows, edges in pages.read():
@@ -137,7 +143,6 @@ class Flows(Iterator[FlowRecord]):
 _started = itemgetter(STARTED)
 _PLACES = ("started_at", "ended_at", *ROW_KEYS, *EDGE_KEYS)
 _in_order = itemgetter(*(_PLACES.index(key) for key in FLOW_KEYS))
-ENDED = 3 + ROW_KEYS.index("ended_ns")
 
 
 def record_of(row: Row, edge: EdgeValues) -> FlowRecord:
