@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+from examples import few
 from hypothesis import given
 from questions import OTHER_WEB, ROWS, SERVICE, START, WEB1, WEB2, edge, flows, new, write
 
@@ -64,6 +65,7 @@ def test_the_service_is_a_filter_like_any_other() -> None:
     conn.close()
 
 
+@few
 @given(ROWS)
 def test_shares_are_1_on_average_and_counts_are_those_of_the_flows(rows: list[FlowRow]) -> None:
     conn = new()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import EDGES, KEYS, ROWS, START, new, write
@@ -137,6 +138,7 @@ def test_an_external_address_that_may_be_folded_is_unknown() -> None:
     conn.close()
 
 
+@few
 @given(ROWS, st.integers(1, 3 * DAY), KEYS)
 def test_the_other_way_round_new_is_vanished_and_every_group_is_there_once(
     rows: list[FlowRow], cut_ns: int, keys: tuple[str, ...]

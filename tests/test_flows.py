@@ -3,6 +3,7 @@
 from itertools import product
 
 import pytest
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -28,6 +29,7 @@ from ctk.store import rollup
 from ctk.timespan import DAY, HOUR, MINUTE
 
 
+@few
 @given(
     ROWS,
     terms(),

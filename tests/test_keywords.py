@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import get_type_hints
 
 import pytest
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import FITS, ROWS, fits, flows, new, write
@@ -70,6 +71,7 @@ def _every(asked: dict[str, object]) -> Iterable[Term]:
         yield Term(field.field, side, values, negated)
 
 
+@few
 @given(ROWS, asked())
 def test_any_filters_by_name_choose_what_python_chooses(
     rows: list[FlowRow], asked: dict[str, object]

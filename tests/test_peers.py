@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 from ctk.migrations.migrations import migrations
 from edges import edge, with_ids
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlite_utils import Database
@@ -125,6 +126,7 @@ _steps = st.lists(
 )
 
 
+@few
 @given(_steps)
 def test_the_first_time_outlives_rows_edges_and_restarts(steps: list[tuple[object, ...]]) -> None:
     conn = _new()

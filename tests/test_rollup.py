@@ -7,6 +7,7 @@ from itertools import islice, pairwise
 import pytest
 from ctk.migrations.migrations import migrations
 from edges import edge, with_ids
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlite_utils import Database
@@ -145,6 +146,7 @@ _steps = st.lists(
 )
 
 
+@few
 @given(_steps)
 def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
     steps: list[tuple[object, ...]],
@@ -198,6 +200,7 @@ def _stored_ids(conn: sqlite3.Connection) -> tuple[set[int], set[int]]:
     return edges, {found for (found,) in conn.execute("SELECT id FROM endpoint WHERE id > 0")}
 
 
+@few
 @given(st.lists(st.tuples(_rows, st.integers(0, 6)), min_size=1, max_size=8), st.booleans())
 def test_a_sweep_in_slices_throws_away_no_more_and_no_less_than_one_at_once(
     windows: list[tuple[list[FlowRow], int]], prunes: bool
@@ -367,6 +370,7 @@ def test_what_no_row_points_to_is_thrown_away_and_comes_back_when_used(
     assert conn.execute("SELECT src, dst FROM flows").fetchall() == [("10.0.0.1", "8.8.8.0")]
 
 
+@few
 @given(
     st.lists(
         st.one_of(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -67,6 +68,7 @@ def _by_step(
     }
 
 
+@few
 @given(ROWS, terms(), MOMENT, MOMENT, st.one_of(st.just(()), KEYS), STEPS, FOLDED)
 def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     rows: list[FlowRow],
@@ -95,6 +97,7 @@ def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     conn.close()
 
 
+@few
 @given(
     ROWS,
     MOMENT,
