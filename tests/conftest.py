@@ -32,7 +32,7 @@ MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and disk_usage(MEMORY).free > 4 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
-# Some tests run at a time, so what takes long tells nothing of the code. Drawn examples are few, and
+# Tests run beside others, so what takes long tells nothing of the code. Drawn examples are few, and
 # the same in each run: what fails, fails for a change. New ones, and more of them, are drawn with
 # `pytest --hypothesis-profile explore`.
 settings.register_profile(

@@ -3,9 +3,9 @@
 import sqlite3
 
 import pytest
-from examples import few
+from emptyfile import new
 from hypothesis import given
-from questions import OTHER_WEB, ROWS, SERVICE, START, WEB1, WEB2, edge, flows, new, write
+from questions import OTHER_WEB, ROWS, SERVICE, START, WEB1, WEB2, edge, flows, write
 
 from ctk.ask.balance import BY, Balance, balance
 from ctk.ask.top import top
@@ -65,7 +65,6 @@ def test_the_service_is_a_filter_like_any_other() -> None:
     conn.close()
 
 
-@few
 @given(ROWS)
 def test_shares_are_1_on_average_and_counts_are_those_of_the_flows(rows: list[FlowRow]) -> None:
     conn = new()

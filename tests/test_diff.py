@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from examples import few
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import EDGES, KEYS, ROWS, START, new, write
+from questions import EDGES, KEYS, ROWS, START, write
 from recorded import T, file, flow_row, lost
 
 from ctk.ask.caveats import Folded
@@ -138,7 +138,6 @@ def test_an_external_address_that_may_be_folded_is_unknown() -> None:
     conn.close()
 
 
-@few
 @given(ROWS, st.integers(1, 3 * DAY), KEYS)
 def test_the_other_way_round_new_is_vanished_and_every_group_is_there_once(
     rows: list[FlowRow], cut_ns: int, keys: tuple[str, ...]

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from examples import few
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import EDGES, FOLDED, MOMENT, ROWS, START, finish, fits, flows, new, terms, write
+from questions import EDGES, FOLDED, MOMENT, ROWS, START, finish, fits, flows, terms, write
 
 from ctk.ask.caveats import SeenTo
 from ctk.ask.failures import Failure, failures
@@ -48,7 +48,6 @@ def _group(row: Failure) -> Group:
     return row.client, row.service, row.backend, row.port, row.proto
 
 
-@few
 @given(ROWS, terms(edges_only=True), MOMENT, MOMENT, FOLDED)
 def test_what_failed_is_what_the_flows_say_and_since_when(
     rows: list[FlowRow],
@@ -86,7 +85,6 @@ def test_what_failed_is_what_the_flows_say_and_since_when(
     conn.close()
 
 
-@few
 @given(ROWS, st.integers(0, 4 * DAY), st.tuples(*[st.integers(0, 3 * DAY)] * 3))
 def test_where_rows_were_pruned_the_first_failure_is_in_the_bucket_that_is_told(
     rows: list[FlowRow], folded: int, ages_ns: tuple[int, int, int]

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import get_type_hints
 
 import pytest
-from examples import few
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import FITS, ROWS, fits, flows, new, write
+from questions import FITS, ROWS, fits, flows, write
 
 from ctk.ask.keywords import NAMES, SPAN, Asked, as_flag, filters_of, flags_of
 from ctk.errors import UsageError
@@ -71,7 +71,6 @@ def _every(asked: dict[str, object]) -> Iterable[Term]:
         yield Term(field.field, side, values, negated)
 
 
-@few
 @given(ROWS, asked())
 def test_any_filters_by_name_choose_what_python_chooses(
     rows: list[FlowRow], asked: dict[str, object]

@@ -1,9 +1,9 @@
 """Who is seen for the first time: not by another pod of the workload, nor after all was pruned."""
 
-from examples import few
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import EDGES, EXTERNAL, ROWS, START, WEB1, WEB2, finish, flows, new, write
+from questions import EDGES, EXTERNAL, ROWS, START, WEB1, WEB2, finish, flows, write
 from recorded import T, file, flow_row, lost
 from test_failures import key_of
 
@@ -67,7 +67,6 @@ def test_where_strangers_were_too_many_to_remember_it_is_said(monkeypatch) -> No
     conn.close()
 
 
-@few
 @given(ROWS, st.integers(0, 3 * DAY), st.lists(st.integers(0, 4 * DAY), max_size=2))
 def test_new_is_what_no_flow_before_the_span_had_whatever_was_pruned(
     rows: list[FlowRow], cut_ns: int, prunes: list[int]

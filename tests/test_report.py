@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from edges import edge as edge_of
-from examples import few
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
+from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, terms, write
 from sample import DB, WEB
 
 import ctk
@@ -43,7 +43,6 @@ def added(all_sums: Iterable[Sums]) -> tuple[int | None, ...]:
     return found
 
 
-@few
 @given(ROWS, terms(), MOMENT, MOMENT, FOLDED, st.one_of(st.none(), st.sampled_from([HOUR, DAY])))
 def test_the_edges_of_a_graph_are_what_top_counts(
     rows: list[FlowRow],

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import few
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -19,7 +19,6 @@ from questions import (
     finish,
     fits,
     flows,
-    new,
     sum_up,
     terms,
     write,
@@ -68,7 +67,6 @@ def _by_step(
     }
 
 
-@few
 @given(ROWS, terms(), MOMENT, MOMENT, st.one_of(st.just(()), KEYS), STEPS, FOLDED)
 def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     rows: list[FlowRow],
@@ -97,7 +95,6 @@ def test_every_step_is_the_sum_of_the_finest_rows_in_it(
     conn.close()
 
 
-@few
 @given(
     ROWS,
     MOMENT,

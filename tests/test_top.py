@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from examples import few
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -16,7 +16,6 @@ from questions import (
     finish,
     fits,
     flows,
-    new,
     sum_up,
     terms,
     write,
@@ -48,7 +47,6 @@ def _seen_within(ranked: Top, groups: dict[tuple[Any, ...], list[Any]]) -> None:
         assert late_ns <= (width_ns if width_ns > 1 else 0)
 
 
-@few
 @given(ROWS, terms(), MOMENT, MOMENT, KEYS, st.sampled_from([None, *SORTS]), FOLDED)
 def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     rows: list[FlowRow],
@@ -78,7 +76,6 @@ def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     conn.close()
 
 
-@few
 @given(
     ROWS,
     MOMENT,
@@ -147,7 +144,6 @@ def _ends(key: str, record: FlowRecord) -> tuple[str | None, str | None]:
     return found[0], found[1]
 
 
-@few
 @given(
     ROWS,
     st.lists(st.sampled_from(EITHER_KEYS), min_size=1, max_size=2, unique=True),
