@@ -36,7 +36,7 @@ from ctk.ask.sums import Value, keys_of, needs_flows
 from ctk.ask.top import Top, check
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
-from ctk.fleet.clickhouse.client import Client, TooManyError, connect
+from ctk.fleet.clickhouse.client import Client, TooManyError, reading
 from ctk.fleet.clickhouse.recordings import Told, read
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.model import Filters
@@ -71,7 +71,7 @@ class Shipped(Recording):
         self._brought: list[tuple[Span, Source]] = []
         self._told: Told | None = None
         self._sums: Sums | None = None
-        self.client: Client = connect(self.target)
+        self.client: Client = reading(self.target)
         self._opened.callback(self.client.close)
         try:
             tables.check(self.client)
