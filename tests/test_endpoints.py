@@ -1095,9 +1095,7 @@ def test_a_slice_that_comes_after_the_first_dial_names_the_service() -> None:
     assert found == [ServiceFound(edge.dialled, "tcp", 8080, "shop/web", "endpoint")]
 
 
-def test_a_slice_that_lists_the_next_pod_of_an_address_does_not_name_what_dialled_the_one_before() -> (
-    None
-):
+def test_a_slice_of_the_next_pod_of_an_address_does_not_name_what_dialled_the_one_before() -> None:
     """A slice is written up to 5 s late, and the address was used again sooner."""
     endpoints = cluster(node(), backs("other"), service(), backs("web"), pod("old"))
     edge = dial(endpoints, "10.244.0.9", 8080, at=10)
