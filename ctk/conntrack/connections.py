@@ -36,7 +36,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from ctk.conntrack.attributes import MalformedError
+from ctk.conntrack.decode import EventTuple
 from ctk.conntrack.groups import (
+    NOTHING,
     Counters,
     Ends,
     Flow,
@@ -46,6 +48,7 @@ from ctk.conntrack.groups import (
     Other,
     RestoredGroup,
     base_of,
+    moved_since,
 )
 from ctk.conntrack.strangers import Strangers
 from ctk.conntrack.tuples import TupleReader
@@ -69,6 +72,7 @@ _OF_FLOW = (1 << 48) - 1  # the bits of a key that are the connection's own
 # What is counted, and when it last grew: the time takes no memory beyond the four counters.
 _COUNTERS = struct.Struct("=4Qq")
 _FOUR = struct.Struct("=4Q")
+FourCounters = tuple[int, int, int, int]  # Counters, as an event has them
 
 
 class Connections:
@@ -97,6 +101,11 @@ class Connections:
         # What the dump under way did not list yet, each under itself: 48 bytes less a connection
         # where its counters stand under the very same object.
         self._unlisted: dict[int, int] = {}
+
+    @property
+    def filters(self) -> bool:
+        """Whether some flows are not wanted."""
+        return self._wanted is not None
 
     # Flows.
 
@@ -166,6 +175,15 @@ class Connections:
         if len(self.flows) >= MOST_FLOWS:
             self._older_flows, self.flows = self.flows, {}
 
+    def are_unknown(self, keys: Sequence[int], events: Sequence[EventTuple]) -> Sequence[bool]:
+        """Say of each event whether neither its connection, by its key, nor its flow is known."""
+        live, flows, older = self.live, self.flows, self._older_flows
+        flow_keys = [(event[1], event[3], event[4]) for event in events]
+        return [
+            key not in live and flow not in flows and flow not in older
+            for key, flow in zip(keys, flow_keys, strict=True)
+        ]
+
     # What was counted.
 
     def counters(self, key: int) -> Counters | None:
@@ -187,6 +205,10 @@ class Connections:
         if packed is None or None in counters:
             return packed is None and counters[0] is None
         return packed.startswith(_FOUR.pack(*counters))
+
+    def packed(self, keys: Sequence[int]) -> Sequence[bytes | None]:
+        """What of live connections is in the windows so far, for `moved_from`."""
+        return list(map(self._counters.get, keys))
 
     def count(self, key: int, counters: Counters, at_ns: int) -> None:
         """From here on what a connection moved is what it has beyond `counters`."""
@@ -213,6 +235,16 @@ class Connections:
         packed = self._counters.pop(key, None) if self._counters else None
         state = self.states.pop(key, 0) if self.states else 0
         return state, None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
+
+    def drop(self, keys: Sequence[int]) -> None:
+        """Drop connections that ended, and have no state."""
+        for key in keys:
+            del self.live[key]
+        if self._counters:
+            for key in keys:
+                self._counters.pop(key, None)
+        if self.ended is not None:
+            self.ended.update(keys)
 
     def forget(self, key: int) -> None:
         """The connection with this key ended untold."""
@@ -344,6 +376,13 @@ class Connections:
                     start = n * _COUNTERS.size
                     self._counters[key] = some.counters[start : start + _COUNTERS.size]
         self.states = dict.fromkeys(self.live, RESTORED)
+
+
+def moved_from(packed: bytes, now: FourCounters) -> FourCounters | None:
+    """What a connection moved since it was counted; None where its counters went back."""
+    if packed.startswith(_FOUR.pack(*now)):
+        return NOTHING
+    return moved_since(Counters(*_COUNTERS.unpack(packed)[:4]), Counters(*now))
 
 
 def _restored(some: LiveConnections) -> Group:
