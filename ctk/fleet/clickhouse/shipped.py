@@ -109,12 +109,13 @@ class Shipped(Recording):
         limit: int | None = 20,
         seen: bool = False,
         side: Side = "both",
+        counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> Top:
-        """Sum up what fits by keys, the largest first."""
+        """Sum up what fits by keys, the largest first; all `counts` come at once."""
         self._check()
         keys = _told_apart(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side", "counts")
         found = self._added_up(chosen, keys, sort, limit, seen=seen, side=side)
         if found is None or not found.groups:
             try:  # what is brought tells why nothing fits
