@@ -268,13 +268,13 @@ class Owners:
         """
         A pod of that node is gone, and never told its address: it may be that of one in its grace.
 
-        Gives the addresses that are nobody's from then on.
+        Gives the addresses that are nobody's from then on. What was deleted by force serves for up
+        to two seconds more, but nobody tells when in those the other got its address.
         """
         lost: list[str] = []
         for owned in list(self._in_grace):
-            # What was deleted by force is killed by then.
-            over_ns = max(owned.gone_ns + _KILLED_LATE_NS, from_ns)
-            if owned.endpoint.node == node and over_ns < owned.to_ns and not owned.inferred:
+            over_ns = max(owned.sure_until_ns, from_ns)
+            if owned.endpoint.node == node and over_ns < owned.to_ns:
                 self._wait(owned, over_ns, owned.sure_until_ns)
                 lost.append(owned.endpoint.address)
         return lost
