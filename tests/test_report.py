@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from edges import edge as edge_of
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
+from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, terms, write
 from sample import DB, WEB
 
 import ctk

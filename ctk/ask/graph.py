@@ -15,11 +15,11 @@ from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.coverage import answered_span
 from ctk.ask.folded import folded_of
-from ctk.ask.gaps import StoredGap, gaps_of
 from ctk.ask.nothing import why_nothing
 from ctk.ask.selectors import both, edge_condition, row_condition
 from ctk.ask.series import STEPS, cover_steps, step_of
 from ctk.ask.spans import Held, Piece, clip, cover, exact_extent, held
+from ctk.ask.storedgaps import StoredGap, gaps_of
 from ctk.ask.sums import needs_flows
 from ctk.errors import UsageError
 from ctk.model import Filters, Kind

@@ -6,7 +6,7 @@ New, update and destroy events of a connection, and all connections of a flow, a
 totals (counting.py); who a group belongs to is asked by whoever takes the window.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -166,10 +166,12 @@ class Aggregator(EventCounter):
 
     # Dumps.
 
-    def add_dump(self, entries: Iterable[EventTuple]) -> None:
+    def add_dump(self, entries: Sequence[EventTuple]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
         connections.forget_idle_flows()
+        if self._at_once is not None:
+            entries = self._at_once.take_listed(entries)
         live, states = connections.live, connections.states
         for entry in entries:
             _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
