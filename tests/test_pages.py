@@ -24,8 +24,7 @@ STEP = st.tuples(ROWS, st.one_of(st.none(), st.tuples(*[st.integers(0, 3 * DAY)]
 
 
 # Without shrinking, which would take minutes: an example is a file and its recorder.
-@settings(phases=[Phase.generate])
-@few
+@settings(few, phases=[Phase.generate])
 @given(
     ROWS,
     terms(),
