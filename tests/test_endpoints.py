@@ -1343,7 +1343,7 @@ def test_what_ended_long_ago_is_forgotten() -> None:
         endpoints.apply(Applied(one, T0 + i * S))
         endpoints.apply(Deleted(one, T0 + (i + 1) * S))
         endpoints.expire(T0 + (i - 10) * S)
-    assert len(endpoints._owners._spans["10.244.0.9"]) <= 12
+    assert len(endpoints._owners._spans.of("10.244.0.9")) <= 12
     assert who(endpoints, "10.244.0.9", 995.5) == "pod pod-995"
     assert who(endpoints, "10.244.0.9", 500.5) == "unknown"
 

@@ -22,7 +22,8 @@ from sample import DB, WEB
 
 import ctk
 from ctk.ask.failures import failures
-from ctk.ask.graph import SUM_KEYS, Sums, graph, values_of
+from ctk.ask.graph import graph
+from ctk.ask.leafedges import SUM_KEYS, Sums, values_of
 from ctk.ask.series import step_of
 from ctk.ask.top import top
 from ctk.cli.bar import Stages

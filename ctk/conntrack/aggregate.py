@@ -195,6 +195,8 @@ class Aggregator(EventCounter):
                 group = self._taken_up(group, key, shown[1], start_ns)
             before = connections.counters(key)
             if group is None:
+                if self.behind and start_ns is not None and start_ns >= self._end_ns:
+                    continue  # its event is among those that wait, and counts in its own window
                 group, counted = self._find(shown[1], key, entry)
                 live[key] = group
                 before = connections.counters(key)
