@@ -194,8 +194,8 @@ class Recorder:
         self._now_ns = at_ns = batch.at_ns
         if self._plan.live:
             self._ledger.watch_clock(host.clock_offset_ns(), at_ns)
-        events = self._decoder.read(batch) if batch.lengths else []
-        for window in self._aggregator.add(events, at_ns):
+        parts = self._decoder.parts(batch) if batch.lengths else []
+        for window in self._aggregator.add_parts(parts, at_ns):
             self._write(window, min(window.ended_ns, at_ns))
         if not 0 <= at_ns - self._told_ns < SECOND:
             self._every_second(at_ns)

@@ -1,0 +1,188 @@
+"""
+Events counted many at once, where each of them is plain: what a flood is made of.
+
+The columns of a run of messages say which connections begin or are updated, and nothing is made of
+an event but its key. It takes a third of the time of one at a time (`EventCounter`), which counts
+all that is not plain: ends, flows that are new, connections whose begin was not seen, strangers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ctk.conntrack.baseline import Baseline
+from ctk.conntrack.connections import Connections
+from ctk.conntrack.counting import Aggregation, EventCounter
+from ctk.conntrack.decode import NEW, UPDATE, Part
+from ctk.conntrack.groups import Flow, Group
+from ctk.conntrack.outcome import AT
+from ctk.conntrack.runs import Columns, Places
+
+_MOST_FLOWS = 4096  # by their tuples' bytes, 250 bytes each
+_PORT = (1 << 16) - 1
+
+
+class PartCounter(EventCounter):
+    """Adds the parts of a batch to the totals of their groups, in the window that is open."""
+
+    def __init__(
+        self, connections: Connections, baseline: Baseline, aggregation: Aggregation
+    ) -> None:
+        super().__init__(connections, baseline, aggregation)
+        # Flows without a stranger, by the bytes of both tuples with 0 for the source port.
+        self._flows: dict[bytes, Flow] = {}
+        # Groups of the open window that have several source ports, and are not to be folded.
+        self._several: set[Group] = set()
+        # What is counted and not added yet: events by their group, and when the last one came.
+        self._begun: Counter[Group] = Counter()
+        self._updated: Counter[Group] = Counter()
+        self._last_ns: dict[Group, int] = {}
+
+    def _look_anew(self) -> None:
+        """Another window begins, or other flows may be strangers' from here on."""
+        self._flows.clear()
+        self._several.clear()
+
+    def _count_parts(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            if not isinstance(part, Columns):
+                self._add_counted()
+                self._count(part)
+                continue
+            done = self._count_together(part)
+            if done < len(part):
+                self._add_counted()
+                self._count(part.events()[done:])
+        self._add_counted()
+
+    def _count_together(self, columns: Columns) -> int:
+        """Count events as long as they are plain; return how many were."""
+        places = columns.places
+        if places is None or self._by_port or self._apart:
+            return 0
+        whats = columns.whats(places)
+        begin = whats.count(NEW)
+        if begin + whats.count(UPDATE) < len(whats):
+            return 0
+        tuples, own = columns.flows_and_own(places)
+        flows = self._flows_of(tuples, places)
+        if flows is None:
+            return 0
+        keys = [flow.base | bits for flow, bits in zip(flows, own, strict=True)]
+        begun: Sequence[Group] = ()
+        updated: Sequence[Group] = ()
+        if begin == len(keys):
+            groups = begun = self._begin_all(flows, keys)
+        elif not begin:
+            groups = updated = self._update_all(keys)
+        else:
+            groups, begun, updated = self._begin_and_update(flows, keys, whats)
+        if not groups:
+            return 0
+        times = columns.times(places)
+        if not self._several.issuperset(groups):
+            self._see_ports(groups, own, times)
+        self._begun.update(begun)
+        self._updated.update(updated)
+        self._last_ns.update(zip(groups, times, strict=False))
+        self.events += len(groups)
+        return len(groups)
+
+    def _flows_of(self, tuples: list[bytes], places: Places) -> list[Flow] | None:
+        """Return the flows of these; None where one is new, unwanted, or has a stranger."""
+        known = self._flows
+        flows = list(map(known.get, tuples))
+        if all(flows):
+            return flows  # type: ignore[return-value]
+        if len(known) >= _MOST_FLOWS:
+            known.clear()
+        orig, reply = slice(places.port - places.tuples), slice(places.reply - places.tuples, None)
+        entered = self.connections.flows.get
+        found: list[Flow] = []
+        for of, flow in zip(tuples, flows, strict=True):
+            if flow is None:
+                flow = entered((of[orig], of[reply], 0))
+                if flow is None or flow.other is not None:
+                    return None
+                known[of] = flow
+            found.append(flow)
+        return found
+
+    def _begin_all(self, flows: Sequence[Flow], keys: Sequence[int]) -> Sequence[Group]:
+        """Enter connections that begin; nothing where one lives, or is the first of its group."""
+        groups = [flow.group for flow in flows]
+        begun = dict(zip(keys, groups, strict=True))
+        live = self.connections.live
+        if not all(groups) or len(begun) < len(keys) or not live.keys().isdisjoint(begun):
+            return ()
+        live.update(begun)  # type: ignore[arg-type]
+        return groups  # type: ignore[return-value]
+
+    def _update_all(self, keys: Sequence[int]) -> Sequence[Group]:
+        """Return the groups of connections that live; nothing where one is not plain."""
+        groups = list(map(self.connections.live.get, keys))
+        if not self._several.issuperset(groups):
+            if not all(groups) or any(group.folded for group in groups if group):
+                return ()
+        return groups  # type: ignore[return-value]
+
+    def _begin_and_update(
+        self, flows: Sequence[Flow], keys: Sequence[int], whats: Sequence[int]
+    ) -> tuple[Sequence[Group], Sequence[Group], Sequence[Group]]:
+        """Enter and look up connections as long as they are plain: all, begun, and updated."""
+        live = self.connections.live
+        groups: list[Group] = []
+        begun: list[Group] = []
+        updated: list[Group] = []
+        for flow, key, what in zip(flows, keys, whats, strict=True):
+            group = live.get(key)
+            if what == UPDATE:
+                if group is None or group.folded:
+                    break
+                updated.append(group)
+            else:
+                if group is not None or flow.group is None:
+                    break
+                group = live[key] = flow.group
+                begun.append(group)
+            groups.append(group)
+        return groups, begun, updated
+
+    def _see_ports(
+        self, groups: Sequence[Group], own: Sequence[int], times: Sequence[int]
+    ) -> None:
+        """Begin totals where there are none, and say which groups have several source ports."""
+        for group, bits, at_ns in zip(groups, own, times, strict=False):
+            port = bits & _PORT
+            totals = self._totals(group, at_ns, port)
+            if totals.port is None and group.other is None:
+                self._several.add(group)
+
+    def _add_counted(self) -> None:
+        """Add what was counted to the totals."""
+        last_ns = self._last_ns
+        if not last_ns:
+            return
+        for group, count in self._begun.items():
+            totals = group.totals
+            assert totals is not None
+            totals.connections += count
+            totals.new_events += count
+            totals.ended_ns = last_ns[group]
+        for group, count in self._updated.items():
+            totals = group.totals
+            assert totals is not None
+            totals.update_events += count
+            totals.ended_ns = last_ns[group]
+        self._begun.clear()
+        self._updated.clear()
+        last_ns.clear()
+
+
+def first_ns(parts: Sequence[Part]) -> int | None:
+    """Say when the first event of a batch happened."""
+    for part in parts:
+        if isinstance(part, Columns):
+            return part.first_ns()
+        if part:
+            return part[0][AT]
+    return None
