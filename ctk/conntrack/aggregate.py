@@ -32,7 +32,7 @@ from ctk.conntrack.groups import (
     moved_since,
 )
 from ctk.conntrack.outcome import AT, START, counters_of
-from ctk.conntrack.together import PartCounter, first_ns
+from ctk.conntrack.parts import PartCounter, first_ns
 from ctk.model import (
     COUNTS_CONNECTION,
 )

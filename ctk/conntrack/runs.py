@@ -7,14 +7,16 @@ So these can be had without the rest, and no event of theirs is ever made.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar
 
 # Messages, so that a mixed batch has runs too, and so that what is made of them stays in the
 # nearest cache until it is counted: of 1,024 at once each costs twice as much.
 AT_ONCE = 128
 _WORD, _HALF = 4, 2  # netlink aligns every header to a word
+
+_T = TypeVar("_T")
 
 
 class Places(NamedTuple):
@@ -122,42 +124,48 @@ class Columns:
     def places(self) -> Places | None:
         return self._run.places
 
-    def _column(self, places: Places, at: int, code: str) -> list[Any]:
+    def _column(self, at: int, code: str) -> Iterator[Any]:
         rows = self._run.unpacked(f"{at}x{code}", self._messages, self._distance)
-        return list(chain.from_iterable(rows))
+        return chain.from_iterable(rows)
 
     def whats(self, places: Places) -> list[int]:
-        return self._column(places, places.what, "I")
+        return list(self._column(places.what, "I"))
+
+    def is_all(self, what: bytes, places: Places) -> bool:
+        """Say whether each is this: `what` as it stands in a message."""
+        column = self._messages.cast("I")[places.what // _WORD :: self._distance // _WORD]
+        return column.tobytes() == what * len(self)
 
     def times(self, places: Places) -> list[int]:
         """Return when each happened."""
         if places.at is None:
             return [self.at_ns] * len(self)
-        return self._column(places, places.at, "Q")
+        return list(self._column(places.at, "Q"))
 
     def first_ns(self) -> int:
         """Return when the first of them happened."""
         places = self.places
         return self.at_ns if places is None or places.at is None else self.times(places)[0]
 
-    def flows_and_own(self, places: Places) -> tuple[list[bytes], tuple[int, ...]]:
-        """
-        Return the tuples of each, with 0 for the source port, and the bits that are its own.
-
-        Those are `ct_id << 16 | port`.
-        """
-        count, step = len(self), self._distance // _HALF
-        halves = self._halves
-        packed = bytearray(8 * count)
-        own = memoryview(packed).cast("H")
-        ports = slice(places.port // _HALF, None, step)
+    def own(self, places: Places) -> tuple[int, ...]:
+        """Return the bits of a key that are a connection's own: `ct_id << 16 | port`."""
+        packed = bytearray(8 * len(self))
+        own, step = memoryview(packed).cast("H"), self._distance // _HALF
         ct_id = places.ct_id // _HALF
-        own[1::4] = halves[ct_id::step]
-        own[2::4] = halves[ct_id + 1 :: step]
-        own[3::4] = halves[ports]
+        own[1::4] = self._halves[ct_id::step]
+        own[2::4] = self._halves[ct_id + 1 :: step]
+        own[3::4] = self._halves[places.port // _HALF :: step]
+        return struct.unpack(f">{len(self)}Q", packed)
+
+    def flows(self, places: Places, flow_of: Callable[[bytes], _T]) -> list[_T]:
+        """Ask for each flow by the bytes of both tuples, with 0 for the source port."""
+        halves = self._halves
+        ports = slice(places.port // _HALF, None, self._distance // _HALF)
+        kept = halves[ports].tobytes()
         # They are out of the way while the bytes around them are taken as one.
-        halves[ports] = own[0::4]
+        halves[ports] = memoryview(bytes(len(kept))).cast("H")
         size = places.tuples_end - places.tuples
-        tuples = self._column(places, places.tuples, f"{size}s")
-        halves[ports] = own[3::4]
-        return cast(list[bytes], tuples), struct.unpack(f">{count}Q", packed)
+        # None of them is kept: they stay in the nearest cache.
+        flows = list(map(flow_of, self._column(places.tuples, f"{size}s")))
+        halves[ports] = memoryview(kept).cast("H")
+        return flows

@@ -6,7 +6,8 @@ an event but its key. It takes a third of the time of one at a time (`EventCount
 all that is not plain: ends, flows that are new, connections whose begin was not seen, strangers.
 """
 
-from collections import Counter
+import struct
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
 from ctk.conntrack.baseline import Baseline
@@ -19,6 +20,7 @@ from ctk.conntrack.runs import Columns, Places
 
 _MOST_FLOWS = 4096  # by their tuples' bytes, 250 bytes each
 _PORT = (1 << 16) - 1
+_NEW = struct.pack(">I", NEW)
 
 
 class PartCounter(EventCounter):
@@ -35,7 +37,8 @@ class PartCounter(EventCounter):
         # What is counted and not added yet: events by their group, and when the last one came.
         self._begun: Counter[Group] = Counter()
         self._updated: Counter[Group] = Counter()
-        self._last_ns: dict[Group, int] = {}
+        self._last_ns: dict[Group, int] = {}  # where the kernel says so
+        self._read_ns = 0
 
     def _look_anew(self) -> None:
         """Another window begins, or other flows may be strangers' from here on."""
@@ -59,21 +62,19 @@ class PartCounter(EventCounter):
         places = columns.places
         if places is None or self._by_port or self._apart:
             return 0
-        whats = columns.whats(places)
-        begin = whats.count(NEW)
-        if begin + whats.count(UPDATE) < len(whats):
+        all_new = columns.is_all(_NEW, places)
+        whats = () if all_new else columns.whats(places)
+        if not all_new and whats.count(NEW) + whats.count(UPDATE) < len(whats):
             return 0
-        tuples, own = columns.flows_and_own(places)
-        flows = self._flows_of(tuples, places)
+        flows = self._flows_of(columns, places)
         if flows is None:
             return 0
+        own = columns.own(places)
         keys = [flow.base | bits for flow, bits in zip(flows, own, strict=True)]
         begun: Sequence[Group] = ()
         updated: Sequence[Group] = ()
-        if begin == len(keys):
+        if all_new:
             groups = begun = self._begin_all(flows, keys)
-        elif not begin:
-            groups = updated = self._update_all(keys)
         else:
             groups, begun, updated = self._begin_and_update(flows, keys, whats)
         if not groups:
@@ -83,22 +84,25 @@ class PartCounter(EventCounter):
             self._see_ports(groups, own, times)
         self._begun.update(begun)
         self._updated.update(updated)
-        self._last_ns.update(zip(groups, times, strict=False))
+        if places.at is None:
+            self._read_ns = columns.at_ns
+        else:
+            self._last_ns.update(zip(groups, times, strict=False))
         self.events += len(groups)
         return len(groups)
 
-    def _flows_of(self, tuples: list[bytes], places: Places) -> list[Flow] | None:
-        """Return the flows of these; None where one is new, unwanted, or has a stranger."""
-        known = self._flows
-        flows = list(map(known.get, tuples))
+    def _flows_of(self, columns: Columns, places: Places) -> list[Flow] | None:
+        """Return the flow of each; None where one is new, unwanted, or has a stranger."""
+        flows = columns.flows(places, self._flows.get)
         if all(flows):
             return flows  # type: ignore[return-value]
+        orig, reply = slice(places.port - places.tuples), slice(places.reply - places.tuples, None)
+        known, entered = self._flows, self.connections.flows.get
         if len(known) >= _MOST_FLOWS:
             known.clear()
-        orig, reply = slice(places.port - places.tuples), slice(places.reply - places.tuples, None)
-        entered = self.connections.flows.get
         found: list[Flow] = []
-        for of, flow in zip(tuples, flows, strict=True):
+        for of in columns.flows(places, bytes):
+            flow = known.get(of)
             if flow is None:
                 flow = entered((of[orig], of[reply], 0))
                 if flow is None or flow.other is not None:
@@ -110,19 +114,16 @@ class PartCounter(EventCounter):
     def _begin_all(self, flows: Sequence[Flow], keys: Sequence[int]) -> Sequence[Group]:
         """Enter connections that begin; nothing where one lives, or is the first of its group."""
         groups = [flow.group for flow in flows]
-        begun = dict(zip(keys, groups, strict=True))
-        live = self.connections.live
-        if not all(groups) or len(begun) < len(keys) or not live.keys().isdisjoint(begun):
+        if not all(groups):
             return ()
-        live.update(begun)  # type: ignore[arg-type]
-        return groups  # type: ignore[return-value]
-
-    def _update_all(self, keys: Sequence[int]) -> Sequence[Group]:
-        """Return the groups of connections that live; nothing where one is not plain."""
-        groups = list(map(self.connections.live.get, keys))
-        if not self._several.issuperset(groups):
-            if not all(groups) or any(group.folded for group in groups if group):
-                return ()
+        live = self.connections.live
+        lived = len(live)
+        # One look-up each, and each of them waits for the memory.
+        deque(map(live.setdefault, keys, groups), maxlen=0)  # type: ignore[arg-type]
+        if len(live) < lived + len(keys):
+            while len(live) > lived:
+                live.popitem()  # what was entered last
+            return ()
         return groups  # type: ignore[return-value]
 
     def _begin_and_update(
@@ -159,23 +160,21 @@ class PartCounter(EventCounter):
 
     def _add_counted(self) -> None:
         """Add what was counted to the totals."""
-        last_ns = self._last_ns
-        if not last_ns:
-            return
+        last_ns, read_ns = self._last_ns.get, self._read_ns
         for group, count in self._begun.items():
             totals = group.totals
             assert totals is not None
             totals.connections += count
             totals.new_events += count
-            totals.ended_ns = last_ns[group]
+            totals.ended_ns = last_ns(group, read_ns)
         for group, count in self._updated.items():
             totals = group.totals
             assert totals is not None
             totals.update_events += count
-            totals.ended_ns = last_ns[group]
+            totals.ended_ns = last_ns(group, read_ns)
         self._begun.clear()
         self._updated.clear()
-        last_ns.clear()
+        self._last_ns.clear()
 
 
 def first_ns(parts: Sequence[Part]) -> int | None:
