@@ -153,7 +153,13 @@ def format_time(time_ns: int) -> str:
 @lru_cache(maxsize=1024)
 def minute_text(minute: int) -> str:
     """Spell a minute since the epoch up to its seconds. Rows come in order, so most share it."""
-    return f"{_EPOCH + timedelta(minutes=minute):%Y-%m-%dT%H:%M:}"
+    day, in_day = divmod(minute, 24 * 60)
+    return f"{_day_text(day)}T{in_day // 60:02d}:{in_day % 60:02d}:"
+
+
+@lru_cache(maxsize=64)
+def _day_text(day: int) -> str:  # strftime takes 40 us, and a sparse file has a minute a row
+    return (_EPOCH + timedelta(days=day)).date().isoformat()
 
 
 def format_age(age_ns: int) -> str:

@@ -362,3 +362,15 @@ def test_nothing_is_recorded_into_the_file_of_the_variable(
 ) -> None:
     monkeypatch.setenv("CTK_DB", str(shop))
     assert invoke("record").stderr.startswith("Error: Missing argument 'DB'\n")
+
+
+def test_the_process_ends_at_once_but_not_before_what_is_registered_and_measured() -> None:
+    code = (
+        "import atexit, sys; atexit.register(print, 'registered');"
+        " sys.argv[1:] = ['--version']; from ctk.cli import main; main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[1:] == ["registered"]
+    measured = [sys.executable, "-m", "cProfile", "-m", "ctk", "no-such-command"]
+    ran = subprocess.run(measured, capture_output=True, text=True, check=False)
+    assert "function calls" in ran.stdout

@@ -86,6 +86,7 @@ def test_a_file_gets_what_stdout_would(invoke: Invoke, shop: Path, tmp_path: Pat
         out.write_text("what was there before")
         result = invoke("export", shop, "--format", form, "--output", out)
         assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr.startswith(f"{out} was replaced: 21 bytes were there\n")
         assert out.read_text() == invoke("export", shop, "--format", form).stdout
 
 
@@ -344,6 +345,18 @@ def test_the_file_that_is_read_is_not_written_over(invoke: Invoke, shop: Path, b
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "Error: --output is DB itself\nTry: give it another name\n"
     assert shop.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+def test_a_recording_is_not_written_over(
+    invoke: Invoke, shop: Path, tmp_path: Path, command: str
+) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes(shop.read_bytes())
+    result = invoke(command, shop, "--output", other)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"Error: {other} is an SQLite file\nTry: give --output another name\n"
+    assert other.read_bytes() == shop.read_bytes()
 
 
 def test_a_place_that_cannot_be_written_is_an_error(invoke: Invoke, shop: Path) -> None:

@@ -1061,6 +1061,30 @@ def test_what_was_asked_before_the_lists_is_completed_by_them() -> None:
     ]
 
 
+def test_a_cluster_ip_that_an_earlier_recording_could_not_name_names_what_was_dialled_at_it() -> (
+    None
+):
+    """The recorder was killed before it heard of the service; the file knows its ports only."""
+    ports = (ServicePort("http", "tcp", 80, None), ServicePort("dns", "udp", 53, None))
+    web = service(start=40, ports=ports, addresses=("10.96.0.80", "192.168.9.9"))
+    endpoints = recalled(until=100)
+    before, after, external = (
+        Endpoint(address=address, kind="unknown", valid_from_ns=T0 + at * S)
+        for address, at in (("10.96.0.80", 39), ("10.96.0.80", 90), ("192.168.9.9", 90))
+    )
+    for each in (before, after, external):
+        remembered(endpoints, each, 100)
+    listed(endpoints, [web], 110)
+    history = endpoints.drain()
+    named = [each.unknown for each in history if isinstance(each, Completed)]
+    assert (after in named, before in named) == (True, False)
+    # Its other address may have been somebody else's then.
+    assert [each for each in history if isinstance(each, ServiceFound)] == [
+        ServiceFound(after, "tcp", 80, "shop/web", "address"),
+        ServiceFound(after, "udp", 53, "shop/web", "address"),
+    ]
+
+
 def test_a_slice_that_comes_after_the_first_dial_names_the_service() -> None:
     endpoints = cluster(node(), service(), pod())
     edge = dial(endpoints, "10.244.0.9", 8080, at=10)

@@ -1,6 +1,5 @@
 """Flows by filters, against the same asked of them one by one."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -59,7 +58,7 @@ def test_flows_are_those_that_fit_when_asked_one_by_one(
     assert sorted(map(repr, map(tuple, everything))) == sorted(map(repr, shown))
     expected = [record for record in everything if fits(record, filters)]
     if count is not None:
-        filters = replace(filters, **{"last" if newest else "first": count})
+        filters = filters._replace(**{"last" if newest else "first": count})
         expected = (
             expected[len(expected) - min(count, len(expected)) :] if newest else expected[:count]
         )
@@ -114,8 +113,8 @@ def test_each_filter_alone_fits_on_whatever_level_its_flows_are_found() -> None:
             filters = Filters(terms=(term,))
             expected = [record for record in everything if fits(record, filters)]
             assert list(flows(conn, filters)) == expected, term
-            assert list(flows(conn, replace(filters, last=2))) == expected[-2:], term
-            assert list(flows(conn, replace(filters, first=2))) == expected[:2], term
+            assert list(flows(conn, filters._replace(last=2))) == expected[-2:], term
+            assert list(flows(conn, filters._replace(first=2))) == expected[:2], term
     conn.close()
 
 

@@ -54,7 +54,9 @@ ALL = Filters()
 
 def lines(path: Path, form: Any, time: TimeUnit, filters: Filters = ALL) -> list[bytes]:
     made = Templates(form, time)
-    pages = Flows(partial(connect.reader, path), filters, page_rows=10).pages(made.of_edge)
+    pages = Flows(partial(connect.reader, path), filters, page_rows=10).pages(
+        made.of_edge, as_json=True
+    )
     return [line for rows, edges in pages for line in made.lines(rows, edges)]
 
 
@@ -86,7 +88,7 @@ def test_times_are_texts_and_numbers_of_the_unit(odd: Path, time: TimeUnit) -> N
 
 def test_an_array_is_one_whatever_is_in_it(odd: Path) -> None:
     made = Templates("json", "ns")
-    pages = Flows(partial(connect.reader, odd), ALL, page_rows=10).pages(made.of_edge)
+    pages = Flows(partial(connect.reader, odd), ALL, page_rows=10).pages(made.of_edge, as_json=True)
     text = b"".join(line for rows, edges in pages for line in made.lines(rows, edges))
     expected = [orjson.loads(encoder("jsonl", FLOW_KEYS)(record)) for record in records(odd)]
     assert orjson.loads(text + made.end()) == expected

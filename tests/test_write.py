@@ -587,6 +587,19 @@ def test_a_service_found_late_is_that_of_all_edges_to_it(
     ]
 
 
+def test_a_service_is_that_of_edges_of_an_earlier_recording_too(path: Path) -> None:
+    unnamed = replace(NOBODY, address=SERVICE.address)
+    before = TO_DB._replace(dialled=unnamed, service=None, service_via=None)
+    with connect.writer(path) as conn:
+        _window(_writer(conn), _row(before))
+    with connect.writer(path) as conn:
+        given = (each.endpoint for each in _writer(conn, T + 60 * S).unknown_endpoints(T))
+        [earlier] = [each for each in given if each.kind == "unknown"]
+        found = ServiceFound(earlier, "tcp", 5432, "shop/db", "address")
+        _window(_writer(conn, T + 60 * S), changes=[Completed(earlier, SERVICE), found])
+        assert _all(conn, "SELECT service, service_via FROM flows") == [("shop/db", "address")]
+
+
 def test_the_time_between_two_recordings_is_a_gap(path: Path) -> None:
     with connect.writer(path) as conn:
         lost = Gap("events lost", T, T + S, 1204)

@@ -9,7 +9,6 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, SeenTo
@@ -40,8 +39,7 @@ class Attempts(NamedTuple):
         return self.refused + self.unreplied
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(NamedTuple):
     """
     What failed between one client workload and one backend.
 
@@ -70,8 +68,7 @@ class Failure:
         return self.failing == 1 and (self.backends or 0) > 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failures:
+class Failures(NamedTuple):
     """What failed, the most failures first; `found` in all, of which `rows` are the first."""
 
     rows: tuple[Failure, ...]
@@ -190,7 +187,7 @@ def _parted(filters: Filters) -> tuple[list[Term], Filters]:
     """Part what is asked of failures from whose attempts are counted."""
     asked = [term for term in filters.terms if term.field in _OF_FAILURE]
     rest = tuple(term for term in filters.terms if term not in asked)
-    return asked, replace(filters, terms=rest)
+    return asked, filters._replace(terms=rest)
 
 
 class SeenRow(NamedTuple):

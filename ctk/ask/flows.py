@@ -1,7 +1,6 @@
 """The flows that fit a question, oldest first."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -9,7 +8,7 @@ from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
 from ctk.ask.edges import EdgeValues
 from ctk.ask.folded import folded_of
-from ctk.ask.pages import PAGE_ROWS, STARTED, Pages, Position, Row
+from ctk.ask.pages import ENDED, PAGE_ROWS, STARTED, Pages, Position, Row
 from ctk.ask.spans import Piece
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
@@ -86,7 +85,7 @@ class Flows(Iterator[FlowRecord]):
         pages = self._pages
         pruned_ns = None if pages is None else pages.pruned_ns
         with self._connect() as conn, one_moment(conn):
-            read = replace(self._filters, since_ns=since_ns, until_ns=until_ns)
+            read = self._filters._replace(since_ns=since_ns, until_ns=until_ns)
             found = list(caveats_of(conn, read))
             found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
             span = (-FOREVER_NS if since_ns is None else since_ns, until_ns or FOREVER_NS)
@@ -99,14 +98,16 @@ class Flows(Iterator[FlowRecord]):
             found.append(PrunedMeanwhile(*pages.missed))
         return tuple(found)
 
-    def pages(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+    def pages(
+        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+    ) -> Iterator[Page[T]]:
         """
         Give the flows that are left as rows, many at a time, in place of records.
 
         With them comes what `of_edge` makes of what the flows of one edge have in common. For
         `position` and `caveats` a page counts as given when the next one is asked for.
         """
-        return self._pages_of(of_edge)
+        return self._pages_of(of_edge, as_json=as_json)
 
     def position_of(self, row: Row) -> Position:
         """Give where a reader is that stops at this row, one of a page that was given."""
@@ -119,9 +120,13 @@ class Flows(Iterator[FlowRecord]):
                 self._row = row
                 yield record_of(row, edges[row[2]])
 
-    def _pages_of(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+    def _pages_of(
+        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+    ) -> Iterator[Page[T]]:
         with self._connect() as conn:
-            pages = Pages(conn, self._filters, self._after, of_edge, self._page_rows)
+            pages = Pages(
+                conn, self._filters, self._after, of_edge, self._page_rows, as_json=as_json
+            )
             self._pages = pages
             first_ns, last_ns = FOREVER_NS, -FOREVER_NS
             for rows, edges in pages.read():
@@ -138,7 +143,6 @@ class Flows(Iterator[FlowRecord]):
 _started = itemgetter(STARTED)
 _PLACES = ("started_at", "ended_at", *ROW_KEYS, *EDGE_KEYS)
 _in_order = itemgetter(*(_PLACES.index(key) for key in FLOW_KEYS))
-ENDED = 3 + ROW_KEYS.index("ended_ns")
 
 
 def record_of(row: Row, edge: EdgeValues) -> FlowRecord:

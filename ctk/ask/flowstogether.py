@@ -2,7 +2,6 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
 from heapq import merge
 from itertools import islice, repeat
 from operator import attrgetter
@@ -49,7 +48,7 @@ class FlowsTogether(Flows):
             since_ns = self._reach[0]
         if self._filters.first is not None:
             until_ns = self._reach[1] + 1
-        span = replace(self._filters, since_ns=since_ns, until_ns=until_ns, first=None, last=None)
+        span = self._filters._replace(since_ns=since_ns, until_ns=until_ns, first=None, last=None)
         return self._together(
             [
                 *part.flows(span).caveats,
@@ -58,10 +57,13 @@ class FlowsTogether(Flows):
             for part, flows in zip(self._parts, self._each, strict=True)
         )
 
-    def pages(self, of_edge: Callable[[EdgeValues], T]) -> Iterator[Page[T]]:
+    def pages(
+        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+    ) -> Iterator[Page[T]]:
         """Give the flows as rows; each file numbers its edges, so here they are numbered anew."""
         numbers: dict[tuple[Any, ...], int] = {}
         edges: dict[int, T] = {}
+        of_row = _json_of_row if as_json else _of_row
         while some := list(islice(self, PAGE_ROWS)):
             if len(numbers) > MOST_EDGES:
                 numbers, edges = {}, {}
@@ -71,7 +73,7 @@ class FlowsTogether(Flows):
                 number = numbers.setdefault(values, len(numbers))
                 if number not in edges:
                     edges[number] = of_edge(values)
-                rows.append((None, 0, number, *_of_row(record)))
+                rows.append((None, 0, number, *of_row(record)))
             yield rows, edges
 
     def _read(self) -> Generator[FlowRecord, None, None]:
@@ -95,6 +97,12 @@ class FlowsTogether(Flows):
 
 _of_edge = attrgetter(*EDGE_KEYS)
 _of_row = attrgetter(*ROW_KEYS)
+
+
+def _json_of_row(record: FlowRecord) -> tuple[int, int, bytes]:
+    from orjson import dumps
+
+    return record.started_ns, record.ended_ns, dumps(_of_row(record))
 
 
 def _start(found: tuple[FlowRecord, int]) -> int:

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctk.timespan import format_age
@@ -26,12 +25,12 @@ class StoredGap(NamedTuple):
     detail: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Gaps:
     """The gaps that touch a span, oldest first."""
 
-    rows: tuple[StoredGap, ...]
-    caveats: "tuple[Caveat, ...]"
+    def __init__(self, *, rows: tuple[StoredGap, ...], caveats: "tuple[Caveat, ...]") -> None:
+        self.rows = rows
+        self.caveats = caveats
 
     def __iter__(self) -> Iterator[StoredGap]:
         return iter(self.rows)

@@ -9,7 +9,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import reduce
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Unpack
@@ -104,7 +103,7 @@ class Recordings(Recording):
         chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
         # The first file refuses what is asked wrongly, the limit too.
         self._parts[0].top(
-            replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit, side=side
+            chosen._replace(until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit, side=side
         )
         tops = [
             part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side)
@@ -119,8 +118,7 @@ class Recordings(Recording):
             totals = plus(totals, top.totals)
         sort = sort or ("bytes" if totals.bytes is not None else "connections")
         rows = [TopRow(*group) for group in sorted(groups.items(), key=_largest_first(sort))]
-        return replace(
-            tops[0],
+        return tops[0]._replace(
             sort=sort,
             rows=tuple(rows[:limit]),
             totals=totals,
@@ -268,9 +266,9 @@ class Recordings(Recording):
         return [
             (
                 part,
-                replace(filters, first=flows.given[at])
+                filters._replace(first=flows.given[at])
                 if filters.last is None
-                else replace(filters, last=flows.given[at]),
+                else filters._replace(last=flows.given[at]),
             )
             for at, part in enumerate(self._parts)
         ]

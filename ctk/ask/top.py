@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, SeenTo
 from ctk.ask.connection import one_moment
@@ -28,16 +28,14 @@ from ctk.timespan import FOREVER_NS
 MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
 
 
-@dataclass(frozen=True, slots=True)
-class TopRow:
+class TopRow(NamedTuple):
     """One group: what its keys are, and what its flows add up to."""
 
     keys: tuple[Value, ...]
     counts: Counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Top:
+class Top(NamedTuple):
     """Groups of flows, the largest first, and the sums of all groups, those left out included."""
 
     by: tuple[str, ...]

@@ -3,18 +3,23 @@ The command line: a group that imports a command when it is called, and the one 
 an error.
 """
 
+import atexit
+import gc
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import click
+# What is imported stays: to look for garbage at each 700 objects is a tenth of a short command.
+gc.set_threshold(50_000)
 
-from ctk.errors import CtkError, MissingFileError, UsageError
+import click  # noqa: E402
+
+from ctk.errors import CtkError, MissingFileError, UsageError  # noqa: E402
 
 # Name and short help of every command, by what it is for, so that `ctk --help` imports none.
 GROUPS: dict[str, dict[str, str]] = {
@@ -117,22 +122,40 @@ class Commands(click.Group):
         """Run, and exit with 0 or the code of the error that was shown."""
         extra["standalone_mode"] = False
         program = "ctk"
-        if Path(sys.argv[0]).name == "kubectl-ctk":  # kubectl's way to find its plugins
+        # kubectl's way to find its plugins
+        if os.path.basename(sys.argv[0]) == "kubectl-ctk":  # noqa: PTH119 - pathlib takes 5 ms
             program = extra["prog_name"] = "kubectl ctk"
         _open_what_is_closed()
         try:
-            sys.exit(super().main(args, *rest, **extra) or 0)
+            code = super().main(args, *rest, **extra) or 0
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
-            sys.exit(error.exit_code)
+            code = error.exit_code
         except click.ClickException as error:
-            sys.exit(_show(_from_click(error), program))
+            code = _show(_from_click(error), program)
         except click.Abort:
-            sys.exit(INTERRUPTED)
+            code = INTERRUPTED
         except CtkError as error:
-            sys.exit(_show(error, program))
+            code = _show(error, program)
         except Exception as error:  # noqa: BLE001 - a defect is told, not hidden
-            sys.exit(_show(_known(error) or _defect(error), program))
+            code = _show(_known(error) or _defect(error), program)
+        if args is None:  # the words are those of this process, so it is ours to end
+            _leave(code)
+        sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without taking its modules apart, a tenth of a short command."""
+    watched = sys.getprofile() is not None or sys.gettrace() is not None
+    if watched or threading.active_count() > 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(code)  # says so
+    os._exit(code)
 
 
 def _open_what_is_closed() -> None:

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -108,7 +107,7 @@ def export(
     FILE, with what was put aside, has every flow exactly once, and standard output was told
     every flow at least once; of log, every flow that an event told. NAME is kept beside FILE, or
     beside DB: DB itself is never written.
-    Without, FILE is replaced when all is written.
+    Without, FILE is replaced when all is written, which a line says.
 
     \b
     ctk export node.db --format log --cursor siem \\
@@ -130,7 +129,15 @@ def export(
             _write_days(recording, filters, path, time or "ns", interrupted)
         return
     encoder = forms.encoder(form, time=time or "ns", accounting=log_accounting)
-    place = _Place(path, max_size, max_age, keep, compress, whole=not (cursor or follow))
+    place = _Place(
+        path,
+        max_size,
+        max_age,
+        keep,
+        compress,
+        goes_on=cursor is not None,
+        whole=not (cursor or follow),
+    )
     kept = path_of(path or dbs[0], cursor) if cursor else None
     flags = [form, f"--time {time}" * (time is not None), "--log-accounting" * log_accounting]
     flags.append("--all-observers" * all_observers)
@@ -142,7 +149,7 @@ def export(
         with place.opened(encoder, written) as sink:
             written.keep(sink)  # where that cannot be, nothing is to go out
             if follow:
-                _follow(recording, filters, encoder, written, sink, interrupted, place.tell_removed)
+                _follow(recording, filters, encoder, written, sink, interrupted, place.tell)
                 _tell_left_out(encoder)
                 return
             flows = recording.flows(filters, after=written.after)
@@ -159,7 +166,7 @@ def export(
             if interrupted.is_set():
                 raise click.Abort
             place.is_whole = True
-        place.tell_removed()
+        place.tell()
         _tell_left_out(encoder)
         print_caveats(flows.caveats)
 
@@ -206,8 +213,7 @@ def _write_days(
 
     def flows_of(since_ns: int, until_ns: int) -> Flows:
         since, until = filters.since_ns, filters.until_ns
-        day = replace(
-            filters,
+        day = filters._replace(
             since_ns=since_ns if since is None else max(since, since_ns),
             until_ns=until_ns if until is None else min(until, until_ns),
         )
@@ -262,12 +268,16 @@ class _Place:
         keep: int | None,
         compress: Compression | None,
         *,
+        goes_on: bool,
         whole: bool,
     ) -> None:
+        self._replaced: str | None = None
         if output is not None:
             compress = SUFFIXES.get(output.suffix)
             if output.is_symlink():
                 output = output.resolve()  # what is replaced is the file, not the link
+            if not goes_on and output.is_file() and (size := output.stat().st_size):
+                self._replaced = f"{output} was replaced: {size:,} bytes were there"
         self.is_whole = False
         self._output = output
         self._max_bytes = max_bytes
@@ -304,8 +314,11 @@ class _Place:
             finally:
                 file.finish() if self.is_whole else file.give_up()
 
-    def tell_removed(self) -> None:
-        """Say what was thrown away since the last time."""
+    def tell(self) -> None:
+        """Say what was replaced, once, and what was thrown away since the last time."""
+        if self._replaced:
+            remark(self._replaced)
+            self._replaced = None
         if self._removed:
             files, lines = len(self._removed), sum(self._removed)
             what = "1 file" if files == 1 else f"{files:,} files"

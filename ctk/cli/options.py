@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, get_args
@@ -215,7 +216,7 @@ def refuse_two_clusters(context: str | None, **given: object) -> None:
 
 
 def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
-    """What is written is written over: no file, nor what SQLite keeps beside DB, is two things."""
+    """What is written is written over: no file is two things, and none of them a recording."""
     taken = {
         Path(f"{db.resolve()}{beside}"): "DB itself" for beside in ("", "-wal", "-shm", ".lock")
     }
@@ -225,7 +226,17 @@ def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
         whole = path.resolve()
         if whole in taken:
             raise UsageError(f"{flag} is {taken[whole]}", hint="give it another name")
+        if _is_database(whole):
+            raise UsageError(f"{path} is an SQLite file", hint=f"give {flag} another name")
         taken[whole] = flag
+
+
+def _is_database(path: Path) -> bool:
+    with suppress(OSError):  # who writes it says what is wrong
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(16) == b"SQLite format 3\0"
+    return False
 
 
 _OUTPUT = (

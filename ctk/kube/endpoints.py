@@ -15,7 +15,7 @@ Owned by one thread, which applies changes and asks. Times are ns, addresses are
 writes it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ctk.kube.cluster import KIND_OF, Cluster
@@ -47,6 +47,7 @@ from ctk.model.history import (
     KnownObject,
     KnownUnknown,
     PodsTold,
+    ServiceFound,
 )
 from ctk.timespan import FOREVER_NS
 
@@ -372,9 +373,15 @@ class Endpoints:
                 return True
             if not same(endpoint, known):
                 self._history.append(Completed(endpoint, known))
-            self._history.extend(self._unresolved.completed(endpoint))
+            self._history.extend(self._services(given, known))
             return True
 
         undecided: list[Closed] = []
         self._provisional.settle(address, settled)
         self._history.extend(undecided)
+
+    def _services(self, given: Provisional, known: Endpoint) -> Iterator[ServiceFound]:
+        """Tell which services were dialled at an endpoint of which more is known."""
+        yield from self._unresolved.completed(given.endpoint)
+        if given.earlier:
+            yield from self._unresolved.dialled_earlier(given.endpoint, known)

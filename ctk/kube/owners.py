@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from ctk.kube.identity import same
 from ctk.kube.ownership import Claim, Ownership
-from ctk.model import Endpoint, Kind, packed
+from ctk.model import Endpoint, Kind
+from ctk.model.addresses import packed
 from ctk.model.history import Closed, HistoryChange
 from ctk.timespan import FOREVER_NS, SECOND
 

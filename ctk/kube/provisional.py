@@ -15,7 +15,8 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.model import Endpoint, Kind, address_text, packed
+from ctk.model import Endpoint, Kind
+from ctk.model.addresses import address_text, packed
 from ctk.model.history import Completed, KnownUnknown
 from ctk.timespan import FOREVER_NS, SECOND
 
@@ -42,7 +43,8 @@ class Provisional:
     endpoint: Endpoint
     until_ns: int  # from then on another is given
     asked_ns: int
-    decided: bool = False  # by an earlier recording, with what that knew
+    earlier: bool = False  # an earlier recording gave it
+    decided: bool = False  # and decided, with what that knew
 
     def withdraw(self) -> None:
         """It is not who was named, and may still turn out to be another; it is given no more."""
@@ -119,7 +121,8 @@ class ProvisionalEndpoints:
         """Take in those of earlier recordings: they may be completed, and are given no more."""
         for endpoint, asked_ns, undecided in unknown:
             given = self._of.setdefault(endpoint.address, [])
-            given.append(Provisional(endpoint, asked_ns, asked_ns, decided=not undecided))
+            decided = not undecided
+            given.append(Provisional(endpoint, asked_ns, asked_ns, earlier=True, decided=decided))
         while len(self._of) > _MOST:
             self._of.popitem(last=False)
 

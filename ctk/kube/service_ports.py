@@ -82,6 +82,13 @@ class ServicePorts:
             found &= self._with_cluster_address
         return found.pop() if len(found) == 1 else None
 
+    def of_cluster_address(self, address: str, uid: str) -> list[tuple[str, int]]:
+        """The protocols and ports of a service, where the address is a ClusterIP of it."""
+        service = self.services.get(uid)
+        if service is None or address not in service.cluster_addresses:
+            return []
+        return [(port.proto, port.port) for port in service.ports]
+
     def put_service(self, new: Service, at_ns: int) -> set[Target]:
         """Take in what a service says now; gives the targets that may lead to it only now."""
         old = self.services.get(new.uid)

@@ -80,3 +80,15 @@ class UnresolvedDials:
                 yield ServiceFound(dialled, proto, port, *found)
         if not dials:
             self._dials.pop(dialled.address, None)
+
+    def dialled_earlier(self, dialled: Endpoint, known: Endpoint) -> Iterator[ServiceFound]:
+        """
+        What an earlier recording could not name is a ClusterIP: give what its ports led to.
+
+        Which of them were dialled only the file knows. A ClusterIP is one service's for all its
+        life; other addresses of a service may have been somebody else's before.
+        """
+        for proto, port in self._service_ports.of_cluster_address(known.address, known.uid or ""):
+            found = self.service(known, proto, port, dialled.valid_from_ns)
+            if found is not None:
+                yield ServiceFound(dialled, proto, port, *found)

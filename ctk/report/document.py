@@ -8,7 +8,6 @@ the epoch do not fit a JavaScript number.
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ctk.ask.caveats import Widened
@@ -122,7 +121,7 @@ def _before(
         began_ns = filters.since_ns
         lasts_ns = (filters.until_ns or found.until_ns) - began_ns
         span = (began_ns - lasts_ns, began_ns)
-    earlier = replace(filters, since_ns=span[0], until_ns=span[1])
+    earlier = filters._replace(since_ns=span[0], until_ns=span[1])
     return recording.graph(earlier, series_of=0)
 
 

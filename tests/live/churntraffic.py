@@ -143,8 +143,12 @@ class Traffic:
             else:
                 self._drop(sockets, sock)
 
+        def give_up() -> None:
+            if not dial.server:
+                self._drop(sockets, sock)
+
         self._select.register(sock, selectors.EVENT_READ, answered)
-        self.after(ANSWER_S + stay_s, lambda: self._drop(sockets, sock))
+        self.after(ANSWER_S, give_up)
 
     def _listen(self, sockets: set[socket.socket], address: str, port: int, who: str) -> None:
         """Accept here, and tell each client who it is that it has reached."""

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
@@ -146,7 +145,7 @@ class Shipped(Recording):
         found = self._sums.top(filters, keys, sort, limit, seen=seen, side=side)
         if found is None:
             return None
-        return replace(found, caveats=(*self.caveats_of(filters), *found.caveats))
+        return found._replace(caveats=(*self.caveats_of(filters), *found.caveats))
 
     def series(
         self,
@@ -310,7 +309,7 @@ class Shipped(Recording):
             until_ns += -until_ns % MINUTE
         if (since_ns, until_ns) != (chosen.since_ns, chosen.until_ns):
             caveats.append(WholeMinutes())
-            chosen = replace(chosen, since_ns=since_ns, until_ns=until_ns)
+            chosen = chosen._replace(since_ns=since_ns, until_ns=until_ns)
         if needs_flows(chosen, ()):
             caveats.append(SummedUp())
         self._asked.span = (
@@ -323,7 +322,7 @@ class Shipped(Recording):
     def _with_caveats(self, answer: T) -> T:
         """Say of an answer what was said of its question."""
         caveats = (*answer.caveats, *self._asked.caveats)
-        return replace(answer, caveats=tuple(map(self._explained, caveats)))
+        return answer._replace(caveats=tuple(map(self._explained, caveats)))
 
     def _explained(self, caveat: Caveat) -> Caveat:
         """Say of a span that is before all that was shipped, or behind, that it is."""
