@@ -1,6 +1,7 @@
 """Events counted many at once come to what they come to one at a time."""
 
 from collections.abc import Iterator
+from itertools import count
 from random import Random
 
 import pytest
@@ -84,34 +85,43 @@ def batches(chance: Random) -> Iterator[Datagrams]:
     """Yield what a socket may hand over: runs of one kind and of several, of few connections."""
     at_ns = T + SECOND
     proto = chance.choice([UDP, 6])
-    strange = chance.choice([0, 0, 0.02, 0.5])
+    strange = chance.choice([0, 0, 0.01, 0.5])
     ports = chance.choice([2, 300])
-    for _ in range(chance.randrange(3, 7)):
+    fresh = count(1_000)
+    alive = [Connection(proto=proto, src=KNOWN[0], port=1, ct_id=1)]
+    for _ in range(chance.randrange(4, 7)):
         raws: list[bytes] = []
         timed = chance.random() < 0.5
         while len(raws) < chance.randrange(40, 500):
-            kinds = chance.choice(["n", "n", "u", "nu", "nuuu", "d", "nud"])
-            for _ in range(chance.randrange(1, 200)):
+            kinds = chance.choice(["n", "n", "u", "nu", "nuuu", "nuuu", "d", "nud"])
+            known = chance.choice([0, 0, 0, 0.01, 0.5])  # how many are new and update of any
+            for _ in range(chance.choice([20, 150, 300])):
                 src = chance.choice(KNOWN)
                 if chance.random() < strange:
                     src = f"8.0.0.{chance.randrange(9)}"
-                port = chance.randrange(ports)
-                ct_id = chance.choice([port, port, port, 7])
-                one = Connection(proto=proto, src=src, port=port, ct_id=ct_id)
-                when = at_ns - chance.randrange(SECOND // 4) if timed else None
                 kind = chance.choice(kinds)
+                port = chance.randrange(ports) if chance.random() < known else next(fresh)
+                one = Connection(
+                    proto=proto, src=src, port=port, ct_id=chance.choice([port, port, port, 7])
+                )
+                if kind != "n" and chance.random() >= known:
+                    one = chance.choice(alive)
+                when = at_ns - chance.randrange(SECOND // 4) if timed else None
                 if kind == "d":
                     raws.append(one.destroy(when, state=ESTABLISHED))
+                elif kind == "n":
+                    alive.append(one)
+                    raws.append(one.new(when))
                 else:
-                    raws.append(one.new(when) if kind == "n" else one.update(when))
+                    raws.append(one.update(when))
         buffer = bytearray(b"".join(raw.ljust(SLOT, b"\0") for raw in raws))
         offsets = range(0, len(buffer), SLOT)
         yield Datagrams(at_ns, False, buffer, offsets, [len(raw) for raw in raws])
-        at_ns += chance.choice([5_000_000, SECOND // 2, SECOND])
+        at_ns += chance.choice([5_000_000, 5_000_000, 5_000_000, SECOND // 2, SECOND])
 
 
 @given(st.integers(0, 1 << 32), st.sampled_from(["ports", "ports", "connections", "none"]))
-@settings(max_examples=6)
+@settings(max_examples=10)
 def test_runs_come_to_what_their_events_come_to_one_at_a_time(seed, aggregation):
     chance = Random(seed)
     listed = [Connection(src=KNOWN[n % 5], port=n, ct_id=n).listed() for n in range(4)]

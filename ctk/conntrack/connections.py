@@ -310,7 +310,7 @@ class Connections:
                 if packed is not None:
                     measured.take(key, group).counters.append(packed)
                     continue
-            # Most of a flood: 0.1 us. A list of keys, whose numbers lie far apart, took 0.3 us more.
+            # A list of keys, whose numbers lie far apart in memory, takes 0.1 us more.
             add = unmeasured[group]
             if add is None:
                 unmeasured.take(key, group)

@@ -240,8 +240,8 @@ def _places(at: Mapping[int, int], reply_end: int) -> Places | None:
     """Say where the columns of a flood are, by the places of what an event has."""
     if _ZONE in at or _PORT not in at:
         return None
-    starts = (at[each] for each in (_WHAT, _ORIG, _PORT, _REPLY))
-    return Places(*starts, reply_end, at[_CT_ID], at.get(_AT))
+    what, orig, port, reply = (at[each] for each in (_WHAT, _ORIG, _PORT, _REPLY))
+    return Places(what, orig, port, reply, reply_end, at[_CT_ID], at.get(_AT))
 
 
 def _compared_inside(message: bytes, orig_end: int, reply_start: int) -> list[tuple[int, slice]]:

@@ -148,9 +148,7 @@ class PartCounter(EventCounter):
             groups.append(group)
         return groups, begun, updated
 
-    def _see_ports(
-        self, groups: Sequence[Group], own: Sequence[int], times: Sequence[int]
-    ) -> None:
+    def _see_ports(self, groups: Sequence[Group], own: Sequence[int], times: Sequence[int]) -> None:
         """Begin totals where there are none, and say which groups have several source ports."""
         for group, bits, at_ns in zip(groups, own, times, strict=False):
             port = bits & _PORT
