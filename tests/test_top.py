@@ -47,6 +47,21 @@ def _seen_within(ranked: Top, groups: dict[tuple[Any, ...], list[Any]]) -> None:
         assert late_ns <= (width_ns if width_ns > 1 else 0)
 
 
+def _fewer_counts(fewer: Top, ranked: Top) -> None:
+    """Where only some counts were asked for, they and the order are as in an answer with all."""
+    assert (fewer.sort, fewer.groups) == (ranked.sort, ranked.groups)
+    for row, whole in zip((*fewer.rows, fewer), (*ranked.rows[:3], ranked), strict=True):
+        counted = row.totals if isinstance(row, Top) else row.counts
+        of_all = whole.totals if isinstance(whole, Top) else whole.counts
+        assert (counted.failed, counted.bytes) == (of_all.failed, of_all.bytes)
+        assert isinstance(row, Top) or row.keys == whole.keys
+    for row in fewer.rows:
+        needed = {"connections", "failed", "bytes", SORTS[fewer.sort]}
+        assert all(
+            count is None for name, count in row.counts._asdict().items() if name not in needed
+        )
+
+
 @given(ROWS, terms(), MOMENT, MOMENT, KEYS, st.sampled_from([None, *SORTS]), FOLDED)
 def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     rows: list[FlowRow],
@@ -64,6 +79,7 @@ def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     filters = Filters(since_ns=since_ns, until_ns=until_ns, terms=terms)
     groups = sum_up(list(flows(conn, filters)), keys, seen=True)
     ranked = top(conn, filters, keys, sort, limit=1000, seen=True)
+    _fewer_counts(top(conn, filters, keys, sort, limit=3, counts=("failed", "bytes")), ranked)
     assert {row.keys: list(row.counts[:TIMES]) for row in ranked.rows} == {
         key: sums[:TIMES] for key, sums in groups.items()
     }

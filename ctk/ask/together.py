@@ -95,18 +95,24 @@ class Recordings(Recording):
         limit: int | None = 20,
         seen: bool = False,
         side: Side = "both",
+        counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> Top:
         """Sum up the flows of all files that fit by keys, the largest first."""
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side", "counts")
         # The first file refuses what is asked wrongly, the limit too.
         self._parts[0].top(
-            chosen._replace(until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit, side=side
+            chosen._replace(until_ns=-FOREVER_NS),
+            by=keys,
+            sort=sort,
+            limit=limit,
+            side=side,
+            counts=counts,
         )
         tops = [
-            part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side)
+            part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side, counts=counts)
             for part, each in self._shares(chosen)
         ]
         groups: dict[tuple[Value, ...], Counts] = {}

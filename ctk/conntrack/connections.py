@@ -35,7 +35,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from ctk.conntrack.attributes import MalformedError
+from ctk.conntrack.decode import EventTuple
 from ctk.conntrack.groups import (
+    NOTHING,
     Counters,
     Ends,
     Flow,
@@ -45,7 +47,9 @@ from ctk.conntrack.groups import (
     Other,
     RestoredGroup,
     base_of,
+    moved_since,
 )
+from ctk.conntrack.packing import packed
 from ctk.conntrack.strangers import Strangers
 from ctk.conntrack.tuples import TupleReader
 from ctk.model import FlowTuple
@@ -64,10 +68,10 @@ _UNTIL_NEXT_DUMP = OLDER | UNCOUNTED
 
 MOST_FLOWS = 15_000  # remembered, twice: it is a cache of what takes 3 us and 500 bytes each
 _EXPORTED_AT_ONCE = 50_000
-_OF_FLOW = (1 << 48) - 1  # the bits of a key that are the connection's own
 # What is counted, and when it last grew: the time takes no memory beyond the four counters.
 _COUNTERS = struct.Struct("=4Qq")
 _FOUR = struct.Struct("=4Q")
+FourCounters = tuple[int, int, int, int]  # Counters, as an event has them
 
 
 class Connections:
@@ -96,6 +100,11 @@ class Connections:
         # What the dump under way did not list yet, each under itself: 48 bytes less a connection
         # where its counters stand under the very same object.
         self._unlisted: dict[int, int] = {}
+
+    @property
+    def filters(self) -> bool:
+        """Whether some flows are not wanted."""
+        return self._wanted is not None
 
     # Flows.
 
@@ -165,6 +174,15 @@ class Connections:
         if len(self.flows) >= MOST_FLOWS:
             self._older_flows, self.flows = self.flows, {}
 
+    def are_unknown(self, keys: Sequence[int], events: Sequence[EventTuple]) -> Sequence[bool]:
+        """Say of each event whether neither its connection, by its key, nor its flow is known."""
+        live, flows, older = self.live, self.flows, self._older_flows
+        flow_keys = [(event[1], event[3], event[4]) for event in events]
+        return [
+            key not in live and flow not in flows and flow not in older
+            for key, flow in zip(keys, flow_keys, strict=True)
+        ]
+
     # What was counted.
 
     def counters(self, key: int) -> Counters | None:
@@ -186,6 +204,10 @@ class Connections:
         if packed is None or None in counters:
             return packed is None and counters[0] is None
         return packed.startswith(_FOUR.pack(*counters))
+
+    def packed(self, keys: Sequence[int]) -> Sequence[bytes | None]:
+        """What of live connections is in the windows so far, for `moved_from`."""
+        return list(map(self._counters.get, keys))
 
     def count(self, key: int, counters: Counters, at_ns: int) -> None:
         """From here on what a connection moved is what it has beyond `counters`."""
@@ -212,6 +234,16 @@ class Connections:
         packed = self._counters.pop(key, None) if self._counters else None
         state = self.states.pop(key, 0) if self.states else 0
         return state, None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
+
+    def drop(self, keys: Sequence[int]) -> None:
+        """Drop connections that ended, and have no state."""
+        for key in keys:
+            del self.live[key]
+        if self._counters:
+            for key in keys:
+                self._counters.pop(key, None)
+        if self.ended is not None:
+            self.ended.update(keys)
 
     def forget(self, key: int) -> None:
         """The connection with this key ended untold."""
@@ -298,37 +330,7 @@ class Connections:
         # long it takes is looked at in between.
         connections = iter(self.live.items())
         for _ in range(0, len(self.live), _EXPORTED_AT_ONCE):
-            yield from self._packed(islice(connections, _EXPORTED_AT_ONCE), ask)
-
-    def _packed(
-        self, some: Iterable[tuple[int, Group]], ask: Callable[[Group], object]
-    ) -> Iterator[LiveConnections]:
-        unmeasured, measured, counters = _Packing(ask), _Packing(ask), self._counters
-        for key, group in some:
-            if counters:
-                packed = counters.get(key)
-                if packed is not None:
-                    measured.take(key, group).counters.append(packed)
-                    continue
-            # A list of keys, whose numbers lie far apart in memory, takes 0.1 us more.
-            add = unmeasured[group]
-            if add is None:
-                unmeasured.take(key, group)
-            else:
-                add(key & _OF_FLOW)
-        for packing in (unmeasured, measured):
-            for group, kept in packing.kept.items():
-                if group.edge_id is None:
-                    continue
-                yield LiveConnections(
-                    flow=b"".join([flow.to_bytes(8, "big") for flow in kept.flows]),
-                    began_ns=group.began_ns,
-                    edge_id=group.edge_id,
-                    has_ports=group.has_ports,
-                    keys=kept.own.tobytes(),
-                    counters=None if packing is unmeasured else b"".join(kept.counters),
-                    folded=group.sides if isinstance(group, FoldedGroup) else None,
-                )
+            yield from packed(islice(connections, _EXPORTED_AT_ONCE), self._counters, ask)
 
     def restore(self, kept: Iterable[LiveConnections], *, by_port: bool) -> None:
         """Take up what a clean stop kept. `by_port`: each connection is a row of its own."""
@@ -348,44 +350,11 @@ class Connections:
         self.states = dict.fromkeys(self.live, RESTORED)
 
 
-class _Packed:
-    """Connections that count under one group, as a clean stop keeps them."""
-
-    __slots__ = ("counters", "flows", "own")
-
-    def __init__(self) -> None:
-        self.own = array("Q")  # the bits of their keys that are their own
-        self.flows: list[int] = []  # of one, or where folded of each
-        self.counters: list[bytes] = []
-
-
-class _Packing(dict[Group, Callable[[int], None] | None]):
-    """
-    Connections by what they count under.
-
-    Gives for a group what adds a connection's own bits; None where more of it is needed: of the
-    first one, and of those that are folded.
-    """
-
-    def __init__(self, ask: Callable[[Group], object]) -> None:
-        self.kept: dict[Group, _Packed] = {}
-        self._ask = ask
-
-    def __missing__(self, group: Group) -> None:
-        return None
-
-    def take(self, key: int, group: Group) -> _Packed:
-        under = group.into or group
-        kept = self.kept.get(under)
-        if kept is None:
-            kept = self.kept[under] = _Packed()
-            self._ask(under)
-        kept.own.append(key & _OF_FLOW)
-        if under.folded or not kept.flows:
-            kept.flows.append(key >> 48)
-        if not under.folded:
-            self[group] = kept.own.append
-        return kept
+def moved_from(packed: bytes, now: FourCounters) -> FourCounters | None:
+    """What a connection moved since it was counted; None where its counters went back."""
+    if packed.startswith(_FOUR.pack(*now)):
+        return NOTHING
+    return moved_since(Counters(*_COUNTERS.unpack(packed)[:4]), Counters(*now))
 
 
 def _restored(some: LiveConnections) -> Group:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.counting import Aggregation, EventCounter
-from ctk.conntrack.decode import NEW, UPDATE, Part
+from ctk.conntrack.decode import NEW, UPDATE, EventTuple, Part, events_of
 from ctk.conntrack.groups import Flow, Group
 from ctk.conntrack.outcome import AT
-from ctk.conntrack.runs import Columns, Places
+from ctk.conntrack.runs import Columns
 
 _MOST_FLOWS = 4096  # by their tuples' bytes, 250 bytes each
 _PORT = (1 << 16) - 1
@@ -46,37 +46,34 @@ class PartCounter(EventCounter):
         self._several.clear()
 
     def _count_parts(self, parts: Iterable[Part]) -> None:
+        one_by_one: list[EventTuple] = []
         for part in parts:
-            if not isinstance(part, Columns):
-                self._add_counted()
-                self._count(part)
+            flows = self._flows_of(part) if isinstance(part, Columns) else None
+            if flows is None or not isinstance(part, Columns):
+                one_by_one += events_of([part])
                 continue
-            done = self._count_together(part)
+            if one_by_one:
+                self._count(one_by_one)
+                one_by_one = []
+            done = self._count_together(part, flows)
             if done < len(part):
                 self._add_counted()
-                self._count(part.events()[done:])
+                one_by_one = part.events()[done:]
         self._add_counted()
+        self._count(one_by_one)
 
-    def _count_together(self, columns: Columns) -> int:
+    def _count_together(self, columns: Columns, flows: Sequence[Flow]) -> int:
         """Count events as long as they are plain; return how many were."""
         places = columns.places
-        if places is None or self._by_port or self._apart:
-            return 0
-        all_new = columns.is_all(_NEW, places)
-        whats = () if all_new else columns.whats(places)
-        if not all_new and whats.count(NEW) + whats.count(UPDATE) < len(whats):
-            return 0
-        flows = self._flows_of(columns, places)
-        if flows is None:
-            return 0
+        assert places is not None
         own = columns.own(places)
         keys = [flow.base | bits for flow, bits in zip(flows, own, strict=True)]
         begun: Sequence[Group] = ()
         updated: Sequence[Group] = ()
-        if all_new:
+        if columns.is_all(_NEW, places):
             groups = begun = self._begin_all(flows, keys)
         else:
-            groups, begun, updated = self._begin_and_update(flows, keys, whats)
+            groups, begun, updated = self._begin_and_update(flows, keys, columns.whats(places))
         if not groups:
             return 0
         times = columns.times(places)
@@ -91,8 +88,19 @@ class PartCounter(EventCounter):
         self.events += len(groups)
         return len(groups)
 
-    def _flows_of(self, columns: Columns, places: Places) -> list[Flow] | None:
-        """Return the flow of each; None where one is new, unwanted, or has a stranger."""
+    def _flows_of(self, columns: Columns) -> list[Flow] | None:
+        """
+        Return the flow of each event, where all of them begin or are updated.
+
+        None where one does not, or its flow is new, unwanted, or has a stranger.
+        """
+        places = columns.places
+        if places is None or self._by_port or self._apart:
+            return None
+        if not columns.is_all(_NEW, places):
+            whats = columns.whats(places)
+            if whats.count(NEW) + whats.count(UPDATE) < len(whats):
+                return None
         flows = columns.flows(places, self._flows.get)
         if all(flows):
             return flows  # type: ignore[return-value]

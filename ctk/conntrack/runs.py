@@ -97,7 +97,16 @@ class Columns:
     `events` of all of them are made when asked for.
     """
 
-    __slots__ = ("_distance", "_halves", "_messages", "_pick", "_run", "_stand_ins", "at_ns")
+    __slots__ = (
+        "_distance",
+        "_halves",
+        "_messages",
+        "_pick",
+        "_run",
+        "_stand_ins",
+        "_whats",
+        "at_ns",
+    )
 
     def __init__(
         self,
@@ -110,6 +119,7 @@ class Columns:
         self._run, self._messages, self._distance = run, messages, distance
         self._halves = messages.cast("H")
         self._pick, self._stand_ins = pick, stand_ins
+        self._whats: list[int] | None = None
         self.at_ns = stand_ins[2]  # when they were received
 
     def __len__(self) -> int:
@@ -129,7 +139,9 @@ class Columns:
         return chain.from_iterable(rows)
 
     def whats(self, places: Places) -> list[int]:
-        return list(self._column(places.what, "I"))
+        if self._whats is None:
+            self._whats = list(self._column(places.what, "I"))
+        return self._whats
 
     def is_all(self, what: bytes, places: Places) -> bool:
         """Say whether each is this: `what` as it stands in a message."""

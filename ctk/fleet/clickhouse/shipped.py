@@ -36,7 +36,7 @@ from ctk.ask.sums import Value, keys_of, needs_flows
 from ctk.ask.top import Top, check
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
-from ctk.fleet.clickhouse.client import Client, TooManyError, connect
+from ctk.fleet.clickhouse.client import Client, TooManyError, reading
 from ctk.fleet.clickhouse.recordings import Told, read
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.model import Filters
@@ -71,7 +71,7 @@ class Shipped(Recording):
         self._brought: list[tuple[Span, Source]] = []
         self._told: Told | None = None
         self._sums: Sums | None = None
-        self.client: Client = connect(self.target)
+        self.client: Client = reading(self.target)
         self._opened.callback(self.client.close)
         try:
             tables.check(self.client)
@@ -109,12 +109,13 @@ class Shipped(Recording):
         limit: int | None = 20,
         seen: bool = False,
         side: Side = "both",
+        counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> Top:
-        """Sum up what fits by keys, the largest first."""
+        """Sum up what fits by keys, the largest first; all `counts` come at once."""
         self._check()
         keys = _told_apart(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side", "counts")
         found = self._added_up(chosen, keys, sort, limit, seen=seen, side=side)
         if found is None or not found.groups:
             try:  # what is brought tells why nothing fits
