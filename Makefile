@@ -45,7 +45,7 @@ demo-live: install tools ## Play a node with pods in network namespaces, and rec
 
 test: install tools ## Run every test; those on the real kernel need root.
 	@# Where PYTHONDONTWRITEBYTECODE is set, each worker would compile the tests anew: 8 s.
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist loadgroup
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 3 --dist loadgroup
 
 dist: install tools ## Build what is released into dist/: sdist, wheel, the one file.
 	$(BIN)/python release/dist.py dist

@@ -32,7 +32,7 @@ MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and disk_usage(MEMORY).free > 4 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
-# Two tests run at a time, so what takes long tells nothing of the code. Drawn examples are few, and
+# Tests run beside others, so what takes long tells nothing of the code. Drawn examples are few, and
 # the same in each run: what fails, fails for a change. New ones, and more of them, are drawn with
 # `pytest --hypothesis-profile explore`.
 settings.register_profile(
@@ -53,14 +53,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help=text)
 
 
+# Live tests that take a tenth of the CPU time that they last.
+WAITING = (
+    "test_dumps.py",
+    "test_kubernetes.py",
+    "test_live_collect.py",
+    "test_live_counting.py",
+    "test_live_doctor.py",
+)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """
     Give the live tests to one worker, and each other file to the next that is free.
 
     Two live tests at a time would be four processes that want two cores, where what a recorder
-    keeps up with is tested. Those with an API server mostly wait, so they go with the others. What
-    a file's tests share is made once, and the controller has 130 things to hand out, not 2,600.
+    keeps up with is tested. Those that mostly wait go with the others. What a file's tests share is
+    made once, and the controller has 130 things to hand out, not 2,600.
     (`--dist loadgroup` of 3.8 groups nothing with pytest 9.2.)
     """
     from xdist.scheduler import LoadScopeScheduling
@@ -70,8 +80,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
             if nodeid.startswith("tests/release/"):
                 return "release"  # what is released is built once
             file = nodeid.partition("::")[0]
-            waits = file == "tests/live/test_kubernetes.py"
-            return "live" if file.startswith("tests/live/") and not waits else file
+            live = file.startswith("tests/live/") and file.rpartition("/")[2] not in WAITING
+            return "live" if live else file
 
     return LiveOnOneWorker(config, log)
 

@@ -1,8 +1,9 @@
 """Who is seen for the first time: not by another pod of the workload, nor after all was pruned."""
 
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import EDGES, EXTERNAL, ROWS, START, WEB1, WEB2, finish, flows, new, write
+from questions import EDGES, EXTERNAL, ROWS, START, WEB1, WEB2, finish, flows, write
 from recorded import T, file, flow_row, lost
 from test_failures import key_of
 

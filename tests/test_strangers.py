@@ -539,3 +539,40 @@ def test_a_flood_whose_connections_end_goes_on_to_be_folded_as_it_begins() -> No
     assert len(recording.connections.flows) == entered
     [window] = recording.end()
     assert (kept(window), total([window])) == ({}, Row(200, 200, 0, 200, 0, 0, (200, 8_000, 0, 0)))
+
+
+@pytest.mark.parametrize("few", [1, 1_000])
+def test_what_a_dump_lists_of_folded_connections_is_what_they_moved(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the counters of some went back, or moved enough to stand out."""
+    monkeypatch.setattr(alike, "FEW", few)
+    recording, clients = Recording(5), [client(n) for n in range(60)]
+    recording.events(*(one.new() for one in clients), at_ns=T)
+    recording.events(*(client(n).new() for n in range(100, 110)), at_ns=T + 1)
+    recording.dump(*(one.listed((1, 40, 0, 0)) for one in clients), at_ns=T + SECOND)
+    recording.dump(*(one.listed((3, 120, 0, 0)) for one in clients), at_ns=T + 2 * SECOND)
+    recording.dump(*(one.listed((3, 120, 0, 0)) for one in clients), at_ns=T + 3 * SECOND)
+    recording.dump(
+        clients[0].listed((2, 80, 0, 0)),
+        *(one.listed((4, 160, 0, 0)) for one in clients[1:59]),
+        clients[59].listed((9, 9_000, 9, 9_000)),
+        at_ns=T + 4 * SECOND,
+    )
+    at_ns, ended = T + 5 * SECOND, clients[1:59]
+    recording.connections.begin_dump()
+    recording.events(
+        *(one.destroy(counted=(5, 200, 0, 0), status=CONFIRMED) for one in ended), at_ns=at_ns
+    )
+    listed = batch(*(one.listed((5, 200, 0, 0)) for one in ended), at_ns=at_ns)
+    recording.aggregator.add_dump(recording.decoder.read(listed))
+    recording.connections.end_dump()
+    [window] = recording.end()
+    moved = (58 * 5 + 3 + 9, 58 * 200 + 120 + 9_000, 9, 9_000)
+    assert total([window]) == Row(70, 70, 0, 58, 58, 0, moved)
+    assert {port: addresses for port, (_, addresses) in folded(window).items()} == {
+        (80, False): 70,
+        (80, True): 57,  # one stood out before so much was folded
+    }
+    assert kept(window)[packed("8.8.0.59")].moved == (6, 8_880, 9, 9_000)
+    assert len(recording.connections.live) == 2

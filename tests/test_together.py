@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from edges import with_ids
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 from sample import AT, GAPS, ROWS
@@ -101,6 +102,7 @@ def halves(
     return ctk.open(_record(folder / "one.db", "n1", first + second)), ctk.open(files)
 
 
+@few
 @given(
     by=st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=3, unique=True),
     sort=st.none() | st.sampled_from([name for name in SORTS if not name.endswith("_seen")]),

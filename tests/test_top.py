@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -15,7 +16,6 @@ from questions import (
     finish,
     fits,
     flows,
-    new,
     sum_up,
     terms,
     write,

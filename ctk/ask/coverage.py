@@ -9,7 +9,7 @@ import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from ctk.ask.gaps import StoredGap, gaps_of
+from ctk.ask.storedgaps import StoredGap, gaps_of
 from ctk.model import GapKind
 
 # Gaps in which connections may have gone unseen: what is not there then is not known to be absent.

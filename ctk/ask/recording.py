@@ -298,14 +298,12 @@ class Recording(Questions):
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> "Gaps":
         """Give the gaps that touch a span, oldest first."""
-        from ctk.ask.caveats import caveats_of
-        from ctk.ask.gaps import Gaps, gaps_of
+        from ctk.ask.gaps import gaps
 
         self._check()
         span = self._span(since, until)
         with self._connect() as conn:
-            found = gaps_of(conn, span.since_ns, span.until_ns)
-            return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))
+            return gaps(conn, span)
 
     def describe(self, *, sizes: bool = True) -> "Description":
         """Say what the file holds: its span, nodes, recordings, gaps; by `sizes` its tables too."""

@@ -25,13 +25,14 @@ from ctk.ask.connection import Connect
 from ctk.ask.flows import Flows
 from ctk.ask.flowstogether import FlowsTogether
 from ctk.ask.follow import Follow
-from ctk.ask.gaps import Gaps, StoredGap
+from ctk.ask.gaps import Gaps
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import Position
 from ctk.ask.presets import Side
 from ctk.ask.recording import Recording
 from ctk.ask.series import Series
+from ctk.ask.storedgaps import StoredGap
 from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, keys_of, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError

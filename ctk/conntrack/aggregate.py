@@ -6,7 +6,7 @@ New, update and destroy events of a connection, and all connections of a flow, a
 totals (counting.py); who a group belongs to is asked by whoever takes the window.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -177,11 +177,13 @@ class Aggregator(PartCounter):
 
     # Dumps.
 
-    def add_dump(self, entries: Iterable[EventTuple]) -> None:
+    def add_dump(self, entries: Sequence[EventTuple]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
         connections.forget_idle_flows()
         self._look_anew()
+        if self._at_once is not None:
+            entries = self._at_once.take_listed(entries)
         live, states = connections.live, connections.states
         for entry in entries:
             _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
@@ -205,6 +207,8 @@ class Aggregator(PartCounter):
                 group = self._taken_up(group, key, shown[1], start_ns)
             before = connections.counters(key)
             if group is None:
+                if self.behind and start_ns is not None and start_ns >= self._end_ns:
+                    continue  # its event is among those that wait, and counts in its own window
                 group, counted = self._find(shown[1], key, entry)
                 live[key] = group
                 before = connections.counters(key)

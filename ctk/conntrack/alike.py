@@ -66,6 +66,39 @@ class FoldedAtOnce:
         are_taken = set(map(id, taken))
         return [event for event in events if id(event) not in are_taken]
 
+    def take_listed(self, entries: Sequence[EventTuple]) -> Sequence[EventTuple]:
+        """Count what folded connections moved that a dump lists; return the entries left."""
+        if not self._strangers.full or len(entries) < FEW:
+            return entries
+        alike = self._strangers.alike(entries, new=False)
+        # An entry may come twice.
+        if alike is None or len(set(alike.keys)) < len(alike.keys):
+            return entries
+        connections = self._connections
+        is_measured = counters_of(alike.events[0]) is not None
+        moved = self._moved(alike, is_measured=is_measured)
+        into = self._folded_under(alike, moved)
+        ended = connections.ended or ()
+        plain = [
+            folded is not None and key not in ended
+            for key, folded in zip(alike.keys, into, strict=True)
+        ]
+        alike, moved = alike.chosen(plain), list(compress(moved, plain))
+        listed = connections.are_listed(alike.keys)
+        grown = [each is not NOTHING for each in moved]
+        if any(grown):
+            some, moved = alike.chosen(grown), list(compress(moved, grown))
+            for folded, places in _places(compress(compress(into, plain), grown)):
+                assert folded is not None
+                counted = _at(places, some.events)
+                totals = self._counted(folded, counted, _at(places, some.addresses))
+                totals.ended_ns = counted[-1][AT]
+                totals.add(_sum(_at(places, moved)))
+            connections.count_events(list(compress(listed, grown)), some.events)
+            self._note(moved)
+        are_taken = set(map(id, alike.events))
+        return [entry for entry in entries if id(entry) not in are_taken]
+
     def _take_new(self, events: Sequence[EventTuple]) -> Sequence[EventTuple]:
         """Count connections that begin, and are folded as they do; return their events."""
         connections, strangers = self._connections, self._strangers
@@ -92,23 +125,14 @@ class FoldedAtOnce:
         alike = self._strangers.alike(events, new=False)
         if alike is None:
             return ()
-        groups = [connections.live.get(key) for key in alike.keys]
-        into = {group: _into(group, alike.sides) for group in set(groups)}
         is_measured = counters_of(alike.events[0]) is not None
         moved = self._moved(alike, is_measured=is_measured)
-        most, states = self._strangers.most_bytes, connections.states
-        plain = [
-            each is not None
-            and into[group] is not None
-            and each[1] + each[3] <= most
-            and key not in states
-            for key, group, each in zip(alike.keys, groups, moved, strict=True)
-        ]
+        into = self._folded_under(alike, moved)
+        plain = [folded is not None for folded in into]
         alike, moved = alike.chosen(plain), list(compress(moved, plain))
-        folded_under = [into[group] for group in compress(groups, plain)]
         outcomes = [event[OUTCOME] for event in alike.events]
         of_outcome = dict(zip(outcomes, alike.events, strict=True))
-        for (folded, outcome), places in _places(zip(folded_under, outcomes, strict=True)):
+        for (folded, outcome), places in _places(zip(compress(into, plain), outcomes, strict=True)):
             assert folded is not None
             refused, unreplied = failed = failure(of_outcome[outcome])
             group = folded if failed == NO_FAILURE else folded.failures
@@ -117,13 +141,30 @@ class FoldedAtOnce:
             totals.refused += len(places) * refused
             totals.unreplied += len(places) * unreplied
             if is_measured:
-                columns = zip(*filter(None, _at(places, moved)), strict=True)
-                totals.add(Counters(*map(sum, columns)))
-        if is_measured and moved and most < inf:
-            most_moved = max(each[1] + each[3] for each in filter(None, moved))
-            self._strangers.have_folded(connections=1, moved_bytes=most_moved)
+                totals.add(_sum(_at(places, moved)))
+        if is_measured:
+            self._note(moved)
         connections.drop(alike.keys)
         return alike.events
+
+    def _folded_under(
+        self, alike: Alike, moved: Sequence[FourCounters | None]
+    ) -> Sequence[FoldedGroup | None]:
+        """Say where folded connections count; None where one has a state, or may stand out."""
+        live, states = self._connections.live, self._connections.states
+        most = self._strangers.most_bytes
+        groups = [live.get(key) for key in alike.keys]
+        into = {group: _into(group, alike.sides) for group in set(groups)}
+        return [
+            None if each is None or each[1] + each[3] > most or key in states else into[group]
+            for key, group, each in zip(alike.keys, groups, moved, strict=True)
+        ]
+
+    def _note(self, moved: Sequence[FourCounters | None]) -> None:
+        """Take note of the most that one of them moved."""
+        most = max((each[1] + each[3] for each in moved if each is not None), default=0)
+        if most and self._strangers.most_bytes < inf:
+            self._strangers.have_folded(connections=1, moved_bytes=most)
 
     def _moved(self, alike: Alike, *, is_measured: bool) -> Sequence[FourCounters | None]:
         """
@@ -156,6 +197,10 @@ class FoldedAtOnce:
         assert totals.addresses is not None
         totals.addresses.update(addresses)
         return totals
+
+
+def _sum(moved: Sequence[FourCounters | None]) -> Counters:
+    return Counters(*map(sum, zip(*filter(None, moved), strict=True)))
 
 
 def _into(group: Group | None, sides: Sides) -> FoldedGroup | None:

@@ -95,16 +95,12 @@ class Connections:
         self.ended: set[int] | None = None  # while a dump is under way: it may list them yet
         self._counters: dict[int, bytes] = {}  # packed, as the windows have counted them so far
         self._wanted = wanted
+        self.filters = wanted is not None
         self._tuples = TupleReader() if strangers is None else strangers.tuples
         self._older_flows: dict[FlowKey, Flow | None] = {}
         # What the dump under way did not list yet, each under itself: 48 bytes less a connection
         # where its counters stand under the very same object.
         self._unlisted: dict[int, int] = {}
-
-    @property
-    def filters(self) -> bool:
-        """Whether some flows are not wanted."""
-        return self._wanted is not None
 
     # Flows.
 
@@ -213,6 +209,15 @@ class Connections:
         """From here on what a connection moved is what it has beyond `counters`."""
         self._counters[key] = _COUNTERS.pack(*counters, at_ns)
 
+    def count_events(self, keys: Sequence[int], events: Sequence[EventTuple]) -> None:
+        """Do so with the counters of several events: those that are alike share their bytes."""
+        packed = b""
+        for key, event in zip(keys, events, strict=True):
+            now = _COUNTERS.pack(*event[9:13], event[6])
+            if now != packed:
+                packed = now
+            self._counters[key] = packed
+
     # Events. The hot loop in `aggregate` does the plain cases itself.
 
     def is_same(self, key: int) -> bool:
@@ -297,6 +302,10 @@ class Connections:
         if self.ended and key in self.ended:
             return None
         return self._unlisted.pop(key, key)
+
+    def are_listed(self, keys: Sequence[int]) -> Sequence[int]:
+        """The dump lists these, none of which has ended: give each as it stands among those."""
+        return list(map(self._unlisted.pop, keys, keys))
 
     def end_dump(self) -> int:
         """The dump is whole: drop what two in a row did not list, and return how many."""

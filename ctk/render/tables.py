@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from itertools import chain, islice
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from ctk.ask.gaps import StoredGap
+from ctk.ask.storedgaps import StoredGap
 from ctk.errors import UsageError
 from ctk.model import Finding
 from ctk.render import flowcells, layout

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ctk.ask.caveats import Widened
-from ctk.ask.graph import SUM_KEYS, At, Graph, Leaf, LeafEdge, Sums, values_of
+from ctk.ask.graph import At, Graph
 from ctk.ask.keywords import flags_of
+from ctk.ask.leafedges import SUM_KEYS, Leaf, LeafEdge, Sums, values_of
 from ctk.model import Filters
 from ctk.report.redact import Words
 from ctk.timespan import SECOND, format_age, format_time
