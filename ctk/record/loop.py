@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
+from ctk.conntrack.groups import Group
 from ctk.conntrack.strangers import Strangers
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
@@ -46,7 +47,6 @@ _MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them en
 # lives; that leaves the last of it for closing the file. On two cores that do much else, a node's
 # 120,000 connections took 4 s, and the file with the end of the process 5 s.
 _FOLD_S, _KEEP_S, _CLOSE_S = 10.0, 9.0, 4.0
-_LOOK_EACH = 256  # groups, for whether there is time left
 
 
 def run(
@@ -65,6 +65,7 @@ def run(
     # took a quarter of the time (1.6 us an event with the default thresholds, 1.2 with these).
     gc.set_threshold(200_000, 20, 100)
     host.give_memory_back()
+    host.end_without_collecting()
     recorder = Recorder(conn, stream, plan, listening)
     try:
         for batch in stream:
@@ -164,8 +165,8 @@ class Recorder:
         self._now_ns = at_ns = batch.at_ns
         if self._plan.live:
             self._ledger.watch_clock(host.clock_offset_ns(), at_ns)
-        events = self._decoder.read(batch) if batch.lengths else []
-        for window in self._aggregator.add(events, at_ns):
+        parts = self._decoder.parts(batch) if batch.lengths else []
+        for window in self._aggregator.add_parts(parts, at_ns):
             self._write(window, min(window.ended_ns, at_ns))
         if not 0 <= at_ns - self._told_ns < SECOND:
             self._every_second(at_ns)
@@ -295,13 +296,13 @@ class Recorder:
         """Yield what the next recording of this boot is to go on with."""
         if not self._plan.live:
             return
-        for n, group in enumerate(set(self._connections.live.values())):
-            self._attribution.edge_id(group.into or group)
-            if n % _LOOK_EACH == 0:
-                self._hurry()
-        for some in self._connections.export():
+        for some in self._connections.export(self._ask_in_time):
             self._hurry()
             yield some
+
+    def _ask_in_time(self, group: Group) -> None:
+        self._hurry()
+        self._attribution.edge_id(group)
 
     def _hurry(self) -> None:
         if time.monotonic() > self._until_s:
