@@ -57,7 +57,7 @@ class Committer:
         self._steps: Iterator[None] | None = None  # folding and pruning that is under way
         self._settled_ns: int | None = None  # the next round folds up to then
         self._resting_until_s = 0.0  # no folding before then (monotonic clock)
-        self._thinned = 0  # how many gaps `thinned` were logged
+        self._thinned = 0  # gaps of kind "thinned" that the ledger counted
         self._windows: list[Window] = []  # over, and not in the file yet
         self._preparing: Iterator[None] | None = None  # the edges of those windows
         self._changes: list[HistoryChange] = []
