@@ -25,6 +25,7 @@ from io import StringIO
 from pathlib import Path
 
 import click
+from forkedctk import Forks
 
 from ctk.cli import COMMANDS, main
 
@@ -55,23 +56,37 @@ def prepare(folder: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line of shell as a reader of the page would; its output is what both streams got."""
+def run(command: str, folder: Path, forks: Forks | None = None) -> subprocess.CompletedProcess[str]:
+    """
+    Run a line of shell as a reader of the page would; its output is what both streams got.
+
+    What needs no shell is one of `forks` where there are such.
+    """
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": _WIDTH,
+        "TZ": "UTC",
+    }
+    if forks is not None and (words := _without_shell(command)):
+        return subprocess.CompletedProcess(command, *forks.run(words, folder, environment))
     return subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=os.environ
-        | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "COLUMNS": _WIDTH,
-            "TZ": "UTC",
-        },
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
         timeout=60,
     )
+
+
+def _without_shell(command: str) -> list[str]:
+    """Give the words behind `ctk` where a shell would do nothing but take them apart."""
+    words = shlex.split(command)
+    quoted = "|".join((r"'[^']*'", r'"[^"$`\\]*"'))
+    shell = re.search(r"[^\w\s./:,=@%+-]", re.sub(quoted, "", command)) or "=" in words[0]
+    return words[1:] if words[0] == "ctk" and not shell else []
 
 
 def commands(block: str) -> Iterator[str]:
@@ -94,7 +109,7 @@ def _is_open(command: str) -> bool:
     return command.endswith("\\")
 
 
-def rewritten(text: str, folder: Path) -> str:
+def rewritten(text: str, folder: Path, forks: Forks | None = None) -> str:
     """Return a page with the output of every command in it made anew in a prepared folder."""
 
     def printed(match: re.Match[str]) -> str:
@@ -102,7 +117,7 @@ def rewritten(text: str, folder: Path) -> str:
         for command in commands(match[0]):
             if command.startswith("ctk record demo.db"):  # as a reader does, who has none yet
                 (folder / "demo.db").unlink()
-            output = run(command, folder).stdout.splitlines()
+            output = run(command, folder, forks).stdout.splitlines()
             shown += f"$ {command}\n" + "".join(f"{line.rstrip()}\n" for line in output)
         return shown
 

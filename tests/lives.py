@@ -329,6 +329,7 @@ class Played:
     # The connections whose pod was told to a recording that had them.
     named: set[int]
     unheard: set[int]  # of those the ones of which no list, or no end, said what was left
+    away: set[int]  # the connections that were made while nobody recorded
     seen: bool  # by one recorder all the time
 
     def wrong(self) -> list[str]:
@@ -348,7 +349,18 @@ class Played:
             and dial.name is None
             and id(dial) in self.named - self.unheard
             and not shared_second(dial, self.lives, not self.seen)
+            and not self.beside_untold(dial)
         ]
+
+    def beside_untold(self, dial: Dial) -> bool:
+        """Whether a pod that never told its address may have had this one's, which was going."""
+        going = second(dial.at) >= second(dial.life.asked_to_end) or id(dial) in self.away
+        return going and any(
+            other.node == dial.life.node
+            and other.name not in self.told
+            and second(other.created) <= T0 + dial.at * TICK
+            for other in self.lives
+        )
 
 
 def played(
@@ -396,6 +408,7 @@ def played(
     waiting: list[Dial] = []  # made while nobody recorded; the kernel's table still has them
     told: set[str] = set()  # the pods whose address was told, in time for a dial's recorder
     named: set[int] = set()
+    away: set[int] = set()
     unheard: set[int] = set()  # no list, or no end of the recording, said what was left
     for at, _, what in events:
         now_ns = T0 + at * TICK
@@ -404,6 +417,7 @@ def played(
         if isinstance(what, Dial):
             if recorder is None:
                 waiting.append(what)
+                away.add(id(what))
             else:
                 recorder.ask(what)
         elif isinstance(what, tuple):
@@ -450,4 +464,4 @@ def played(
             if lost_ns is not None:
                 recorder.apply(Recovered("pods", lost_ns, now_ns, "away"))
             heard, lost_ns = True, None
-    return Played(lives, dials, told, named, unheard, not turns)
+    return Played(lives, dials, told, named, unheard, away, not turns)

@@ -12,10 +12,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import orjson
-from ctk.migrations.migrations import migrations
 from edges import edge, with_ids
 from hypothesis import strategies as st
-from sqlite_utils import Database
 
 from ctk.ask.flows import Flows
 from ctk.ask.pages import PAGE_ROWS
@@ -81,12 +79,6 @@ NODES = [
     for name, zone in (("n0", "a"), ("n1", "b"))
 ]
 NO_FILTERS = Filters()
-
-
-def new() -> sqlite3.Connection:
-    conn = sqlite3.connect(":memory:", isolation_level=None)
-    migrations.apply(Database(conn))
-    return conn
 
 
 def write(conn: sqlite3.Connection, rows: list[FlowRow]) -> None:

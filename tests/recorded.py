@@ -4,7 +4,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from edges import with_ids
-from questions import EDGES, new
+from emptyfile import new
+from questions import EDGES
 
 from ctk.model import EventCounts, FlowRow, Gap, GapKind
 from ctk.store.write import Writer

@@ -236,6 +236,21 @@ def test_what_waited_in_the_socket_stands_in_the_windows_it_happened_in():
     ]
 
 
+def test_a_dump_that_is_ahead_of_what_waits_counts_nothing_in_a_window_before_it_began():
+    recording = Recording()
+    late, now = T + 12 * SECOND, T + 13 * SECOND
+    begun, older = B.listed(start_ns=late), A.listed(start_ns=T - SECOND)
+    recording.events(Connection(port=3, ct_id=3).new(T + SECOND), at_ns=now)
+    recording.connections.begin_dump()
+    recording.aggregator.add_dump(recording.decoder.read(batch(begun, older, at_ns=now)))
+    recording.aggregator.end_dump()
+    recording.events(B.new(late), at_ns=now)
+    assert recording.end() == [
+        (T, T + WIDTH, {80: Row(2, 1)}),
+        (T + WIDTH, T + 2 * WIDTH, {80: Row(1, 1)}),
+    ]
+
+
 def test_after_a_backward_step_of_the_clock_windows_go_on_at_the_new_time():
     recording = Recording()
     recording.events(A.new(T), at_ns=T)

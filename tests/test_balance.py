@@ -3,8 +3,9 @@
 import sqlite3
 
 import pytest
+from emptyfile import new
 from hypothesis import given
-from questions import OTHER_WEB, ROWS, SERVICE, START, WEB1, WEB2, edge, flows, new, write
+from questions import OTHER_WEB, ROWS, SERVICE, START, WEB1, WEB2, edge, flows, write
 
 from ctk.ask.balance import BY, Balance, balance
 from ctk.ask.top import top

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from edges import edge, with_ids
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -376,6 +377,7 @@ PEER = Endpoint(address="192.0.2.1", kind="external", valid_from_ns=0)
 EDGES = [edge("tcp", 0, POD, PEER, port, None, PEER, None, None, None) for port in (80, 443)]
 
 
+@few
 @given(
     windows=st.lists(
         st.lists(st.tuples(st.sampled_from(EDGES), st.integers(0, 4)), max_size=8),

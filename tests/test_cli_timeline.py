@@ -4,7 +4,6 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,10 +84,10 @@ def test_it_fits_its_screen(shop: Path, columns: int) -> None:
     with ctk.open(shop) as recording:
         found = recording.series(step="10s", since="2024-11-25T18:46:00Z")
         wide = recording.series(step="1m", since="2024-11-25T12:00:00Z")
-    for each in (found, wide, replace(found, rows=found.rows[:1])):
+    for each in (found, wide, found._replace(rows=found.rows[:1])):
         for line in drawn(each, columns):
             assert width(re.sub(r"\x1b\[[0-9]*m", "", line)) <= columns
-    assert drawn(replace(found, rows=()), columns) == []
+    assert drawn(found._replace(rows=()), columns) == []
 
 
 def test_a_column_of_several_steps_shows_the_most_of_them(shop: Path) -> None:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import EDGES, KEYS, ROWS, START, new, write
+from questions import EDGES, KEYS, ROWS, START, write
 from recorded import T, file, flow_row, lost
 
 from ctk.ask.caveats import Folded

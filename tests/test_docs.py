@@ -2,9 +2,11 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forkedctk import Forks
 
 import docs
 from ctk.cli import COMMANDS
@@ -26,12 +28,18 @@ def folder(recorded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded, tmp_path / "page", symlinks=True))
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    with Forks() as made:
+        yield made
+
+
 @pytest.mark.parametrize("page", docs.PAGES)
 def test_every_output_in_the_documentation_is_what_its_command_prints(
-    folder: Path, page: str
+    folder: Path, forks: Forks, page: str
 ) -> None:
     text = (docs.ROOT / page).read_text("utf-8")
-    assert docs.rewritten(text, folder) == text
+    assert docs.rewritten(text, folder, forks) == text
 
 
 @pytest.mark.parametrize("page", docs.PAGES)
@@ -49,13 +57,13 @@ def test_scripts_in_the_documentation_run(folder: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_examples_in_the_help_run(folder: Path, command: str) -> None:
+def test_the_examples_in_the_help_run(folder: Path, forks: Forks, command: str) -> None:
     for example in docs.help_examples(command):
         if command in _NOT_RUN:
             assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", example)) <= docs.flags(command)
             continue
         endless = _ENDLESS.search(example)
-        done = docs.run(f"timeout -s INT 3 {example}" if endless else example, folder)
+        done = docs.run(f"timeout -s INT 3 {example}" if endless else example, folder, forks)
         assert "Error:" not in done.stdout, f"{example}\n{done.stdout}"
         assert done.returncode in ((124, 130, 0) if endless else (0,)), f"{example}\n{done.stdout}"
 

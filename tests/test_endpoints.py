@@ -1095,6 +1095,19 @@ def test_a_slice_that_comes_after_the_first_dial_names_the_service() -> None:
     assert found == [ServiceFound(edge.dialled, "tcp", 8080, "shop/web", "endpoint")]
 
 
+def test_a_slice_of_the_next_pod_of_an_address_does_not_name_what_dialled_the_one_before() -> None:
+    """A slice is written up to 5 s late, and the address was used again sooner."""
+    endpoints = cluster(node(), backs("other"), service(), backs("web"), pod("old"))
+    edge = dial(endpoints, "10.244.0.9", 8080, at=10)
+    endpoints.apply(Applied(pod("old", phase="Failed", ended_ns=T0 + 11 * S), T0 + 11 * S))
+    endpoints.apply(Applied(gained("new", 11, 12), T0 + 12 * S))
+    endpoints.apply(Applied(backs("web", "10.244.0.9"), T0 + 13 * S))
+    assert edge.service is None
+    assert not [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+    later = dial(endpoints, "10.244.0.9", 8080, at=12.5)
+    assert (later.dialled.name, later.service) == ("new", "shop/web")
+
+
 def test_without_an_api_what_the_file_says_was_always_so() -> None:
     endpoints = cluster(node(), pod(start=500), service(start=500), kube=False)
     assert who(endpoints, "10.244.0.9", -1000) == "pod web-1"
@@ -1330,7 +1343,7 @@ def test_what_ended_long_ago_is_forgotten() -> None:
         endpoints.apply(Applied(one, T0 + i * S))
         endpoints.apply(Deleted(one, T0 + (i + 1) * S))
         endpoints.expire(T0 + (i - 10) * S)
-    assert len(endpoints._owners._spans["10.244.0.9"]) <= 12
+    assert len(endpoints._owners._spans.of("10.244.0.9")) <= 12
     assert who(endpoints, "10.244.0.9", 995.5) == "pod pod-995"
     assert who(endpoints, "10.244.0.9", 500.5) == "unknown"
 

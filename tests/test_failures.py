@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import EDGES, FOLDED, MOMENT, ROWS, START, finish, fits, flows, new, terms, write
+from questions import EDGES, FOLDED, MOMENT, ROWS, START, finish, fits, flows, terms, write
 
 from ctk.ask.caveats import SeenTo
 from ctk.ask.failures import Failure, failures

@@ -18,7 +18,8 @@ from ctk.errors import StoreError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.kube.parse import read_objects
-from ctk.model import Datagrams, Endpoint, packed
+from ctk.model import Datagrams, Endpoint
+from ctk.model.addresses import packed
 from ctk.record import commit
 from ctk.render import eventlog
 from ctk.store import connect, rollup

@@ -1,9 +1,9 @@
 """Flows by filters, against the same asked of them one by one."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -17,7 +17,6 @@ from questions import (
     finish,
     fits,
     flows,
-    new,
     terms,
     write,
 )
@@ -59,7 +58,7 @@ def test_flows_are_those_that_fit_when_asked_one_by_one(
     assert sorted(map(repr, map(tuple, everything))) == sorted(map(repr, shown))
     expected = [record for record in everything if fits(record, filters)]
     if count is not None:
-        filters = replace(filters, **{"last" if newest else "first": count})
+        filters = filters._replace(**{"last" if newest else "first": count})
         expected = (
             expected[len(expected) - min(count, len(expected)) :] if newest else expected[:count]
         )
@@ -107,15 +106,15 @@ def test_each_filter_alone_fits_on_whatever_level_its_flows_are_found() -> None:
     ]
     write(conn, rows)
     everything = list(flows(conn))
+    asked = [(term, Filters(terms=(term,))) for term in EVERY_TERM]
+    fit = [[record for record in everything if fits(record, filters)] for _, filters in asked]
     for folded_ns in (0, HOUR, 2 * DAY):
         conn.execute("PRAGMA query_only = OFF")
         finish(rollup.fold(conn, START + folded_ns, SMALL))
-        for term in EVERY_TERM:
-            filters = Filters(terms=(term,))
-            expected = [record for record in everything if fits(record, filters)]
+        for (term, filters), expected in zip(asked, fit, strict=True):
             assert list(flows(conn, filters)) == expected, term
-            assert list(flows(conn, replace(filters, last=2))) == expected[-2:], term
-            assert list(flows(conn, replace(filters, first=2))) == expected[:2], term
+            assert list(flows(conn, filters._replace(last=2))) == expected[-2:], term
+            assert list(flows(conn, filters._replace(first=2))) == expected[:2], term
     conn.close()
 
 

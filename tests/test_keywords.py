@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import get_type_hints
 
 import pytest
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import FITS, ROWS, fits, flows, new, write
+from questions import FITS, ROWS, fits, flows, write
 
 from ctk.ask.keywords import NAMES, SPAN, Asked, as_flag, filters_of, flags_of
 from ctk.errors import UsageError

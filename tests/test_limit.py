@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from edges import edge, with_ids
 
-from ctk.ask.gaps import gaps_in_words, gaps_of
+from ctk.ask.storedgaps import gaps_in_words, gaps_of
 from ctk.errors import FileBusyError
 from ctk.model import COUNTS_CONNECTION, COUNTS_NEW, Endpoint, EventCounts, FlowRow, LoneEvent
 from ctk.store import connect

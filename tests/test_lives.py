@@ -178,9 +178,29 @@ DRAWN: dict[str, dict[str, Any]] = {
             Life("first", A, "n1", "forced", 10, 20, 27, 35, 200, 210, 212),
             Life("untold", A, "n1", "forced", 190, 214, 220, 300, 290, 295, 296),
         ],
-        "dialled": [(0, 183), (1, 50)],
+        "dialled": [(0, 172), (0, 183), (1, 50)],
         "turns": [],
-        "nameless": [270],
+        "nameless": [210, 270],
+    },
+    "nor does it stand for the one before it where both were gone before a recorder came": {
+        "lives": [
+            Life("first", A, "n1", "forced", 10, 20, 27, 35, 190, 202, 204),
+            Life("untold", A, "n1", "forced", 195, 206, 214, 300, 230, 235, 236),
+            Life("third", A, "n1", "graceful", 20, 240, 262, 280, 400, 410, 415),
+        ],
+        "dialled": [(0, 140), (1, 5), (2, 5)],
+        "turns": [180, 120, 61, 20],
+        "nameless": [219],
+    },
+    "nor where they are missing from a list": {
+        "lives": [
+            Life("first", A, "n1", "forced", 10, 20, 27, 35, 190, 202, 204),
+            Life("untold", A, "n1", "forced", 170, 206, 214, 300, 230, 235, 236),
+        ],
+        "dialled": [(0, 140), (1, 5)],
+        "turns": [180, 120, 61, 20],
+        "keeps": False,
+        "nameless": [219],
     },
     "what was unknown stands for nothing that a later recording had": {
         "lives": [Life("only", A, "n1", "graceful", 140, 161, 165, 195, 220, 230, 235)],

@@ -155,8 +155,8 @@ def test_what_a_narrow_screen_cuts_ends_in_an_ellipsis(seen: Seen) -> None:
 
 
 def test_a_row_that_no_filter_tells_says_so(seen: Seen) -> None:
-    rows = (replace(seen.top.rows[0], keys=("other", "shop/web-1")),)
-    others = replace(seen, top=replace(seen.top, rows=rows))
+    rows = (seen.top.rows[0]._replace(keys=("other", "shop/web-1")),)
+    others = replace(seen, top=seen.top._replace(rows=rows))
     look = pressed(others, "enter")
     assert look.by == LOOK.by
     assert "cannot be looked into" in text_of(look, others)[1]
@@ -185,17 +185,17 @@ def test_rates_are_of_the_time_between_two_looks(shop: Path) -> None:
         asking = Asking(recording, clock=lambda: next(times))
         first = asking.ask(LOOK)
         row = first.top.rows[0]
-        grown = replace(row, counts=row.counts._replace(bytes=row.counts.bytes + 8_192))
+        grown = row._replace(counts=row.counts._replace(bytes=row.counts.bytes + 8_192))
         second = asking.ask(LOOK)
-    second = replace(second, top=replace(second.top, rows=(grown, *second.top.rows[1:])))
+    second = replace(second, top=second.top._replace(rows=(grown, *second.top.rows[1:])))
     assert text_of(pressed(second, "c"), second)[4].endswith("0.0/s      0.0/s  2.0 KiB/s")
     assert text_of(LOOK, second)[4].endswith("+4.8 MiB")
     assert text_of(pressed(first, "c"), first)[4].endswith("?")
 
 
 def test_what_a_file_says_is_no_command_to_a_terminal(seen: Seen) -> None:
-    row = replace(seen.top.rows[0], keys=("\x1b[2J\x07", "b\nc"))
-    hostile = replace(seen, top=replace(seen.top, rows=(row,)))
+    row = seen.top.rows[0]._replace(keys=("\x1b[2J\x07", "b\nc"))
+    hostile = replace(seen, top=seen.top._replace(rows=(row,)))
     for line in text_of(LOOK, hostile):
         assert line.isprintable(), line
 

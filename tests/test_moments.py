@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from questions import new
+from emptyfile import new
 from sample import AT
 
 import ctk

@@ -6,6 +6,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from edges import with_ids
+from examples import few
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from questions import MOMENT, ROWS, START, finish, fits, flows, terms
@@ -23,7 +24,7 @@ STEP = st.tuples(ROWS, st.one_of(st.none(), st.tuples(*[st.integers(0, 3 * DAY)]
 
 
 # Without shrinking, which would take minutes: an example is a file and its recorder.
-@settings(phases=[Phase.generate])
+@settings(few, phases=[Phase.generate])
 @given(
     ROWS,
     terms(),

@@ -6,11 +6,10 @@ from dataclasses import replace
 from itertools import islice
 
 import pytest
-from ctk.migrations.migrations import migrations
 from edges import edge, with_ids
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlite_utils import Database
 
 from ctk.model import COUNTS_NEW, Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import peers, prune, rollup
@@ -38,15 +37,9 @@ EDGES = [_edge(WEB, DB), _edge(WEB2, DB), _edge(DB, WEB), _edge(WEB, STRANGER, 4
 
 @pytest.fixture
 def conn() -> Iterator[sqlite3.Connection]:
-    opened = _new()
+    opened = new()
     yield opened
     opened.close()
-
-
-def _new() -> sqlite3.Connection:
-    conn = sqlite3.connect(":memory:", isolation_level=None)
-    migrations.apply(Database(conn))
-    return conn
 
 
 def _writer(conn: sqlite3.Connection) -> Writer:
@@ -127,7 +120,7 @@ _steps = st.lists(
 
 @given(_steps)
 def test_the_first_time_outlives_rows_edges_and_restarts(steps: list[tuple[object, ...]]) -> None:
-    conn = _new()
+    conn = new()
     writer = _writer(conn)
     newest_ns = T  # rows that come late do not make an edge older
     expected: dict[Peer, int] = {}

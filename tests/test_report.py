@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from edges import edge as edge_of
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, new, terms, write
+from questions import FOLDED, MOMENT, ROWS, SMALL, START, finish, terms, write
 from sample import DB, WEB
 
 import ctk
 from ctk.ask.failures import failures
-from ctk.ask.graph import SUM_KEYS, Sums, graph, values_of
+from ctk.ask.graph import graph
+from ctk.ask.leafedges import SUM_KEYS, Sums, values_of
 from ctk.ask.series import step_of
 from ctk.ask.top import top
 from ctk.cli.bar import Stages

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 
 import pytest
-from ctk.migrations.migrations import migrations
 from edges import edge, with_ids
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlite_utils import Database
 
 from ctk.model import LONE_COUNTS, Edge, Endpoint, EventCounts, FlowRow
 from ctk.store import orphans, prune, rollup, tail
@@ -51,15 +50,9 @@ Counts = tuple[int | None, ...]
 
 @pytest.fixture
 def conn() -> Iterator[sqlite3.Connection]:
-    opened = _new()
+    opened = new()
     yield opened
     opened.close()
-
-
-def _new() -> sqlite3.Connection:
-    conn = sqlite3.connect(":memory:", isolation_level=None)
-    migrations.apply(Database(conn))
-    return conn
 
 
 def _writer(conn: sqlite3.Connection, held: Callable[[], set[int]] = set) -> Writer:
@@ -149,7 +142,7 @@ _steps = st.lists(
 def test_sums_hold_whatever_is_written_folded_pruned_or_restarted(
     steps: list[tuple[object, ...]],
 ) -> None:
-    conn = _new()
+    conn = new()
     writer = _writer(conn)
     _write(writer, [])
     everything: list[FlowRow] = []
@@ -203,7 +196,7 @@ def test_a_sweep_in_slices_throws_away_no_more_and_no_less_than_one_at_once(
     windows: list[tuple[list[FlowRow], int]], prunes: bool
 ) -> None:
     """Between slices windows are written; what they use stays, and what nobody uses goes."""
-    conn, held = _new(), set[int]()
+    conn, held = new(), set[int]()
     writer = _writer(conn, lambda: held)
     _write(writer, [_row(START, edge) for edge in EDGES])
     held.add(writer.edge_id(EDGES[3]))
@@ -277,7 +270,7 @@ def test_two_hours_fold_and_prune_right_at_any_ten_seconds(conn: sqlite3.Connect
         _write(writer, rows)
         everything += rows
         list(writer.maintain(at_ns + 10 * SECOND, retain))
-        if window % 7 == 0:  # at each of a minute's six windows in turn
+        if window % 11 == 0:  # at each of a minute's six windows in turn
             _hold(conn, everything)
     _hold(conn, everything)
     now_ns = START + 2 * HOUR
@@ -382,7 +375,7 @@ def test_windows_between_the_steps_of_a_fold_are_in_its_sums(
     steps: list[tuple[object, ...]],
 ) -> None:
     """A bucket that rows come for while it is summed up is not finished without them."""
-    conn = _new()
+    conn = new()
     writer = _writer(conn)
     everything: list[FlowRow] = []
     under_way: Iterator[None] = iter(())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -18,7 +19,6 @@ from questions import (
     finish,
     fits,
     flows,
-    new,
     sum_up,
     terms,
     write,

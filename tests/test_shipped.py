@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from examples import few
 from fleetworld import SINCE, World, row
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,6 +150,7 @@ QUESTION = {
 }
 
 
+@few
 @given(**QUESTION)
 def test_any_question_of_sums_has_the_answer_of_the_merged_file(
     both, everybody, by, sort, limit, side, filters, of_all

@@ -9,8 +9,9 @@ from edges import packed
 from hypothesis import given
 from hypothesis import strategies as st
 from test_aggregate import Row, plus
-from wire import CLOSE, CONFIRMED, SECOND, TCP, UDP, Connection, batch
+from wire import CLOSE, CONFIRMED, SECOND, TCP, UDP, Connection, Counted, batch
 
+from ctk.conntrack import alike
 from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
@@ -339,14 +340,14 @@ def test_one_that_was_named_meanwhile_is_not_folded(monkeypatch: pytest.MonkeyPa
 
 
 _sides = st.sampled_from(["in", "out", "inside"])
+_moves = st.sampled_from([None, (1, 40, 0, 0), (2, 90, 1, 50), (9, 9_000, 9, 90_000)])
+_ONE = (
+    st.sampled_from(["new", "new", "new", "update", "destroy", "refused", "listed"]),
+    st.integers(0, 30),
+    _sides,
+)
 _steps = st.lists(
-    st.tuples(
-        st.sampled_from(["new", "new", "new", "update", "destroy", "refused", "listed"]),
-        st.integers(0, 30),
-        _sides,
-        st.integers(0, 4),  # seconds later
-        st.sampled_from([None, (1, 40, 0, 0), (2, 90, 1, 50), (9, 9_000, 9, 90_000)]),
-    ),
+    st.tuples(*_ONE, st.integers(0, 4), _moves),  # the number: seconds later
     max_size=120,
 )
 
@@ -366,22 +367,30 @@ def _play(recording: Recording, steps: Sequence[tuple[Any, ...]]) -> list[Window
     at_ns, moved = T, Counter[tuple[int, str]]()
     for what, n, side, after_s, moves in steps:
         at_ns += after_s * SECOND
-        one = _connection(n, side)
-        if moves is not None:
-            moved[n, side] += 1
-        counted = moves and tuple(moved[n, side] * each for each in moves)
-        if what == "new":
-            recording.events(one.new(), at_ns=at_ns)
-        elif what == "update":
-            recording.events(one.update(), at_ns=at_ns)
-        elif what == "destroy":
-            recording.events(one.destroy(counted=counted), at_ns=at_ns)
-        elif what == "refused":
-            end = one.destroy(counted=counted, status=CONFIRMED, state=CLOSE)
-            recording.events(end, at_ns=at_ns)
+        message = _message(what, n, side, moves, moved)
+        if what == "listed":
+            recording.dump(message, at_ns=at_ns)
         else:
-            recording.dump(one.listed(counted), at_ns=at_ns)
+            recording.events(message, at_ns=at_ns)
     return recording.end()
+
+
+def _message(
+    what: str, n: int, side: str, moves: Counted | None, moved: Counter[tuple[int, str]]
+) -> bytes:
+    one = _connection(n, side)
+    if moves is not None:
+        moved[n, side] += 1
+    counted = None if moves is None else tuple(moved[n, side] * each for each in moves)
+    if what == "new":
+        return one.new()
+    if what == "update":
+        return one.update()
+    if what == "destroy":
+        return one.destroy(counted=counted)
+    if what == "refused":
+        return one.destroy(counted=counted, status=CONFIRMED, state=CLOSE)
+    return one.listed(counted)
 
 
 def test_a_flow_that_is_folded_later_still_tells_the_edge_of_a_window_that_waits() -> None:
@@ -480,3 +489,90 @@ def test_what_a_clean_stop_keeps_goes_on_folded() -> None:
     assert row(totals) == Row(destroy=40, moved=(40, 1_600, 0, 0))
     assert totals.addresses is not None
     assert len(totals.addresses.src or ()) == 40
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.tuples(*_ONE, _moves), max_size=25), st.integers(0, 12))),
+    st.integers(0, 4),
+    st.sampled_from(["ports", "none"]),
+)
+def test_many_at_once_are_counted_as_one_by_one(
+    batches: list[tuple[list[tuple[Any, ...]], int]], most: int, aggregation: Aggregation
+) -> None:
+    """Window by window, by what they are folded into, and to the number of addresses."""
+    found = []
+    for few in (1, 1_000):
+        recording, at_ns, moved = Recording(most, aggregation), T, Counter[tuple[int, str]]()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(alike, "FEW", few)
+            patch.setattr(alike, "_PAUSE", 0)
+            for steps, after_s in batches:
+                at_ns += after_s * SECOND
+                events, listed = list[bytes](), list[bytes]()
+                for step in steps:
+                    (listed if step[0] == "listed" else events).append(_message(*step, moved))
+                recording.events(*events, at_ns=at_ns)
+                recording.dump(*listed, at_ns=at_ns)
+        windows, connections = recording.end(), recording.connections
+        found.append(
+            (
+                [(each.started_ns, total([each]), kept(each), folded(each)) for each in windows],
+                connections.live.keys(),
+                connections.states,
+                {key: connections.counters(key) for key in connections.live},
+                recording.aggregator.counters_reset,
+            )
+        )
+    assert found[0] == found[1]
+
+
+def test_a_flood_whose_connections_end_goes_on_to_be_folded_as_it_begins() -> None:
+    """What moved little and began before is bigger by bytes, and says nothing of connections."""
+    recording = Recording(5)
+    for second in range(4):
+        numbers = range(second * 50, second * 50 + 50)
+        recording.events(*(client(n).new() for n in numbers), at_ns=T + second * SECOND)
+        ended = [client(n).destroy(counted=ONE_EACH) for n in numbers]
+        recording.events(*ended, at_ns=T + second * SECOND + 1)
+        if second == 0:
+            entered = len(recording.connections.flows)
+    assert len(recording.connections.flows) == entered
+    [window] = recording.end()
+    assert (kept(window), total([window])) == ({}, Row(200, 200, 0, 200, 0, 0, (200, 8_000, 0, 0)))
+
+
+@pytest.mark.parametrize("few", [1, 1_000])
+def test_what_a_dump_lists_of_folded_connections_is_what_they_moved(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the counters of some went back, or moved enough to stand out."""
+    monkeypatch.setattr(alike, "FEW", few)
+    recording, clients = Recording(5), [client(n) for n in range(60)]
+    recording.events(*(one.new() for one in clients), at_ns=T)
+    recording.events(*(client(n).new() for n in range(100, 110)), at_ns=T + 1)
+    recording.dump(*(one.listed((1, 40, 0, 0)) for one in clients), at_ns=T + SECOND)
+    recording.dump(*(one.listed((3, 120, 0, 0)) for one in clients), at_ns=T + 2 * SECOND)
+    recording.dump(*(one.listed((3, 120, 0, 0)) for one in clients), at_ns=T + 3 * SECOND)
+    recording.dump(
+        clients[0].listed((2, 80, 0, 0)),
+        *(one.listed((4, 160, 0, 0)) for one in clients[1:59]),
+        clients[59].listed((9, 9_000, 9, 9_000)),
+        at_ns=T + 4 * SECOND,
+    )
+    at_ns, ended = T + 5 * SECOND, clients[1:59]
+    recording.connections.begin_dump()
+    recording.events(
+        *(one.destroy(counted=(5, 200, 0, 0), status=CONFIRMED) for one in ended), at_ns=at_ns
+    )
+    listed = batch(*(one.listed((5, 200, 0, 0)) for one in ended), at_ns=at_ns)
+    recording.aggregator.add_dump(recording.decoder.read(listed))
+    recording.connections.end_dump()
+    [window] = recording.end()
+    moved = (58 * 5 + 3 + 9, 58 * 200 + 120 + 9_000, 9, 9_000)
+    assert total([window]) == Row(70, 70, 0, 58, 58, 0, moved)
+    assert {port: addresses for port, (_, addresses) in folded(window).items()} == {
+        (80, False): 70,
+        (80, True): 57,  # one stood out before so much was folded
+    }
+    assert kept(window)[packed("8.8.0.59")].moved == (6, 8_880, 9, 9_000)
+    assert len(recording.connections.live) == 2

@@ -1,8 +1,8 @@
 """Rankings over any span, against sums of the flows one by one."""
 
-from dataclasses import replace
 from typing import Any
 
+from emptyfile import new
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import (
@@ -16,7 +16,6 @@ from questions import (
     finish,
     fits,
     flows,
-    new,
     sum_up,
     terms,
     write,
@@ -48,6 +47,21 @@ def _seen_within(ranked: Top, groups: dict[tuple[Any, ...], list[Any]]) -> None:
         assert late_ns <= (width_ns if width_ns > 1 else 0)
 
 
+def _fewer_counts(fewer: Top, ranked: Top) -> None:
+    """Where only some counts were asked for, they and the order are as in an answer with all."""
+    assert (fewer.sort, fewer.groups) == (ranked.sort, ranked.groups)
+    for row, whole in zip((*fewer.rows, fewer), (*ranked.rows[:3], ranked), strict=True):
+        counted = row.totals if isinstance(row, Top) else row.counts
+        of_all = whole.totals if isinstance(whole, Top) else whole.counts
+        assert (counted.failed, counted.bytes) == (of_all.failed, of_all.bytes)
+        assert isinstance(row, Top) or row.keys == whole.keys
+    for row in fewer.rows:
+        needed = {"connections", "failed", "bytes", SORTS[fewer.sort]}
+        assert all(
+            count is None for name, count in row.counts._asdict().items() if name not in needed
+        )
+
+
 @given(ROWS, terms(), MOMENT, MOMENT, KEYS, st.sampled_from([None, *SORTS]), FOLDED)
 def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     rows: list[FlowRow],
@@ -65,6 +79,7 @@ def test_a_ranking_over_any_span_is_the_sum_of_the_finest_rows(
     filters = Filters(since_ns=since_ns, until_ns=until_ns, terms=terms)
     groups = sum_up(list(flows(conn, filters)), keys, seen=True)
     ranked = top(conn, filters, keys, sort, limit=1000, seen=True)
+    _fewer_counts(top(conn, filters, keys, sort, limit=3, counts=("failed", "bytes")), ranked)
     assert {row.keys: list(row.counts[:TIMES]) for row in ranked.rows} == {
         key: sums[:TIMES] for key, sums in groups.items()
     }
@@ -206,10 +221,10 @@ def test_a_ranking_says_that_it_touches_what_was_folded_into_other() -> None:
     }
     for keys in (("src",), ("src_workload", "dst_kind"), ("service",), ("namespace",)):
         assert Folded() not in top(conn, span, keys).caveats  # which it changes nothing of
-    lost = replace(span, terms=(Term("ip", "any", ("203.0.113.4",)),))
+    lost = span._replace(terms=(Term("ip", "any", ("203.0.113.4",)),))
     ranked = top(conn, lost, ("dst",))
     assert (ranked.rows, ranked.caveats) == ((), (Folded(),))
-    assert [flow.dst for flow in flows(conn, replace(lost, last=5))] == ["203.0.113.4"]
+    assert [flow.dst for flow in flows(conn, lost._replace(last=5))] == ["203.0.113.4"]
     conn.close()
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat
 from ctk.ask.sums import NOTHING, Counts
@@ -11,8 +11,7 @@ from ctk.ask.top import Top
 BY = ("service", "backend_port", "proto", "backend", "dst_kind")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendShare:
+class BackendShare(NamedTuple):
     """
     What one backend of a service answered.
 
@@ -26,8 +25,7 @@ class BackendShare:
     bytes_to_even: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceBalance:
+class ServiceBalance(NamedTuple):
     """
     A service and its backends, the most connections first.
 
@@ -43,8 +41,7 @@ class ServiceBalance:
     bytes_skew: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
+class Balance(NamedTuple):
     """Services, the most connections first."""
 
     services: tuple[ServiceBalance, ...]

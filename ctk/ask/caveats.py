@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ctk.ask.gaps import StoredGap, gaps_in_words, gaps_of
 from ctk.ask.spans import clip, held
+from ctk.ask.storedgaps import StoredGap, gaps_in_words, gaps_of
 from ctk.model import Filters
 from ctk.timespan import SECOND, format_age, format_time
 

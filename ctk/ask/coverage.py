@@ -8,9 +8,8 @@ of them lost makes a sum of that time too small.
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
-from ctk.ask.gaps import StoredGap, gaps_of
+from ctk.ask.storedgaps import StoredGap, gaps_of
 from ctk.model import GapKind
 
 # Gaps in which connections may have gone unseen: what is not there then is not known to be absent.
@@ -23,21 +22,21 @@ MISNAMING: frozenset[GapKind] = frozenset(("metadata stale",))
 Interval = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
 class Coverage:
-    """The times at which something was recorded, and the gaps that may hide something."""
+    """
+    The times at which something was recorded, and the gaps that may hide something.
 
-    recorded: Sequence[Interval]  # apart from each other, oldest first
-    gaps: Sequence[StoredGap]
-    _hidden: Sequence[Interval] = field(init=False, repr=False, compare=False)
+    What was recorded are intervals apart from each other, oldest first.
+    """
 
-    def __post_init__(self) -> None:
-        hidden = [
+    def __init__(self, recorded: Sequence[Interval], gaps: Sequence[StoredGap]) -> None:
+        self.recorded = recorded
+        self.gaps = gaps
+        self._hidden = _merged(
             (gap.started_ns, max(gap.ended_ns, gap.started_ns + 1))
-            for gap in self.gaps
+            for gap in gaps
             if gap.kind in HIDING
-        ]
-        object.__setattr__(self, "_hidden", _merged(hidden))
+        )
 
     @property
     def extent(self) -> Interval | None:

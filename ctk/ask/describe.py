@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ctk.ask.caveats import Caveat, nothing_recorded
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import extent_of
-from ctk.ask.gaps import gaps_in_words, gaps_of
 from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
 from ctk.ask.spans import Held, exact_extent, held
+from ctk.ask.storedgaps import gaps_in_words, gaps_of
 from ctk.store import merged
 from ctk.store.sizes import content_bytes, database_bytes
 from ctk.timespan import format_time

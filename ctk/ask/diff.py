@@ -7,7 +7,6 @@ Who is absent is only said to have vanished, or to be new, where nothing can hav
 
 import sqlite3
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
 from heapq import nsmallest
 from typing import Literal, NamedTuple, get_args
 
@@ -38,8 +37,7 @@ Keys = tuple[Value, ...]
 # "2h..1h", or the two ends, either of them None for that of the file.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class Side(NamedTuple):
     """One of the two spans, as far as there were recordings."""
 
     since_ns: int
@@ -49,8 +47,7 @@ class Side:
     groups: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """A group on both sides; None where it is not there."""
 
     state: State
@@ -60,8 +57,7 @@ class Change:
     per_s: float | None  # how much more of what sorts there is a second; None where not measured
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diff:
+class Diff(NamedTuple):
     """Changes in the order of STATES, the largest first; those left out are in `states` too."""
 
     by: tuple[str, ...]
@@ -99,12 +95,11 @@ def two_spans(
     until_ns = extent[1] if given.until_ns is None else given.until_ns
     long_ns = until_ns - since_ns
     if after is None:
-        return one, replace(one, since_ns=until_ns, until_ns=until_ns + long_ns)
-    return replace(other, since_ns=since_ns - long_ns, until_ns=since_ns), other
+        return one, one._replace(since_ns=until_ns, until_ns=until_ns + long_ns)
+    return other._replace(since_ns=since_ns - long_ns, until_ns=since_ns), other
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     side: Side
     counts: Mapping[Keys, Counts]
     folded: bool

@@ -9,13 +9,13 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, SeenTo
 from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.reading import caveats_of_sums, reading
-from ctk.ask.selectors import Condition, both, edge_condition, row_condition
+from ctk.ask.selectors import both, edge_condition, row_condition
 from ctk.ask.spans import Held, clip, cover, held
 from ctk.ask.sums import KEYS, Summed, Value, needs_flows, refuse_cut, sum_up
 from ctk.model import Filters, Term
@@ -40,8 +40,7 @@ class Attempts(NamedTuple):
         return self.refused + self.unreplied
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(NamedTuple):
     """
     What failed between one client workload and one backend.
 
@@ -70,8 +69,7 @@ class Failure:
         return self.failing == 1 and (self.backends or 0) > 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failures:
+class Failures(NamedTuple):
     """What failed, the most failures first; `found` in all, of which `rows` are the first."""
 
     rows: tuple[Failure, ...]
@@ -114,15 +112,15 @@ def find(conn: sqlite3.Connection, filters: Filters, *, least: int = 1) -> Found
     some, folded = 0, 0
     rows: list[tuple[Keys, Attempts]] = []
     backends: dict[Keys, dict[Value, bool]] = defaultdict(dict)
-    for what, is_failed, *row in conn.execute(_sql(summed, least), summed.values):
-        keys = tuple(row[: len(BY)])
-        if what == _ALL:
+    at = 2 + len(BY)
+    for row in conn.execute(_sql(summed, least), summed.values):
+        if row[0] == _ALL:
             some, folded = row[-2:]
-        elif what == _BACKEND:
-            _, service, backend, port, proto = keys
+        elif row[0] == _BACKEND:
+            _, is_failed, _, service, backend, port, proto, *_ = row
             backends[service, port, proto][backend] = bool(is_failed)
         else:
-            rows.append((keys, Attempts._make(row[len(BY) :])))
+            rows.append((row[2:at], Attempts._make(row[at:])))
     caveats = caveats_of_sums(conn, filters, read, some=some > 0, folded=bool(folded))
     return Found(rows, backends, caveats)
 
@@ -190,7 +188,7 @@ def _parted(filters: Filters) -> tuple[list[Term], Filters]:
     """Part what is asked of failures from whose attempts are counted."""
     asked = [term for term in filters.terms if term.field in _OF_FAILURE]
     rest = tuple(term for term in filters.terms if term not in asked)
-    return asked, replace(filters, terms=rest)
+    return asked, filters._replace(terms=rest)
 
 
 class SeenRow(NamedTuple):
@@ -226,6 +224,10 @@ def _failure(
     )
 
 
+_Row = tuple[int, int, int]  # a SeenRow: there is one for each edge that failed
+_end = itemgetter(1)
+
+
 class _Search:
     """Finds the first and the last failure of groups, from coarse buckets to the rows in them."""
 
@@ -236,7 +238,7 @@ class _Search:
         self._fits = edge_condition(filters.terms)
         self._row = row_condition(filters.terms)
         # By table and span: the first and the last failure of each edge in it.
-        self._found: dict[tuple[str, int, int], Mapping[int, tuple[SeenRow, SeenRow]]] = {}
+        self._found: dict[tuple[str, int, int], Mapping[int, tuple[_Row, _Row]]] = {}
 
     def seen(self, groups: Sequence[Keys]) -> dict[Keys, tuple[SeenRow, SeenRow]]:
         """Give the first and the last row with a failure of each of these groups."""
@@ -246,7 +248,7 @@ class _Search:
         if self._fits is not None:
             choose_edges(conn, "failing", self._fits)
         by_table = {level.table: level for level in self._levels}
-        ends: dict[int, tuple[SeenRow, SeenRow]] = {}
+        ends: dict[int, tuple[_Row, _Row]] = {}
         for piece in cover(self._levels, *self._span):
             level = by_table[piece.table]
             for edge_id, found in self._failed(level, piece.since_ns, piece.until_ns).items():
@@ -259,34 +261,33 @@ class _Search:
                 edges[keys].append(edge_id)
         return {
             keys: (
-                self._refined(some, min(ends[one][0] for one in some), newest=False),
-                self._refined(some, max((ends[one][1] for one in some), key=_end), newest=True),
+                SeenRow(*self._refined(some, min(ends[one][0] for one in some), newest=False)),
+                SeenRow(
+                    *self._refined(some, max((ends[one][1] for one in some), key=_end), newest=True)
+                ),
             )
             for keys, some in edges.items()
         }
 
-    def _refined(self, edges: Sequence[int], row: SeenRow, *, newest: bool) -> SeenRow:
+    def _refined(self, edges: Sequence[int], row: _Row, *, newest: bool) -> _Row:
         """Look into a bucket for the rows that were folded into it, as far as they are left."""
         for level in reversed(self._levels):
-            if level.width_ns >= row.width_ns or level.pruned_ns > row.started_ns:
+            started_ns, ended_ns, width_ns = row
+            if level.width_ns >= width_ns or level.pruned_ns > started_ns:
                 continue
-            found = self._failed(level, row.started_ns, row.ended_ns)
+            found = self._failed(level, started_ns, ended_ns)
             rows = [found[one][newest] for one in edges if one in found]
             if rows:  # none where an edge was folded into another, and is no more told apart
                 row = max(rows, key=_end) if newest else min(rows)
         return row
 
-    def _failed(
-        self, level: Held, since_ns: int, until_ns: int
-    ) -> Mapping[int, tuple[SeenRow, SeenRow]]:
+    def _failed(self, level: Held, since_ns: int, until_ns: int) -> Mapping[int, tuple[_Row, _Row]]:
         asked = level.table, since_ns, until_ns
         if asked not in self._found:
-            self._found[asked] = dict(self._read(level, since_ns, until_ns))
+            self._found[asked] = self._read(level, since_ns, until_ns)
         return self._found[asked]
 
-    def _read(
-        self, level: Held, since_ns: int, until_ns: int
-    ) -> Iterable[tuple[int, tuple[SeenRow, SeenRow]]]:
+    def _read(self, level: Held, since_ns: int, until_ns: int) -> dict[int, tuple[_Row, _Row]]:
         conditions = ["started_ns >= ? AND started_ns < ?", _FAILED]
         if self._fits is not None:
             conditions.append("edge_id IN (SELECT id FROM temp.failing)")
@@ -301,21 +302,16 @@ class _Search:
             f" WHERE {both(conditions)} GROUP BY edge_id",
             (since_ns, until_ns, *values),
         )
-        for edge_id, first_ns, last_ns, last_to_ns in found:
-            first = SeenRow(first_ns, first_ns + width_ns, width_ns)
-            yield edge_id, (first, SeenRow(last_ns, last_to_ns, width_ns))
+        return {
+            edge_id: ((first_ns, first_ns + width_ns, width_ns), (last_ns, last_to_ns, width_ns))
+            for edge_id, first_ns, last_ns, last_to_ns in found
+        }
 
     def _named(self, edges: Iterable[int]) -> Iterable[tuple[int, Keys]]:
-        ids = json.dumps(list(edges))
-        choose_edges(
-            self._conn, "named", Condition("id IN (SELECT value FROM json_each(?))", (ids,))
-        )
         named = ", ".join(KEYS[key] for key in BY)
         found = self._conn.execute(
-            f"SELECT edge.id, {named} FROM temp.named CROSS JOIN edge USING (id) {joins_of(named)}"
+            f"SELECT {named}, edge.id FROM json_each(?) AS chosen"
+            f" CROSS JOIN edge ON edge.id = chosen.value {joins_of(named)}",
+            (json.dumps(list(edges)),),
         )
-        return [(edge_id, tuple(keys)) for edge_id, *keys in found]
-
-
-def _end(row: SeenRow) -> int:
-    return row.ended_ns
+        return [(row[-1], row[:-1]) for row in found]

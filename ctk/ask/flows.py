@@ -1,7 +1,6 @@
 """The flows that fit a question, oldest first."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -86,7 +85,7 @@ class Flows(Iterator[FlowRecord]):
         pages = self._pages
         pruned_ns = None if pages is None else pages.pruned_ns
         with self._connect() as conn, one_moment(conn):
-            read = replace(self._filters, since_ns=since_ns, until_ns=until_ns)
+            read = self._filters._replace(since_ns=since_ns, until_ns=until_ns)
             found = list(caveats_of(conn, read))
             found += pruned_of_span(conn, since_ns, until_ns, pruned_ns)
             span = (-FOREVER_NS if since_ns is None else since_ns, until_ns or FOREVER_NS)

@@ -2,7 +2,6 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
 from heapq import merge
 from itertools import islice, repeat
 from operator import attrgetter
@@ -49,7 +48,7 @@ class FlowsTogether(Flows):
             since_ns = self._reach[0]
         if self._filters.first is not None:
             until_ns = self._reach[1] + 1
-        span = replace(self._filters, since_ns=since_ns, until_ns=until_ns, first=None, last=None)
+        span = self._filters._replace(since_ns=since_ns, until_ns=until_ns, first=None, last=None)
         return self._together(
             [
                 *part.flows(span).caveats,

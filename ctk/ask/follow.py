@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from ctk.ask.flows import Flows
 from ctk.ask.pages import Position
@@ -50,7 +49,7 @@ class Follow(Iterator[FlowRecord]):
             flows = self._ask(filters, after)
             yield flows
             after = flows.position
-            filters = replace(filters, last=None)  # only those before are limited to some
+            filters = filters._replace(last=None)  # only those before are limited to some
             while not self._wait(EVERY_S):
                 if self._state() != state:
                     break

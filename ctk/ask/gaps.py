@@ -1,37 +1,19 @@
-"""The spans in which something was lost or unknown."""
+"""The answer to which gaps there are: the spans in which something was lost or unknown."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
 
-from ctk.timespan import format_age
-
-if TYPE_CHECKING:
-    from ctk.ask.caveats import Caveat
-
-_IN_WORDS = {"thinned": "thinned to coarser sums"}
+from ctk.ask.caveats import Caveat, caveats_of
+from ctk.ask.storedgaps import StoredGap, gaps_of
+from ctk.model import Filters
 
 
-class StoredGap(NamedTuple):
-    """A row of the view `gaps`. `lost` is in events, None where it is not known."""
-
-    started_at: str
-    ended_at: str
-    started_ns: int
-    ended_ns: int
-    node: str
-    kind: str
-    lost: int | None
-    detail: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Gaps:
     """The gaps that touch a span, oldest first."""
 
-    rows: tuple[StoredGap, ...]
-    caveats: "tuple[Caveat, ...]"
+    def __init__(self, *, rows: tuple[StoredGap, ...], caveats: tuple[Caveat, ...]) -> None:
+        self.rows = rows
+        self.caveats = caveats
 
     def __iter__(self) -> Iterator[StoredGap]:
         return iter(self.rows)
@@ -40,33 +22,7 @@ class Gaps:
         return len(self.rows)
 
 
-def gaps_of(
-    conn: sqlite3.Connection, since_ns: int | None = None, until_ns: int | None = None
-) -> tuple[StoredGap, ...]:
+def gaps(conn: sqlite3.Connection, span: Filters) -> Gaps:
     """Give the gaps that touch a span, oldest first."""
-    found = conn.execute(
-        f"SELECT {', '.join(StoredGap._fields)} FROM gaps"
-        " WHERE (:until IS NULL OR started_ns < :until) AND (:since IS NULL OR ended_ns >= :since)"
-        " ORDER BY started_ns, ended_ns",
-        {"since": since_ns, "until": until_ns},
-    )
-    return tuple(map(StoredGap._make, found))
-
-
-def gaps_in_words(found: Iterable[StoredGap], where: str = "") -> str | None:
-    """Sum gaps up in a line: "2 gaps: 1,204 events lost"; None for none."""
-    count = 0
-    lost = 0
-    lasted_ns: dict[str, int] = {}
-    for gap in found:
-        count += 1
-        if gap.lost is None:
-            lasted_ns[gap.kind] = lasted_ns.get(gap.kind, 0) + gap.ended_ns - gap.started_ns
-        lost += gap.lost or 0
-    if not count:
-        return None
-    parts = [f"{lost:,} events lost"] if lost else []
-    for kind, ns in lasted_ns.items():
-        words = _IN_WORDS.get(kind, kind)
-        parts.append(f"{words} for {format_age(ns)}" if ns else words)
-    return f"{count:,} gap{'' if count == 1 else 's'}{where}: {', '.join(parts)}"
+    found = gaps_of(conn, span.since_ns, span.until_ns)
+    return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))

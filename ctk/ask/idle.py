@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ctk.ask.caveats import (
@@ -59,8 +58,7 @@ class IdleConnection(NamedTuple):
         return self.as_of_ns - self.moved_ns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Idle:
+class Idle(NamedTuple):
     """
     Idle connections, the longest idle first.
 

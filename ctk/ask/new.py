@@ -9,7 +9,7 @@ file remembers their peers.
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctk.ask.caveats import BeganLater, Caveat, StrangersForgotten
 from ctk.ask.connection import choose_edges, one_moment
@@ -26,8 +26,7 @@ BY = Peer._fields
 _NAMED = ", ".join(KEYS[key] for key in BY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewPeer:
+class NewPeer(NamedTuple):
     """A peer, when it was first seen, and what its flows in the span add up to."""
 
     peer: Peer
@@ -35,8 +34,7 @@ class NewPeer:
     counts: Counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class New:
+class New(NamedTuple):
     """Peers that were first seen in the span, in that order."""
 
     rows: tuple[NewPeer, ...]

@@ -7,7 +7,6 @@ It is asked only where an answer is empty, so it may look at every name.
 import re
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from difflib import get_close_matches
 
 from ctk.ask.caveats import NothingFits, nothing_recorded
@@ -116,7 +115,7 @@ def _elsewhen(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
     """Say when the last flow was that fits but for its time."""
     if any(term.field == "port" and term.side == "from" for term in filters.terms):
         return  # no rollup tells where those are: every flow would be read
-    ever = replace(filters, since_ns=None, until_ns=None, first=None, last=1)
+    ever = filters._replace(since_ns=None, until_ns=None, first=None, last=1)
     for rows, _ in Pages(conn, ever, None, tuple).read():
         for row in rows:
             yield f"the last flow that fits began {_short(row[STARTED])}"

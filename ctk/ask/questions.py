@@ -4,7 +4,6 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from ctk.ask.keywords import Asked
@@ -69,7 +68,7 @@ class Questions(ABC):
             conn = stack.enter_context(self._connect())
             later_conn = conn if other is None else stack.enter_context(later._connect())
             spans = two_spans(conn, before, after, other is not None, self._span, later._span)
-            one, two = (replace(span, terms=chosen.terms) for span in spans)
+            one, two = (span._replace(terms=chosen.terms) for span in spans)
             if (chosen.since_ns, chosen.until_ns) != (None, None):
                 raise UsageError("since and until are of one span", hint=SPANS_HINT)
             return diff((conn, one), (later_conn, two), keys, sort, limit)

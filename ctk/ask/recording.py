@@ -140,6 +140,7 @@ class Recording(Questions):
         limit: int | None = 20,
         seen: bool = False,
         side: "Side" = "both",
+        counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> "Top":
         """
@@ -151,18 +152,19 @@ class Recording(Questions):
         a preset of keys (`ctk.ask.presets`), such as "services". `sort` is a count (bytes, packets,
         connections, events, failed, bytes_out, bytes_in, refused, unreplied), or first_seen or
         last_seen, the latest first; by default it is bytes, and connections where no bytes were
-        measured. With `seen`, rows tell when they were first and last seen.
+        measured. With `seen`, rows tell when they were first and last seen. With `counts`, no more
+        of them are read than these and the one to sort by, which is faster: others are None.
         """
         from ctk.ask.sums import keys_of
         from ctk.ask.top import top
 
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side", "counts")
         if not keys:
             raise UsageError("by is empty", hint='by="src_workload,service"')
         with self._connect() as conn:
-            return top(conn, chosen, keys, sort, limit, seen=seen, side=side)
+            return top(conn, chosen, keys, sort, limit, seen=seen, side=side, counts=counts)
 
     def series(
         self,
@@ -296,14 +298,12 @@ class Recording(Questions):
 
     def gaps(self, *, since: Moment | None = None, until: Moment | None = None) -> "Gaps":
         """Give the gaps that touch a span, oldest first."""
-        from ctk.ask.caveats import caveats_of
-        from ctk.ask.gaps import Gaps, gaps_of
+        from ctk.ask.gaps import gaps
 
         self._check()
         span = self._span(since, until)
         with self._connect() as conn:
-            found = gaps_of(conn, span.since_ns, span.until_ns)
-            return Gaps(rows=found, caveats=tuple(caveats_of(conn, span, gaps=False)))
+            return gaps(conn, span)
 
     def describe(self, *, sizes: bool = True) -> "Description":
         """Say what the file holds: its span, nodes, recordings, gaps; by `sizes` its tables too."""

@@ -8,7 +8,6 @@ nothing was recorded, or in which a gap may hide what was, is there without coun
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ctk.ask.among import choose_among
@@ -30,8 +29,7 @@ MOST_STEPS, MOST_ROWS = 100_000, 1_000_000
 Keys = tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesRow:
+class SeriesRow(NamedTuple):
     """
     What one group's flows of one step add up to.
 
@@ -60,8 +58,7 @@ class Step(NamedTuple):
     is_whole: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
+class Series(NamedTuple):
     """Sums by step and keys: every step of the span, oldest first, and in it every group."""
 
     by: tuple[str, ...]

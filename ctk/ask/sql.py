@@ -6,10 +6,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from threading import Lock, Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ctk.ask.connection import Connect
 from ctk.ask.functions import FUNCTIONS, add_functions
@@ -59,17 +58,16 @@ _EVER = Filters()
 SqlValue = str | int | float | bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SqlTerms:
+class SqlTerms(NamedTuple):
     """
     What a question in SQL is asked under.
 
     `memory_bytes` is a limit of the whole process, which can only be made smaller afterwards.
     """
 
+    reference: Callable[[], Reference]  # what ago() counts from
     limit_s: float = 30.0
     memory_bytes: int | None = None
-    reference: Callable[[], Reference]  # what ago() counts from
     span: Filters = _EVER
     caveats: "tuple[Caveat, ...]" = ()  # of the files
     explain: bool = False  # say how it would be answered

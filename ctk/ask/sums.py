@@ -53,6 +53,12 @@ _READ = {
     "bytes_out": "bytes_out",
     "bytes_in": "bytes_in",
 }
+_READ_ALL = tuple(_READ)  # all counts follow from these
+# Read where they are asked for without what they are the sum of.
+_READ |= {
+    "failed": "unreplied + refused",
+    "bytes": "COALESCE(bytes_out + bytes_in, bytes_out, bytes_in)",
+}
 # The times are read where they are asked for: they cost as much again as three of the sums.
 _READ_SEEN = {"first_seen_ns": "started_ns", "last_seen_ns": "{ended_ns}"}
 _ENDED_NS = {level.table: f"started_ns + {level.width_ns or 'lasted_ns'}" for level in LEVELS}
@@ -68,7 +74,7 @@ Value = str | int | None
 
 class Counts(NamedTuple):
     """
-    What flows add up to.
+    What flows add up to. A count that was not asked for is None.
 
     `events` are the kernel's messages, `failed` connections were refused or got no reply; packets
     and bytes are of both directions, None where none of them was measured. The flows began and
@@ -175,7 +181,7 @@ def sum_up(
     keys: Sequence[str],
     step_ns: int | None = None,
     *,
-    counted: Sequence[str] = tuple(_READ),
+    counted: Sequence[str] = _READ_ALL,
     seen: bool = False,
     side: Side = "both",
     among: bool = False,
@@ -223,6 +229,8 @@ def sum_up(
 def _count(count: str, read: Mapping[str, str]) -> str:
     """Give the SQL of a count over the sums of what was read."""
     needed, sql = _FOLLOWING.get(count, ((count,), count))
+    if count in read:
+        return count
     return sql if read.keys() >= set(needed) else "NULL"
 
 
@@ -261,7 +269,8 @@ def _arm(
     edge = "CROSS JOIN edge ON edge.id = moved.edge_id" if keys else ""
     joins = joins_of(f"{each} {where} {whole}")
     return (
-        f"SELECT {each}, {whole} AS whole, {_lost(keys)} AS folded, {', '.join(read)}"
+        f"SELECT {each}, {whole} AS whole, {_lost(keys)} AS folded,"
+        f" {', '.join(f'moved.{count}' for count in read)}"
         f" FROM moved {edge} {joins} WHERE {where}"
     )
 

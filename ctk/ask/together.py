@@ -9,7 +9,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import reduce
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Unpack
@@ -26,13 +25,14 @@ from ctk.ask.connection import Connect
 from ctk.ask.flows import Flows
 from ctk.ask.flowstogether import FlowsTogether
 from ctk.ask.follow import Follow
-from ctk.ask.gaps import Gaps, StoredGap
+from ctk.ask.gaps import Gaps
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import Position
 from ctk.ask.presets import Side
 from ctk.ask.recording import Recording
 from ctk.ask.series import Series
+from ctk.ask.storedgaps import StoredGap
 from ctk.ask.sums import COUNTS, NOTHING, SORTS, Counts, Value, keys_of, plus
 from ctk.ask.top import Top, TopRow
 from ctk.errors import UsageError
@@ -96,18 +96,24 @@ class Recordings(Recording):
         limit: int | None = 20,
         seen: bool = False,
         side: Side = "both",
+        counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> Top:
         """Sum up the flows of all files that fit by keys, the largest first."""
         self._check()
         keys = keys_of(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side", "counts")
         # The first file refuses what is asked wrongly, the limit too.
         self._parts[0].top(
-            replace(chosen, until_ns=-FOREVER_NS), by=keys, sort=sort, limit=limit, side=side
+            chosen._replace(until_ns=-FOREVER_NS),
+            by=keys,
+            sort=sort,
+            limit=limit,
+            side=side,
+            counts=counts,
         )
         tops = [
-            part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side)
+            part.top(each, by=keys, sort=sort, limit=None, seen=seen, side=side, counts=counts)
             for part, each in self._shares(chosen)
         ]
         groups: dict[tuple[Value, ...], Counts] = {}
@@ -119,8 +125,7 @@ class Recordings(Recording):
             totals = plus(totals, top.totals)
         sort = sort or ("bytes" if totals.bytes is not None else "connections")
         rows = [TopRow(*group) for group in sorted(groups.items(), key=_largest_first(sort))]
-        return replace(
-            tops[0],
+        return tops[0]._replace(
             sort=sort,
             rows=tuple(rows[:limit]),
             totals=totals,
@@ -268,9 +273,9 @@ class Recordings(Recording):
         return [
             (
                 part,
-                replace(filters, first=flows.given[at])
+                filters._replace(first=flows.given[at])
                 if filters.last is None
-                else replace(filters, last=flows.given[at]),
+                else filters._replace(last=flows.given[at]),
             )
             for at, part in enumerate(self._parts)
         ]

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, SeenTo
 from ctk.ask.connection import one_moment
@@ -26,18 +26,17 @@ from ctk.timespan import FOREVER_NS
 
 # What is None where nothing was measured.
 MEASURED = ("packets", "bytes", "bytes_out", "bytes_in")
+_COUNTED = COUNTS[: -len(SEEN)]
 
 
-@dataclass(frozen=True, slots=True)
-class TopRow:
+class TopRow(NamedTuple):
     """One group: what its keys are, and what its flows add up to."""
 
     keys: tuple[Value, ...]
     counts: Counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Top:
+class Top(NamedTuple):
     """Groups of flows, the largest first, and the sums of all groups, those left out included."""
 
     by: tuple[str, ...]
@@ -51,7 +50,7 @@ class Top:
 
     def records(self) -> list[dict[str, Value]]:
         """Give each row as a dict of its keys and counts, for a data frame."""
-        counts = COUNTS if self.totals.first_seen_ns is not None else COUNTS[: -len(SEEN)]
+        counts = COUNTS if self.totals.first_seen_ns is not None else _COUNTED
         names = (*self.by, *counts)
         return [dict(zip(names, (*row.keys, *row.counts), strict=False)) for row in self.rows]
 
@@ -65,24 +64,35 @@ def top(
     *,
     seen: bool = False,
     side: Side = "both",
+    counts: Sequence[str] | None = None,
 ) -> Top:
     """
     Sum up the flows that fit by what their keys are, the largest first.
 
     `side` is whose keys those are that either side has, such as `pod`.
 
-    When they were first and last seen is told where `seen`, or the sort, asks for it.
+    When they were first and last seen is told where `seen`, or the sort, asks for it. Only `counts`
+    are read, and what the sort needs: each costs.
 
     The default sort is bytes, and connections where no bytes were measured. Flows are read one
     by one where a rollup cannot tell: for failed, from_port, first, last and src_port.
     """
     check(sort, limit, side)
+    unknown = next((each for each in counts or () if each not in _COUNTED), None)
+    if unknown is not None:
+        raise UsageError(f"{unknown!r} is no count", hint=f"some of {', '.join(_COUNTED)}")
     by = expanded(by)
     seen = seen or (sort is not None and SORTS[sort] in SEEN)
     with one_moment(conn):
         read = reading(conn, filters, by, seen=seen)
-        summed = sum_up(conn, read.pieces, filters, by, seen=seen, side=side)
-        found = conn.execute(_sql(summed, sort, seen), (*summed.values, _most(limit)))
+        if counts is None:
+            counts = _COUNTED
+            summed = sum_up(conn, read.pieces, filters, by, seen=seen, side=side)
+        else:
+            ranking = ("bytes", "connections") if sort is None else (SORTS[sort],)
+            counts = [each for each in dict.fromkeys((*counts, *ranking)) if each not in SEEN]
+            summed = sum_up(conn, read.pieces, filters, by, counted=counts, seen=seen, side=side)
+        found = conn.execute(_sql(summed, sort, counts, seen), (*summed.values, _most(limit)))
         groups, folded, *first = found.fetchone()
         measured = dict(zip(MEASURED, first, strict=False))
         at = len(MEASURED) + len(by)
@@ -139,7 +149,7 @@ def _most(limit: int | None) -> int:
     return limit
 
 
-def _sql(summed: Summed, sort: str | None, seen: bool) -> str:
+def _sql(summed: Summed, sort: str | None, counted: Sequence[str], seen: bool) -> str:
     """
     Give the SELECT of all groups, of the whole where that is less, and of the first groups.
 
@@ -155,8 +165,9 @@ def _sql(summed: Summed, sort: str | None, seen: bool) -> str:
     measured = ", ".join(f"COUNT({key})" for key in MEASURED)
     unmeasured = ", ".join("0" for _ in MEASURED)
     unnamed = ", ".join("NULL" for _ in summed.keys)
-    # Times that were not asked for are NULL, and to compare them costs as if they were not.
-    sums = added(COUNTS if seen else COUNTS[: -len(SEEN)]) + ("" if seen else ", NULL" * len(SEEN))
+    # What was not asked for is NULL, and to add it up costs as if it were not.
+    asked = {*counted, *(SEEN if seen else ())}
+    sums = ", ".join(added((count,)) if count in asked else "NULL" for count in COUNTS)
     whole = f"SELECT 0, 0, {unmeasured}, {unnamed}, {counts} FROM whole UNION ALL"
     return f"""
         {summed.sql}

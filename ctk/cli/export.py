@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -214,8 +213,7 @@ def _write_days(
 
     def flows_of(since_ns: int, until_ns: int) -> Flows:
         since, until = filters.since_ns, filters.until_ns
-        day = replace(
-            filters,
+        day = filters._replace(
             since_ns=since_ns if since is None else max(since, since_ns),
             until_ns=until_ns if until is None else min(until, until_ns),
         )

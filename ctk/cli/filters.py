@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import ctk
-from ctk.ask.keywords import NAMES, SPAN, as_flag, filters_of
+from ctk.ask.keywords import NAMES, SPAN, FilterName, as_flag, filters_of
 from ctk.ask.moments import Reference
 from ctk.cli.sections import SectionedCommand
 from ctk.errors import UsageError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SPAN = ("since", "until", "for_")
+_SHORT = f"{__name__}.short"
 
 _SIDES_NOTE = (
     "The same flag twice, or values with commas between, is 'or'; different flags are 'and'. In a"
@@ -44,7 +45,18 @@ class FilterCommand(SectionedCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Join each --not to the filter behind it, then parse."""
-        return super().parse_args(ctx, _join_not(args, halfway=ctx.resilient_parsing))
+        args = _join_not(args, halfway=ctx.resilient_parsing)
+        # To make and to parse the 60 flags of one side, or negated, takes 4 ms.
+        ctx.meta[_SHORT] = not ctx.resilient_parsing and not any(map(_is_hidden, args))
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            ctx.meta[_SHORT] = False
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Give all parameters, those that the help hides too; none of these where none is there."""
+        params = super().get_params(ctx)
+        return params if ctx.meta.get(_SHORT) else [*params, *_hidden_params()]
 
     def heading(self, param: click.Parameter) -> str:
         """List the filters under a heading of their own."""
@@ -96,6 +108,15 @@ def _is_filter(long_name: str) -> bool:
     return name in NAMES and not NAMES[name].negated
 
 
+def _is_hidden(arg: str) -> bool:
+    named = NAMES.get(arg[2:].partition("=")[0].replace("-", "_")) if arg[:2] == "--" else None
+    return named is not None and _hides(named)
+
+
+def _hides(named: FilterName) -> bool:
+    return named.negated or named.side != "any"
+
+
 def filter_options(command: F) -> F:
     """Give a `FilterCommand` the filter flags; it is called with `filters`, a `Filters`."""
 
@@ -124,7 +145,7 @@ def span_options(command: F) -> F:
 
 def _chosen(given: dict[str, Any], names: Iterable[str]) -> Filters:
     """Take the values of these filters out of what was given, and make the filters of them."""
-    asked = {name: given.pop(f"filter_{name}") for name in names}
+    asked = {name: given.pop(f"filter_{name}", ()) for name in names}
 
     def reference() -> Reference:
         with ctk.open(given["db"]) as recording:
@@ -146,20 +167,31 @@ def _filter_params() -> list[Callable[[Any], Any]]:
         click.option("--last", "filter_last", **number, help="Only the last N."),
         click.option("--first", "filter_first", **number, help="Only the first N."),
     ]
-    for name, (field, side, negated) in NAMES.items():
-        letter = [f"-{letter}" for letter, long_name in _LETTERS.items() if long_name == name]
-        names = [*letter, as_flag(name), f"filter_{name}"]
-        kind: dict[str, Any] = {"is_flag": True}
-        if field.form is not None:
-            complete = functools.partial(_complete, field.field)
-            kind = {"multiple": True, "metavar": field.form, "shell_complete": complete}
-        hidden = negated or side != "any"
-        params.append(click.option(*names, **kind, help=field.help, hidden=hidden))
+    for name, named in NAMES.items():
+        if not _hides(named):
+            words, terms = _declared(name, named)
+            params.append(click.option(*words, **terms))
     text = "Negate the filter behind it: --not --pod web-1."
     params.append(click.option("--not", "filter_not", is_flag=True, expose_value=False, help=text))
     text = "Of all namespaces, as without it."
     params.append(click.option("-A", "filter_all", "--all-namespaces", is_flag=True, help=text))
     return params
+
+
+@functools.cache
+def _hidden_params() -> list[click.Option]:
+    declared = [_declared(name, named) for name, named in NAMES.items() if _hides(named)]
+    return [click.Option(words, **terms, hidden=True) for words, terms in declared]
+
+
+def _declared(name: str, named: FilterName) -> tuple[list[str], dict[str, Any]]:
+    """Give how a filter's flag is written, and of what kind it is."""
+    letter = [f"-{letter}" for letter, long_name in _LETTERS.items() if long_name == name]
+    kind: dict[str, Any] = {"is_flag": True}
+    if named.asked.form is not None:
+        complete = functools.partial(_complete, named.asked.field)
+        kind = {"multiple": True, "metavar": named.asked.form, "shell_complete": complete}
+    return [*letter, as_flag(name), f"filter_{name}"], {**kind, "help": named.asked.help}
 
 
 def _span_params() -> list[Callable[[Any], Any]]:

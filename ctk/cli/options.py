@@ -281,14 +281,14 @@ def output_options(command: F) -> F:
 
 
 # https://man7.org/linux/man-pages/man3/tzset.3.html: a rule, "CET-1CEST", or a file's name.
-_ZONE_RULE = re.compile(r"(<[^>]+>|[A-Za-z]{3,})([+-]?\d.*)?")
+_ZONE_RULE = r"(<[^>]+>|[A-Za-z]{3,})([+-]?\d.*)?"
 _ZONE_FOLDERS = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo")
 
 
 def _warn_of_zone(zone: str) -> None:
     """Say so where TZ names no zone: the C library takes it for UTC without a word."""
     name = zone.removeprefix(":")
-    if not name or (_ZONE_RULE.fullmatch(name) and name == zone):
+    if not name or (re.fullmatch(_ZONE_RULE, name) and name == zone):
         return
     if not any(Path(folder, name).is_file() for folder in _ZONE_FOLDERS):
         remark(f"TZ={zone} is no time zone of this machine: times are in UTC")
@@ -332,7 +332,7 @@ def remark(text: str) -> None:
     click.echo(_as_in_table(text), err=True)
 
 
-_UTC_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+_UTC_TIME = r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 
 
 def _as_in_table(text: str) -> str:
@@ -347,7 +347,7 @@ def _as_in_table(text: str) -> str:
         moment = datetime.fromisoformat(found[0]).astimezone()
         return found[0] if not moment.utcoffset() else moment.isoformat(timespec="seconds")
 
-    return _UTC_TIME.sub(local, text)
+    return re.sub(_UTC_TIME, local, text)
 
 
 def is_of_nothing(caveats: Iterable[Caveat]) -> bool:

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from dataclasses import replace
 from itertools import chain, takewhile
 from pathlib import Path
 
@@ -125,7 +124,7 @@ def query(
             _follow(recording, filters, output)
             return
         if (filters.first, filters.last) != (None, None):
-            output = replace(output, most=None)
+            output = output._replace(most=None)
         flows = recording.flows(filters)
         written = render.flows(flows, output, sys.stdout.buffer, nodes=not isinstance(db, Path))
         if written == output.most and next(flows, None) is not None:
@@ -147,8 +146,8 @@ def _refuse_to_follow(sql: str | None, filters: Filters, output: Output) -> None
 def _follow(recording: Recording, filters: Filters, output: Output) -> None:
     """List flows as they come, under one head, until somebody interrupts it."""
     if (filters.since_ns, filters.last) == (None, None):
-        filters = replace(filters, last=_BEFORE)
-    output = replace(output, most=None, screen=replace(output.screen, pager=""))
+        filters = filters._replace(last=_BEFORE)
+    output = output._replace(most=None, screen=output.screen._replace(pager=""))
     told: set[str] = set()
     with interrupts() as interrupted:
 
@@ -162,8 +161,8 @@ def _follow(recording: Recording, filters: Filters, output: Output) -> None:
             for first in going_on:
                 render.flows(chain((first,), going_on), output, sys.stdout.buffer)
                 # What was said above the first flows is not said again.
-                screen = replace(output.screen, left_out=lambda titles: None)
-                output = replace(output, titled=False, screen=screen)
+                screen = output.screen._replace(left_out=lambda titles: None)
+                output = output._replace(titled=False, screen=screen)
             sys.stdout.buffer.flush()
             print_new_caveats(flows.caveats, told)
             if interrupted.is_set():

@@ -132,6 +132,7 @@ def top(
         limit = _SHOWN
     if spark is None and isinstance(db, str):
         spark = False  # the rows of all steps would be brought here
+    is_plain = output.format in ("table", "name") and not output.columns
     with ctk.open(db, all_observers=all_observers) as recording:
         ranked = [
             recording.top(
@@ -140,7 +141,8 @@ def top(
                 sort=sort,
                 side=side,
                 limit=limit or None,
-                seen=bool(output.columns) or output.format not in ("table", "name"),
+                seen=not is_plain,
+                counts=render.SHOWN if is_plain else None,
             )
             for keys in lists
         ]

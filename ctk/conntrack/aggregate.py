@@ -6,7 +6,7 @@ New, update and destroy events of a connection, and all connections of a flow, a
 totals (counting.py); who a group belongs to is asked by whoever takes the window.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -17,9 +17,11 @@ from ctk.conntrack.connections import (
     UNWANTED,
     Connections,
 )
-from ctk.conntrack.counting import Aggregation, EventCounter
+from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.decode import (
     EventTuple,
+    Part,
+    events_of,
 )
 from ctk.conntrack.groups import (
     Counters,
@@ -30,6 +32,7 @@ from ctk.conntrack.groups import (
     moved_since,
 )
 from ctk.conntrack.outcome import AT, START, counters_of
+from ctk.conntrack.parts import PartCounter, first_ns
 from ctk.model import (
     COUNTS_CONNECTION,
 )
@@ -55,7 +58,7 @@ class Window(NamedTuple):
     totals: list[Totals]
 
 
-class Aggregator(EventCounter):
+class Aggregator(PartCounter):
     """Merges events into the open window; closes windows as time passes."""
 
     def __init__(
@@ -88,16 +91,21 @@ class Aggregator(EventCounter):
         empty batch is a tick. Where the clock went back by over a second, the window is closed
         and one begins at the new time.
         """
-        self.behind = bool(events) and at_ns - events[0][AT] >= SECOND
+        return self.add_parts([events], at_ns)
+
+    def add_parts(self, parts: Sequence[Part], at_ns: int) -> Iterator[Window]:
+        """Do so with a batch in parts."""
+        began_ns = first_ns(parts)
+        self.behind = began_ns is not None and at_ns - began_ns >= SECOND
         if not self.behind:
-            yield from self._add(events, at_ns)
+            yield from self._add(parts, at_ns)
             return
         # They waited, as they do while a disk stalls: more wait behind them, and time is theirs.
-        for _, second in groupby(events, lambda event: event[AT] // SECOND):
+        for _, second in groupby(events_of(parts), lambda event: event[AT] // SECOND):
             waited = list(second)
-            yield from self._add(waited, max(waited[-1][AT], self._start_ns))
+            yield from self._add([waited], max(waited[-1][AT], self._start_ns))
 
-    def _add(self, events: list[EventTuple], at_ns: int) -> Iterator[Window]:
+    def _add(self, parts: Sequence[Part], at_ns: int) -> Iterator[Window]:
         if at_ns >= self._second_end_ns:
             self._begin_groups()
             self._second_end_ns = at_ns - at_ns % SECOND + SECOND
@@ -107,11 +115,13 @@ class Aggregator(EventCounter):
             self._second_end_ns = at_ns
         # at_ns is no earlier than any event of the batch, so this is once a window.
         while at_ns >= self._end_ns:
+            events = events_of(parts)
             self._count([event for event in events if event[AT] < self._end_ns])
             events = [event for event in events if event[AT] >= self._end_ns]
+            parts = [events]
             yield from self._over()
             self._open(min((event[AT] for event in events), default=at_ns))
-        self._count(events)
+        self._count_parts(parts)
         if self._is_large():
             yield from self._over()
 
@@ -146,6 +156,7 @@ class Aggregator(EventCounter):
     def regroup(self) -> None:
         """From now on connections form new groups: who they belong to may differ."""
         self._begin_groups()
+        self._look_anew()
         if self._folding is not None:
             self._folding.regroup()
 
@@ -166,10 +177,13 @@ class Aggregator(EventCounter):
 
     # Dumps.
 
-    def add_dump(self, entries: Iterable[EventTuple]) -> None:
+    def add_dump(self, entries: Sequence[EventTuple]) -> None:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
         connections.forget_idle_flows()
+        self._look_anew()
+        if self._at_once is not None:
+            entries = self._at_once.take_listed(entries)
         live, states = connections.live, connections.states
         for entry in entries:
             _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
@@ -193,6 +207,8 @@ class Aggregator(EventCounter):
                 group = self._taken_up(group, key, shown[1], start_ns)
             before = connections.counters(key)
             if group is None:
+                if self.behind and start_ns is not None and start_ns >= self._end_ns:
+                    continue  # its event is among those that wait, and counts in its own window
                 group, counted = self._find(shown[1], key, entry)
                 live[key] = group
                 before = connections.counters(key)

@@ -31,12 +31,13 @@ until the next dump begins: by then a new event that was queued when the dump ra
 
 import struct
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from ctk.conntrack.attributes import MalformedError
+from ctk.conntrack.decode import EventTuple
 from ctk.conntrack.groups import (
+    NOTHING,
     Counters,
     Ends,
     Flow,
@@ -46,7 +47,9 @@ from ctk.conntrack.groups import (
     Other,
     RestoredGroup,
     base_of,
+    moved_since,
 )
+from ctk.conntrack.packing import packed
 from ctk.conntrack.strangers import Strangers
 from ctk.conntrack.tuples import TupleReader
 from ctk.model import FlowTuple
@@ -64,11 +67,11 @@ _MAY_HAVE_ENDED = RESTORED | MISSED
 _UNTIL_NEXT_DUMP = OLDER | UNCOUNTED
 
 MOST_FLOWS = 15_000  # remembered, twice: it is a cache of what takes 3 us and 500 bytes each
-_EXPORTED_AT_ONCE = 20_000
-_OF_FLOW = (1 << 48) - 1  # the bits of a key that are the connection's own
+_EXPORTED_AT_ONCE = 50_000
 # What is counted, and when it last grew: the time takes no memory beyond the four counters.
 _COUNTERS = struct.Struct("=4Qq")
 _FOUR = struct.Struct("=4Q")
+FourCounters = tuple[int, int, int, int]  # Counters, as an event has them
 
 
 class Connections:
@@ -92,6 +95,7 @@ class Connections:
         self.ended: set[int] | None = None  # while a dump is under way: it may list them yet
         self._counters: dict[int, bytes] = {}  # packed, as the windows have counted them so far
         self._wanted = wanted
+        self.filters = wanted is not None
         self._tuples = TupleReader() if strangers is None else strangers.tuples
         self._older_flows: dict[FlowKey, Flow | None] = {}
         # What the dump under way did not list yet, each under itself: 48 bytes less a connection
@@ -166,6 +170,15 @@ class Connections:
         if len(self.flows) >= MOST_FLOWS:
             self._older_flows, self.flows = self.flows, {}
 
+    def are_unknown(self, keys: Sequence[int], events: Sequence[EventTuple]) -> Sequence[bool]:
+        """Say of each event whether neither its connection, by its key, nor its flow is known."""
+        live, flows, older = self.live, self.flows, self._older_flows
+        flow_keys = [(event[1], event[3], event[4]) for event in events]
+        return [
+            key not in live and flow not in flows and flow not in older
+            for key, flow in zip(keys, flow_keys, strict=True)
+        ]
+
     # What was counted.
 
     def counters(self, key: int) -> Counters | None:
@@ -188,9 +201,22 @@ class Connections:
             return packed is None and counters[0] is None
         return packed.startswith(_FOUR.pack(*counters))
 
+    def packed(self, keys: Sequence[int]) -> Sequence[bytes | None]:
+        """What of live connections is in the windows so far, for `moved_from`."""
+        return list(map(self._counters.get, keys))
+
     def count(self, key: int, counters: Counters, at_ns: int) -> None:
         """From here on what a connection moved is what it has beyond `counters`."""
         self._counters[key] = _COUNTERS.pack(*counters, at_ns)
+
+    def count_events(self, keys: Sequence[int], events: Sequence[EventTuple]) -> None:
+        """Do so with the counters of several events: those that are alike share their bytes."""
+        packed = b""
+        for key, event in zip(keys, events, strict=True):
+            now = _COUNTERS.pack(*event[9:13], event[6])
+            if now != packed:
+                packed = now
+            self._counters[key] = packed
 
     # Events. The hot loop in `aggregate` does the plain cases itself.
 
@@ -213,6 +239,16 @@ class Connections:
         packed = self._counters.pop(key, None) if self._counters else None
         state = self.states.pop(key, 0) if self.states else 0
         return state, None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
+
+    def drop(self, keys: Sequence[int]) -> None:
+        """Drop connections that ended, and have no state."""
+        for key in keys:
+            del self.live[key]
+        if self._counters:
+            for key in keys:
+                self._counters.pop(key, None)
+        if self.ended is not None:
+            self.ended.update(keys)
 
     def forget(self, key: int) -> None:
         """The connection with this key ended untold."""
@@ -267,6 +303,10 @@ class Connections:
             return None
         return self._unlisted.pop(key, key)
 
+    def are_listed(self, keys: Sequence[int]) -> Sequence[int]:
+        """The dump lists these, none of which has ended: give each as it stands among those."""
+        return list(map(self._unlisted.pop, keys, keys))
+
     def end_dump(self) -> int:
         """The dump is whole: drop what two in a row did not list, and return how many."""
         missing = self._unlisted.keys() & self.live.keys()
@@ -287,46 +327,19 @@ class Connections:
 
     # Clean stops.
 
-    def export(self) -> Iterator[LiveConnections]:
-        """Yield the live connections whose owner is known, for a clean stop to keep."""
-        # Packed: 0.2 us a connection, where a row each took 6 us and 150 bytes. Some at a time: all
-        # of them grouped were another 250 bytes a connection in memory.
-        connections = iter(self.live.items())
-        while some := list(islice(connections, _EXPORTED_AT_ONCE)):
-            groups: defaultdict[Group, list[int]] = defaultdict(list)
-            for key, group in some:
-                groups[group].append(key)
-            for (group, measured), keys in self._counted_under(groups).items():
-                assert group.edge_id is not None
-                each_of_a_flow = isinstance(group, FoldedGroup)
-                flows = keys if each_of_a_flow else keys[:1]
-                yield LiveConnections(
-                    flow=b"".join([(key >> 48).to_bytes(8, "big") for key in flows]),
-                    began_ns=group.began_ns,
-                    edge_id=group.edge_id,
-                    has_ports=group.has_ports,
-                    keys=array("Q", [key & _OF_FLOW for key in keys]).tobytes(),
-                    counters=b"".join([self._counters[key] for key in keys]) if measured else None,
-                    folded=group.sides if isinstance(group, FoldedGroup) else None,
-                )
+    def export(
+        self, ask: Callable[[Group], object] = lambda group: None
+    ) -> Iterator[LiveConnections]:
+        """
+        Yield the live connections whose owner is known, for a clean stop to keep.
 
-    def _counted_under(
-        self, groups: Mapping[Group, list[int]]
-    ) -> Mapping[tuple[Group, bool], list[int]]:
-        """Give keys by what they count under, where its edge is known, and whether measured."""
-        found: defaultdict[tuple[Group, bool], list[int]] = defaultdict(list)
-        for group, keys in groups.items():
-            counted_under, rest = group.into or group, keys
-            if counted_under.edge_id is None:
-                continue
-            if self._counters:
-                rest = []
-                for key in keys:
-                    measured = key in self._counters
-                    (found[counted_under, True] if measured else rest).append(key)
-            if rest:
-                found[counted_under, False] += rest
-        return found
+        `ask` is called with each group, for its owner to become known.
+        """
+        # Packed: 0.1 us a connection, where a row each took 6 us and 150 bytes. Some at a time: how
+        # long it takes is looked at in between.
+        connections = iter(self.live.items())
+        for _ in range(0, len(self.live), _EXPORTED_AT_ONCE):
+            yield from packed(islice(connections, _EXPORTED_AT_ONCE), self._counters, ask)
 
     def restore(self, kept: Iterable[LiveConnections], *, by_port: bool) -> None:
         """Take up what a clean stop kept. `by_port`: each connection is a row of its own."""
@@ -344,6 +357,13 @@ class Connections:
                     start = n * _COUNTERS.size
                     self._counters[key] = some.counters[start : start + _COUNTERS.size]
         self.states = dict.fromkeys(self.live, RESTORED)
+
+
+def moved_from(packed: bytes, now: FourCounters) -> FourCounters | None:
+    """What a connection moved since it was counted; None where its counters went back."""
+    if packed.startswith(_FOUR.pack(*now)):
+        return NOTHING
+    return moved_since(Counters(*_COUNTERS.unpack(packed)[:4]), Counters(*now))
 
 
 def _restored(some: LiveConnections) -> Group:

@@ -8,6 +8,7 @@ that ends, and one that stands under what its flow was folded into take a longer
 from collections.abc import Sequence
 from typing import Literal
 
+from ctk.conntrack.alike import FoldedAtOnce
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import (
     OLDER,
@@ -66,6 +67,9 @@ class EventCounter:
         self._undated: set[Group] = set()  # found by an update: the next dump tells their begin
         strangers = connections.strangers
         self._folding = None if strangers is None else Folding(strangers)
+        self._at_once: FoldedAtOnce | None = None
+        if strangers is not None and not connections.filters:
+            self._at_once = FoldedAtOnce(connections, strangers, self._begin, self._totals)
 
     def _begin_groups(self) -> None:
         for flow in self._grouping:
@@ -80,6 +84,8 @@ class EventCounter:
         self.events += len(events)
         connections = self.connections
         connections.forget_idle_flows()
+        if self._at_once is not None:
+            events = self._at_once.take(events)
         known, live, ended = connections.flows.get, connections.live, connections.ended
         by_port = self._by_port
         for event in events:

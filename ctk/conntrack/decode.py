@@ -14,7 +14,7 @@ inside them. The attributes' names, and the walk over them, are in `attributes`.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
@@ -46,7 +46,7 @@ from ctk.conntrack.attributes import (
     port_gaps,
     walk,
 )
-from ctk.conntrack.runs import AT_ONCE, Run
+from ctk.conntrack.runs import AT_ONCE, Columns, Places, Run
 from ctk.model import Datagrams
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
@@ -120,9 +120,12 @@ EventTuple = tuple[
     int | None,
 ]
 
+# Of a batch: events, or messages of one layout, which are read when they are asked for.
+Part = list[EventTuple] | Columns
+
 _POSITIONS = {name: position for position, name in enumerate(Event._fields)}
-_WHAT, _ORIG, _PORT, _REPLY, _CT_ID = (
-    _POSITIONS[name] for name in ("what", "orig", "port", "reply", "ct_id")
+_WHAT, _ORIG, _PORT, _REPLY, _ZONE, _CT_ID, _AT = (
+    _POSITIONS[name] for name in ("what", "orig", "port", "reply", "zone", "ct_id", "at_ns")
 )
 # The attributes whose values an event has: path, Struct code, position in Event.
 _VALUES: dict[AttributePath, tuple[str, int]] = {
@@ -212,11 +215,11 @@ class _Layout:
         self.pick = itemgetter(*picked)
         self.run: Run | None = None
         self.pick_of_run = self.pick
-        self._read_in_runs(message, [] if inside else fields)
+        self._read_in_runs(message, [] if inside else fields, reply_end)
         self.template = self.heads(self.unpack(message, 0))
         self.next: _Layout | None = None  # another one of the same length
 
-    def _read_in_runs(self, message: bytes, fields: Sequence[_Field]) -> None:
+    def _read_in_runs(self, message: bytes, fields: Sequence[_Field], reply_end: int) -> None:
         """Learn how to read many at once: what is compared is no value of them."""
         if not fields:
             return
@@ -229,7 +232,16 @@ class _Layout:
             message,
             [(f.at, struct.calcsize(">" + f.code)) for f in fields if f.position is None],
             [(field.at, field.code) for field in values],
+            _places({cast(int, field.position): field.at for field in values}, reply_end),
         )
+
+
+def _places(at: Mapping[int, int], reply_end: int) -> Places | None:
+    """Say where the columns of a flood are, by the places of what an event has."""
+    if _ZONE in at or _PORT not in at:
+        return None
+    what, orig, port, reply = (at[each] for each in (_WHAT, _ORIG, _PORT, _REPLY))
+    return Places(what, orig, port, reply, reply_end, at[_CT_ID], at.get(_AT))
 
 
 def _compared_inside(message: bytes, orig_end: int, reply_start: int) -> list[tuple[int, slice]]:
@@ -285,48 +297,46 @@ class Decoder:
 
     def read(self, batch: Datagrams) -> list[EventTuple]:
         """Return the batch's events in order, each a tuple shaped as Event."""
+        return events_of(self.parts(batch))
+
+    def parts(self, batch: Datagrams) -> list[Part]:
+        """Return them in parts: what came in runs of one layout is read when it is asked for."""
         offsets, lengths = batch.offsets, batch.lengths
-        events: list[EventTuple] = []
+        parts: list[Part] = []
         for first in range(0, len(lengths), AT_ONCE):
             some = lengths[first : first + AT_ONCE]
             at = offsets[first : first + AT_ONCE]
-            if (
-                len(some) < _FEW
-                or some.count(some[0]) < len(some)
-                or not self._run(batch, at, some[0], events)
-            ):
-                self._each(batch, at, some, events)
-        return events
+            run = None
+            if len(some) >= _FEW and some.count(some[0]) == len(some):
+                run = self._run(batch, at, some[0])
+            parts.append(self._each(batch, at, some) if run is None else run)
+        return parts
 
-    def _run(
-        self, batch: Datagrams, offsets: Sequence[int], length: int, events: list[EventTuple]
-    ) -> bool:
-        """Read messages of one layout, at equal distances; False where they are not."""
+    def _run(self, batch: Datagrams, offsets: Sequence[int], length: int) -> Columns | None:
+        """Read messages of one layout, at equal distances; None where they are not."""
         layout = self._layouts.get(length)
-        distance = offsets[1] - offsets[0]
-        alike = range(offsets[0], offsets[0] + len(offsets) * distance, distance or 1)
-        if offsets != alike and list(offsets) != list(alike):
-            return False
-        stand_ins = (None, 0, batch.at_ns)
+        first, distance, count = offsets[0], offsets[1] - offsets[0], len(offsets)
+        end = first + distance * count
+        if distance <= 0 or list(offsets) != list(range(first, end, distance)):
+            return None
         while layout is not None:
             if layout.run is None:
-                return False
-            values = layout.run.read(batch.buffer, offsets[0], distance, len(offsets))
-            if values is not None:
+                return None
+            if layout.run.fits(batch.buffer, first, distance, count):
+                messages = memoryview(batch.buffer)[first:end]
+                stand_ins = (None, 0, batch.at_ns)
                 # A third less a message than one at a time.
-                pick = layout.pick_of_run
-                events += [pick(each + stand_ins) for each in values]
-                return True
+                return Columns(layout.run, messages, distance, layout.pick_of_run, stand_ins)
             layout = layout.next
-        return False
+        return None
 
     def _each(
         self,
         batch: Datagrams,
         offsets: Sequence[int],
         lengths: Sequence[int],
-        events: list[EventTuple],
-    ) -> None:
+    ) -> list[EventTuple]:
+        events: list[EventTuple] = []
         append = events.append
         layouts = self._layouts
         buffer = batch.buffer
@@ -347,6 +357,7 @@ class Decoder:
                     self.malformed += 1
                 else:
                     append(layout.pick(layout.unpack(buffer, offset) + stand_ins))
+        return events
 
     def _learn(self, message: bytes) -> _Layout:
         if len(message) < NLMSG_HEADER + NFGENMSG:
@@ -361,6 +372,14 @@ class Decoder:
             layout.next = self._layouts.get(len(message))
             self._layouts[len(message)] = layout
         return layout
+
+
+def events_of(parts: Iterable[Part]) -> list[EventTuple]:
+    """Return the events of all parts, in order."""
+    events: list[EventTuple] = []
+    for part in parts:
+        events += part.events() if isinstance(part, Columns) else part
+    return events
 
 
 def what_of(buffer: bytes | bytearray, offset: int) -> int:

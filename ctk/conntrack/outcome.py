@@ -12,10 +12,13 @@ from ctk.conntrack.decode import (
 from ctk.conntrack.groups import Counters
 
 # Places in an event (a test holds them against decode.Event).
+WHAT: Final = 0
 PORT: Final = 2
+ID: Final = 5
 AT: Final = 6
 _STATUS: Final = 7
 _TCP_STATE: Final = 8
+OUTCOME: Final = slice(7, 9)  # the two before: what `failure` looks at
 START: Final = 13
 NO_FAILURE: Final = (False, False)
 _OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))

@@ -11,12 +11,17 @@ of the bytes of its tuples, and what is left finds the `Other`. It gets a flow o
 stands out: with more connections, or more bytes in one look, than all that were folded.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from itertools import compress
+from math import inf
+from typing import NamedTuple, cast
 
 from ctk.conntrack.attributes import MalformedError
+from ctk.conntrack.decode import EventTuple
 from ctk.conntrack.groups import Counters, Ends, Other, StrangerKinds, Totals, base_of
+from ctk.conntrack.outcome import ID, PORT
 from ctk.conntrack.tuples import Layout, TupleReader
 from ctk.model import FlowTuple, Kind
 from ctk.model.kept import Sides
@@ -36,19 +41,50 @@ class _Cut:
     is a stranger, `end` is where its address stands, and `same` is where it stands again.
     """
 
-    __slots__ = ("end", "kind", "kinds", "mask", "orig_size", "others", "reply_size", "same")
+    __slots__ = (
+        *("end", "kind", "kinds", "mask", "orig_size", "others", "reply_size", "same", "sides"),
+    )
 
     def __init__(self, layout: Layout, orig: bytes, kinds: StrangerKinds, *, ports: bool) -> None:
         src, dialled, backend = layout.places
         self.kinds = kinds
+        self.sides = _sides(kinds)
         self.orig_size, self.reply_size = len(orig), layout.size - len(orig)
-        self.mask = layout.mask_without(_sides(kinds), ports=ports)
+        self.mask = layout.mask_without(self.sides, ports=ports)
         self.others: dict[int, Other] = {}
         self.kind: Kind | None = None
         if kinds[1:] == (None, None):
             self.kind, self.end, self.same = kinds[0], src, src
         elif kinds[0] is None and kinds[1] == kinds[2]:
             self.kind, self.end, self.same = kinds[1], dialled, backend
+
+
+class Alike(NamedTuple):
+    """
+    Events of flows of strangers that are alike, and of each what a column has.
+
+    `keys` are the connections' (`Connections`), `bases` the flows' part of them.
+    """
+
+    events: Sequence[EventTuple]
+    keys: Sequence[int]
+    bases: Sequence[int]
+    others: Sequence[Other]
+    addresses: Sequence[bytes]  # the strangers'
+    sides: Sides  # on which they are
+
+    def chosen(self, chosen: Sequence[bool]) -> "Alike":
+        """Leave out those that are not."""
+        if all(chosen):
+            return self
+        return Alike(
+            list(compress(self.events, chosen)),
+            list(compress(self.keys, chosen)),
+            list(compress(self.bases, chosen)),
+            list(compress(self.others, chosen)),
+            list(compress(self.addresses, chosen)),
+            self.sides,
+        )
 
 
 class Size(NamedTuple):
@@ -77,7 +113,11 @@ class Strangers:
     ) -> None:
         self.most = most
         self.full = False  # whether new strangers are folded
-        self.biggest_folded: Size | None = None  # of those that stood in a window before
+        # What stands out: more connections, or more bytes in one look, than any that was folded in
+        # this window or in the one before.
+        self.most_connections = self.most_bytes = inf
+        self._folded: tuple[int, int] | None = None  # the most of those of this window
+        self._folded_before = (1, 0)
         self._kind_of = kind_of
         self.tuples = TupleReader()
         self._may_be_named = may_be_named
@@ -92,6 +132,9 @@ class Strangers:
     def begin_window(self, *, full: bool) -> None:
         """From now on fold only what is too much; with `full`, what is as small as it was."""
         self.full = full or self.most == 0
+        if self._folded is not None:
+            self._folded_before, self._folded = self._folded, None
+            self.most_connections, self.most_bytes = self._folded_before
         self.folded_at_once = 0
         self._others.clear()
         self._seen.clear()
@@ -133,6 +176,43 @@ class Strangers:
                 if number & layout.mask == layout.template:
                     return self._other_like(layout, orig, reply, number)
         return self._other_of_parsed(orig, reply, zone)
+
+    def alike(self, events: Sequence[EventTuple], *, new: bool) -> "Alike | None":
+        """
+        Choose events of flows that are like one that was looked at before, but for the stranger.
+
+        Where they are `new`, whoever it is now must be a stranger, too. None where there are none.
+        """
+        cut = self._last
+        if cut is None or not events:
+            return None
+        sizes = cut.orig_size, cut.reply_size
+        alike = [e for e in events if (len(e[1]), len(e[3])) == sizes and not e[4]]
+        tuples = [event[1] + event[3] for event in alike]
+        mask, end, same = cut.mask, cut.end, cut.same
+        others = [cut.others.get(number & mask) for number in map(int.from_bytes, tuples)]
+        ends = [each[end] for each in tuples]
+        ok = None not in others and (end == same or ends == [each[same] for each in tuples])
+        strange = set(ends)
+        if new:
+            strange = {each for each in strange if self._kind_of(each) == cut.kind}
+            ok = ok and len(strange) == len(set(ends))
+        if not ok:
+            plain = [
+                other is not None and each[same] == address and address in strange
+                for other, each, address in zip(others, tuples, ends, strict=True)
+            ]
+            alike, tuples = list(compress(alike, plain)), list(compress(tuples, plain))
+            others, ends = list(compress(others, plain)), list(compress(ends, plain))
+        if not alike:
+            return None
+        digests = b"".join([blake2b(each, digest_size=8).digest() for each in tuples])
+        # What base_of gives.
+        bases = [base << 48 for base in struct.unpack(f">{len(alike)}Q", digests)]
+        keys = [
+            base | event[ID] << 16 | event[PORT] for base, event in zip(bases, alike, strict=True)
+        ]
+        return Alike(alike, keys, bases, cast(list[Other], others), ends, cut.sides)
 
     def _other_like(self, layout: Layout, orig: bytes, reply: bytes, number: int) -> Other | None:
         """The same, of tuples of a layout that is known; `number` is their bytes."""
@@ -187,22 +267,60 @@ class Strangers:
 
     def is_folded_at_once(self, other: Other) -> bool:
         """Say whether the new flow that was looked at last is to be folded as it begins."""
-        if not self.full or (self._may_be_named and "unknown" in other.kinds):
-            return False
-        seen, biggest = self._seen, self.biggest_folded
-        connections = seen.get(other.base, 0) + 1
-        if biggest is not None and connections > biggest.connections:
+        return self._folds_at_once(other) and self._is_small(other.base)
+
+    def are_folded_at_once(self, alike: Alike) -> Sequence[bool]:
+        """Say the same of new flows that are alike."""
+        if not self._folds_at_once(alike.others[0]):
+            return [False] * len(alike.bases)
+        seen, first = self._seen, dict.fromkeys(alike.bases, 1)
+        if (
+            len(first) == len(alike.bases)
+            and seen.keys().isdisjoint(first)
+            and len(seen) + len(first) <= _MOST_SEEN
+        ):
+            seen.update(first)
+            self.folded_at_once += len(first)
+            return [True] * len(first)
+        return list(map(self._is_small, alike.bases))
+
+    def _folds_at_once(self, other: Other) -> bool:
+        return self.full and not (self._may_be_named and "unknown" in other.kinds)
+
+    def _is_small(self, base: int) -> bool:
+        """Count a connection of a flow; say whether it has no more than those that are folded."""
+        seen = self._seen
+        connections = seen.get(base, 0) + 1
+        if connections > self.most_connections:
             return False
         self.folded_at_once += connections == 1
         if len(seen) >= _MOST_SEEN:
             seen.clear()
-        seen[other.base] = connections
+        seen[base] = connections
+        if connections > 1 and self.most_connections < inf:
+            self.have_folded(connections=connections, moved_bytes=0)
         return True
+
+    def have_folded(self, *, connections: int, moved_bytes: int) -> None:
+        """Take note of the most that flows have which are folded."""
+        before = self._folded or (1, 0)
+        most = self._folded = max(before[0], connections), max(before[1], moved_bytes)
+        self.most_connections = max(self._folded_before[0], most[0])
+        self.most_bytes = max(self._folded_before[1], most[1])
+
+    @property
+    def most_moved(self) -> int:
+        """The most bytes that a flow has, or moved in one look, which was folded in this window."""
+        return 0 if self._folded is None else self._folded[1]
 
     def stands_out(self, moved: Counters) -> bool:
         """Say whether a folded connection that moved so much at once is to be told apart."""
-        biggest = self.biggest_folded
-        return biggest is not None and moved.bytes_out + moved.bytes_in > biggest.bytes
+        moved_bytes = moved.bytes_out + moved.bytes_in
+        if moved_bytes > self.most_bytes:
+            return True
+        if moved_bytes and self.most_bytes < inf:
+            self.have_folded(connections=1, moved_bytes=moved_bytes)
+        return False
 
     def size_of(self, several: Sequence[Totals]) -> Size:
         """Say how big a flow is that has these totals."""

@@ -252,6 +252,9 @@ class Cluster:
             sure_until_ns = min(known_ns, default=at_ns)
             told = sure_until_ns if inferred and sure_until_ns < at_ns else None
             self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred, told))
+            if isinstance(gone, Pod) and gone.is_untold:
+                for address in self._owners.lose_untold(gone.node, gone.started_ns):
+                    self._settle(address)
 
     def put_last(self, each: KubeObject, at_ns: int) -> None:
         """An object is gone, and this was its last state: it may say when it ended."""
@@ -259,9 +262,6 @@ class Cluster:
         if each.uid in self.known(resource):
             self.put(each, at_ns)
             self.drop(resource, each.uid, at_ns, inferred=self._owners.missed_since_ns is not None)
-            if isinstance(each, Pod) and not (each.addresses or each.final or each.host_network):
-                for address in self._owners.lose_untold(each.node, each.started_ns):
-                    self._settle(address)
 
     def put_missed(self, changes: Iterable[Applied | Deleted], at_ns: int, *, whole: bool) -> None:
         """
@@ -296,14 +296,17 @@ class Cluster:
         for each in sorted(listed.objects, key=_gained_ns):
             self.put(each, at_ns)
         self._listing = False
-        for uid in self.known(resource).keys() - {each.uid for each in listed.objects}:
-            if listed.only_node in (None, getattr(self.known(resource)[uid], "node", None)):
-                self.drop(resource, uid, at_ns, inferred=True)
+        known, there = self.known(resource), {each.uid for each in listed.objects}
+        gone = [each for uid, each in known.items() if uid not in there]
+        # One that never told its address may have had that of another that is gone.
+        for each in sorted(gone, key=recall.is_untold):
+            if listed.only_node in (None, getattr(each, "node", None)):
+                self.drop(resource, each.uid, at_ns, inferred=True)
 
     def awaits_address(self, when_ns: int) -> bool:
         """Whether a pod may have had an address then that is not told yet."""
         return any(
-            not (pod.addresses or pod.final or pod.host_network or pod.node is None)
+            pod.is_untold
             and (self._came_in_its_second_ns(pod.uid, pod.started_ns) or pod.started_ns) <= when_ns
             for pod in self._pods.values()
         )

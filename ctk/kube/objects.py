@@ -49,6 +49,11 @@ class Pod:
         return self.phase in ("Succeeded", "Failed")
 
     @property
+    def is_untold(self) -> bool:
+        """Whether it may have an address of its own that is not told yet."""
+        return not (self.addresses or self.final or self.host_network or self.node is None)
+
+    @property
     def gained_ns(self) -> int:
         """The second from which on its address is no other's; it may have waited for it."""
         told = [each for each in (self.networked_ns, self.running_ns) if each is not None]

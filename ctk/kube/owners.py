@@ -4,13 +4,12 @@ Whose an address was, by time.
 Pods pass addresses on, so each address has a row of spans; of one kind, none of them overlap.
 """
 
-from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ctk.kube.identity import same
 from ctk.kube.ownership import Claim, Ownership
-from ctk.model import Endpoint, Kind, packed
+from ctk.kube.spans import RANK, Spans
+from ctk.model import Endpoint, Kind
 from ctk.model.history import Closed, HistoryChange
 from ctk.timespan import FOREVER_NS, SECOND
 
@@ -23,8 +22,6 @@ POSTED_LATE_NS = 5 * SECOND
 _KILLED_LATE_NS = 2 * SECOND
 # A watch may be slow to tell of a pod that got a deleted one's address: the grace is settled later.
 _TOLD_LATE_NS = 60 * SECOND
-# Who wins where two own an address at a time: a load balancer's address may be a node's own.
-_RANK: Mapping[Kind, int] = {"node": 0, "pod": 1, "service": 2}
 
 
 class Owners:
@@ -42,9 +39,8 @@ class Owners:
         self._history = history
         self._node_name = node_name
         self._always = always
-        self._spans: dict[str, list[Ownership]] = {}
-        self.packed: set[bytes] = set()  # the addresses of all spans, as the kernel writes them
-        self._ended: deque[tuple[int, str]] = deque()
+        self._spans = Spans()
+        self.packed = self._spans.packed
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
@@ -53,15 +49,12 @@ class Owners:
         self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS
         self.missed_since_ns: int | None = None  # what is told now happened then or later
         # Since when each kind is watched without a break.
-        self.watched_from_ns: dict[Kind, int] = dict.fromkeys(_RANK, FOREVER_NS)
+        self.watched_from_ns: dict[Kind, int] = dict.fromkeys(RANK, FOREVER_NS)
         self.watched_before_ns = FOREVER_NS  # the same of pods, up to when the watch broke off
 
     def at(self, address: str, when_ns: int) -> Ownership | None:
         """Whose an address was at that time."""
-        for owned in self._spans.get(address, ()):
-            if owned.from_ns <= when_ns < owned.to_ns:
-                return owned
-        return None
+        return self._spans.at(address, when_ns)
 
     def says_more(self, address: str, owned: Ownership | None, when_ns: int) -> bool:
         """
@@ -76,17 +69,17 @@ class Owners:
             return True
         if owned is not None:
             return owned.is_news
-        return any(each.is_news for each in self._spans.get(address, ()))
+        return any(each.is_news for each in self._spans.of(address))
 
     def was_in_doubt(self, endpoint: Endpoint) -> bool:
         """Whether an owner that is known was named for a time that began none of its spans."""
-        spans = self._spans.get(endpoint.address, ())
+        spans = self._spans.of(endpoint.address)
         began = [each.endpoint.valid_from_ns for each in spans if each.endpoint.uid == endpoint.uid]
         return bool(began) and endpoint.valid_from_ns not in began
 
     def is_owned(self, address: str) -> bool:
         """Whether an address is somebody's now."""
-        return any(each.to_ns == FOREVER_NS for each in self._spans.get(address, ()))
+        return any(each.to_ns == FOREVER_NS for each in self._spans.of(address))
 
     def give(self, endpoint: Endpoint, claim: Claim) -> None:
         """
@@ -96,7 +89,7 @@ class Owners:
         known by the second only, and nobody saw it pass on, that second is nobody's.
         Services may share an address.
         """
-        rivals, from_ns = self._rivals(endpoint), endpoint.valid_from_ns
+        rivals, from_ns = self._spans.of_kind(endpoint), endpoint.valid_from_ns
         for owned in rivals:
             if owned.endpoint.uid == endpoint.uid and owned in self._in_grace:
                 # It lives: the file closed it when a recording ended that no server told anything.
@@ -115,13 +108,13 @@ class Owners:
         slack_from_ns = (
             from_ns if rivals else self._slack_from_ns(endpoint, max(from_ns, claim.gained_ns))
         )
-        self._insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
+        self._spans.insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
 
     def give_past(
         self, endpoint: Endpoint, claim: Claim, ended_ns: int, sure_until_ns: int
     ) -> None:
         """Let an endpoint have had an address for what others leave of its time, if anything."""
-        rivals, to_ns = self._rivals(endpoint), ended_ns
+        rivals, to_ns = self._spans.of_kind(endpoint), ended_ns
         from_ns = max(endpoint.valid_from_ns, claim.gained_ns, self._seen_from_ns(endpoint, claim))
         if rivals:
             from_ns = max(from_ns, claim.running_ns or 0)
@@ -146,7 +139,7 @@ class Owners:
         # Where others leave nothing of it, it is still one who had the address before the next.
         from_ns = min(from_ns, to_ns)
         owned = Ownership(_since(endpoint, from_ns), from_ns, claim, to_ns)
-        self._insert(owned)
+        self._spans.insert(owned)
         if sure_until_ns >= to_ns:
             self._close(owned, to_ns)
         else:
@@ -167,7 +160,7 @@ class Owners:
         Between `sure_until_ns` and `to_ns` it is, if no other turns out to have it: in a pod's
         grace, or in the second in which it ended. `inferred`: nobody saw it end.
         """
-        owned = self._open(address, uid)
+        owned = self._spans.open(address, uid)
         if owned is None:
             return FOREVER_NS
         owned.inferred, gone_ns = inferred, sure_until_ns
@@ -185,14 +178,14 @@ class Owners:
 
     def rename(self, endpoint: Endpoint) -> None:
         """The owner of an address has other labels, say, from now on: another endpoint."""
-        owned = self._open(endpoint.address, endpoint.uid)
+        owned = self._spans.open(endpoint.address, endpoint.uid)
         if owned is not None:
             sure_until_ns = owned.sure_until_ns
             self._close(owned, endpoint.valid_from_ns)
             renamed = Ownership(_since(endpoint, owned.to_ns), owned.to_ns, owned.claim)
             renamed.is_news = owned.is_news
             renamed.sure_until_ns = sure_until_ns
-            self._insert(renamed)
+            self._spans.insert(renamed)
 
     @property
     def pods_watched_ns(self) -> int | None:
@@ -212,7 +205,7 @@ class Owners:
 
     def doubt(self, address: str, uid: str, since_ns: int) -> None:
         """From then on it is not sure that the address is still that owner's."""
-        owned = self._open(address, uid)
+        owned = self._spans.open(address, uid)
         if owned is not None:
             # Whose it is was sure in the second in which it got it.
             since_ns = max(since_ns, owned.claim.gained_ns + SECOND)
@@ -221,12 +214,11 @@ class Owners:
     def recalled(self, since_ns: int, until_ns: int) -> None:
         """All that is known is what the file knew: who owned addresses since, told until then."""
         self.recalled_since_ns, self.recalled_until_ns = since_ns, until_ns
-        for spans in self._spans.values():
-            for owned in spans:
-                owned.is_news = False
-                if owned.to_ns == FOREVER_NS:
-                    owned.sure_until_ns = until_ns
-                owned.recalled = owned.sure_until_ns < owned.to_ns
+        for owned in self._spans:
+            owned.is_news = False
+            if owned.to_ns == FOREVER_NS:
+                owned.sure_until_ns = until_ns
+            owned.recalled = owned.sure_until_ns < owned.to_ns
 
     def end_recall(self) -> None:
         """The API server told which pods there are: the grace of the others is as after a watch."""
@@ -235,12 +227,12 @@ class Owners:
 
     def confirm(self, address: str, uid: str, claim: Claim) -> None:
         """The owner that the file knew still has the address; and told since when."""
-        owned = self._open(address, uid)
+        owned = self._spans.open(address, uid)
         if owned is None:
             return
         owned.recalled, owned.sure_until_ns = False, FOREVER_NS
         owned.claim = claim._replace(told_ns=min(claim.told_ns, owned.claim.told_ns))
-        others = [each for each in self._rivals(owned.endpoint) if each is not owned]
+        others = [each for each in self._spans.of_kind(owned.endpoint) if each is not owned]
         # The file knows when it was told of the address, and the server since when it was used.
         used_ns = max(claim.gained_ns + SECOND, claim.running_ns or 0)
         for rival in others:
@@ -267,13 +259,13 @@ class Owners:
         """
         A pod of that node is gone, and never told its address: it may be that of one in its grace.
 
-        Gives the addresses that are nobody's from then on.
+        Gives the addresses that are nobody's from then on. What was deleted by force serves for up
+        to two seconds more, but nobody tells when in those the other got its address.
         """
         lost: list[str] = []
         for owned in list(self._in_grace):
-            # What was deleted by force is killed by then.
-            over_ns = max(owned.gone_ns + _KILLED_LATE_NS, from_ns)
-            if owned.endpoint.node == node and over_ns < owned.to_ns and not owned.inferred:
+            over_ns = max(owned.sure_until_ns, from_ns)
+            if owned.endpoint.node == node and over_ns < owned.to_ns:
                 self._wait(owned, over_ns, owned.sure_until_ns)
                 lost.append(owned.endpoint.address)
         return lost
@@ -281,14 +273,7 @@ class Owners:
     def expire(self, before_ns: int) -> None:
         """Forget spans that ended before then."""
         self.forgotten_ns = max(self.forgotten_ns, before_ns)
-        while self._ended and self._ended[0][0] < before_ns:
-            _, address = self._ended.popleft()
-            kept = [each for each in self._spans.get(address, ()) if each.to_ns >= before_ns]
-            if kept:
-                self._spans[address] = kept
-            else:
-                self._spans.pop(address, None)
-                self.packed.discard(packed(address))
+        self._spans.expire(before_ns)
 
     def _seen_from_ns(self, endpoint: Endpoint, claim: Claim) -> int:
         """
@@ -361,35 +346,13 @@ class Owners:
         self._history.append(Closed(owned.endpoint, to_ns, inferred=True))
         self._due_ns = min(self._due_ns, to_ns + _TOLD_LATE_NS)
 
-    def _open(self, address: str, uid: str | None) -> Ownership | None:
-        for owned in self._spans.get(address, ()):
-            if owned.endpoint.uid == uid and owned.to_ns == FOREVER_NS:
-                return owned
-        return None
-
-    def _rivals(self, endpoint: Endpoint) -> list[Ownership]:
-        spans = self._spans.get(endpoint.address, ())
-        return [each for each in spans if each.endpoint.kind == endpoint.kind]
-
-    def _insert(self, owned: Ownership) -> None:
-        address = owned.endpoint.address
-        if address not in self._spans:
-            self.packed.add(packed(address))
-        spans = self._spans.setdefault(address, [])
-        spans.append(owned)
-        spans.sort(key=_rank)
-
     def _close(self, owned: Ownership, at_ns: int) -> None:
         endpoint = owned.endpoint
         owned.to_ns = max(at_ns, endpoint.valid_from_ns)
         owned.sure_until_ns = FOREVER_NS
         self._in_grace.pop(owned, None)
-        self._ended.append((owned.to_ns, endpoint.address))
+        self._spans.expires(owned)
         self._history.append(Closed(endpoint, owned.to_ns, owned.inferred))
-
-
-def _rank(owned: Ownership) -> int:
-    return _RANK[owned.endpoint.kind]
 
 
 def _since(endpoint: Endpoint, from_ns: int) -> Endpoint:

@@ -15,7 +15,8 @@ from socket import AF_INET6, inet_pton
 
 from ctk.kube.identity import same
 from ctk.kube.objects import Node
-from ctk.model import Endpoint, Kind, address_text, packed
+from ctk.model import Endpoint, Kind
+from ctk.model.addresses import address_text, packed
 from ctk.model.history import Completed, KnownUnknown
 from ctk.timespan import FOREVER_NS, SECOND
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ctk.kube.objects import GRACE_S, Node, Pod
+from ctk.kube.objects import GRACE_S, KubeObject, Node, Pod
 from ctk.model.history import KnownObject, ObjectRecord, PodTimes
 from ctk.timespan import FOREVER_NS
 
@@ -46,13 +46,19 @@ def changes(known: Iterable[KnownObject]) -> Iterator[Recalled]:
     yield from sorted(told, key=_order)
 
 
+def is_untold(each: KubeObject) -> bool:
+    """Whether it is a pod that may have had an address that it never told."""
+    return isinstance(each, Pod) and each.is_untold
+
+
 def _order(change: Recalled) -> tuple[int, int, int]:
     """
     Of several at one time an end comes first: what one gave back the other got.
 
-    In a list the objects come by their start, and then ends that nobody saw.
+    In a list the objects come by their start, and then ends that nobody saw, last those of pods
+    that never told an address.
     """
-    rank = 2 if change.inferred else 0 if change.ends else 1
+    rank = 2 + is_untold(change.object) if change.inferred else 0 if change.ends else 1
     return change.at_ns, rank, change.object.started_ns
 
 

@@ -13,7 +13,7 @@ from ctk.kube.objects import EndpointSlice, Service
 from ctk.timespan import FOREVER_NS, SECOND
 
 # An EndpointSlice is written a little after the pod it lists could first be dialled.
-_WRITTEN_LATE_NS = 5 * SECOND
+WRITTEN_LATE_NS = 5 * SECOND
 
 # Address, protocol, port: what is dialled. A NodePort is on any node, so its address is "".
 Target = tuple[str, str, int]
@@ -65,16 +65,14 @@ class ServicePorts:
 
         That is the only one with a ClusterIP, else the only one: what dials a pod itself may have
         found it by any of its services. A slice does not say since when it lists an address: for a
-        time before it was told, the pod must be the one that `had_it` then, too.
+        time before it was told, the pod must be the one that `had_it` when it was told, too.
         """
         spans = self._by_pod_address.get((address, proto, port), ())
         found = _covering(
             (
                 each
                 for each in spans
-                if self._always
-                or when_ns >= each.told_ns - _WRITTEN_LATE_NS
-                or had_it(each.told_ns)
+                if self._always or when_ns >= each.told_ns or had_it(each.told_ns)
             ),
             when_ns,
         )
@@ -125,7 +123,7 @@ class ServicePorts:
             self.drop_slice(new.uid, at_ns)
             return self.put_slice(new, at_ns)
         self.slices[new.uid] = new
-        span = (self._since(new, old, at_ns) - _WRITTEN_LATE_NS, at_ns)
+        span = (self._since(new, old, at_ns) - WRITTEN_LATE_NS, at_ns)
         table, name = self._by_pod_address, new.service or ""
         return self._swap(table, name, new.uid, _pod_targets(old), _pod_targets(new), span)
 

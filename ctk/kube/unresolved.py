@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from ctk.kube.owners import Owners
-from ctk.kube.service_ports import ANY_NODE, ServicePorts, Target
+from ctk.kube.service_ports import ANY_NODE, WRITTEN_LATE_NS, ServicePorts, Target
 from ctk.model import Endpoint, Via
 from ctk.model.history import ServiceFound
 
@@ -41,7 +41,9 @@ class UnresolvedDials:
 
             def had_it(told_ns: int) -> bool:
                 owned = self._owners.at(address, told_ns)
-                return owned is not None and owned.endpoint.uid == dialled.uid
+                if owned is None:
+                    return dialled.uid is None and when_ns >= told_ns - WRITTEN_LATE_NS
+                return owned.endpoint.uid == dialled.uid
 
             service = ports.of_pod_address(address, proto, port, when_ns, had_it)
             if service is not None:

@@ -1,16 +1,14 @@
 """
 The values that cross modules.
 
-One per event or row is a NamedTuple; one per run or per object is a frozen dataclass. Times are
-integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not measured is None.
+Nearly all are NamedTuples: every command imports them, and a frozen dataclass takes 1 ms to make.
+Times are integer nanoseconds since the epoch, UTC, and end in `_ns`. A count that was not measured
+is None.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from operator import itemgetter
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -115,6 +113,8 @@ class Edge(NamedTuple):
     @property
     def nat_src(self) -> str | None:
         """The source after NAT: the reply tuple's destination where it is another address."""
+        from ctk.model.addresses import address_text
+
         flow = self.flow
         return address_text(flow.reply_dst) if flow.reply_dst != flow.src else None
 
@@ -123,19 +123,6 @@ class Edge(NamedTuple):
         """The backend's port where it is not the dialled one."""
         flow = self.flow
         return flow.reply_src_port if flow.reply_src_port != flow.dst_port else None
-
-
-@lru_cache(maxsize=16_384)
-def address_text(packed: bytes) -> str:
-    """Return 4 or 16 bytes in network order as inet_ntop writes them."""
-    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
-
-
-def packed(address: str) -> bytes:
-    """Return 4 or 16 bytes, network order: a CIDR is a range of them. What is no address is b""."""
-    with suppress(OSError):
-        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
-    return b""
 
 
 class FlowRow(NamedTuple):
@@ -175,8 +162,7 @@ class Term(NamedTuple):
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
+class Filters(NamedTuple):
     """Which flows: of a span, since <= started_ns < until, those that fit every term."""
 
     since_ns: int | None = None
@@ -243,8 +229,7 @@ class EventCounts(NamedTuple):
     malformed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdleConnections:
+class IdleConnections(NamedTuple):
     """Live connections that have moved nothing for long, as of a time."""
 
     at_ns: int

@@ -18,7 +18,8 @@ from ctk.conntrack.groups import (
     StrangerKinds,
 )
 from ctk.kube.endpoints import Endpoints
-from ctk.model import OTHER, Edge, Endpoint, FlowTuple, Kind, address_text
+from ctk.model import OTHER, Edge, Endpoint, FlowTuple, Kind
+from ctk.model.addresses import address_text
 
 _MOST_CACHED = 16_384
 

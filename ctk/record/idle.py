@@ -36,8 +36,7 @@ class IdleWatch:
     def finish(self, at_ns: int) -> None:
         """Look at all of them now, and write what was found."""
         look = IdleLook(self._connections, at_ns)
-        for _ in look.slices():
-            pass
+        look.at_once()
         self._write(look)
 
     def _write(self, look: IdleLook) -> None:

@@ -17,16 +17,16 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 
 from ctk.conntrack.aggregate import Aggregator, Window
-from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
+from ctk.conntrack.groups import Group
 from ctk.conntrack.strangers import Strangers
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import Datagrams
 from ctk.model.history import HistoryChange
 from ctk.model.kept import LiveConnections
-from ctk.record import host
+from ctk.record import host, takeup
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
 from ctk.record.gaps import GapLedger
@@ -42,14 +42,11 @@ log = logging.getLogger("ctk")
 
 _HEARTBEAT_NS = 30 * SECOND  # a file with nothing to say still tells how far it goes
 _MANY_CHANGES = 1_000  # of history: they are written without waiting for the window's end
-_OWNERS_KEPT_NS = 600 * SECOND  # after their end: nothing asks about connections that old
-_UNKNOWN_KEPT_NS = 3600 * SECOND  # before the last commit: what is told later names it
 _MOST_LIVE = 1_000_000  # past it a dump comes at once, to tell which of them ended untold
 # When recording stops: folding may take so long, and leaves so much of the 20 s of a stop for what
 # lives; that leaves the last of it for closing the file. On two cores that do much else, a node's
 # 120,000 connections took 4 s, and the file with the end of the process 5 s.
 _FOLD_S, _KEEP_S, _CLOSE_S = 10.0, 9.0, 4.0
-_LOOK_EACH = 256  # groups, for whether there is time left
 
 
 def run(
@@ -68,6 +65,7 @@ def run(
     # took a quarter of the time (1.6 us an event with the default thresholds, 1.2 with these).
     gc.set_threshold(200_000, 20, 100)
     host.give_memory_back()
+    host.end_without_collecting()
     recorder = Recorder(conn, stream, plan, listening)
     try:
         for batch in stream:
@@ -108,11 +106,11 @@ class Recorder:
         self._connections = Connections(plan.wanted, self._strangers())
         self._aggregator = Aggregator(
             self._connections,
-            self._take_up(),
+            takeup.connections(self._writer, self._connections, plan, started_ns),
             window_ns=plan.window_ns,
             aggregation=plan.aggregation,
         )
-        self._recall()
+        takeup.names(self._writer, self._endpoints, plan)
         writer = self._writer
         self._attribution = Attribution(
             self._endpoints, writer.edge_id, writer.read_edges, writer.earlier_edge_id
@@ -129,38 +127,11 @@ class Recorder:
         self._in_dump = False
         self._commit(started_ns)
 
-    def _take_up(self) -> Baseline:
-        """Go on from what the recording before this one left; say how to count first sights."""
-        started_ns, previous = self._stream.started_ns, self._writer.previous
-        if previous is None or not self._plan.live:
-            return Baseline.first_start(started_ns)
-        if previous.boot_id != host.boot_id():
-            return Baseline.after_reboot(started_ns, previous)
-        if previous.ended_ns is None or previous.kept_nothing:
-            return Baseline.after_crash(started_ns, previous)
-        kept = self._writer.load_connections()
-        self._connections.restore(kept, by_port=self._plan.aggregation == "connections")
-        return Baseline.after_clean_stop(started_ns, previous)
-
     def _strangers(self) -> Strangers | None:
         peers, kind_of = self._plan.peers, self._endpoints.stranger_kind
         if peers is None:
             return None
         return Strangers(kind_of, most=peers, may_be_named=self._plan.cluster)
-
-    def _recall(self) -> None:
-        """Tell who owned addresses when the file was last written: they may own them still."""
-        previous = self._writer.previous
-        if previous is None or not self._plan.live:
-            return
-        if previous.told_ns is not None:
-            since_ns = previous.told_ns - _OWNERS_KEPT_NS
-            known = self._writer.known_objects(since_ns)
-            self._endpoints.recall(
-                known, previous.told_ns, since_ns=since_ns, watched_ns=previous.watched_ns
-            )
-        unknown = self._writer.unknown_endpoints(previous.committed_ns - _UNKNOWN_KEPT_NS)
-        self._endpoints.recall_unknown(unknown)
 
     # The stream.
 
@@ -194,8 +165,8 @@ class Recorder:
         self._now_ns = at_ns = batch.at_ns
         if self._plan.live:
             self._ledger.watch_clock(host.clock_offset_ns(), at_ns)
-        events = self._decoder.read(batch) if batch.lengths else []
-        for window in self._aggregator.add(events, at_ns):
+        parts = self._decoder.parts(batch) if batch.lengths else []
+        for window in self._aggregator.add_parts(parts, at_ns):
             self._write(window, min(window.ended_ns, at_ns))
         if not 0 <= at_ns - self._told_ns < SECOND:
             self._every_second(at_ns)
@@ -263,7 +234,7 @@ class Recorder:
             self._commit(committed_ns)
         if self._listening.rows is not None:
             self._listening.rows(told)
-        self._endpoints.expire(committed_ns - _OWNERS_KEPT_NS)
+        self._endpoints.expire(committed_ns - takeup.OWNERS_KEPT_NS)
         # The open window may still add rows that start in it: it is folded with the next.
         self._committer.maintain(window.started_ns)
 
@@ -325,13 +296,13 @@ class Recorder:
         """Yield what the next recording of this boot is to go on with."""
         if not self._plan.live:
             return
-        for n, group in enumerate(set(self._connections.live.values())):
-            self._attribution.edge_id(group.into or group)
-            if n % _LOOK_EACH == 0:
-                self._hurry()
-        for some in self._connections.export():
+        for some in self._connections.export(self._ask_in_time):
             self._hurry()
             yield some
+
+    def _ask_in_time(self, group: Group) -> None:
+        self._hurry()
+        self._attribution.edge_id(group)
 
     def _hurry(self) -> None:
         if time.monotonic() > self._until_s:

@@ -1,6 +1,5 @@
 """Rows to lines for programs: JSON, CSV and TSV, with every value as it is."""
 
-import csv
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,7 +13,7 @@ _STORED_JSON = (*JSON_KEYS, "labels", "addresses", "ports", "settings")
 def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
     """Give the function that makes one line, without its end, of a row of these columns."""
     if form == "csv":
-        return _csv_line
+        return _csv_encoder()
     if form == "tsv":
         return _tsv_line
     from orjson import dumps
@@ -43,7 +42,7 @@ def _stored_json(value: object) -> object:
 
 def header(form: str, columns: Sequence[str]) -> bytes:
     """Give the line before the first: CSV's names of columns, and of the other forms nothing."""
-    return _csv_line(columns) + b"\n" if form == "csv" else b""
+    return _csv_encoder()(columns) + b"\n" if form == "csv" else b""
 
 
 class _Echo:
@@ -53,14 +52,20 @@ class _Echo:
         return text
 
 
-_csv_writer = csv.writer(_Echo(), lineterminator="")
 # What would end a cell or a row is written as in a string.
 TSV = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
 
 
-def _csv_line(row: Sequence[Any]) -> bytes:
-    line: Any = _csv_writer.writerow(plain(value) for value in row)
-    return str(line).encode()
+def _csv_encoder() -> Callable[[Sequence[Any]], bytes]:
+    import csv
+
+    writer = csv.writer(_Echo(), lineterminator="")
+
+    def csv_line(row: Sequence[Any]) -> bytes:
+        line: Any = writer.writerow(plain(value) for value in row)
+        return str(line).encode()
+
+    return csv_line
 
 
 def _tsv_line(row: Sequence[Any]) -> bytes:

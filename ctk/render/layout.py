@@ -7,9 +7,8 @@ written as blocks. Without a screen lines are as long as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctk.render.cells import NUMBERS, Clock, Head, ascii_only, safe, shorten, spell, width
 from ctk.render.pager import Sink
@@ -27,8 +26,7 @@ _TIME = len("2026-11-24 08:00:40")
 _BOLD, _RED, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Screen:
+class Screen(NamedTuple):
     """What a table is for. By default that is a pipe: lines of any length, and no colour."""
 
     width: int | None = None
@@ -42,16 +40,18 @@ class Screen:
 
     def unbounded(self) -> "Screen":
         """Give the same without edges: what is too long for it is wrapped by the terminal."""
-        return replace(self, width=None)
+        return self._replace(width=None)
 
 
-@dataclass(slots=True)
 class _Column:
-    head: Head
-    title: str
-    zone: str
-    width: int
-    short_time: bool = False
+    __slots__ = ("head", "short_time", "title", "width", "zone")
+
+    def __init__(self, head: Head, title: str, zone: str, width: int) -> None:
+        self.head = head
+        self.title = title
+        self.zone = zone
+        self.width = width
+        self.short_time = False
 
     def cell(self, text: str) -> str:
         if self.short_time and len(text) >= _TIME:

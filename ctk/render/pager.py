@@ -1,7 +1,6 @@
 """A pager, as git has one: only for what is longer than the screen."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
@@ -48,6 +47,7 @@ class _Pages:
             return
         self._held += data
         if self._held.count(b"\n") >= self._height:  # the prompt takes a line
+            import signal
             import subprocess
 
             self._out.flush()
@@ -71,6 +71,8 @@ class _Pages:
         if self._paging is None:
             self._out.write(self._held)
             return
+        import signal
+
         with suppress(BrokenPipeError):
             self._paging.communicate()
         signal.signal(signal.SIGINT, self._interrupt)

@@ -37,7 +37,8 @@ _HEADS = (
     Head("first_seen", "time", 2, wide=True),
     Head("last_seen", "time", 2, wide=True),
 )
-
+# What a table needs, beside what it is sorted by.
+SHOWN = tuple(head.key for head in _HEADS if not head.wide)
 
 # What a rate is made of, a second of the span that was answered.
 _RATED = ("connections", "failed", "packets", "bytes")

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-from ctk.ask.gaps import StoredGap
+from ctk.ask.storedgaps import StoredGap
 from ctk.errors import UsageError
 from ctk.model import Finding
 from ctk.render import flowcells, layout
@@ -21,15 +20,14 @@ Format = Literal["table", "wide", "vertical", "markdown", "name", "json", "jsonl
 FOR_PEOPLE: tuple[Format, ...] = ("table", "wide", "vertical", "markdown")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(NamedTuple):
     """What form an answer takes, and after how many rows a table stops (None: after the last)."""
 
     format: Format
     most: int | None = None
     columns: tuple[str, ...] = ()  # only these, in this order; () for those of the form
     titled: bool = True  # tables and CSV begin with the names of their columns
-    screen: Screen = field(default_factory=Screen)
+    screen: Screen = Screen()
 
     @property
     def for_people(self) -> bool:

@@ -8,12 +8,12 @@ the epoch do not fit a JavaScript number.
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ctk.ask.caveats import Widened
-from ctk.ask.graph import SUM_KEYS, At, Graph, Leaf, LeafEdge, Sums, values_of
+from ctk.ask.graph import At, Graph
 from ctk.ask.keywords import flags_of
+from ctk.ask.leafedges import SUM_KEYS, Leaf, LeafEdge, Sums, values_of
 from ctk.model import Filters
 from ctk.report.redact import Words
 from ctk.timespan import SECOND, format_age, format_time
@@ -122,7 +122,7 @@ def _before(
         began_ns = filters.since_ns
         lasts_ns = (filters.until_ns or found.until_ns) - began_ns
         span = (began_ns - lasts_ns, began_ns)
-    earlier = replace(filters, since_ns=span[0], until_ns=span[1])
+    earlier = filters._replace(since_ns=span[0], until_ns=span[1])
     return recording.graph(earlier, series_of=0)
 
 

@@ -160,7 +160,7 @@ def _typed(look: Look, key: str) -> Look:
         return replace(look, typing=None, wrong=f"{error.message}; try {error.hint or '?'}")
     if len(terms) == len(look.filters.terms):
         return replace(look, typing=None)
-    filters = replace(look.filters, terms=terms)
+    filters = look.filters._replace(terms=terms)
     return replace(look, typing=None, filters=filters, chosen=0, before=replace(look, typing=None))
 
 
@@ -200,7 +200,7 @@ def _into(look: Look, seen: Seen) -> Look:
     terms = terms_of(look.by, rows[look.chosen][0])
     if terms is None:
         return replace(look, wrong="this row cannot be looked into: no filter tells its flows")
-    filters = replace(look.filters, terms=(*look.filters.terms, *terms))
+    filters = look.filters._replace(terms=(*look.filters.terms, *terms))
     into = replace(look, filters=filters, chosen=0, before=look)
     return replace(into, flows=True) if look.by == PEERS else replace(into, by=PEERS)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ctk.ask.caveats import NothingFits
-from ctk.ask.graph import Graph, Leaf
+from ctk.ask.graph import Graph
+from ctk.ask.leafedges import Leaf
 
 _NOT_A_NAME = ("other",)  # of a rollup: it stands for many
 

@@ -73,7 +73,7 @@ class Asking:
 
     def _flows(self, look: Look, seen: Seen) -> Seen:
         """Give the newest flows beside the last answer, which stays what rates are told from."""
-        newest = replace(look.filters, first=None, last=_MOST_FLOWS)
+        newest = look.filters._replace(first=None, last=_MOST_FLOWS)
         flows = self._recording.flows(newest)
         records = tuple(flows)[::-1]
         count = "1 flow" if len(records) == 1 else f"{len(records):,} flows"

@@ -12,7 +12,7 @@ of `FlowRecord`, and a migration that adds it to the table and makes the views a
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple, get_type_hints
+from typing import Annotated, NamedTuple
 
 from ctk.model import Edge, Kind, Via
 
@@ -119,7 +119,7 @@ class FlowRecord(NamedTuple):
 
 FLOW_COLUMNS: Mapping[str, Column] = {
     key: next(each for each in hint.__metadata__ if isinstance(each, Column))
-    for key, hint in get_type_hints(FlowRecord, include_extras=True).items()
+    for key, hint in FlowRecord.__annotations__.items()
 }
 FLOW_KEYS: tuple[str, ...] = FlowRecord._fields
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from ctk.model import OTHER, Endpoint, packed
+from ctk.model import OTHER, Endpoint
+from ctk.model.addresses import packed
 from ctk.model.history import Closed, ServiceFound
 from ctk.store import bulk, folded, history
 from ctk.store.bloom import BloomFilter

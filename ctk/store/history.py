@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from ctk.model import ZONE_LABEL, packed
+from ctk.model import ZONE_LABEL
+from ctk.model.addresses import packed
 from ctk.model.history import KnownObject, ObjectClosed, ObjectRecord, PodTimes
 from ctk.timespan import SECOND
 

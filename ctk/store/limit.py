@@ -10,11 +10,14 @@ takes what a commit writes before the file does.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ctk.errors import FileBusyError
+from ctk.model import FlowRow, LoneEvent
 from ctk.store import prune, rollup
 from ctk.store.connect import PAGE_BYTES, WAL_BYTES, empty_wal, limit_wal, path_of
+from ctk.store.flows import merged
+from ctk.store.folded import FoldedCount
 from ctk.store.levels import Level
 from ctk.store.orphans import Orphans
 from ctk.store.rollup import Folding, floor
@@ -33,7 +36,7 @@ Thinned = Callable[[int, int], object]
 
 
 class SizeLimit:
-    """Keeps one file within `max_bytes`; `most_rows` is how many a window may have as they are."""
+    """Keeps one file within `max_bytes`."""
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class SizeLimit:
         self._max_bytes = max_bytes
         room = min(max(max_bytes * _ROOM, _ROOM_BYTES), max_bytes * _MOST_ROOM)
         self._file_bytes = int(max_bytes - room)
-        self.most_rows = int(max_bytes * _ROWS / _ROW_BYTES)
+        self._most_rows = int(max_bytes * _ROWS / _ROW_BYTES)  # of a window
         self._used_before = 0
         self._grown = 0.0  # the most that a window added to what is used, of late
         self._written = max_bytes * _WAL  # and to file and -wal together
@@ -70,6 +73,25 @@ class SizeLimit:
             )
         self._used_before = used_bytes(self._conn)
         self._size_before = self._size()
+
+    def fitting(
+        self,
+        rows: Iterable[FlowRow],
+        events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        addresses: Sequence[FoldedCount],
+    ) -> tuple[Sequence[FlowRow], Sequence[tuple[int, Sequence[LoneEvent]]], Sequence[FoldedCount]]:
+        """Give a window as it is, or its sums by edge where it has too many rows."""
+        rows, events = list(rows), list(events)
+        count = len(rows) + sum(len(under) for _, under in events)
+        if count <= self._most_rows:
+            return rows, events, addresses
+        sums = merged(rows, events)
+        if len(sums) < count:
+            self._thinned(min(row.started_ns for row in sums), max(row.ended_ns for row in sums))
+        # Addresses are counted for a row by its start, which is now that of the edge's first row.
+        started_ns = {row.edge_id: row.started_ns for row in sums}
+        moved = [each._replace(started_ns=started_ns[each.edge_id]) for each in addresses]
+        return sums, (), moved
 
     def after_window(self) -> None:
         """Learn from a window that is committed how much the next may take."""

@@ -8,7 +8,6 @@ SQLite's own locks.
 
 import fcntl
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -109,6 +108,8 @@ def _interrupt_holder(path: Path) -> None:
     The number in it may be of another PID namespace, where it is another process: 1 is a
     container's recorder inside it and init outside. So the process must have the lock file open.
     """
+    from signal import SIGINT  # 1 ms, and readers look at locks
+
     lock = _beside(path)
     try:
         wanted = lock.stat()
@@ -120,7 +121,7 @@ def _interrupt_holder(path: Path) -> None:
     if not _has_open(pid, wanted):
         raise _unreachable(path)
     with suppress(ProcessLookupError):  # it has just ended
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, SIGINT)
 
 
 def _has_open(pid: int, wanted: os.stat_result) -> bool:

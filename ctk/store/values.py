@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ctk.model import NO_LABELS, Edge, Endpoint, FlowTuple, packed
+from ctk.model import NO_LABELS, Edge, Endpoint, FlowTuple
+from ctk.model.addresses import packed
 from ctk.store.columns import EDGE_OWN, ENDPOINT_IDENTITY, EdgeRow
 
 ENDPOINT_FIELDS = ("address", *ENDPOINT_IDENTITY, "valid_from_ns")

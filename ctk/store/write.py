@@ -33,7 +33,7 @@ from ctk.model.kept import LiveConnections
 from ctk.model.tableuse import TableLook
 from ctk.store import earlier, history, live, prune, rollup, tableuse
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
-from ctk.store.flows import FlowTable, merged
+from ctk.store.flows import FlowTable
 from ctk.store.folded import FoldedCount
 from ctk.store.identities import Identities
 from ctk.store.limit import SizeLimit
@@ -147,8 +147,7 @@ class Writer:
                 if began:
                     self._begin()
                 if self._limit is not None:
-                    most = self._limit.most_rows
-                    rows, events, addresses = self._thinned_window(rows, events, addresses, most)
+                    rows, events, addresses = self._limit.fitting(rows, events, addresses)
                 self._flows.insert(rows, events, addresses)
                 self._identities.change(changes)
                 for change in changes:
@@ -349,26 +348,6 @@ class Writer:
             return False
         recording.full = full
         return True
-
-    def _thinned_window(
-        self,
-        rows: Iterable[FlowRow],
-        events: Iterable[tuple[int, Sequence[LoneEvent]]],
-        addresses: Sequence[FoldedCount],
-        most_rows: int,
-    ) -> tuple[Sequence[FlowRow], Sequence[tuple[int, Sequence[LoneEvent]]], Sequence[FoldedCount]]:
-        """Give a window as it is, or its sums by edge where it has more rows than `most_rows`."""
-        rows, events = list(rows), list(events)
-        count = len(rows) + sum(len(under) for _, under in events)
-        if count <= most_rows:
-            return rows, events, addresses
-        sums = merged(rows, events)
-        if len(sums) < count:
-            self._thin(min(row.started_ns for row in sums), max(row.ended_ns for row in sums))
-        # Addresses are counted for a row by its start, which is now that of the edge's first row.
-        started_ns = {row.edge_id: row.started_ns for row in sums}
-        moved = [each._replace(started_ns=started_ns[each.edge_id]) for each in addresses]
-        return sums, (), moved
 
     def _thin(self, started_ns: int, ended_ns: int) -> None:
         self.thinned += self._recording.thin(started_ns, ended_ns)

@@ -19,10 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import burst
 import cluster
@@ -41,11 +41,13 @@ IDLE_PODS = 1_000
 IDLE_S = 20
 SCRAPED_S = 20
 FULL_RATE_EVENTS = 1_000_000  # some six seconds
-ASKED_EVERY_S = 0.25  # one after another they would take a core, and nobody could make events
+ASKED_EVERY_S = 0.25  # without a pause they would take a core, and nobody could make events
 FLOODS = 2  # at once: one process makes fewer events than the kernel can
 LIVE, LIVE_S, LIVE_RATE = 250_000, 30, 50_000
 COUNTING = ("--enable-accounting", "--accounting-interval", "5s")
 WIDE = 100_000
+STRANGERS, STRANGERS_RATE = 1_000_000, 100_000  # ten seconds of new addresses
+MADE = {"udp": "new connections", "mark": "updates", "scan": "new addresses"}
 FILLED, FILLED_FROM = 200_000, 10_000_000
 EVENTS_A_CONNECTION = {"udp": 1, "scan": 1, "tcp": 7}
 ONE_IN = 20  # connections of a public node comes from a stranger
@@ -262,26 +264,30 @@ class Bench:
         seconds = self.flood(mix.kind, connections, sources=mix.sources)
         return [one.stop(connections * each, connections / seconds) for one in started]
 
-    def full_rate(self, ctk: Listener, kind: str, events: int) -> dict[str, object]:
+    def full_rate(
+        self, ctk: Listener, kind: str, events: int, *, sources: int = SOURCES, rate: int = 0
+    ) -> dict[str, object]:
         """Flood from several processes for so long, with queries beside: nothing may be lost."""
         self.empty()
         started = self.start(ctk)
-        answers, began_s = 0, time.monotonic()
+        began_s = time.monotonic()
         with ThreadPoolExecutor() as pool:
             floods = [
-                pool.submit(self.flood, kind, events // FLOODS, first=n * FILLED_FROM)
+                pool.submit(
+                    self.flood,
+                    kind,
+                    events // FLOODS,
+                    first=n * FILLED_FROM,
+                    sources=sources,
+                    rate=rate // FLOODS,
+                )
                 for n in range(FLOODS)
             ]
-            while not all(flood.done() for flood in floods):
-                for question in (("query", "--last", "50"), ("top",)):
-                    argv = [listeners.CTK, question[0], started.where / ctk.output, *question[1:]]
-                    subprocess.run(argv, check=True, capture_output=True)
-                    answers += 1
-                    time.sleep(ASKED_EVERY_S)
+            answers = ask_beside(floods, started.where / ctk.output)
             took_s = max(flood.result() for flood in floods)
         run = started.stop(events, events / took_s)
         return {
-            "events are": {"udp": "new connections", "mark": "updates"}[kind],
+            "events are": MADE[kind],
             "seconds": round(time.monotonic() - began_s, 1),
             "events": events,
             "seen": run.seen,
@@ -293,11 +299,17 @@ class Bench:
         }
 
     def live(self, ctk: Listener, sources: int) -> dict[str, object]:
-        """Keep many connections, dumped every five seconds, and make events at a steady rate."""
+        """
+        Keep many connections, dumped every five seconds, and make events at a steady rate.
+
+        With four queries a second beside.
+        """
         self.empty()
         started = self.start(ctk, COUNTING)
-        self.flood("udp", LIVE, sources=sources, rate=LIVE_RATE)
-        self.flood("mark", LIVE_RATE * LIVE_S, sources=SOURCES, rate=LIVE_RATE)
+        with ThreadPoolExecutor() as pool:
+            flood = pool.submit(self.flood_live, sources)
+            answers = ask_beside([flood], started.where / ctk.output)
+            flood.result()
         events = LIVE + LIVE_RATE * LIVE_S
         run = started.stop(events, LIVE_RATE)
         return {
@@ -308,8 +320,13 @@ class Bench:
             "events": events,
             "seen": run.seen,
             "lost": run.lost,
+            "queries beside": answers,
             "peak MB": round(run.peak_bytes / 1e6, 1),
         }
+
+    def flood_live(self, sources: int) -> None:
+        self.flood("udp", LIVE, sources=sources, rate=LIVE_RATE)
+        self.flood("mark", LIVE_RATE * LIVE_S, sources=SOURCES, rate=LIVE_RATE)
 
     def idle(self, seconds: float) -> dict[str, object]:
         """What it costs where nothing happens, with names from 1,000 pods."""
@@ -327,6 +344,19 @@ class Bench:
             "% of a core": round(used_ns / seconds / 1e7, 2),
             "peak MiB": round(run.peak_bytes / 2**20, 1),
         }
+
+
+def ask_beside(floods: Sequence[Future[Any]], path: Path) -> int:
+    """Ask a file four questions a second until the floods are over; give how many it answered."""
+    answers, began_s = 0, time.monotonic()
+    questions = (("query", "--last", "50"), ("top",))
+    while not all(flood.done() for flood in floods):
+        command, *words = questions[answers % len(questions)]
+        argv = [listeners.CTK, command, path, *words]
+        subprocess.run(argv, check=True, capture_output=True)
+        answers += 1
+        time.sleep(max(0.0, began_s + answers * ASKED_EVERY_S - time.monotonic()))
+    return answers
 
 
 def medians(mix: Mix, runs: dict[str, list[Run]]) -> list[dict[str, object]]:
@@ -397,6 +427,7 @@ def parse() -> argparse.Namespace:
             *(mix.name for mix in MIXES),
             "beside",
             "full rate",
+            "strangers",
             "live",
             "idle",
             "burst",
@@ -461,10 +492,18 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
         rows = [bench.full_rate(ctk, kind, events) for kind, events in made]
         results["full rate"] = rows
         show("ctk record at full rate, with queries beside", rows)
+    if is_wanted("strangers"):
+        row = bench.full_rate(ctk, "scan", STRANGERS, sources=1, rate=STRANGERS_RATE)
+        results["strangers"] = row
+        show(f"ctk record, {STRANGERS_RATE:,} new addresses a second, with queries beside", [row])
     if is_wanted("live"):
         rows = [bench.live(ctk, sources) for sources in (SOURCES, LIVE)]
         results["live"] = rows
-        show("ctk record with many live connections, their counters read all the time", rows)
+        show(
+            "ctk record with many live connections, their counters read all the time, with queries"
+            " beside",
+            rows,
+        )
     if is_wanted("burst"):
         row = burst.run(bench, ctk, options.seconds, options.rate)
         results["burst"] = row

@@ -298,7 +298,7 @@ def _but(truth: Truth, dial: Dial, expected: str, row: Row, known: set[str]) -> 
     life = truth.lives.get(expected)
     if life is None:
         return but
-    if _shared(truth, life, dial.at_ns // _SECOND_NS):
+    if _shared(truth, life, dial.at_ns // _SECOND_NS) or _beside_untold(truth, life, dial.at_ns):
         return f"{but}, that second"
     if expected not in known and not truth.told(life):
         # No recorder could know of it: who had its address before is taken to have it still.
@@ -328,6 +328,27 @@ def _shared(truth: Truth, life: Life, second: int) -> bool:
         return second * _SECOND_NS < truth.heard_ns
     ended_ns = before.deleted_ns + _KILLED_LATE_NS if before.how == "forced" else before.ended_ns
     return ended_ns > second * _SECOND_NS
+
+
+def _beside_untold(truth: Truth, life: Life, at_ns: int) -> bool:
+    """
+    Whether a pod of its node that never told an address may have had this one's then.
+
+    This one must have been about to go, or gone while nobody recorded.
+    """
+    going_ns = life.deleted_ns if life.how == "forced" else life.ended_ns
+    seen = any(
+        each.listening_ns and each.listening_ns <= at_ns < each.asked_ns for each in truth.sessions
+    )
+    if seen and not 0 < going_ns // _SECOND_NS <= at_ns // _SECOND_NS:
+        return False
+    return any(
+        other.node == life.node
+        and not other.served_ns
+        and other.created_ns // _SECOND_NS <= at_ns // _SECOND_NS
+        and other.deleted_ns >= life.wired_ns
+        for other in truth.lives.values()
+    )
 
 
 def _got_and_ran(life: Life, second: int) -> bool:

@@ -7,8 +7,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 import distributions
 from ctk import __version__
@@ -50,6 +48,10 @@ def test_the_sdist_names_nobody_and_one_time(released):
 
 @pytest.mark.parametrize("contents", ["wheel_contents", "file_contents"])
 def test_what_is_in_it_is_said_in_cyclonedx(released, contents):
+    # It compiles grammars: 5 s, which each worker would take where it only collects.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = getattr(released, contents).read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     told = json.loads(text)

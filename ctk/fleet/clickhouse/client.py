@@ -17,6 +17,7 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from ctk.errors import CtkError, UsageError
+from ctk.fleet.clickhouse.engine import EngineError
 from ctk.fleet.clickhouse.target import PASSWORD, Target
 
 _CONNECT_S, _ANSWER_S = 10, 300
@@ -152,21 +153,39 @@ def opened(target: Target, *, database: bool = True) -> Iterator[Client]:
         client.close()
 
 
+def reading(target: Target) -> Client:
+    """Open a target to ask it; who does it closes it."""
+    folder = target.folder
+    if folder is None:
+        return connect(target)
+    _check_folder(target, folder, is_made=False)
+    from ctk.fleet.clickhouse import engine
+
+    _check_zone()
+    try:
+        with explained(target), _quiet(target):
+            made = engine.Engine(folder, target.database, target.settings)
+    except ImportError as error:
+        raise _not_installed("chdb") from error
+    return Client(target, made)
+
+
 def connect(target: Target, *, database: bool = True) -> Client:
-    """Open a target; who does it closes it."""
+    """Open a target to write to it, too; who does it closes it."""
     embedded = target.folder is not None
     # What it logs, it raises, too.
     logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
     try:
         import clickhouse_connect
 
-        if embedded:
-            import chdb  # noqa: F401 - so that it is said which of the two is missing
+        if target.folder is not None:
+            from ctk.fleet.clickhouse import engine
+
+            _check_zone()
+            with engine.importable(target.folder):
+                import chdb  # noqa: F401 - so that it is said which of the two is missing
     except ImportError as error:
-        extra, name = ("chdb", "chDB") if embedded else ("fleet", "clickhouse-connect")
-        raise UsageError(
-            f"{name} is not installed here", hint=f"pip install 'ctk[{extra}]'"
-        ) from error
+        raise _not_installed("chdb" if embedded else "fleet") from error
     options: dict[str, Any] = {
         "database": target.database if database else None,
         "settings": dict(target.settings),
@@ -190,6 +209,18 @@ def connect(target: Target, *, database: bool = True) -> Client:
         }
     with explained(target), _quiet(target) if embedded else nullcontext():
         return Client(target, clickhouse_connect.get_client(**options))
+
+
+def _not_installed(extra: str) -> UsageError:
+    name = {"chdb": "chDB", "fleet": "clickhouse-connect"}[extra]
+    return UsageError(f"{name} is not installed here", hint=f"pip install 'ctk[{extra}]'")
+
+
+def _check_zone() -> None:
+    """Refuse a time zone with which the engine does not start, as it does not say why."""
+    zone = os.environ.get("TZ")
+    if zone is not None and not zone.removeprefix(":"):
+        raise UsageError("chDB does not start with an empty TZ", hint="unset TZ, or TZ=UTC")
 
 
 def _check_folder(target: Target, folder: Path, *, is_made: bool) -> None:
@@ -236,15 +267,18 @@ def _quiet(target: Target) -> Iterator[None]:
 
 @contextmanager
 def explained(target: Target) -> Iterator[None]:
-    """Say of an error of the client what a user can do about it."""
-    from clickhouse_connect.driver import exceptions
-
+    """Say of an error of the engine, or of the client, what a user can do about it."""
     try:
         yield
-    except exceptions.Error as error:
+    except EngineError as error:
         raise _explanation(target, error) from error
     except OSError as error:
         raise AwayError(f"{target.said}: {error.strerror or error}") from error
+    except Exception as error:
+        known = sys.modules.get("clickhouse_connect.driver.exceptions")
+        if known is None or not isinstance(error, known.Error):
+            raise
+        raise _explanation(target, error) from error
 
 
 def _explanation(target: Target, error: Exception) -> CtkError:
@@ -264,11 +298,12 @@ def _explanation(target: Target, error: Exception) -> CtkError:
         )
     if code in _REFUSED:
         return UsageError(f"{target.said} refuses this user or password", hint=f"set {PASSWORD}")
-    from clickhouse_connect.driver.exceptions import ProgrammingError
+    if code is None and target.folder is None:
+        from clickhouse_connect.driver.exceptions import ProgrammingError
 
-    # A proxy's own answer has no code; what the client refuses to ask was not asked.
-    if code is None and target.folder is None and not isinstance(error, ProgrammingError):
-        return AwayError(f"{target.said} does not answer: {_cause(error)}")
+        # A proxy's own answer has no code; what the client refuses to ask was not asked.
+        if not isinstance(error, ProgrammingError):
+            return AwayError(f"{target.said} does not answer: {_cause(error)}")
     if code in _LATER:
         return AwayError(f"{target.said}: {said}")
     return CtkError(f"{target.said}: {said}")

@@ -3,8 +3,8 @@
 import json
 from typing import NamedTuple
 
-from ctk.ask.gaps import StoredGap
 from ctk.ask.moments import Reference, reference_at
+from ctk.ask.storedgaps import StoredGap
 from ctk.fleet.clickhouse.client import Client
 from ctk.timespan import format_time
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
@@ -37,7 +36,7 @@ from ctk.ask.sums import Value, keys_of, needs_flows
 from ctk.ask.top import Top, check
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
-from ctk.fleet.clickhouse.client import Client, TooManyError, connect
+from ctk.fleet.clickhouse.client import Client, TooManyError, reading
 from ctk.fleet.clickhouse.recordings import Told, read
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.model import Filters
@@ -72,7 +71,7 @@ class Shipped(Recording):
         self._brought: list[tuple[Span, Source]] = []
         self._told: Told | None = None
         self._sums: Sums | None = None
-        self.client: Client = connect(self.target)
+        self.client: Client = reading(self.target)
         self._opened.callback(self.client.close)
         try:
             tables.check(self.client)
@@ -110,12 +109,13 @@ class Shipped(Recording):
         limit: int | None = 20,
         seen: bool = False,
         side: Side = "both",
+        counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> Top:
-        """Sum up what fits by keys, the largest first."""
+        """Sum up what fits by keys, the largest first; all `counts` come at once."""
         self._check()
         keys = _told_apart(by)
-        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side")
+        chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side", "counts")
         found = self._added_up(chosen, keys, sort, limit, seen=seen, side=side)
         if found is None or not found.groups:
             try:  # what is brought tells why nothing fits
@@ -146,7 +146,7 @@ class Shipped(Recording):
         found = self._sums.top(filters, keys, sort, limit, seen=seen, side=side)
         if found is None:
             return None
-        return replace(found, caveats=(*self.caveats_of(filters), *found.caveats))
+        return found._replace(caveats=(*self.caveats_of(filters), *found.caveats))
 
     def series(
         self,
@@ -310,7 +310,7 @@ class Shipped(Recording):
             until_ns += -until_ns % MINUTE
         if (since_ns, until_ns) != (chosen.since_ns, chosen.until_ns):
             caveats.append(WholeMinutes())
-            chosen = replace(chosen, since_ns=since_ns, until_ns=until_ns)
+            chosen = chosen._replace(since_ns=since_ns, until_ns=until_ns)
         if needs_flows(chosen, ()):
             caveats.append(SummedUp())
         self._asked.span = (
@@ -323,7 +323,7 @@ class Shipped(Recording):
     def _with_caveats(self, answer: T) -> T:
         """Say of an answer what was said of its question."""
         caveats = (*answer.caveats, *self._asked.caveats)
-        return replace(answer, caveats=tuple(map(self._explained, caveats)))
+        return answer._replace(caveats=tuple(map(self._explained, caveats)))
 
     def _explained(self, caveat: Caveat) -> Caveat:
         """Say of a span that is before all that was shipped, or behind, that it is."""

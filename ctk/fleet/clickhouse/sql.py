@@ -95,5 +95,5 @@ def _explained(error: CtkError, limit_s: float) -> CtkError:
         return error
     # What else it says is the statement, and the settings.
     said = re.sub(r" SETTINGS readonly = .*", "", said)
-    what = re.split(r" in scope ", said.partition(": ")[2], flags=re.IGNORECASE)[0]
+    what = re.split(r" in scope |\. Expected one of: ", said.partition(": ")[2], flags=re.I)[0]
     return UsageError(f"bad SQL: {what or said}", hint=_HINT)

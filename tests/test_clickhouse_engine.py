@@ -1,0 +1,141 @@
+"""chDB's engine, asked directly: values in, values out, and no other question's rows."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+
+from ctk.fleet.clickhouse.client import Client, connect, reading
+from ctk.fleet.clickhouse.engine import Engine, EngineError
+from ctk.fleet.clickhouse.target import parse_target
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Client]]:
+    """One that only asks, and one that writes, too."""
+    target = parse_target(f"chdb://{tmp_path_factory.mktemp('engine') / 'ch'}")
+    writing = connect(target, database=False)
+    writing.command("CREATE DATABASE ctk")
+    writing.command("CREATE TABLE ctk.t (n Int64) ENGINE = MergeTree ORDER BY n")
+    asking = reading(target)
+    yield asking, writing
+    asking.close()
+    writing.close()
+
+
+@pytest.fixture
+def engine(clients: tuple[Client, Client]) -> Engine:
+    made = clients[0]._made
+    assert isinstance(made, Engine)
+    return made
+
+
+TEXT = "a'b\"c\\d\te\nf\r\b\f\0é{n:String}%s\u2028"
+
+
+def test_what_is_bound_comes_back_as_it_was(engine):
+    asked = {"one": TEXT, "some": [TEXT, "]", ""], "numbers": [1, -(2**63)], "none": None}
+    sql = (
+        "SELECT {one:String}, {some:Array(String)}, {numbers:Array(Int64)}, {none:Nullable(String)}"
+    )
+    assert engine.query(sql, asked, {}).result_rows == [list(asked.values())]
+
+
+def test_values_are_those_of_the_client_that_speaks_to_a_server(clients):
+    asking, writing = clients
+    sql = (
+        "SELECT 18446744073709551615 AS big, -1 AS small, 0.5 AS half, 1/0 AS inf, 'é' AS text,"
+        " toDecimal64(1.25, 4) AS decimal, toDate('2024-02-29') AS day, true AS yes, NULL AS none,"
+        " [1, 2] AS some, toLowCardinality('x') AS low"
+    )
+    one, other = asking.query(sql), writing.query(sql)
+    assert list(one.names) == list(other.names)
+    assert repr([*one.rows[0]]) == repr([*other.rows[0]])
+    (row,) = asking.query("SELECT toDecimal64(1.25, 4), toDate('2024-02-29'), 1/0").rows
+    assert row == [Decimal("1.2500"), date(2024, 2, 29), float("inf")]
+
+
+def test_times_are_utc_whatever_the_process_s_zone(tmp_path):
+    asked = (
+        "from pathlib import Path; from ctk.fleet.clickhouse.engine import Engine\n"
+        f"engine = Engine(Path({str(tmp_path)!r}), None, {{}})\n"
+        "sql = \"SELECT toDateTime(0, 'UTC'), toDateTime64(1.5, 3, 'Asia/Tokyo'), toDateTime(0)\"\n"
+        "print(engine.query(sql, {}, {}).result_rows)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", asked],
+        env={"TZ": "Europe/Paris"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    epoch = datetime.fromtimestamp(0, UTC)
+    assert eval(found.stdout, {"datetime": sys.modules["datetime"]}) == [
+        [epoch, datetime.fromtimestamp(1.5, UTC), epoch]
+    ]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT throwIf(number = 100000) FROM numbers(1000000)",
+        "SELECT number FROM numbers(3000000) SETTINGS max_result_rows = 100000",
+        "SELECT nope",
+    ],
+)
+def test_what_failed_leaves_nothing_to_the_next_answer(engine, sql):
+    with pytest.raises(EngineError, match=r"^Code: \d+"):
+        engine.query(sql, {}, {})
+    assert engine.query("SELECT 7 AS n", {}, {}) == (["n"], [[7]])
+
+
+def test_settings_hold_for_one_question_and_a_bad_name_is_refused(engine):
+    sql = "SELECT getSetting('max_block_size')"
+    before = engine.query(sql, {}, {}).result_rows
+    assert engine.query(sql, {}, {"max_block_size": 77, "readonly": 1}).result_rows == [[77]]
+    assert engine.query(sql, {}, {}).result_rows == before
+    with pytest.raises(EngineError, match="is not the name of a setting"):
+        engine.query(sql, {}, {"readonly = 0, a": 1})
+
+
+def test_who_asks_first_may_write_then(tmp_path):
+    """The client is imported while the engine is open, which it opens in memory to ask for."""
+    target = f"chdb://{tmp_path / 'ch'}"
+    made = (
+        "import sys; from ctk.fleet.clickhouse import tables\n"
+        "from ctk.fleet.clickhouse.client import connect, reading\n"
+        "from ctk.fleet.clickhouse.target import parse_target\n"
+        f"target = parse_target({target!r})\n"
+        "step = sys.argv[1]\n"
+        "if step == 'make':\n"
+        "    tables.make(connect(target, database=False))\n"
+        "else:\n"
+        "    asking = reading(target)\n"
+        "    assert not {'chdb', 'pyarrow', 'clickhouse_connect'} & set(sys.modules)\n"
+        "    writing = connect(target)\n"
+        "    writing.command('CREATE TABLE t (n Int64) ENGINE = Memory')\n"
+        "    writing.insert('t', {'n': 'Int64'}, [[1, 2]])\n"
+        "    print(asking.query('SELECT sum(n) FROM t').rows)"
+    )
+    for step, said in (("make", ""), ("ask", "[[3]]\n")):
+        command = [sys.executable, "-c", made, step]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert found.stdout == said
+
+
+@pytest.mark.parametrize("command", ["top", "info"])
+def test_an_empty_zone_is_refused_with_what_to_do(tmp_path, command):
+    (tmp_path / "store").mkdir()
+    words = [sys.executable, "-m", "ctk", command, f"chdb://{tmp_path}"]
+    found = subprocess.run(words, env={"TZ": ""}, capture_output=True, text=True, check=False)
+    said = "Error: chDB does not start with an empty TZ\nTry: unset TZ, or TZ=UTC\n"
+    assert (found.returncode, found.stdout, found.stderr) == (2, "", said)
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1 SETTINGS max_threads = 3", "CREATE TABLE u (n Int8)"])
+def test_what_a_question_was_given_its_words_do_not_change(engine, sql):
+    with pytest.raises(EngineError, match="readonly mode"):
+        engine.query(sql, {}, {"readonly": 1, "max_threads": 2})
