@@ -40,6 +40,7 @@ KEYS is a preset: {", ".join(PRESETS)}. Or comma-separated keys, of either side:
 of a flow: {", ".join(key for key in KEYS if key not in (*EITHER_KEYS, "source", "destination"))}.
 
 A flow between two pods counts for both of them, or for the one of --side; the total counts it once.
+By src_port every flow of the span is read: some seconds for each million.
 
 \b
 ctk top node.db --since 24h

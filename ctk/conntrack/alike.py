@@ -174,15 +174,10 @@ class FoldedAtOnce:
         """
         if not is_measured:
             return [NOTHING if event[9] is None else None for event in alike.events]
+        nows = cast(list[FourCounters], [event[9:13] for event in alike.events])
         return [
-            None
-            if event[9] is None
-            else cast(FourCounters, event[9:13])
-            if before is None
-            else moved_from(before, cast(FourCounters, event[9:13]))
-            for before, event in zip(
-                self._connections.packed(alike.keys), alike.events, strict=True
-            )
+            None if now[0] is None else now if before is None else moved_from(before, now)
+            for before, now in zip(self._connections.packed(alike.keys), nows, strict=True)
         ]
 
     def _counted(

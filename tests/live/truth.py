@@ -316,8 +316,9 @@ def _shared(truth: Truth, life: Life, second: int) -> bool:
     Whether it may have been another's connection, for all that the API tells.
 
     It has whole seconds. In the one in which a pod got its address and ran, too, the pod before it
-    may have used it last; of one that was deleted by force nobody tells when it ended. And before
-    the first list nothing tells that there was no other.
+    may have used it last; of one that was deleted by force nobody tells when it ended, nor, to a
+    recorder that was away, when it was deleted. And before the first list nothing tells that there
+    was no other.
     """
     before, after = truth.neighbours(life)
     if after and _got_and_ran(after, second):
@@ -326,7 +327,12 @@ def _shared(truth: Truth, life: Life, second: int) -> bool:
         return False
     if before is None:
         return second * _SECOND_NS < truth.heard_ns
-    ended_ns = before.deleted_ns + _KILLED_LATE_NS if before.how == "forced" else before.ended_ns
+    ended_ns = before.ended_ns
+    if before.how == "forced":
+        # It is deleted when a recorder hears of it; of one that came later, some time before.
+        heard = (each.listening_ns for each in truth.sessions if each.asked_ns > before.deleted_ns)
+        heard_ns = max(before.deleted_ns, min(filter(None, heard), default=before.deleted_ns))
+        ended_ns = heard_ns + _KILLED_LATE_NS
     return ended_ns > second * _SECOND_NS
 
 
