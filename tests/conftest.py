@@ -60,7 +60,6 @@ WAITING = (
     "test_dumps.py",
     "test_kubernetes.py",
     "test_live_collect.py",
-    "test_live_counting.py",
     "test_live_doctor.py",
 )
 
