@@ -55,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help=text)
 
 
-# Live tests that take a tenth of the CPU time that they last.
+# Live tests that take CPU time for a third of what they last, or far less.
 WAITING = (
     "test_dumps.py",
     "test_kubernetes.py",
@@ -77,7 +77,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class LiveOnOneWorker(LoadScopeScheduling):
+    class LiveApart(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/release/"):
                 return "release"  # what is released is built once
@@ -87,7 +87,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
             return file
 
     config.option.loadscopereorder = False  # what takes longest comes first as it is
-    return LiveOnOneWorker(config, log)
+    return LiveApart(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
