@@ -250,6 +250,16 @@ def test_a_damaged_file_is_one_line_and_exit_1(shop: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize("words", [("--pod", "web-\udcff"), ("select :n", "-p", "n", "web-\udcff")])
+def test_a_word_that_is_not_utf_8_is_asked_wrongly(
+    invoke: Invoke, shop: Path, words: tuple[str, ...]
+) -> None:
+    result = invoke("query", shop, *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    expected = "Error: 'web-\ufffd' is not UTF-8\nTry: the names in a file are UTF-8\n"
+    assert result.stderr == expected
+
+
 def test_a_defect_is_a_traceback_and_then_an_error_and_exit_70() -> None:
     program = (
         "from ctk.cli import main\n"

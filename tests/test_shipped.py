@@ -410,7 +410,19 @@ def test_two_processes_on_one_chdb_are_told_so_in_one_line(fleet):
     assert (found.returncode, found.stdout, found.stderr) == (1, "", said)
 
 
-def test_a_table_that_lacks_is_named_with_what_makes_it(both):
-    client = both[1].client
-    with pytest.raises(UsageError, match=r"gaps.*\n?.*ctk ship --init"):
-        client.query("SELECT 1 FROM no_gaps")
+def test_a_table_that_lacks_is_named_with_what_makes_it(tmp_path):
+    target = f"chdb://{tmp_path / 'ch'}"
+    made = (
+        "from ctk.fleet.clickhouse import client, tables, target\n"
+        f"made = client.connect(target.parse_target({target!r}), database=False)\n"
+        "tables.make(made)\n"
+        "made.command('DROP TABLE ctk.gaps')"
+    )
+    subprocess.run([sys.executable, "-c", made], check=True)
+    command = [sys.executable, "-m", "ctk", "top", target]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    error, hint = found.stderr.splitlines()
+    assert (found.returncode, found.stdout) == (2, "")
+    assert error.startswith(f"Error: {target}: ")
+    assert "'gaps'" in error
+    assert hint == f"Try: ctk ship --init --to {target}, makes what lacks"

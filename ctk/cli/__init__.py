@@ -213,6 +213,10 @@ def _known(error: Exception) -> CtkError | None:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return CtkError(f"{where}{error.strerror}")
+    # What Python makes of a word's bytes that are no UTF-8.
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        word = error.object[:80].encode(errors="surrogateescape").decode(errors="replace")
+        return UsageError(f"{word!r} is not UTF-8", hint="the names in a file are UTF-8")
     return None
 
 

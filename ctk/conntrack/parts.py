@@ -17,10 +17,12 @@ from ctk.conntrack.decode import NEW, UPDATE, EventTuple, Part, events_of
 from ctk.conntrack.groups import Flow, Group
 from ctk.conntrack.outcome import AT
 from ctk.conntrack.runs import Columns
+from ctk.model import COUNTS_CONNECTION, COUNTS_NEW, COUNTS_UPDATE
 
 _MOST_FLOWS = 4096  # by their tuples' bytes, 250 bytes each
 _PAUSE = 32  # parts, after one with a stranger: it took a fifth of the time for nothing
 _PORT = (1 << 16) - 1
+_BEGUN, _UPDATED = COUNTS_CONNECTION | COUNTS_NEW, COUNTS_UPDATE
 _NEW = struct.pack(">I", NEW)
 
 
@@ -81,6 +83,8 @@ class PartCounter(EventCounter):
         times = columns.times(places)
         if not self._several.issuperset(groups):
             self._see_ports(groups, own, times)
+        if self._apart:
+            self._keep_apart(groups, own, times, columns.whats(places))
         self._begun.update(begun)
         self._updated.update(updated)
         if places.at is None:
@@ -97,7 +101,7 @@ class PartCounter(EventCounter):
         None where one does not, or its flow is new, unwanted, or has a stranger.
         """
         places = columns.places
-        if places is None or self._by_port or self._apart:
+        if places is None or self._by_port:
             return None
         if self._pause:
             self._pause -= 1
@@ -169,6 +173,19 @@ class PartCounter(EventCounter):
             totals = self._totals(group, at_ns, port)
             if totals.port is None and group.other is None:
                 self._several.add(group)
+
+    def _keep_apart(
+        self,
+        groups: Sequence[Group],
+        own: Sequence[int],
+        times: Sequence[int],
+        whats: Sequence[int],
+    ) -> None:
+        for group, bits, at_ns, what in zip(groups, own, times, whats, strict=False):
+            totals = group.totals
+            assert totals is not None
+            assert totals.apart is not None
+            totals.apart.lone.append((at_ns, bits & _PORT, _BEGUN if what == NEW else _UPDATED))
 
     def _add_counted(self) -> None:
         """Add what was counted to the totals."""

@@ -48,8 +48,8 @@ class Attribution:
         self._id_of = id_of
         self._read = read
         self._earlier = earlier
-        # Answers for times after the last change that is known.
-        # By a flow's base, which hashes at once; of what is folded, by what is left of it.
+        # Answers that hold for whatever begins after the last change of the cluster, by the flow's
+        # `base` (whose hash is cheap); for folded flows by the tuple without the strangers' parts.
         self._answers: dict[Hashable, _Answer] = {}
         self._pending: dict[int, Edge] = {}  # given out since the last window that was written
 

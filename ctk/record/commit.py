@@ -48,19 +48,21 @@ class Committer:
     ) -> None:
         self.committed_ns = at_ns
         self.flows = 0  # rows in the file
-        self.recorded: Callable[[Iterable[Rows]], None] = lambda rows: None  # is told of them
+        self.recorded: Callable[[Iterable[Rows]], None] = lambda rows: (
+            None
+        )  # is given the rows of each commit
         self._writer, self._attribution, self._ledger = writer, attribution, ledger
         self._aggregation: Aggregation = plan.aggregation
         self._retain, self._live = plan.retain, plan.live
-        self._steps: Iterator[None] | None = None  # of folding and pruning, under way
-        self._settled_ns: int | None = None  # up to when it is to go the next time
-        self._resting_until_s = 0.0  # from it, on the monotonic clock
-        self._thinned = 0  # gaps of that kind that were told
+        self._steps: Iterator[None] | None = None  # folding and pruning that is under way
+        self._settled_ns: int | None = None  # the next round folds up to then
+        self._resting_until_s = 0.0  # no folding before then (monotonic clock)
+        self._thinned = 0  # gaps of kind "thinned" that the ledger counted
         self._windows: list[Window] = []  # over, and not in the file yet
         self._preparing: Iterator[None] | None = None  # the edges of those windows
         self._changes: list[HistoryChange] = []
-        self._asked_ns = at_ns  # up to when the last try was to go
-        self._events = 0  # that the recording has counted
+        self._asked_ns = at_ns  # the last try was to commit up to then
+        self._events = 0  # counted since the recording began
 
     @property
     def waits(self) -> bool:
@@ -113,7 +115,7 @@ class Committer:
                     self._resting_until_s = now_s + min(now_s - began_s, _SLICE_S)
                     return False
         except (DiskFullError, FileBusyError):
-            # The commit runs into it, too, and says what it means.
+            # The commit that follows fails likewise, and reports it.
             self._attribution.rolled_back(self.groups())
         self._preparing = None
         return True
@@ -202,7 +204,7 @@ class Committer:
                 if time.monotonic() > until_s:
                     break
         except (DiskFullError, FileBusyError) as error:
-            # Nothing is lost: the next window says so where something is.
+            # Nothing is lost by it. Where a window cannot be written either, that is reported.
             self._steps = None
             log.debug("folding and pruning wait: %s", error.message)
         now_s = time.monotonic()

@@ -30,8 +30,8 @@ class RecordLog:
         self._stop = stop
         self._hangups = stop.hangups
         self._missing = 0
-        self._is_down = False  # and that was told
-        self._skips = False  # the rest of this window
+        self._is_down = False  # the log cannot be written, and that was reported
+        self._skips = False  # no more of this window is written
 
     def begin_window(self) -> None:
         self._skips = False

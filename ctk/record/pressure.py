@@ -40,7 +40,7 @@ class TableWatch:
         self._counted: statistics.Counted | None = None
         self._counted_ns = 0
         self._grown = self._grown_before = TableCounters(*(0,) * len(TableCounters._fields))
-        self._listing: Holders | None = None  # of the dump under way, where it is looked at
+        self._listing: Holders | None = None  # of the dump under way; None where it is not counted
         self._listed: Holders | None = None  # of the one before, until all of them are named
         if live:
             self._count(started_ns)

@@ -175,7 +175,12 @@ def _peers(options: Options) -> int | None:
 def _refuse_a_second_time(
     conn: sqlite3.Connection, db: Path, plan: Plan, stream: Listener | Replay
 ) -> None:
-    """Raise UsageError where DB already has what the node did in the time of a capture."""
+    """
+    Raise UsageError where DB already has what the node did in the time of a capture.
+
+    A replay that was interrupted cannot go on: which connections lived where it stopped is not in
+    the file, and another filter, window or cluster may be asked for now. A whole replay is quick.
+    """
     if isinstance(stream, Replay) and overlaps(conn, plan.node, stream.started_ns, stream.last_ns):
         until_ns = recorded_until(conn, plan.node, plan.source)
         if until_ns is not None and until_ns < stream.last_ns():

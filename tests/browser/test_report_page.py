@@ -250,9 +250,17 @@ def test_long_names_push_no_number_out(
     page.click(".box")
     page.wait_for_selector(".panel")
     assert page.evaluate(hidden) == []
+    # Names end where they can be seen: they are cut in the middle.
+    endless = """() => [...document.querySelectorAll("td.name")].filter((cell) => {
+        const end = cell.querySelector(".cut > :last-child");
+        const right = cell.getBoundingClientRect().right + 1;
+        return cell.textContent.length > 24 && !(end?.getBoundingClientRect().right <= right);
+    }).map((cell) => cell.textContent)"""
+    assert page.evaluate(endless) == []
     page.click(".panel .way")
     page.wait_for_function("() => location.hash.includes('sel=row:')")
     assert page.evaluate(hidden) == []
+    assert page.evaluate(endless) == []
     way = page.query_selector("main .way")
     assert way is not None
     assert way.get_attribute("title") == f"shop/{client.name}"

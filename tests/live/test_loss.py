@@ -13,7 +13,7 @@ from recording import recording, rows
 pytestmark = pytest.mark.live
 
 SMALL = ("--buffer-size", "32KiB", "--buffer-max", "32KiB", "--window", "1s")
-BURST = 3_000
+BURST = 20_000
 
 
 @contextmanager

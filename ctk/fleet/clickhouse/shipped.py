@@ -9,8 +9,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
@@ -97,7 +98,8 @@ class Shipped(Recording):
         if after is not None:
             raise UsageError("where a reader stopped is of one file", hint="since, of what is here")
         chosen = self._filters(filters, asked)
-        return _Minutes(self._connected(), chosen, self._asked.caveats)
+        explain = partial(self._explained, self._asked.span)
+        return _Minutes(self._connected(), chosen, self._asked.caveats, explain)
 
     def top(
         self,
@@ -323,9 +325,10 @@ class Shipped(Recording):
     def _with_caveats(self, answer: T) -> T:
         """Say of an answer what was said of its question."""
         caveats = (*answer.caveats, *self._asked.caveats)
-        return answer._replace(caveats=tuple(map(self._explained, caveats)))
+        explain = partial(self._explained, self._asked.span)
+        return answer._replace(caveats=tuple(map(explain, caveats)))
 
-    def _explained(self, caveat: Caveat) -> Caveat:
+    def _explained(self, span: Span, caveat: Caveat) -> Caveat:
         """Say of a span that is before all that was shipped, or behind, that it is."""
         if not isinstance(caveat, NothingFits):
             return caveat
@@ -335,7 +338,7 @@ class Shipped(Recording):
         last = self.client.query("SELECT max(first_seen_ns) FROM flows_1m").rows[0][0]
         if not ends[0] or not last:
             return caveat
-        since_ns, until_ns = self._asked.span
+        since_ns, until_ns = span
         recorded = (max(each.committed_ns, each.ended_ns or 0) for each in self.told.recordings)
         rows_end_ns = int(last) + 1
         end_ns = max(recorded, default=rows_end_ns)
@@ -371,14 +374,21 @@ class Shipped(Recording):
 class _Minutes(Flows):
     """Flows that are sums of minutes."""
 
-    def __init__(self, connect: Connect, filters: Filters, caveats: tuple[Caveat, ...]) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        filters: Filters,
+        caveats: tuple[Caveat, ...],
+        explain: Callable[[Caveat], Caveat],
+    ) -> None:
         super().__init__(connect, filters)
+        self._explain = explain
         self._said = (*caveats, *([] if SummedUp() in caveats else [SummedUp()]))
 
     @property
     def caveats(self) -> tuple[Caveat, ...]:
         """What the flows lack, and what they are."""
-        return (*super().caveats, *self._said)
+        return (*map(self._explain, super().caveats), *self._said)
 
 
 def _told_apart(by: str | Iterable[str]) -> Sequence[str]:

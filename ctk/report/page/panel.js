@@ -51,7 +51,7 @@
   function Ports({ edges }) {
     const groups = ctk.groupBy(edges, (edge) => `${ctk.portOf(edge)}${edge.service ? ` ${edge.service}` : ""}`);
     return html`<${ctk.Rows} caption="Ports" rows=${groups} head=${[["Port"], ["Conns", true], ["Failed", true], ["Out", true], ["In", true]]}
-      row=${(group) => html`<tr><td class="name" title=${group.key}>${group.key}</td><td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
+      row=${(group) => html`<tr><td class="name" title=${group.key}><${ctk.Cut} text=${group.key} /></td><td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
         <td class="right">${ctk.scaled(group.sums.bytes_out)}</td><td class="right">${ctk.scaled(group.sums.bytes_in)}</td></tr>`} />`;
   }
 
@@ -100,7 +100,7 @@
     const groups = peersOf(doc, edges, way);
     if (!groups.length) return null;
     return html`<h3>${title}</h3><${ctk.Rows} caption=${title} rows=${groups} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-      row=${(group) => html`<tr><td class="name"><button type="button" class="way" title=${group.key} onClick=${() => onWho(...pickOfPeer(doc, box, way, group))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+      row=${(group) => html`<tr><td class="name"><button type="button" class="way" title=${group.key} aria-label=${group.key} onClick=${() => onWho(...pickOfPeer(doc, box, way, group))}><${ctk.Cut} text=${group.key} /></button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
         <td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
   }
 
@@ -121,7 +121,7 @@
   function Inside({ doc, box, edges, onWho }) {
     if (box.leaves.size < 2) return null;
     return html`<h3>Inside</h3><${ctk.Rows} caption="Inside" rows=${insideOf(doc, box, edges)} head=${[["Who"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-      row=${(group) => html`<tr><td class="name"><button type="button" class="way" title=${group.key} onClick=${() => onWho(...pickOfInside(doc, box, group))}>${group.key}</button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
+      row=${(group) => html`<tr><td class="name"><button type="button" class="way" title=${group.key} aria-label=${group.key} onClick=${() => onWho(...pickOfInside(doc, box, group))}><${ctk.Cut} text=${group.key} /></button></td><td class="right">${ctk.counted(group.sums.connections)}</td>
         <td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td><td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`} />`;
   }
 
@@ -158,7 +158,7 @@
       ${box ? html`<div key="peers"><${Inside} doc=${doc} box=${box} edges=${edges} onWho=${onWho} /><${Peers} doc=${doc} box=${box} edges=${inside} way="in" title="Dialled by" onWho=${onWho} />
         <${Peers} doc=${doc} box=${box} edges=${outside} way="out" title="Dials" onWho=${onWho} /></div>`
         : html`<div key="between"><h3>Between</h3><${ctk.Rows} caption="Ends" rows=${edges} head=${[["From"], ["To"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
-          row=${(edge) => html`<tr><td class="name" title=${doc.nodes[edge.src].name}>${doc.nodes[edge.src].name}</td><td class="name" title=${doc.nodes[edge.dst].name}>${doc.nodes[edge.dst].name}</td><td class="port">${ctk.portOf(edge)}</td>
+          row=${(edge) => html`<tr><td class="name" title=${doc.nodes[edge.src].name}><${ctk.Cut} tail=${5} text=${doc.nodes[edge.src].name} /></td><td class="name" title=${doc.nodes[edge.dst].name}><${ctk.Cut} tail=${5} text=${doc.nodes[edge.dst].name} /></td><td class="port">${ctk.portOf(edge)}</td>
             <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(edge))}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} /></div>`}
       <h3>Ask for it</h3><${Command} text=${["ctk top", file, ...words, own].filter((each) => each).join(" ")} />
       <${Command} text=${["ctk query", file, ...words, own.replace(/ --by \S+$/, "")].filter((each) => each).join(" ")} />

@@ -5,12 +5,12 @@
   const { html, useMemo, useState } = htmPreact;
   const FIRST = 12; // rows of a table before "more"
   const LONG = 24; // a name that may have to be cut
-  const TAIL = 12;
+  const TAIL = 10;
 
   // A long name, cut in the middle where it does not fit: both ends tell names apart.
-  function Cut({ text }) {
+  function Cut({ text, tail = TAIL }) {
     if (!text || text.length <= LONG) return text;
-    const at = text.length - Math.min(TAIL, text.length / 2 | 0);
+    const at = text.length - Math.min(tail, text.length / 2 | 0);
     return html`<span class="cut"><span>${text.slice(0, at)}</span><span>${text.slice(at)}</span></span>`;
   }
 
@@ -214,7 +214,7 @@
       rows=${groups} head=${[["Who"], ["Service"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
       row=${(group) => {
         const [name, service, port, proto] = JSON.parse(group.key);
-        return html`<tr><td class="name"><button type="button" class="way" title=${name} onClick=${() => onPick(...pickOfPeer(doc, title, group))}>${name}</button></td><td class="name" title=${service}>${service || "–"}</td><td class="port">${ctk.portOf({ port, proto })}</td>
+        return html`<tr><td class="name"><button type="button" class="way" title=${name} aria-label=${name} onClick=${() => onPick(...pickOfPeer(doc, title, group))}><${Cut} text=${name} /></button></td><td class="name" title=${service}><${Cut} text=${service || "–"} /></td><td class="port">${ctk.portOf({ port, proto })}</td>
           <td class="right">${ctk.counted(group.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(group.sums))}</td>
           <td class="right">${ctk.scaled(ctk.bytesOf(group.sums))}</td></tr>`;
       }} />`}</div>`;
@@ -223,7 +223,7 @@
         onInput=${(event) => setText(event.target.value)} /></label>
         ${text !== "" && chosen === null ? html` <span class="none">${fits.length} fit${fits.length && fits.length < 8 ? `: ${fits.join(", ")}` : ""}</span>` : null}</p>
       ${chosen === null ? html`<${Rows} caption="Dialled by most" rows=${served} head=${[["Dialled by most"], ["Callers", true], ["Connections", true], ["Failed", true]]}
-        row=${(each) => html`<tr><td class="name"><button type="button" class="way" title=${each.key} onClick=${() => setText(each.key)}>${each.key}</button></td>
+        row=${(each) => html`<tr><td class="name"><button type="button" class="way" title=${each.key} aria-label=${each.key} onClick=${() => setText(each.key)}><${Cut} text=${each.key} /></button></td>
           <td class="right">${ctk.counted(each.callers)}</td><td class="right">${ctk.counted(each.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(each.sums))}</td></tr>`} />` : null}
       <datalist id="names">${names.slice(0, 2000).map((name) => html`<option value=${name} />`)}</datalist>
       ${chosen === null ? null : html`<div class="sides">${Object.entries(sides).map(([title, groups]) => list(title, groups))}</div>`}
@@ -270,5 +270,5 @@
     </section>`;
   }
 
-  Object.assign(ctk, { Rows, exactSums: exact, Trust, Failures, Changes, Depends, Lists, rowNamed });
+  Object.assign(ctk, { Cut, Rows, exactSums: exact, Trust, Failures, Changes, Depends, Lists, rowNamed });
 })((globalThis.ctk = globalThis.ctk || {}));
