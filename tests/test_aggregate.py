@@ -77,7 +77,7 @@ class Recording:
         self.events(*meanwhile, at_ns=at_ns)
         self.aggregator.add_dump(self.decoder.read(batch(*listed, at_ns=at_ns)))
         self.events(*then, at_ns=at_ns)
-        return self.aggregator.end_dump()
+        return self.aggregator.end_dump(at_ns)
 
     def end(self) -> list[Any]:
         self._over(self.aggregator.close())
@@ -243,12 +243,36 @@ def test_a_dump_that_is_ahead_of_what_waits_counts_nothing_in_a_window_before_it
     recording.events(Connection(port=3, ct_id=3).new(T + SECOND), at_ns=now)
     recording.connections.begin_dump()
     recording.aggregator.add_dump(recording.decoder.read(batch(begun, older, at_ns=now)))
-    recording.aggregator.end_dump()
+    recording.aggregator.end_dump(now)
     recording.events(B.new(late), at_ns=now)
     assert recording.end() == [
         (T, T + WIDTH, {80: Row(2, 1)}),
         (T + WIDTH, T + 2 * WIDTH, {80: Row(1, 1)}),
     ]
+
+
+def test_what_a_dump_told_before_its_events_were_read_counts_once():
+    """They waited while it began, was listed, ended, and two dumps did not list it any more."""
+    recording = Recording()
+    waits, now = Connection(port=9, ct_id=9), T + 30 * SECOND
+    recording.events(waits.new(T), at_ns=now)
+    for listed in ([A.listed(start_ns=T + SECOND)], [], [], []):
+        recording.connections.begin_dump()
+        recording.aggregator.add_dump(recording.decoder.read(batch(*listed, at_ns=now)))
+        assert recording.aggregator.end_dump(now) == 0
+        recording.events(waits.update(T + SECOND), at_ns=now)
+    recording.events(A.new(T + SECOND), A.destroy(T + 2 * SECOND), at_ns=now)
+    [(_, _, window)] = recording.end()
+    assert window[80] == Row(2, 2, 4, 1)
+
+
+def test_a_connection_that_a_dump_found_and_the_next_missed_is_that_of_its_late_event():
+    recording = Recording()
+    recording.dump(A.listed(start_ns=T), at_ns=T + SECOND // 4)
+    recording.dump(at_ns=T + SECOND // 2)
+    recording.events(A.new(T), A.destroy(T + SECOND // 3), at_ns=T + SECOND * 3 // 4)
+    [(_, _, window)] = recording.end()
+    assert window[80] == Row(1, 1, 0, 1)
 
 
 def test_after_a_backward_step_of_the_clock_windows_go_on_at_the_new_time():
@@ -387,7 +411,7 @@ def test_a_connection_that_an_update_finds_waits_for_what_tells_when_it_began(
 def test_what_no_dump_tells_the_begin_of_is_handed_over_when_the_dump_is_whole():
     recording = Recording(baseline=AFTER_A_STOP)
     recording.events(A.update(T + 1), at_ns=T + 2)
-    recording.aggregator.end_dump()
+    recording.aggregator.end_dump(T + 2)
     recording.events(at_ns=T + WIDTH + 1)
     assert recording.windows == [(T, T + WIDTH, {80: Row(1, update=1)})]
 

@@ -53,7 +53,7 @@ class Counted:
     def dump(self, some: Datagrams) -> None:
         self.connections.begin_dump()
         self.aggregator.add_dump(self.decoder.read(some))
-        self.aggregator.end_dump()
+        self.aggregator.end_dump(some.at_ns)
 
     def came_to(self) -> object:
         connections = self.connections

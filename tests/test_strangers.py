@@ -71,7 +71,7 @@ class Recording:
         self.events(at_ns=at_ns)
         self.connections.begin_dump()
         self.aggregator.add_dump(self.decoder.read(batch(*listed, at_ns=at_ns)))
-        self.connections.end_dump()
+        self.connections.end_dump(at_ns)
 
     def end(self) -> list[Window]:
         self.windows += self.aggregator.close()
@@ -566,7 +566,7 @@ def test_what_a_dump_lists_of_folded_connections_is_what_they_moved(
     )
     listed = batch(*(one.listed((5, 200, 0, 0)) for one in ended), at_ns=at_ns)
     recording.aggregator.add_dump(recording.decoder.read(listed))
-    recording.connections.end_dump()
+    recording.connections.end_dump(at_ns)
     [window] = recording.end()
     moved = (58 * 5 + 3 + 9, 58 * 200 + 120 + 9_000, 9, 9_000)
     assert total([window]) == Row(70, 70, 0, 58, 58, 0, moved)

@@ -71,6 +71,7 @@ class Aggregator(PartCounter):
     ) -> None:
         super().__init__(connections, baseline, aggregation)
         self.behind = False  # whether the last of them had waited for over a second
+        self._first_ns: int | None = None  # of the last batch
         self._width_ns = window_ns
         self._start_ns = self._end_ns = 0
         self._second_end_ns = 0  # of the second whose beginning connections share a group
@@ -97,6 +98,7 @@ class Aggregator(PartCounter):
         """Do so with a batch in parts."""
         began_ns = first_ns(parts)
         self.behind = began_ns is not None and at_ns - began_ns >= SECOND
+        self._first_ns = began_ns
         if not self.behind:
             yield from self._add(parts, at_ns)
             return
@@ -283,12 +285,13 @@ class Aggregator(PartCounter):
             before = connections.counters(key)
             self._count_listed(group, key, entry, counted, before, doubted=False)
 
-    def end_dump(self) -> int:
-        """The dump is whole; return how many connections ended untold."""
+    def end_dump(self, at_ns: int) -> int:
+        """The dump is whole, at `at_ns`; return how many connections ended untold."""
         self._settle_doubted()
         self._undated.clear()
         self.baseline = Baseline.after_first_dump()
-        return self.connections.end_dump()
+        read_ns = self._first_ns if self.behind else None
+        return self.connections.end_dump(at_ns, read_ns)
 
     def _taken_up(
         self, group: Group, key: int, flow: Flow | None, start_ns: int | None

@@ -101,6 +101,7 @@ class Connections:
         # What the dump under way did not list yet, each under itself: 48 bytes less a connection
         # where its counters stand under the very same object.
         self._unlisted: dict[int, int] = {}
+        self._missed_ns = 0  # when the dump was over that did not list those that are MISSED
 
     # Flows.
 
@@ -220,16 +221,19 @@ class Connections:
 
     # Events. The hot loop in `aggregate` does the plain cases itself.
 
-    def is_same(self, key: int) -> bool:
+    def is_same(self, key: int, at_ns: int | None = None) -> bool:
         """
         Say whether a connection that seems to begin while it lives is the one that lives.
 
         Otherwise all it has moved is still to be counted: its end was missed and the kernel's id
-        came again, or it was taken for older than the recording and not counted.
+        came again, or it was taken for older than the recording and not counted. `at_ns` is when
+        its event says that it began.
         """
         state = self.states.get(key, 0)
         if not state & (_MAY_HAVE_ENDED | OLDER):
             return True
+        if state & MISSED and at_ns is not None and at_ns < self._missed_ns:
+            return True  # a dump found it, and it was over before its event was read
         self.clear_state(key, ~UNWANTED)
         self._counters.pop(key, None)
         return bool(state & OLDER) and not state & UNCOUNTED
@@ -307,10 +311,20 @@ class Connections:
         """The dump lists these, none of which has ended: give each as it stands among those."""
         return list(map(self._unlisted.pop, keys, keys))
 
-    def end_dump(self) -> int:
-        """The dump is whole: drop what two in a row did not list, and return how many."""
+    def end_dump(self, at_ns: int, read_ns: int | None = None) -> int:
+        """
+        The dump is whole: drop what two in a row did not list, and return how many.
+
+        That is at `at_ns`. Where events wait for long they are read up to `read_ns` only: what an
+        earlier dump did not list may have its events among the others, its begin too, and stays
+        until they are read.
+        """
         missing = self._unlisted.keys() & self.live.keys()
         ended = {key for key in missing if self.states.get(key, 0) & MISSED}
+        if read_ns is not None and read_ns < self._missed_ns:
+            missing, ended = ended, set()
+        else:
+            self._missed_ns = at_ns
         for key in ended:
             del self.live[key]
             self._counters.pop(key, None)

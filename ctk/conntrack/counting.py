@@ -101,7 +101,7 @@ class EventCounter:
             counted = 0
             if what == NEW:
                 group = live.get(key)
-                if group is None or not connections.is_same(key):
+                if group is None or not connections.is_same(key, at_ns):
                     group = flow.group
                     if group is None or by_port:
                         group = self._begin(flow, at_ns)

@@ -185,7 +185,7 @@ class Recorder:
             self._aggregator.add_dump(entries)
             self._table.listed(entries)
             return
-        self._aggregator.end_dump()
+        self._aggregator.end_dump(batch.at_ns)
         self._table.end_dump(batch.at_ns)
         self._in_dump = False
         self._count_resets(batch.at_ns)
