@@ -277,7 +277,7 @@ def test_a_span_that_was_widened_says_so(invoke: Invoke, shop: Path) -> None:
     assert result.stderr == (
         "1 gap in this window: 1,204 events lost\n"
         "counted from 2024-11-25T18:47:00Z to 2024-11-25T18:48:22.852716308Z:"
-        " finer rows were pruned\n"
+        " there are no finer rows\n"
         "first and last seen are exact to 1m: rollups answered\n"
     )
     # Where only flows can tell, those that are left do.

@@ -148,7 +148,7 @@ def test_where_no_bucket_fits_into_a_step_counts_stand_at_the_start_of_theirs() 
     assert half_hours == [counts[3], None, counts[3], None, counts[2], counts[1]]
     assert answer.caveats == (Coarse(START + 2 * HOUR, HOUR),)
     assert answer.caveats[0].text == (
-        "before 2023-11-15T02:00:00Z counts stand at the start of their 1h: finer rows were pruned"
+        "before 2023-11-15T02:00:00Z counts stand at the start of their 1h: there are no finer rows"
     )
     assert series(conn, Filters(), (), HOUR).caveats == ()
     conn.close()

@@ -68,7 +68,7 @@ class PrunedMeanwhile(NamedTuple):
 
 
 class Widened(NamedTuple):
-    """The answer is of this span, which is more than was asked: finer rows were pruned."""
+    """The answer is of this span, which is more than was asked: there are no finer rows."""
 
     since_ns: int
     until_ns: int
@@ -76,7 +76,7 @@ class Widened(NamedTuple):
     @property
     def text(self) -> str:
         since, until = _short(self.since_ns), _short(self.until_ns)
-        return f"counted from {since} to {until}: finer rows were pruned"
+        return f"counted from {since} to {until}: there are no finer rows"
 
 
 class WholeMinutes(NamedTuple):
@@ -104,7 +104,7 @@ class Coarse(NamedTuple):
     @property
     def text(self) -> str:
         until, width = _short(self.until_ns), format_age(self.width_ns)
-        return f"before {until} counts stand at the start of their {width}: finer rows were pruned"
+        return f"before {until} counts stand at the start of their {width}: there are no finer rows"
 
 
 class Folded(NamedTuple):

@@ -156,7 +156,7 @@ def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name:
     with one_moment(conn):
         coverage = coverage_of(conn)
         ranked = top(conn, filters, by, None, None)
-    # Where finer rows were pruned, more was counted than was asked for.
+    # Where there are no finer rows, more was counted than was asked for.
     since_ns, until_ns = filters.since_ns, filters.until_ns
     for caveat in ranked.caveats:
         if isinstance(caveat, Widened):
