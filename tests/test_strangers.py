@@ -526,6 +526,41 @@ def test_many_at_once_are_counted_as_one_by_one(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("few", [1, 1_000])
+def test_a_begin_that_is_told_again_in_one_batch_with_the_end_counts_once(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a dump had found the connections, and their events waited."""
+    monkeypatch.setattr(alike, "FEW", few)
+    recording, clients = Recording(5), [client(n) for n in range(60)]
+    recording.events(*(one.new() for one in clients), at_ns=T)
+    recording.events(*(client(n).new() for n in range(100, 160)), at_ns=T + 1)
+    told = [(client(n).new(), client(n).destroy(counted=ONE_EACH)) for n in range(100, 160)]
+    recording.events(*(each for both in told for each in both), at_ns=T + SECOND)
+    assert len(recording.connections.live) == 60
+    [window] = recording.end()
+    assert total([window])[:4] == Row(120, 180, 0, 60)[:4]
+
+
+@pytest.mark.parametrize("few", [1, 1_000])
+def test_counters_that_are_told_in_part_are_not_measured(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells all four or none; a capture may come from anywhere."""
+    monkeypatch.setattr(alike, "FEW", few)
+    recording, clients = Recording(5), [client(n) for n in range(60)]
+    recording.events(*(one.new() for one in clients), at_ns=T)
+    recording.events(*(client(n).new() for n in range(100, 160)), at_ns=T + 1)
+    read = recording.decoder.read(
+        batch(*(client(n).destroy(counted=ONE_EACH) for n in range(100, 160)), at_ns=T + SECOND)
+    )
+    in_part = [(*event[:11], None, *event[12:]) if n else event for n, event in enumerate(read)]
+    recording.windows += recording.aggregator.add(in_part, T + SECOND)
+    assert len(recording.connections.live) == 60
+    [window] = recording.end()
+    assert total([window])[:4] == Row(120, 120, 0, 60)[:4]
+
+
 def test_a_flood_whose_connections_end_goes_on_to_be_folded_as_it_begins() -> None:
     """What moved little and began before is bigger by bytes, and says nothing of connections."""
     recording = Recording(5)

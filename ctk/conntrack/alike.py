@@ -55,10 +55,12 @@ class FoldedAtOnce:
             self._pause -= 1
             return events
         in_order = _in_order(events)
-        taken = [
-            *self._take_new([event for event in in_order if event[WHAT] == NEW]),
-            *self._take_ended([event for event in in_order if event[WHAT] == DESTROY]),
-        ]
+        new = [event for event in in_order if event[WHAT] == NEW]
+        begun = self._take_new(new)
+        # The end of one whose begin is left is counted after it.
+        left = {event[ID] for event in new}.difference(event[ID] for event in begun)
+        ended = [e for e in in_order if e[WHAT] == DESTROY and e[ID] not in left]
+        taken = [*begun, *self._take_ended(ended)]
         if len(taken) == len(events):
             return ()
         if 4 * len(taken) < len(events):
@@ -173,10 +175,10 @@ class FoldedAtOnce:
         None where one is not as the others are, measured or not, or its counters went back.
         """
         if not is_measured:
-            return [NOTHING if event[9] is None else None for event in alike.events]
+            return [NOTHING if counters_of(event) is None else None for event in alike.events]
         nows = cast(list[FourCounters], [event[9:13] for event in alike.events])
         return [
-            None if now[0] is None else now if before is None else moved_from(before, now)
+            None if None in now else now if before is None else moved_from(before, now)
             for before, now in zip(self._connections.packed(alike.keys), nows, strict=True)
         ]
 

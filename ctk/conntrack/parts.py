@@ -57,6 +57,7 @@ class PartCounter(EventCounter):
                 one_by_one += events_of([part])
                 continue
             if one_by_one:
+                self._add_counted()
                 self._count(one_by_one)
                 one_by_one = []
             done = self._count_together(part, flows)

@@ -320,9 +320,6 @@ class Owners:
                 return from_ns
             self._close(rival, sure_until_ns)
             return min(claim.told_ns, over_ns)
-        if rival in self._in_grace and passed_ns >= over_ns <= sure_until_ns + SECOND:
-            # Only in its last second it was not sure, and the next owner came after that.
-            self._close(rival, over_ns)
         return over_ns
 
     def _has_left(self, rival: Ownership, when_ns: int) -> bool:
