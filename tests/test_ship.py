@@ -222,28 +222,6 @@ def test_verify_takes_out_what_was_shipped_twice(client, tmp_path, monkeypatch, 
     assert ship(node.path, client) == Shipped()
 
 
-def test_of_two_copies_that_cut_batches_otherwise_neither_drops_the_others_rows(
-    client, files, tmp_path
-):
-    db, folder = files[0], tmp_path / "beside the other"
-    folder.mkdir()
-    with shipping(db, client, 40) as one, shipping(db, client, 25, folder) as other:
-        for each in (one, other):
-            each.greet(client)
-            assert each._cut()
-        sent = [each._send(client, each.state.open_batch()).rows for each in (one, other)]
-    assert sent[0] > sent[1]
-    found = client.query(
-        f"SELECT batch, count() FROM flows_1m WHERE recording = '{recording(db)}' GROUP BY 1"
-    )
-    assert list(map(tuple, found.rows)) == [(1, sum(sent))]
-    ship(db, client)
-    with shipping(db, client) as shipper:
-        verify(shipper, client)
-        assert verify(shipper, client).wrong == []
-    assert is_right(client, db)
-
-
 def _garbage(path: Path) -> None:
     path.write_bytes(b"no file of SQLite" * 100)
 

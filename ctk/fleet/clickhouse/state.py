@@ -12,7 +12,6 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,15 +109,9 @@ class Batch(NamedTuple):
         )
 
     def token(self, recording: str) -> str:
-        """
-        Give what tells ClickHouse that a block is this one.
-
-        Copies of a file that are shipped at once may cut a batch otherwise: what it holds is told,
-        too, so that theirs is not taken for it.
-        """
-        held = blake2b(repr((self.span, self.sums)).encode(), digest_size=8).hexdigest()
+        """Give what tells ClickHouse that a block is this one."""
         again = f"/{self.repairs}" if self.repairs else ""
-        return f"{recording}/{self.batch}/{held}{again}"
+        return f"{recording}/{self.batch}{again}"
 
 
 def batch_of(number: int, span: Span, rows: Rows) -> Batch:
