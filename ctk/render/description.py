@@ -24,7 +24,8 @@ def description(held: "Description", output: Output, out: BinaryIO) -> None:
         named = {each.name: getattr(held, each.name) for each in fields(held)}
         del named["caveats"]
         option = OPT_INDENT_2 if output.format == "json" else None
-        out.write(dumps(named, option=option) + b"\n")
+        # A NamedTuple is an object here, too.
+        out.write(dumps(named, lambda value: value._asdict(), option) + b"\n")
     elif output.columns or output.format not in ("table", "wide"):
         found = ((table.table, table.rows, table.bytes) for table in held.tables)
         answer(_TABLE, found, output, out)
