@@ -526,15 +526,21 @@ def test_many_at_once_are_counted_as_one_by_one(
     assert found[0] == found[1]
 
 
+def _flooded() -> Recording:
+    """60 connections that fill the window, and 60 (from number 100 on) that are folded."""
+    recording = Recording(5)
+    recording.events(*(client(n).new() for n in range(60)), at_ns=T)
+    recording.events(*(client(n).new() for n in range(100, 160)), at_ns=T + 1)
+    return recording
+
+
 @pytest.mark.parametrize("few", [1, 1_000])
 def test_a_begin_that_is_told_again_in_one_batch_with_the_end_counts_once(
     few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a dump had found the connections, and their events waited."""
     monkeypatch.setattr(alike, "FEW", few)
-    recording, clients = Recording(5), [client(n) for n in range(60)]
-    recording.events(*(one.new() for one in clients), at_ns=T)
-    recording.events(*(client(n).new() for n in range(100, 160)), at_ns=T + 1)
+    recording = _flooded()
     told = [(client(n).new(), client(n).destroy(counted=ONE_EACH)) for n in range(100, 160)]
     recording.events(*(each for both in told for each in both), at_ns=T + SECOND)
     assert len(recording.connections.live) == 60
@@ -548,9 +554,7 @@ def test_counters_that_are_told_in_part_are_not_measured(
 ) -> None:
     """The kernel tells all four or none; a capture may come from anywhere."""
     monkeypatch.setattr(alike, "FEW", few)
-    recording, clients = Recording(5), [client(n) for n in range(60)]
-    recording.events(*(one.new() for one in clients), at_ns=T)
-    recording.events(*(client(n).new() for n in range(100, 160)), at_ns=T + 1)
+    recording = _flooded()
     read = recording.decoder.read(
         batch(*(client(n).destroy(counted=ONE_EACH) for n in range(100, 160)), at_ns=T + SECOND)
     )
