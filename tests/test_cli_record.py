@@ -267,7 +267,7 @@ def test_what_is_too_old_to_stay_is_said_before_it_goes(invoke, shop, caplog):
 def test_a_file_that_would_lose_all_is_refused_on_a_terminal_and_recorded_into_elsewhere(
     invoke, shop, caplog
 ):
-    before = shop.read_bytes()
+    before = invoke("export", shop).stdout
     words = ("record", shop, "--from-capture", NODE, "--no-kube", "--retain", "1d=30d")
     ours, terminal = pty.openpty()
     refused = subprocess.run((*CTK, *words), stderr=terminal, check=False)
@@ -279,7 +279,7 @@ def test_a_file_that_would_lose_all_is_refused_on_a_terminal_and_recorded_into_e
             " 2024-11-25T00:00:00Z to 2024-11-26T00:00:00Z",
             "record into another file, or --retain flows=731d",
         )
-    assert (refused.returncode, shop.read_bytes()) == (2, before)
+    assert (refused.returncode, invoke("export", shop).stdout) == (2, before)
     assert invoke(*words).exit_code == 0
     assert caplog.records[0].getMessage().startswith(f"{shop} loses 7 flows, 7 sums by minute,")
 
