@@ -136,8 +136,7 @@ class EventCounter:
                 totals.port = None
             totals.connections += counted
             if what == DESTROY:
-                if at_ns < totals.started_ns:
-                    totals.started_ns = at_ns
+                totals.started_ns = min(totals.started_ns, at_ns)
                 self._end(totals, key, event, counted)
                 continue
             # What `see` does. Nothing is left to do for a batch of one time.
@@ -218,8 +217,7 @@ class EventCounter:
         totals = group.totals or self._totals(group, at_ns, port)
         if totals.port != port:
             totals.port = None
-        if at_ns < totals.started_ns:
-            totals.started_ns = at_ns
+        totals.started_ns = min(totals.started_ns, at_ns)
         if totals.apart is None:
             totals.destroy_events += 1
             totals.refused += failed[0]
