@@ -20,7 +20,7 @@ _QUIET = (
     "--disable-sync",
     "--no-first-run",
     "--disable-background-networking",
-    "--disable-component-update", "--in-process-gpu",
+    "--disable-component-update",
 )
 
 Open = Callable[..., "Page"]
