@@ -19,7 +19,7 @@ from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes, Widened
 from ctk.ask.recording import Recording
 from ctk.ask.sums import NOTHING
 from ctk.errors import CtkError, UsageError
-from ctk.fleet.clickhouse import brought, ddl, sql, tables
+from ctk.fleet.clickhouse import brought, ddl, sql
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.client import connect as connect_to
 from ctk.fleet.clickhouse.ship import shipper_of

@@ -38,7 +38,7 @@ _NAMES = "cluster, src_namespace, src_workload, dst_namespace, dst_workload"
 
 # Parts that were merged are kept for eight minutes, as what they became is not synced: they would
 # be loaded as long. In a folder it is synced, and they go at once.
-OF_FOLDER: Mapping[str, int] = {
+OF_FOLDER = {
     "old_parts_lifetime": 0,
     "cleanup_delay_period": 1,
     "max_cleanup_delay_period": 1,
@@ -104,7 +104,9 @@ def _table_of(database: str, level: Level, keep_days: int | None, *, embedded: b
         "ttl_only_drop_parts": 1,
     }
     if embedded:
-        of |= OF_FOLDER | ({} if coarse else _IN_ONE_FILE)
+        of |= OF_FOLDER
+    if embedded and not coarse:
+        of |= _IN_ONE_FILE
     return (
         f"CREATE TABLE IF NOT EXISTS {database}.{level.table} (\n{lines}\n)\n"
         f"ENGINE = {'AggregatingMergeTree' if coarse else 'MergeTree'}\n"

@@ -63,6 +63,7 @@ FLOWS_1M: Mapping[str, str] = {
     **FOLDED,
 }
 
+
 class Level(NamedTuple):
     """A table that minutes are summed up in."""
 
