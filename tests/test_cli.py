@@ -1,8 +1,12 @@
 """The group: what it costs to start, and how failures look."""
 
+import fcntl
+import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import Result
+from live.playednode import until
 
 from ctk.cli import COMMANDS
 
@@ -64,8 +69,10 @@ def test_help_imports_no_command_and_nothing_that_takes_long() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = set(ran.stderr.split())
     slow = {"sqlite3", "orjson", "asyncio", "tabulate", "curses", "starlette", "kubernetes"}
+    slow |= {"inspect", "platform", "dataclasses"}
     assert imported & slow == set()
-    assert {name for name in imported if name.startswith("ctk.")} == {"ctk.cli", "ctk.errors"}
+    ours = {name for name in imported if name.startswith("ctk.")}
+    assert ours == {"ctk.cli", "ctk.cli.late", "ctk.errors"}
 
 
 @pytest.mark.parametrize(
@@ -384,3 +391,25 @@ def test_the_process_ends_at_once_but_not_before_what_is_registered_and_measured
     measured = [sys.executable, "-m", "cProfile", "-m", "ctk", "no-such-command"]
     ran = subprocess.run(measured, capture_output=True, text=True, check=False)
     assert "function calls" in ran.stdout
+
+
+@pytest.mark.parametrize("words", [("query", "-o", "jsonl"), ("snapshot",)])
+def test_a_pipe_that_does_not_block_gets_all_of_it(shop: Path, words: tuple[str, ...]) -> None:
+    """It may have room for nothing for a while, where its reader is slow."""
+    command, *flags = words
+    asked = (sys.executable, "-m", "ctk", command, shop, *flags, *["-"] * (command == "snapshot"))
+    whole = subprocess.run(asked, capture_output=True, check=True).stdout
+    reading, writing = os.pipe()
+    room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, False)
+    asker = subprocess.Popen(asked, stdout=writing)
+    os.close(writing)
+    until(lambda: _waiting(reading) > room // 2, "a pipe that is full")
+    with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        got = pipe.read()
+    assert (asker.wait(), len(got) > room, got == whole) == (0, True, True)
+
+
+def _waiting(pipe: int) -> int:
+    """Count the bytes that a pipe holds."""
+    return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0])

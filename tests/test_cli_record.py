@@ -248,6 +248,42 @@ def test_a_log_whose_disk_is_full_costs_lines_and_not_the_recording(invoke, tmp_
         assert conn.execute("SELECT ended_ns IS NOT NULL FROM recording").fetchall() == [(1,)]
 
 
+def test_what_is_too_old_to_stay_is_said_before_it_goes(invoke, shop, caplog):
+    assert invoke("record", shop, "--from-capture", NODE, "--no-kube").exit_code == 0
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == (
+        f"{shop} loses 7 flows, 7 sums by minute and 6 sums by hour, of 2024-11-25T18:00:00Z to"
+        " 2024-11-25T19:00:00Z: --retain keeps nothing that old; --retain flows=730d does, or"
+        " another file"
+    )
+    left = "select count(*) from flows_1d where started_ns < 1.75e18"
+    assert invoke("query", shop, left, "-o", "csv").stdout == "count(*)\n6\n"
+    caplog.clear()
+    words = ("--from-capture", CAPTURES / "mixed.ctkcap.gz", "--no-kube", "--node-name", "n2")
+    assert invoke("record", shop, *words).exit_code == 0
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_file_that_would_lose_all_is_refused_on_a_terminal_and_recorded_into_elsewhere(
+    invoke, shop, caplog
+):
+    before = invoke("export", shop).stdout
+    words = ("record", shop, "--from-capture", NODE, "--no-kube", "--retain", "1d=30d")
+    ours, terminal = pty.openpty()
+    refused = subprocess.run((*CTK, *words), stderr=terminal, check=False)
+    os.close(terminal)
+    with open(ours, "rb") as said:  # noqa: PTH123 - a descriptor
+        assert said.read1().replace(b"\r\n", b"\n").decode() == lines(
+            f"{shop} would lose all that it holds, which is older than --retain keeps:"
+            " 7 flows, 7 sums by minute, 6 sums by hour and 6 sums by day, of"
+            " 2024-11-25T00:00:00Z to 2024-11-26T00:00:00Z",
+            "record into another file, or --retain flows=731d",
+        )
+    assert (refused.returncode, invoke("export", shop).stdout) == (2, before)
+    assert invoke(*words).exit_code == 0
+    assert caplog.records[0].getMessage().startswith(f"{shop} loses 7 flows, 7 sums by minute,")
+
+
 def test_a_recording_that_is_refused_leaves_no_new_log(invoke, tmp_path):
     db, log = tmp_path / "node.db", tmp_path / "node.log"
     words = ("--from-capture", NODE, "--no-kube", "--log", log)

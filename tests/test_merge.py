@@ -14,6 +14,7 @@ from fleetworld import SINCE, Sums, Talk, World, row, truth
 
 import ctk
 from ctk.ask.recording import Recording
+from ctk.conntrack.names import EVENT_NAMES
 from ctk.errors import UsageError
 from ctk.fleet.merge import Merged, merge
 from ctk.model import Endpoint, EventCounts, Gap, GapKind
@@ -408,3 +409,28 @@ def test_the_command_says_what_was_left_out(invoke: Invoke, files, talks, tmp_pa
     assert wrong.stderr == "Error: '2m' is not a level\nTry: some of flows,1m,1h,1d\n"
     recorded = invoke("record", out, "--no-kube")
     assert recorded.stderr.endswith("Try: record to another file\n")
+
+
+def test_what_an_older_ctk_did_not_say_of_its_filters_is_not_taken_for_filters(
+    tmp_path: Path,
+) -> None:
+    world = World(2)
+    talks = world.talks(40, SPAN, kinds=["pod_to_pod"])
+    files = world.write(tmp_path, talks, SPAN, range(2))
+    known = {"events": EVENT_NAMES, "cidr": [], "exclude_cidr": [], "protocol": [], "port": []}
+
+    def merged(name: str, *settings: dict[str, object]) -> tuple[Sums, tuple[str, ...]]:
+        for path, each in zip(files, settings, strict=True):
+            with connect.writer(path) as conn:
+                conn.execute("UPDATE recording SET settings = ?", (json.dumps(each),))
+        notes = merge(files, tmp_path / name).notes
+        return whole(tmp_path / name), tuple(note for note in notes if "filter" in note)
+
+    sums = total(talks)
+    assert merged("older.db", {}, {}) == (sums, ())
+    assert merged("newer.db", known, known) == (sums, ())
+    said = "by which filters n0 recorded is not known: it counts as by those of the others"
+    assert merged("both.db", {}, known) == (sums, (said,))
+    narrowed = known | {"port": [80]}
+    said = "n0 recorded by filters of its own: no other node defers to it then"
+    assert merged("narrowed.db", narrowed, known) == (sums, (said,))

@@ -215,7 +215,8 @@ def test_a_person_sees_use_over_time_and_who_held_it_at_its_peak(
         "total        -                     -              3,590  100.0     200\n",
     )
     assert result.stderr == (
-        "at peak: as of 1970-01-12T13:47:40Z; at end: as of 1970-01-12T13:48:40Z\n"
+        "at peak: the fullest dump, as of 1970-01-12T13:47:40Z;"
+        " at end: the last dump, as of 1970-01-12T13:48:40Z\n"
         "the fullest dump listed 3,590 entries, 90 fewer than the peak: a dump is of one moment,"
         " a peak of each second\n"
         "the table of n1 was 92% full at 1970-01-12T13:47:40Z: 3,680 of 4,000 entries\n"
@@ -228,6 +229,28 @@ def test_a_person_sees_use_over_time_and_who_held_it_at_its_peak(
     assert invoke("pressure", full, "--by", "state", "--limit", "1", "-o", "csv").stdout == (
         "state,at_peak,at_end\nTIME_WAIT,3000,0\n"
     )
+
+
+def test_info_says_how_full_the_table_was(invoke: Invoke, full: Path) -> None:
+    found = json.loads(invoke("info", full, "-o", "json").stdout)
+    with ctk.open(full) as recording:
+        [held] = recording.describe().pressure
+    assert found["pressure"] == [held._asdict()]
+    assert found["pressure"] == [
+        {
+            "node": "n1",
+            "looks": 3,
+            "peak_ns": T + MINUTE,
+            "peak": 3680,
+            "most": 4000,
+            "share": 0.92,
+            "entries": 200,
+            "insert_failed": 1,
+            "dropped": 7,
+            "early_dropped": 7,
+        }
+    ]
+    assert "conntrack   at most 3,680 of 4,000 (92%) entries, " in invoke("info", full).stdout
 
 
 def test_a_program_gets_all_of_it_and_a_span_has_its_own_peak(invoke: Invoke, full: Path) -> None:

@@ -125,6 +125,20 @@ def folded(window: Window) -> dict[tuple[int | None, bool], tuple[Row, int]]:
     return {key: (each, len(addresses[key])) for key, each in rows.items()}
 
 
+def spans(window: Window) -> dict[tuple[int | None, bool], tuple[int, int]]:
+    """When what is folded had its first and its last event, by port and whether it failed."""
+    found: dict[tuple[int | None, bool], tuple[int, int]] = {}
+    for totals in window.totals:
+        group = totals.group
+        assert totals.started_ns <= totals.ended_ns
+        if isinstance(group, FoldedGroup):
+            assert group.flow is not None
+            key = (group.flow.tuple.dst_port, group.failed)
+            first_ns, last_ns = found.get(key, (totals.started_ns, totals.ended_ns))
+            found[key] = min(first_ns, totals.started_ns), max(last_ns, totals.ended_ns)
+    return found
+
+
 def test_up_to_the_cap_every_stranger_is_kept() -> None:
     recording = Recording(5)
     recording.events(*(client(n).new() for n in range(5)), at_ns=T)
@@ -376,20 +390,25 @@ def _play(recording: Recording, steps: Sequence[tuple[Any, ...]]) -> list[Window
 
 
 def _message(
-    what: str, n: int, side: str, moves: Counted | None, moved: Counter[tuple[int, str]]
+    what: str,
+    n: int,
+    side: str,
+    moves: Counted | None,
+    moved: Counter[tuple[int, str]],
+    when: int | None = None,
 ) -> bytes:
     one = _connection(n, side)
     if moves is not None:
         moved[n, side] += 1
     counted = None if moves is None else tuple(moved[n, side] * each for each in moves)
     if what == "new":
-        return one.new()
+        return one.new(when)
     if what == "update":
-        return one.update()
+        return one.update(when)
     if what == "destroy":
-        return one.destroy(counted=counted)
+        return one.destroy(when, counted)
     if what == "refused":
-        return one.destroy(counted=counted, status=CONFIRMED, state=CLOSE)
+        return one.destroy(when, counted, status=CONFIRMED, state=CLOSE)
     return one.listed(counted)
 
 
@@ -495,11 +514,15 @@ def test_what_a_clean_stop_keeps_goes_on_folded() -> None:
     st.lists(st.tuples(st.lists(st.tuples(*_ONE, _moves), max_size=25), st.integers(0, 12))),
     st.integers(0, 4),
     st.sampled_from(["ports", "none"]),
+    st.booleans(),
 )
 def test_many_at_once_are_counted_as_one_by_one(
-    batches: list[tuple[list[tuple[Any, ...]], int]], most: int, aggregation: Aggregation
+    batches: list[tuple[list[tuple[Any, ...]], int]],
+    most: int,
+    aggregation: Aggregation,
+    timed: bool,
 ) -> None:
-    """Window by window, by what they are folded into, and to the number of addresses."""
+    """Window by window, by what they are folded into, to the number of addresses, and in time."""
     found = []
     for few in (1, 1_000):
         recording, at_ns, moved = Recording(most, aggregation), T, Counter[tuple[int, str]]()
@@ -509,14 +532,19 @@ def test_many_at_once_are_counted_as_one_by_one(
             for steps, after_s in batches:
                 at_ns += after_s * SECOND
                 events, listed = list[bytes](), list[bytes]()
-                for step in steps:
-                    (listed if step[0] == "listed" else events).append(_message(*step, moved))
+                for number, step in enumerate(steps):
+                    when = at_ns - SECOND // 2 + number if timed else None
+                    message = _message(*step, moved, when)
+                    (listed if step[0] == "listed" else events).append(message)
                 recording.events(*events, at_ns=at_ns)
                 recording.dump(*listed, at_ns=at_ns)
         windows, connections = recording.end(), recording.connections
         found.append(
             (
-                [(each.started_ns, total([each]), kept(each), folded(each)) for each in windows],
+                [
+                    (each.started_ns, total([each]), kept(each), folded(each), spans(each))
+                    for each in windows
+                ],
                 connections.live.keys(),
                 connections.states,
                 {key: connections.counters(key) for key in connections.live},
@@ -546,6 +574,24 @@ def test_a_begin_that_is_told_again_in_one_batch_with_the_end_counts_once(
     assert len(recording.connections.live) == 60
     [window] = recording.end()
     assert total([window])[:4] == Row(120, 180, 0, 60)[:4]
+
+
+@pytest.mark.parametrize("few", [1, 1_000])
+def test_the_first_and_the_last_event_are_told_whatever_is_counted_first(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that begin and are updated in one batch are counted after those that only begin."""
+    monkeypatch.setattr(alike, "FEW", few)
+    recording, at_ns = _flooded(), T + 2 * SECOND
+    early = [(client(n).new(at_ns + 1), client(n).update(at_ns + 2)) for n in range(200, 230)]
+    late = [client(n).new(at_ns + 300) for n in range(300, 370)]
+    recording.events(*(each for both in early for each in both), *late, at_ns=at_ns + 400)
+    [window] = recording.end()
+    of_second = {each.group.began_ns // SECOND: each for each in window.totals}
+    assert [(each.started_ns - T, each.ended_ns - T) for each in of_second.values()] == [
+        (0, 1),
+        (2 * SECOND + 1, 2 * SECOND + 300),
+    ]
 
 
 @pytest.mark.parametrize("few", [1, 1_000])

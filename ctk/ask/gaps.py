@@ -9,7 +9,7 @@ from ctk.model import Filters
 
 
 class Gaps:
-    """The gaps that touch a span, oldest first."""
+    """The gaps that touch a span, oldest first; `len` and iteration are of these."""
 
     def __init__(self, *, rows: tuple[StoredGap, ...], caveats: tuple[Caveat, ...]) -> None:
         self.rows = rows
@@ -20,6 +20,17 @@ class Gaps:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Gaps):
+            return NotImplemented
+        return (self.rows, self.caveats) == (other.rows, other.caveats)
+
+    def __hash__(self) -> int:
+        return hash((self.rows, self.caveats))
+
+    def __repr__(self) -> str:
+        return f"Gaps(rows={self.rows!r}, caveats={self.caveats!r})"
 
 
 def gaps(conn: sqlite3.Connection, span: Filters) -> Gaps:

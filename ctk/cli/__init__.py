@@ -12,12 +12,15 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 # What is imported stays: to look for garbage at each 700 objects is a tenth of a short command.
 gc.set_threshold(50_000)
 
-import click  # noqa: E402
+from ctk.cli.late import late  # noqa: E402
+
+with late():
+    import click
 
 from ctk.errors import CtkError, MissingFileError, UsageError  # noqa: E402
 
@@ -125,7 +128,7 @@ class Commands(click.Group):
         # kubectl's way to find its plugins
         if os.path.basename(sys.argv[0]) == "kubectl-ctk":  # noqa: PTH119 - pathlib takes 5 ms
             program = extra["prog_name"] = "kubectl ctk"
-        _open_what_is_closed()
+        _make_streams_usable()
         try:
             code = super().main(args, *rest, **extra) or 0
         except click.exceptions.NoArgsIsHelpError as error:
@@ -158,12 +161,22 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _open_what_is_closed() -> None:
-    """Open a standard stream that is closed (`>&-`), lest a file opened later take its place."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            # The kernel gives the lowest free descriptor, which is that of the closed stream.
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+def _make_streams_usable() -> None:
+    """Have three standard streams, which take all that is written to them."""
+    streams = [sys.stdin, sys.stdout, sys.stderr]
+    if None in streams or not all(map(_waits, streams[1:])):
+        from ctk.cli.streams import open_what_is_closed, wait_where_it_does_not
+
+        open_what_is_closed()
+        wait_where_it_does_not()
+
+
+def _waits(stream: TextIO) -> bool:
+    """Say whether a write to a stream waits until there is room."""
+    try:
+        return os.get_blocking(stream.fileno())
+    except (OSError, ValueError):  # a test's, which is in memory
+        return True
 
 
 def _show(error: CtkError, program: str) -> int:

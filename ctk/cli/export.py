@@ -35,6 +35,7 @@ from ctk.render.compress import SUFFIXES, Compression, Packer
 from ctk.render.cursor import path_of
 from ctk.render.feed import Sink, Stream, Written
 from ctk.render.lines import Encoder, Records, TimeUnit
+from ctk.render.place import Place, is_no_file
 from ctk.render.rotate import RotatingFile
 from ctk.timespan import SECOND, parse_age
 
@@ -274,17 +275,17 @@ class _Place:
         self._replaced: str | None = None
         if output is not None:
             compress = SUFFIXES.get(output.suffix)
-            if output.is_symlink():
-                output = output.resolve()  # what is replaced is the file, not the link
-            if not goes_on and output.is_file() and (size := output.stat().st_size):
-                self._replaced = f"{output} was replaced: {size:,} bytes were there"
+            place = Place.of(output)
+            output, whole = place.path, whole and place.seen_whole
+            if not goes_on:
+                self._replaced = place.replaced
         self.is_whole = False
         self._output = output
         self._max_bytes = max_bytes
         self._max_age_s = math.inf if max_age_ns is None else max_age_ns / SECOND
         self._keep = keep
         self._packer = Packer(compress, max_bytes) if compress else None
-        self._seen_whole = whole and (output is None or not output.exists() or output.is_file())
+        self._seen_whole = whole
         self._removed: list[int] = []  # lines of each file that was thrown away
 
     @contextmanager
@@ -343,6 +344,8 @@ def _refuse_place(
             raise UsageError(f"{binary} is not for a terminal", hint=hint)
     elif compress is not None:
         raise UsageError("--compress is for stdout", hint=f"--output {output}.gz")
+    elif given and is_no_file(output) and not output.is_dir():
+        raise UsageError(f"{output} cannot be put aside: it is no file", hint=f"no {given[0]}")
     if keep is not None and not given:
         raise UsageError("--keep is for what is put aside", hint="--max-size 64MiB --keep 5")
 

@@ -215,20 +215,25 @@ def refuse_two_clusters(context: str | None, **given: object) -> None:
         raise UsageError("--context needs --kubeconfig", hint="--kubeconfig ~/.kube/config")
 
 
-def refuse_one_file_twice(db: Path, others: Mapping[str, Path | None]) -> None:
+def refuse_one_file_twice(db: "Path | str", others: Mapping[str, Path | None]) -> None:
     """What is written is written over: no file is two things, and none of them a recording."""
-    taken = {
-        Path(f"{db.resolve()}{beside}"): "DB itself" for beside in ("", "-wal", "-shm", ".lock")
-    }
+    taken = {}
+    if isinstance(db, Path):
+        besides = ("", "-wal", "-shm", ".lock")
+        taken = {f"{_whole(db)}{beside}": "DB itself" for beside in besides}
     for flag, path in others.items():
         if path is None:
             continue
-        whole = path.resolve()
+        whole = _whole(path)
         if whole in taken:
             raise UsageError(f"{flag} is {taken[whole]}", hint="give it another name")
-        if _is_database(whole):
+        if _is_database(path):
             raise UsageError(f"{path} is an SQLite file", hint=f"give {flag} another name")
         taken[whole] = flag
+
+
+def _whole(path: Path) -> str:
+    return os.path.realpath(path)  # Path.resolve() fails where links go round
 
 
 def _is_database(path: Path) -> bool:

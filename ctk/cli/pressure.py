@@ -51,7 +51,7 @@ def pressure(db: Path, by: str, limit: int | None, filters: Filters, output: Out
             for each in (found.peaks_ns, found.ends_ns)
             for at_ns in each.values()
         )
-        remark(f"at peak: as of {peak}; at end: as of {end}")
+        remark(f"at peak: the fullest dump, as of {peak}; at end: the last dump, as of {end}")
         listed = sum(each.at_peak for each in found.holders)
         if (most_entries := max(each.peak for each in found.nodes)) > listed:
             remark(

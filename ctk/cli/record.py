@@ -1,5 +1,6 @@
 """`ctk record`: the flags, and what they refuse."""
 
+import sys
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -279,7 +280,7 @@ def record(progress_every_ns: int | None, lingers: bool, **given: Any) -> None:
     kind = LingeringStop if lingers else Stop
     stop = kind(options.max_time_ns, hangup_reopens=options.log is not None)
     with stop.on_signals(), Progress(progress_every_ns) as progress, stop.lingering(options.db):
-        start.record(options, stop, progress)
+        start.record(options, stop, progress, asks=sys.stderr.isatty())
 
 
 def _refuse_contradictions(options: Options) -> None:

@@ -1,6 +1,5 @@
 """`ctk report`: one span of a file, as a page to attach or as the document it is made of."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from ctk.ask.moments import ends_of
 from ctk.ask.recording import Recording
 from ctk.cli.bar import Stages
 from ctk.cli.filters import FilterCommand, filter_options
-from ctk.cli.options import refuse_one_file_twice, target_argument
+from ctk.cli.options import refuse_one_file_twice, remark, target_argument
 from ctk.model import Filters
 
 
@@ -60,9 +59,9 @@ def report(
     ctk report node.db --since 1h --namespace shop -o shop.html
     ctk report node.db --redact -o share.html
     """
-    if isinstance(db, Path):
-        refuse_one_file_twice(db, {"--output": output})
+    refuse_one_file_twice(db, {"--output": output})
     import ctk
+    from ctk.render.place import write_private
     from ctk.report.document import document
     from ctk.report.redact import Words
 
@@ -89,10 +88,10 @@ def report(
     if output is None or str(output) == "-":
         sys.stdout.buffer.write(text)
         return
-    output.unlink(missing_ok=True)
-    with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(text)
+    replaced = write_private(output, text)
     click.echo(output)
+    if replaced:
+        remark(replaced)
 
 
 def _span(text: str, recording: Recording) -> tuple[int | None, int | None]:

@@ -251,7 +251,7 @@ class Aggregator(PartCounter):
                 group, (orig, reply, zone), moved
             )
         totals = self._totals(group, at_ns, port)
-        totals.ended_ns = at_ns
+        totals.see(at_ns)
         totals.connections += counted
         if moved is not None:
             totals.add(moved)

@@ -94,7 +94,6 @@ class FoldedAtOnce:
                 assert folded is not None
                 counted = _at(places, some.events)
                 totals = self._counted(folded, counted, _at(places, some.addresses))
-                totals.ended_ns = counted[-1][AT]
                 totals.add(_sum(_at(places, moved)))
             connections.count_events(list(compress(listed, grown)), some.events)
             self._note(moved)
@@ -118,7 +117,6 @@ class FoldedAtOnce:
             totals = self._counted(group, some, _at(places, alike.addresses))
             totals.connections += len(some)
             totals.new_events += len(some)
-            totals.ended_ns = some[-1][AT]
         return alike.events
 
     def _take_ended(self, events: Sequence[EventTuple]) -> Sequence[EventTuple]:
@@ -138,7 +136,8 @@ class FoldedAtOnce:
             assert folded is not None
             refused, unreplied = failed = failure(of_outcome[outcome])
             group = folded if failed == NO_FAILURE else folded.failures
-            totals = self._counted(group, _at(places, alike.events), _at(places, alike.addresses))
+            some, addresses = _at(places, alike.events), _at(places, alike.addresses)
+            totals = self._counted(group, some, addresses, ended=True)
             totals.destroy_events += len(places)
             totals.refused += len(places) * refused
             totals.unreplied += len(places) * unreplied
@@ -183,11 +182,21 @@ class FoldedAtOnce:
         ]
 
     def _counted(
-        self, group: Group, events: Sequence[EventTuple], addresses: Iterable[bytes]
+        self,
+        group: Group,
+        events: Sequence[EventTuple],
+        addresses: Iterable[bytes],
+        *,
+        ended: bool = False,
     ) -> Totals:
-        """Give the totals of a folded group, once ports and addresses of its events are counted."""
-        first = events[0]
-        totals = group.totals or self._totals(group, first[AT], first[PORT])
+        """Give the totals of a folded group, with ports, addresses and times of its events."""
+        times = {event[AT] for event in events}
+        first_ns = min(times)
+        totals = group.totals or self._totals(group, first_ns, events[0][PORT])
+        # What came before these may be counted after them.
+        totals.started_ns = min(totals.started_ns, first_ns)
+        if not ended:
+            totals.ended_ns = max(totals.ended_ns, *times)
         port = totals.port
         if port is not None and any(event[PORT] != port for event in events):
             totals.port = None

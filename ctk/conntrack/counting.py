@@ -136,9 +136,14 @@ class EventCounter:
                 totals.port = None
             totals.connections += counted
             if what == DESTROY:
+                totals.started_ns = min(totals.started_ns, at_ns)
                 self._end(totals, key, event, counted)
                 continue
-            totals.ended_ns = at_ns
+            # What `see` does. Nothing is left to do for a batch of one time.
+            if at_ns > totals.ended_ns:
+                totals.ended_ns = at_ns
+            elif at_ns < totals.started_ns:
+                totals.started_ns = at_ns
             if what == NEW:
                 totals.new_events += 1
                 if totals.apart is not None:
@@ -212,6 +217,7 @@ class EventCounter:
         totals = group.totals or self._totals(group, at_ns, port)
         if totals.port != port:
             totals.port = None
+        totals.started_ns = min(totals.started_ns, at_ns)
         if totals.apart is None:
             totals.destroy_events += 1
             totals.refused += failed[0]

@@ -304,6 +304,13 @@ class Totals:
         self.measured = False
         self.packets_out = self.bytes_out = self.packets_in = self.bytes_in = 0
 
+    def see(self, at_ns: int) -> None:
+        """Take note of when an event was, but for an end: they need not come in that order."""
+        if at_ns > self.ended_ns:
+            self.ended_ns = at_ns
+        elif at_ns < self.started_ns:
+            self.started_ns = at_ns
+
     def add(self, moved: Counters) -> None:
         """Add what moved in one of the group's connections."""
         packets_out, bytes_out, packets_in, bytes_in = moved

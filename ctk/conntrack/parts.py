@@ -38,11 +38,10 @@ class PartCounter(EventCounter):
         self._pause = 0
         # Groups of the open window that have several source ports, and are not to be folded.
         self._several: set[Group] = set()
-        # What is counted and not added yet: events by their group, and when the last one came.
+        # What is counted and not added yet: events by their group, of one time if it has been read.
         self._begun: Counter[Group] = Counter()
         self._updated: Counter[Group] = Counter()
-        self._last_ns: dict[Group, int] = {}  # where the kernel says so
-        self._read_ns = 0
+        self._read_ns: int | None = None
 
     def _look_anew(self) -> None:
         """Another window begins, or other flows may be strangers' from here on."""
@@ -86,12 +85,14 @@ class PartCounter(EventCounter):
             self._see_ports(groups, own, times)
         if self._apart:
             self._keep_apart(groups, own, times, columns.whats(places))
+        read_ns = columns.at_ns if places.at is None else None
+        if read_ns != self._read_ns:
+            self._add_counted()
+            self._read_ns = read_ns
+        if read_ns is None:
+            _see_times(groups, times)
         self._begun.update(begun)
         self._updated.update(updated)
-        if places.at is None:
-            self._read_ns = columns.at_ns
-        else:
-            self._last_ns.update(zip(groups, times, strict=False))
         self.events += len(groups)
         return len(groups)
 
@@ -190,21 +191,33 @@ class PartCounter(EventCounter):
 
     def _add_counted(self) -> None:
         """Add what was counted to the totals."""
-        last_ns, read_ns = self._last_ns.get, self._read_ns
+        read_ns = self._read_ns
         for group, count in self._begun.items():
             totals = group.totals
             assert totals is not None
             totals.connections += count
             totals.new_events += count
-            totals.ended_ns = last_ns(group, read_ns)
+            if read_ns is not None:
+                totals.see(read_ns)
         for group, count in self._updated.items():
             totals = group.totals
             assert totals is not None
             totals.update_events += count
-            totals.ended_ns = last_ns(group, read_ns)
+            if read_ns is not None:
+                totals.see(read_ns)
         self._begun.clear()
         self._updated.clear()
-        self._last_ns.clear()
+
+
+def _see_times(groups: Sequence[Group], times: Sequence[int]) -> None:
+    """Do what Totals.see does, for each event."""
+    for group, at_ns in zip(groups, times, strict=False):
+        totals = group.totals
+        assert totals is not None
+        if at_ns > totals.ended_ns:
+            totals.ended_ns = at_ns
+        elif at_ns < totals.started_ns:
+            totals.started_ns = at_ns
 
 
 def first_ns(parts: Sequence[Part]) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from ctk.conntrack.names import EVENT_NAMES
 from ctk.errors import UsageError
 from ctk.fleet.recorded import SILENT, Interval, Node, Recorded, Run, recorded_of
 from ctk.store.levels import LEVELS, Watermarks, watermarks
@@ -24,6 +25,7 @@ from ctk.store.source import Source, source
 
 # What narrows what a recording has seen.
 _NARROWING = ("events", "cidr", "exclude_cidr", "protocol", "port")
+_ALL = json.dumps({"events": EVENT_NAMES})
 
 
 class Held(NamedTuple):
@@ -39,7 +41,7 @@ class Held(NamedTuple):
     ended_ns: int  # or up to when it is committed
     idle_ns: int | None
     events: int
-    narrowed: str  # by which filters, as JSON
+    narrowed: str | None  # by which filters, as JSON; None where its ctk did not say
     bypass: str | None  # the data plane that goes around conntrack there
     silent: Sequence[Interval]
 
@@ -140,12 +142,13 @@ def _recordings(conn: sqlite3.Connection) -> Iterator[Held]:
         yield Held._make((*row, *narrowed_of(settings), silent))
 
 
-def narrowed_of(settings: str) -> tuple[str, str | None]:
+def narrowed_of(settings: str) -> tuple[str | None, str | None]:
     """Give by which filters a recording was narrowed, and what goes around conntrack there."""
     asked = json.loads(settings)
     narrowed = json.dumps({key: asked[key] for key in _NARROWING if asked.get(key)})
+    is_known = all(key in asked for key in _NARROWING)
     bypass = asked.get("bypass")
-    return narrowed, bypass if isinstance(bypass, str) else None
+    return narrowed if is_known else None, bypass if isinstance(bypass, str) else None
 
 
 def choose(inputs: Sequence[Input]) -> Chosen:
@@ -241,22 +244,26 @@ def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
 
     That is none that heard nothing at all; none whose data plane goes around conntrack, where
     another's does not; and where some left out by a filter what others did not, only those that
-    were filtered the most common way, or not at all.
+    were filtered the most common way, or not at all. Where an older ctk did not say how, nothing
+    speaks against it.
     """
-    found = [one.narrowed for _, one in held if one.events]
-    common = max(found, key=lambda each: (each == "{}", found.count(each), each), default="{}")
+    found = [one.narrowed for _, one in held if one.events and one.narrowed is not None]
+    common = max(found, key=lambda each: (each == _ALL, found.count(each), each), default=None)
     all_bypass = all(one.bypass for _, one in held)
     bypassing = {} if all_bypass else {each.node: one.bypass for each, one in held if one.bypass}
     runs: list[Run] = []
     silent = {each.node for each, _ in held}
     filtered: set[Node] = set()
+    unknown: set[Node] = set()
     for each, one in held:
         if not one.events:
             continue
         silent.discard(each.node)
         if one.bypass and not all_bypass:
             continue
-        if one.narrowed != common:
+        if one.narrowed is None and common is not None:
+            unknown.add(each.node)
+        elif one.narrowed != common:
             filtered.add(each.node)
             continue
         span = {"started_ns": one.started_ns, "ended_ns": one.ended_ns}
@@ -272,5 +279,9 @@ def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
     notes += [
         f"{node.name} recorded by filters of its own: no other node defers to it then"
         for node in sorted(filtered, key=str)
+    ]
+    notes += [
+        f"by which filters {node.name} recorded is not known: it counts as by those of the others"
+        for node in sorted(unknown, key=str)
     ]
     return runs, notes

@@ -34,9 +34,10 @@ from ctk.record.rows import Told, as_record
 from ctk.record.signals import Stop
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
+from ctk.store.prune import MANY_ROWS, held, outdated
 from ctk.store.recordings import overlaps, pods_version, recorded_until
 from ctk.store.rollup import peers_within
-from ctk.timespan import SECOND, format_time
+from ctk.timespan import DAY, SECOND, format_time
 
 if TYPE_CHECKING:
     from ctk.kube.watch import Watch
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ctk")
 
+_NAMES = {
+    "flow": "flows",
+    "1m": "sums by minute",
+    "1h": "sums by hour",
+    "1d": "sums by day",
+}
 _SYSCTLS = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
 
 
@@ -56,8 +63,12 @@ class Progress(Protocol):
         """Make room on the terminal for a line that stays."""
 
 
-def record(options: Options, stop: Stop, progress: Progress) -> None:
-    """Record until `stop` says so, or the capture ends."""
+def record(options: Options, stop: Stop, progress: Progress, *, asks: bool) -> None:
+    """
+    Record until `stop` says so, or the capture ends.
+
+    With `asks` somebody is there to say whether a file that would lose all is the right one.
+    """
     changes: SimpleQueue[Change] = SimpleQueue()
     for change in read_objects(options.objects) if options.objects else ():
         changes.put(change)
@@ -74,6 +85,7 @@ def record(options: Options, stop: Stop, progress: Progress) -> None:
             ready_file = options.ready_file
             ready = stack.enter_context(ReadyFile(ready_file)) if ready_file else None
             _refuse_a_second_time(conn, options.db, plan, stream)
+            warnings += _going(conn, options.db, plan, stream.started_ns, asks=asks)
             # A capture file is begun anew. Without the lock on DB it may be another recorder's.
             capture = _capture_writer(stack, options, plan, stream)
         for warning in warnings:
@@ -193,6 +205,40 @@ def _refuse_a_second_time(
             f"{db} already has what {plan.node} did then",
             hint=f"record {plan.source} into another DB, for nothing is to be counted twice",
         )
+
+
+def _going(
+    conn: sqlite3.Connection, db: Path, plan: Plan, now_ns: int, *, asks: bool
+) -> Iterator[str]:
+    """
+    Say which levels of DB lose all that they hold, since ages count from now.
+
+    Raises UsageError where that is the whole file and somebody is asked: a copy of years ago is
+    not what he meant. A recorder that a service starts records, whatever is in its file.
+    """
+    found = outdated(conn, now_ns, plan.retain)
+    if not found:
+        return
+    counts = [
+        f"{'at least ' * (each.rows == MANY_ROWS)}{each.rows:,} {_NAMES[each.level.name]}"
+        for each in found
+    ]
+    what = " and ".join([text for text in (", ".join(counts[:-1]), counts[-1]) if text])
+    first_ns = min(each.first_ns for each in found)
+    ends = (first_ns, max(each.last_ns for each in found))
+    since, until = (f"{format_time(at_ns)[:19]}Z" for at_ns in ends)
+    finest = "flows" if found[0].level.name == "flow" else found[0].level.name
+    keeps = f"--retain {finest}={(now_ns - first_ns) // DAY + 2}d"
+    if asks and len(found) == held(conn):
+        raise UsageError(
+            f"{db} would lose all that it holds, which is older than --retain keeps:"
+            f" {what}, of {since} to {until}",
+            hint=f"record into another file, or {keeps}",
+        )
+    yield (
+        f"{db} loses {what}, of {since} to {until}: --retain keeps nothing that old;"
+        f" {keeps} does, or another file"
+    )
 
 
 def _capture_writer(

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ctk.errors import StoreError, UsageError
+from ctk.errors import StoreError
 from ctk.render.compress import SUFFIXES, Packer, lines_in
 from ctk.render.compressing import CompressingThread, private
+from ctk.render.place import cannot_write, is_no_file
 
 
 class RotatingFile:
@@ -24,8 +25,8 @@ class RotatingFile:
     Where a line would make PATH longer than `max_bytes`, or its first one is older than
     `max_age_s`, PATH becomes PATH.1, what was PATH.1 becomes PATH.2, and so on; the newest `keep`
     of them are kept (None: all), and `on_removed` is told how many lines went with another. Each
-    step is a rename, so a crash loses nothing that was written. With `compress`, a thread turns
-    PATH.1 into PATH.1.gz, and removes PATH.1 when that is whole.
+    step is a rename, so a crash loses nothing that was written; a device or a pipe stays.
+    With `compress`, a thread turns PATH.1 into PATH.1.gz, and removes PATH.1 when that is whole.
 
     With `packer`, lines are compressed before they are written, a megabyte of them at a time, or
     what there is at a `flush`. FILE.gz becomes FILE.1.gz then.
@@ -88,6 +89,8 @@ class RotatingFile:
         self._mode: int | None = None  # of the file before, for the one that is made next
         self._compression: CompressingThread | None = None
         self._failure_is_told = False
+        if is_no_file(path):  # it has no other place to be
+            self.max_bytes, self.max_age_s = None, math.inf
         try:
             if whole and path.exists():
                 self._mode = stat.S_IMODE(path.stat().st_mode)
@@ -229,7 +232,8 @@ class RotatingFile:
         if self._file is None:
             is_new = not self._written.exists()
             self._file = io.FileIO(self._written, "ab", opener=private)
-            self.size = self._file.tell()
+            # A pipe has no place to be at.
+            self.size = self._file.tell() if self._file.seekable() else 0
             mode = self._mode
             if is_new and mode is not None and mode != _mode_of(self._file):
                 os.fchmod(self._file.fileno(), mode)
@@ -339,12 +343,3 @@ class RotatingFile:
 
 def _mode_of(file: io.FileIO) -> int:
     return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-
-
-def cannot_write(path: Path, error: OSError) -> StoreError | UsageError:
-    """Give the sentence for a file of lines that cannot be made; a mistyped path is asked so."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return UsageError(f"{path} cannot be written: {error.strerror}", hint="check its directory")
-    return StoreError(
-        f"{path} cannot be written: {error.strerror}", hint="check its directory and its disk"
-    )

@@ -64,10 +64,12 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
     Makes the file, readable by its owner only, where there is none; migrates an older one.
     Refuses a second writer, and whatever is not a ctk file, before a byte is changed.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # Path.resolve() fails where links go round
     with explained(path, _ANOTHER), locked(path):
         if path.is_dir():
             raise UsageError(f"{path} is a directory", hint="name a file in it")
+        if path.exists() and not path.is_file():  # a device is not to get a file's mode
+            raise UsageError(f"{path} is no file", hint="name one that is, or is to be")
         made = _make_private(path)
         conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
@@ -116,6 +118,8 @@ def reader(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         raise UsageError(f"there is no file {path}", hint=instead_of(str(path)))
     if path.is_dir():
         raise UsageError(f"{path} is a directory", hint="name the file in it")
+    if not path.is_file():  # to open a pipe would wait for who writes it
+        raise UsageError(f"{path} is no file", hint="copy what it gives into one")
     with explained(path):
         conn = _open_to_read(path.resolve())
         try:

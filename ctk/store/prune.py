@@ -7,6 +7,7 @@ in its sums.
 
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import NamedTuple
 
 from ctk.store import folded
 from ctk.store.levels import LEVELS, Level, watermarks
@@ -16,6 +17,7 @@ from ctk.store.sizes import pragma
 from ctk.store.sums import transaction
 from ctk.timespan import DAY, FOREVER_NS
 
+MANY_ROWS = 1_000_000  # counted in some 50 ms; events wait in the socket's buffer meanwhile
 _ROWS = 10_000  # deleted in one transaction: some 20 ms
 _CONNECTIONS = 1_000  # rows of them deleted in one transaction, each of a flow
 _PAGES = 50  # given back in one transaction
@@ -39,6 +41,35 @@ def by_age(
         yield from before(conn, level, floor(until_ns, width_ns(level)))
     if _day(conn) != day:
         yield from orphans.sweep()
+
+
+class Outdated(NamedTuple):
+    """A level of which no row is young enough to stay."""
+
+    level: Level
+    rows: int  # at most MANY_ROWS of them are counted
+    first_ns: int
+    last_ns: int
+
+
+def outdated(conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int]) -> list[Outdated]:
+    """Find the levels that `by_age` would leave nothing of, but for what is recorded from now."""
+    found = []
+    for level in LEVELS:
+        until_ns = floor(now_ns - retain.get(level.name, level.keep_ns), width_ns(level))
+        first_ns, last_ns = _oldest_ns(conn, level), newest_ns(conn, level)
+        if first_ns is None or last_ns is None or last_ns >= until_ns:
+            continue
+        (rows,) = conn.execute(
+            f"SELECT COUNT(*) FROM (SELECT 1 FROM {level.table} LIMIT {MANY_ROWS})"
+        ).fetchone()
+        found.append(Outdated(level, rows, first_ns, last_ns + level.width_ns))
+    return found
+
+
+def held(conn: sqlite3.Connection) -> int:
+    """Count the levels that hold anything."""
+    return sum(newest_ns(conn, level) is not None for level in LEVELS)
 
 
 def spare(conn: sqlite3.Connection) -> Iterator[None]:
