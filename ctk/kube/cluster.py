@@ -113,10 +113,7 @@ class Cluster:
         self._record(old, new, at_ns)
         had = old.owned if old else ()
         ended_ns, sure_until_ns = self._end(new, at_ns)
-        if new.is_untold:
-            came_ns = self._came_in_its_second_ns(new.uid, new.started_ns)
-            self._owners.untold.await_address(new.uid, came_ns or new.started_ns)
-        was_untold = not new.is_untold and self._owners.untold.told(new.uid)
+        was_awaited = self._was_awaited(new)
         if not new.host_network:
             self._provisional.learn_near(new.addresses)
         self.pods_added.extend(
@@ -141,12 +138,20 @@ class Cluster:
                     self._settle(address)
         if new.final and not new.addresses and not (old and old.final):
             self._lose_untold(new, ended_ns, ended_ns)
-        elif was_untold:
+        elif was_awaited:
             self._decide()
         if not new.final and not new.addresses and new.node is not None:
             self._provisional.await_pod(at_ns)
             self._provisional.pod_started_ns = max(self._provisional.pod_started_ns, new.started_ns)
             self.settled_ns = max(self.settled_ns, new.started_ns)
+
+    def _was_awaited(self, pod: Pod) -> bool:
+        """Note that a pod tells no address yet; gives whether it told none before, and does now."""
+        if not pod.is_untold:
+            return self._owners.untold.told(pod.uid)
+        came_ns = self._came_in_its_second_ns(pod.uid, pod.started_ns)
+        self._owners.untold.await_address(pod.uid, came_ns or pod.started_ns)
+        return False
 
     def _put_service(self, new: Service, at_ns: int) -> None:
         old = self._service_ports.services.get(new.uid)

@@ -40,7 +40,7 @@ class Owners:
         self._spans = Spans()
         self.packed = self._spans.packed
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
-        self._passed_on: dict[Ownership, None] = {}  # of those: over, but for pods that are `untold`
+        self._passed_on: dict[Ownership, None] = {}  # of those: over, but for `untold`
         self.untold = Untold()
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods

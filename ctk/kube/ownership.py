@@ -6,7 +6,6 @@ from typing import NamedTuple
 from ctk.model import Endpoint
 from ctk.timespan import FOREVER_NS, SECOND
 
-
 # A kubelet kills what was deleted by force within this time; only what is slower may have served
 # in the very second in which another got its address.
 KILLED_LATE_NS = 2 * SECOND
