@@ -20,6 +20,9 @@ from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
+with connect._hidden("pandas", "numpy"):  # as a recorder does: else a second, in each worker
+    import sqlite_utils  # noqa: F401
+
 Invoke = Callable[..., Result]
 
 # Times for people are those of the local zone.

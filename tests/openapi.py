@@ -1,9 +1,8 @@
 """Whether an object has only fields that Kubernetes' OpenAPI knows, by the client made from it."""
 
 import re
+from importlib import import_module
 from typing import Any
-
-from kubernetes.client import models
 
 MODELS = {
     "Namespace": "V1Namespace",
@@ -34,7 +33,7 @@ def faults(value: Any, kind: str, where: str = "") -> list[str]:  # noqa: PLR091
         return []
     if not isinstance(value, dict):
         return [f"{where} is no {kind}"]
-    model = getattr(models, kind)
+    model = getattr(import_module("kubernetes.client.models"), kind)
     names = {written: name for name, written in model.attribute_map.items()}
     found = [f"{where}.{key} is unknown" for key in value if key not in names]
     for key, each in value.items():

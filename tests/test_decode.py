@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 from wire import (
     CLOSE,
     CONFIRMED,
@@ -73,6 +72,8 @@ def recorded(path: Path) -> list[Datagrams]:
 
 def by_pyroute2(raw: bytes, at_ns: int) -> tuple[dict[str, object], FlowTuple]:
     """What pyroute2's decoder finds in a message, under our names."""
+    from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
+
     said = nfct_msg(raw)
     said.decode()
     header = said["header"]

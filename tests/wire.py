@@ -6,6 +6,7 @@ net/netfilter/nf_conntrack_netlink.c), from values a test knows.
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 
 from ctk.conntrack.decode import Decoder
@@ -33,6 +34,11 @@ def nest(kind: int, *attributes: bytes) -> bytes:
 
 def number(kind: int, code: str, value: int) -> bytes:
     return attribute(kind, struct.pack(">" + code, value))
+
+
+@lru_cache(1 << 12)
+def _packed(address: str) -> bytes:
+    return ip_address(address).packed
 
 
 def message(family: int, *attributes: bytes, kind: int = CT_NEW, flags: int = 0) -> bytes:
@@ -124,6 +130,9 @@ class Connection:
         return message(10 if ":" in self.src else 2, *attributes, kind=kind, flags=flags)
 
     def tuples(self) -> tuple[bytes, bytes]:
+        return _tuples(self)
+
+    def made_tuples(self) -> tuple[bytes, bytes]:
         backend = self.backend or self.dst
         backend_port = self.dst_port if self.backend_port is None else self.backend_port
         back_port = self.port if self.masquerade_port is None else self.masquerade_port
@@ -138,8 +147,8 @@ class Connection:
         first = 3 if ":" in src else 1
         ip = nest(
             1,
-            attribute(first, ip_address(src).packed),
-            attribute(first + 1, ip_address(dst).packed),
+            attribute(first, _packed(src)),
+            attribute(first + 1, _packed(dst)),
         )
         ends = [number(1, "B", self.proto)]
         if self.proto in (ICMP, ICMPV6):
@@ -153,6 +162,11 @@ class Connection:
             ends += [number(2, "H", port), number(3, "H", to)]
         zones = [number(3, "H", zone)] if zone else []
         return nest(which, ip, nest(2, *ends), *zones)
+
+
+@lru_cache(1 << 12)  # an entry sends several messages, and these are more than half of each
+def _tuples(one: Connection) -> tuple[bytes, bytes]:
+    return one.made_tuples()
 
 
 def batch(*messages: bytes, at_ns: int, dumped: bool = False) -> Datagrams:

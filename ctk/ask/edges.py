@@ -4,7 +4,6 @@ What the flows of one edge have in common, read once for many of them.
 Joining the tables of names to each flow takes 25 µs a flow; flows of one edge are many.
 """
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
@@ -41,7 +40,7 @@ class Edges(Generic[T]):
         wanted = {row[2] for row in rows}.difference(self.known)
         if not wanted:
             return
-        for edge_id, *values in self._conn.execute(_SELECT, (json.dumps(list(wanted)),)):
+        for edge_id, *values in self._conn.execute(_SELECT, (str(list(wanted)),)):
             self.known[edge_id] = self._of_edge(values)
         if not wanted <= self.known.keys():
             raise StoreError(

@@ -5,7 +5,6 @@ Refused connections and those without a reply are told apart. Sums come from rol
 failure was first and last seen comes from the finest rows that are left of that time.
 """
 
-import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -312,6 +311,6 @@ class _Search:
         found = self._conn.execute(
             f"SELECT {named}, edge.id FROM json_each(?) AS chosen"
             f" CROSS JOIN edge ON edge.id = chosen.value {joins_of(named)}",
-            (json.dumps(list(edges)),),
+            (str(list(edges)),),
         )
         return [(row[-1], row[:-1]) for row in found]

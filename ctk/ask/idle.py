@@ -1,6 +1,5 @@
 """Which live connections have moved nothing for long, as a recorder last saw them."""
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from ctk.ask.caveats import (
     caveats_of,
 )
 from ctk.ask.connection import choose_edges, one_moment
-from ctk.ask.selectors import Condition, edge_condition, row_condition
+from ctk.ask.selectors import edge_condition, row_condition
 from ctk.ask.sums import KEYS, refuse_cut
 from ctk.errors import UsageError
 from ctk.model import Filters, Term
@@ -130,12 +129,17 @@ def _found(
 ) -> Iterator[IdleConnection]:
     since_ns = -FOREVER_NS if filters.since_ns is None else filters.since_ns
     until_ns = FOREVER_NS if filters.until_ns is None else filters.until_ns
-    choose_edges(conn, "fitting", edge_condition(of_edge) or Condition("1"))
+    if not looks:
+        return
+    chosen = "1"
+    if (fits := edge_condition(of_edge)) is not None:
+        choose_edges(conn, "fitting", fits)
+        chosen = "edge.id IN (SELECT id FROM temp.fitting)"
     columns = ", ".join(f"{sql} AS {key}" for key, sql in _KEYS.items())
     edges = conn.execute(
         f"SELECT edge.recorder_id, idle.connections, {columns} FROM idle"
         f" CROSS JOIN edge ON edge.id = idle.edge_id {joins_of(columns)}"
-        " WHERE edge.id IN (SELECT id FROM temp.fitting)"
+        f" WHERE {chosen}"
     )
     for recorder_id, packed, node, proto, source, src, *to in edges.fetchall():
         for port, began_ns, moved_ns, moved in idle_rows(packed):
@@ -163,6 +167,8 @@ def _with_ports(
     condition = row_condition(terms)
     if condition is None:
         return found
+    import json
+
     ports = json.dumps(list({each.src_port for each in found}))
     fitting = {
         port

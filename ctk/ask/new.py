@@ -6,7 +6,6 @@ port. When an edge was first seen stands on it, and outlives its rows; of edges 
 file remembers their peers.
 """
 
-import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -77,6 +76,8 @@ def known(conn: sqlite3.Connection, some: Collection[Peer], since_ns: int) -> se
     """Give those of some peers that were seen before a time."""
     if not some:
         return set()
+    import json
+
     # The same names may stand on an older edge: that of another pod of the workload, say.
     clients = json.dumps(list({peer.client for peer in some}))
     older = _named(

@@ -285,22 +285,22 @@ class Recordings(Recording):
     ) -> tuple[Caveat, ...]:
         """Put the caveats of the files' answers together, in the files' order."""
         gaps: list[StoredGap] = []
-        files: dict[tuple[type, Caveat], list[str]] = {}  # two of different types may be equal
+        files: dict[Caveat, list[str]] = {}
         for part, caveats in zip(self._parts, found, strict=True):
             for caveat in caveats:
                 if isinstance(caveat, HasGaps):
                     gaps += caveat.gaps
                 else:
-                    files.setdefault((type(caveat), caveat), []).append(str(part.path))
-        nothing = [names for (kind, _), names in files.items() if kind is NothingFits]
+                    files.setdefault(caveat, []).append(str(part.path))
+        nothing = [names for caveat, names in files.items() if isinstance(caveat, NothingFits)]
         if sum(map(len, nothing)) < len(self._parts):  # in one of them something fits
-            files = {each: of for each, of in files.items() if each[0] is not NothingFits}
+            files = {each: of for each, of in files.items() if not isinstance(each, NothingFits)}
         together: list[Caveat] = []
         if gaps:
             together.append(HasGaps(tuple(sorted(gaps, key=lambda gap: gap[2:4]))))
         together += [
             caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
-            for (_, caveat), names in files.items()
+            for caveat, names in files.items()
         ]
         return (*together, *self._of_files()) if sums else tuple(together)
 

@@ -17,7 +17,10 @@ from typing import Any, NoReturn, TextIO
 # What is imported stays: to look for garbage at each 700 objects is a tenth of a short command.
 gc.set_threshold(50_000)
 
-import click  # noqa: E402
+from ctk.cli.late import late  # noqa: E402
+
+with late():
+    import click
 
 from ctk.errors import CtkError, MissingFileError, UsageError  # noqa: E402
 

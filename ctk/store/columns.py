@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
-from ctk.model import Edge, Kind, Via
+from ctk.model import Kind, Via
 
 
 class Column(NamedTuple):
@@ -131,11 +131,13 @@ FOLDED_KEYS = ("src_addresses", "dst_addresses")  # NULL unless an edge stands f
 # What is neither a time nor a count.
 IDENTITY_KEYS = FLOW_KEYS[FLOW_KEYS.index("cluster") : FLOW_KEYS.index("connections")]
 
+_TABLE = r"\b(\w+)\."  # in front of one of its columns
+
 # What a row of a table of flows says itself, times in ns; the rest of a flow is said by its edge.
 ROW_KEYS = tuple(
     key
     for key, column in FLOW_COLUMNS.items()
-    if column.time_of is None and re.search(r"\bf\.|\{", column.sql)
+    if column.time_of is None and ("{" in column.sql or "f" in re.findall(_TABLE, column.sql))
 )
 EDGE_KEYS = tuple(
     key for key, column in FLOW_COLUMNS.items() if column.time_of is None and key not in ROW_KEYS
@@ -158,8 +160,10 @@ JOINS: Mapping[str, str] = {
 def joins_of(expressions: str) -> str:
     """Give the joins to `edge` that these expressions, and the joins themselves, need."""
     needed: list[str] = []
+    named = set(re.findall(_TABLE, expressions))
     for table, join in reversed(list(JOINS.items())):
-        if re.search(rf"\b{table}\.", " ".join([expressions, *needed])):
+        if table in named:
+            named.update(re.findall(_TABLE, join))
             needed.insert(0, join)
     return " ".join(needed)
 
@@ -202,6 +206,8 @@ EDGE_OWN = EdgeRow._fields[EdgeRow._fields.index("proto") :]
 
 def edge_path(column: str) -> str:
     """Give where an `Edge` has what is in a column of its row: in itself, or in its tuples."""
+    from ctk.model import Edge
+
     return column if hasattr(Edge, column) else f"flow.{column}"
 
 

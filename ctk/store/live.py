@@ -6,10 +6,12 @@ from time to time those that have moved nothing for long, for whoever asks.
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ctk.model import IdleConnections
 from ctk.model.kept import LiveConnections, Sides
+
+if TYPE_CHECKING:
+    from ctk.model import IdleConnections
 
 AT_ONCE = 5_000  # rows that are kept between two writes of edges
 
@@ -66,7 +68,7 @@ def load(conn: sqlite3.Connection, recorder_id: int) -> Iterator[LiveConnections
 
 
 def keep_idle(
-    conn: sqlite3.Connection, recorder_id: int, recording_id: int, idle: IdleConnections
+    conn: sqlite3.Connection, recorder_id: int, recording_id: int, idle: "IdleConnections"
 ) -> None:
     """Keep a node's idle connections in place of those of an earlier look."""
     conn.execute(

@@ -4,12 +4,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from ctk.cli import main
+
+if TYPE_CHECKING:  # it takes half a second, which each worker would where it only collects
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 _QUIET = (
     "--no-sandbox",  # the tests run as root
@@ -21,11 +23,13 @@ _QUIET = (
     "--disable-component-update",
 )
 
-Open = Callable[..., Page]
+Open = Callable[..., "Page"]
 
 
 @pytest.fixture(scope="module")  # its event loop is in the way of others' in this thread
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
+    from playwright.sync_api import sync_playwright
+
     found = shutil.which("chromium")
     if found is None:
         reason = "there is no chromium: `make tools` installs it"
@@ -38,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Open]:
+def open_page(browser: "Browser") -> Iterator[Open]:
     """
     Open an address; whatever the page then complains of, or fetches from elsewhere, fails the test.
     """
@@ -52,20 +56,20 @@ def open_page(browser: Browser) -> Iterator[Open]:
         height: int = 900,
         allowed: str | None = None,
         **options: Any,
-    ) -> Page:
+    ) -> "Page":
         size = {"width": width, "height": height}
         context = browser.new_context(viewport=size, **options)
         contexts.append(context)
         page = context.new_page()
         own = address.split("#", maxsplit=1)[0].split("?", maxsplit=1)[0].rsplit("/", 1)[0]
 
-        def asked(request: Request) -> None:
+        def asked(request: "Request") -> None:
             if not request.url.startswith((own, "data:", "blob:")):
                 wrong.append(f"it asked {request.url}")
 
         page.on("request", asked)
 
-        def said(message: ConsoleMessage) -> None:
+        def said(message: "ConsoleMessage") -> None:
             if allowed is None or allowed not in message.text:
                 wrong.append(f"{message.type}: {message.text}")
 

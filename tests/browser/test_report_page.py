@@ -6,16 +6,14 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from edges import edge, with_ids
 from hostile import NAMES, hostile_file
 from hypothesis import given
 from hypothesis import strategies as st
 from mesh import mesh_file
-from playwright.sync_api import Page
 from sample import AT, GAPS, WEB
 
 import ctk
@@ -24,11 +22,14 @@ from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
-Open = Callable[..., Page]
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+Open = Callable[..., "Page"]
 SUMS = ("connections", "refused", "unreplied", "bytes_out", "bytes_in")
 
 
-def sums_of(page: Page, row: str) -> dict[str, dict[str, int | None]]:
+def sums_of(page: "Page", row: str) -> dict[str, dict[str, int | None]]:
     """The exact sums of the rows of a list, by their names."""
     found = page.eval_on_selector_all(
         f'[data-row="{row}"]', "rows => rows.map((row) => ({...row.dataset}))"
@@ -43,7 +44,7 @@ def sums_of(page: Page, row: str) -> dict[str, dict[str, int | None]]:
     }
 
 
-def show_all(page: Page) -> None:
+def show_all(page: "Page") -> None:
     for button in page.query_selector_all(".scroll > .more"):
         button.click()
 
@@ -294,6 +295,8 @@ def test_the_keyboard_alone_is_enough(
 def test_axe_finds_nothing_in_light_or_dark(
     open_page: Open, report_of: Callable[..., str], shop: Path
 ) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
     page = open_page(report_of(shop) + "#sel=workload:shop/Deployment/web")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

@@ -7,12 +7,11 @@ from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from signal import SIGINT, SIGTERM
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 from edges import with_ids
-from playwright.sync_api import Page
 from sample import AT, GAPS, ROWS
 
 from ctk.model import EventCounts
@@ -20,7 +19,10 @@ from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
-Open = Callable[..., Page]
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+Open = Callable[..., "Page"]
 
 
 class Served(NamedTuple):

@@ -55,15 +55,17 @@ table inet kube {{
 """
 
     def _set_up_pods(self) -> None:
+        self._add_namespaces(*self._slots)
+        ends: list[str] = []  # the node's
         for n, slot in enumerate(self._slots):
-            self._add_namespace(slot)
-            batch(
-                self.node,
+            ends += (
                 f"link add pod{n} address {_mac(n, 1)} type veth"
                 f" peer name eth0 address {_mac(n, 2)} netns {slot}",
                 f"link set pod{n} up",
             )
-            batch(slot, "link set eth0 up")
+        batch(self.node, *ends)
+        for slot in self._slots:
+            batch(slot, "link set lo up", "link set eth0 up")
         for name in (self.node, self.outside, *self._slots):
             self._files[name] = os.open(f"/run/netns/{name}", os.O_RDONLY)
             self._undo.callback(os.close, self._files[name])

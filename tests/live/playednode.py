@@ -162,8 +162,7 @@ class PlayedNode:
         return ["ip", "netns", "exec", self.node, *argv]
 
     def _set_up(self) -> None:
-        for name in (self.node, self.outside):
-            self._add_namespace(name)
+        self._add_namespaces(self.node, self.outside, *self.pods.values())
         self._sysctl("net.ipv4.ip_forward", 1)
         self._sysctl("net.ipv6.conf.all.forwarding", 1)
         with inside(self.node):
@@ -172,27 +171,37 @@ class PlayedNode:
             self._sysctl(f"net.netfilter.nf_conntrack_{name}", seconds)
         self._sysctl("net.netfilter.nf_conntrack_acct", int(self._accounting))
         self._sysctl("net.netfilter.nf_conntrack_timestamp", int(self._accounting))
-        self._wire(self.outside, "eth0", f"{OUTSIDE}/16", f"{OUTSIDE6}/64")
         batch(
-            self.node, f"address add {NODE}/16 dev eth0", f"address add {NODE6}/64 dev eth0 nodad"
+            self.node,
+            "link set lo up",
+            *_wire("eth0", self.outside),
+            f"address add {NODE}/16 dev eth0",
+            f"address add {NODE6}/64 dev eth0 nodad",
         )
-        batch(self.outside, f"route add default via {NODE}", f"route add default via {NODE6}")
+        batch(
+            self.outside,
+            *_up(f"{OUTSIDE}/16", f"{OUTSIDE6}/64"),
+            f"route add default via {NODE}",
+            f"route add default via {NODE6}",
+        )
         self._set_up_pods()
 
     def _set_up_pods(self) -> None:
+        ends: list[str] = []  # the node's
         for n, (pod, (ip, ip6)) in enumerate(PODS.items()):
             veth = f"veth{n}"
-            self._add_namespace(self.pods[pod])
-            self._wire(self.pods[pod], veth, f"{ip}/32", f"{ip6}/128")
-            batch(
-                self.node,
+            ends += (
+                *_wire(veth, self.pods[pod]),
                 f"address add {GATEWAY}/32 dev {veth}",
                 f"address add {GATEWAY6}/128 dev {veth} nodad",
                 f"route add {ip}/32 dev {veth}",
                 f"route add {ip6}/128 dev {veth}",
             )
+        batch(self.node, *ends)
+        for pod, (ip, ip6) in PODS.items():
             batch(
                 self.pods[pod],
+                *_up(f"{ip}/32", f"{ip6}/128"),
                 f"route add {GATEWAY}/32 dev eth0",
                 f"route add default via {GATEWAY}",
                 f"route add {GATEWAY6}/128 dev eth0",
@@ -201,25 +210,16 @@ class PlayedNode:
         with inside(self.pods[WEB_B]):
             run("nft", "-f", "-", text=UNANSWERED)
 
-    def _add_namespace(self, name: str) -> None:
-        run("ip", "netns", "add", name)
-        self._undo.callback(run, "ip", "netns", "delete", name)
-        run("ip", "-n", name, "link", "set", "lo", "up")
-        # An address that is still being probed answers no neighbour for two seconds.
-        self._sysctl("net.ipv6.conf.default.accept_dad", 0, name)
+    def _add_namespaces(self, *names: str) -> None:
+        self._undo.callback(self._delete_namespaces, names)
+        run("ip", "-batch", "-", text="".join(f"netns add {name}\n" for name in names))
+        for name in names:
+            # An address that is still being probed answers no neighbour for two seconds.
+            self._sysctl("net.ipv6.conf.default.accept_dad", 0, name)
 
-    def _wire(self, peer: str, device: str, *addresses: str) -> None:
-        """Join the node's `device` to the peer's eth0, which gets the addresses."""
-        batch(self.node, f"link add {device} type veth peer name eth0 netns {peer}")
-        batch(self.node, f"link set {device} up")
-        batch(
-            peer,
-            *(
-                f"address add {address} dev eth0" + " nodad" * (":" in address)
-                for address in addresses
-            ),
-            "link set eth0 up",
-        )
+    def _delete_namespaces(self, names: Sequence[str]) -> None:
+        made = [name for name in names if Path("/run/netns", name).exists()]
+        run("ip", "-batch", "-", text="".join(f"netns delete {name}\n" for name in made))
 
     def _sysctl(self, name: str, value: int, namespace: str | None = None) -> None:
         with inside(namespace or self.node):
@@ -506,6 +506,17 @@ def run(*argv: str, text: str | None = None) -> None:
     done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(argv)}: {done.stderr.strip()}")
+
+
+def _wire(device: str, peer: str) -> tuple[str, ...]:
+    """Join a device to a namespace's eth0."""
+    return (f"link add {device} type veth peer name eth0 netns {peer}", f"link set {device} up")
+
+
+def _up(*addresses: str) -> tuple[str, ...]:
+    """What is at the other end, with these addresses."""
+    given = (f"address add {each} dev eth0" + " nodad" * (":" in each) for each in addresses)
+    return ("link set lo up", *given, "link set eth0 up")
 
 
 def batch(namespace: str, *commands: str) -> None:

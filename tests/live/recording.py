@@ -71,3 +71,11 @@ def conntrack_events(play: PlayedNode, path: Path) -> Iterator[None]:
 def rows(db: Path, sql: str) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as conn:
         return conn.execute(sql).fetchall()
+
+
+def is_in(db: Path, sql: str) -> bool:
+    """Say whether the file has such rows; it may be about to be made."""
+    try:
+        return bool(rows(db, sql))
+    except sqlite3.OperationalError:
+        return False

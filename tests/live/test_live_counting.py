@@ -22,8 +22,9 @@ from playednode import (
     inside,
     run,
     udp,
+    until,
 )
-from recording import CTK, recording, rows
+from recording import CTK, is_in, recording, rows
 
 pytestmark = pytest.mark.live
 
@@ -53,9 +54,11 @@ def test_what_was_over_before_the_recorder_came_is_not_counted_and_what_lives_is
             traffic.tcp(CLIENT, PODS[WEB_A][0], 8080, None, None)  # two minutes of TIME_WAIT
         for _ in range(5):
             stack.enter_context(connected(play, servers))
-        for _ in range(2):
+        for n in range(2):
             with recording(play, db, "--window", "1s"):
-                time.sleep(2)
+                if n == 0:
+                    until(lambda: is_in(db, "SELECT 1 FROM flows"), "the first dump")
+                time.sleep(1.2)  # a window more, in which nothing is new
         assert rows(db, "SELECT sum(connections) FROM flows WHERE dst_port = 8080") == [(5,)]
         in_first = """
             SELECT sum(connections) FROM flows WHERE dst_port = 8080
@@ -79,13 +82,12 @@ def test_bytes_stand_in_the_window_they_moved_in_or_the_next(play, tmp_path):
     options = ("--window", "2s", "--aggregate", "connections")
     with Servers(play) as servers, recording(play, db, *options):
         with connected(play, servers) as long:
-            end = time.monotonic() + 12
-            while time.monotonic() < end:
+            for _ in range(60):
                 send(*long)
                 with connected(play, servers) as short:
                     send(*short)
                 time.sleep(0.1)
-        time.sleep(5)
+        time.sleep(4)  # two windows more
     moved: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     sql = "SELECT src_port, started_ns, bytes_out FROM flows WHERE dst_port = 8080"
     for port, started_ns, bytes_out in rows(db, sql):
@@ -112,11 +114,11 @@ def test_counters_that_another_tool_zeroes_are_a_gap_of_the_file_and_of_an_answe
         connected(play, servers) as (client, _),
     ):
         client.sendall(bytes(5000))
-        time.sleep(2.5)
+        until(lambda: is_in(db, "SELECT 1 FROM flows WHERE bytes_out > 5000"), "the counters")
         with inside(play.node):
             run("conntrack", "-L", "-z")
         client.sendall(bytes(100))
-        time.sleep(2.5)
+        until(lambda: is_in(db, "SELECT 1 FROM gaps"), "the gap")
     assert set(rows(db, "SELECT kind FROM gaps")) == {("counters reset",)}
     asked = subprocess.run([*CTK, "query", str(db)], capture_output=True, text=True, check=True)
     assert "counters reset" in asked.stderr
@@ -137,8 +139,8 @@ def test_an_interface_that_comes_after_the_recorder_is_the_node_from_its_first_p
         with udp(play.node, "10.244.0.77", 0) as probe:
             for port in range(1001, 1006):
                 probe.sendto(b"?", (PODS[CLIENT_1][0], port))
-                time.sleep(0.5)
-        time.sleep(2)
+                time.sleep(0.1)
+        until(lambda: is_in(db, "SELECT 1 FROM flows WHERE dst_port = 1005"), "the last")
     who = "SELECT src_kind, src_name, sum(connections) FROM flows"
     who += " WHERE src = '10.244.0.77' AND proto = 'udp' GROUP BY 1, 2"
     assert rows(db, who) == [("node", NODE_NAME, 5)]

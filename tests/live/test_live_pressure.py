@@ -2,7 +2,6 @@
 
 import json
 import re
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, inside, udp, until
-from recording import CTK, recording, rows
+from recording import CTK, is_in, recording, rows
 
 pytestmark = pytest.mark.live
 
@@ -42,14 +41,6 @@ def counted(play: PlayedNode) -> dict[str, int]:
     for name, count in re.findall(r"(\w+)=(\d+)", said.stdout):
         sums[name] = sums.get(name, 0) + int(count)
     return sums
-
-
-def is_in(db: Path, sql: str) -> bool:
-    """Say whether the file has such rows; it may be about to be made."""
-    try:
-        return bool(rows(db, sql))
-    except sqlite3.OperationalError:
-        return False
 
 
 def ask(*words: str) -> str:

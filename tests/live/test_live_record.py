@@ -1,5 +1,6 @@
 """The whole way on the real kernel: what happened is what the file says."""
 
+import re
 import socket
 import sqlite3
 import time
@@ -18,6 +19,7 @@ from playednode import (
     Talk,
     Traffic,
     inside,
+    until,
 )
 from recording import caught_up, conntrack_events, recording, rows
 
@@ -41,7 +43,9 @@ def test_every_connection_stands_under_its_own_names(play, tmp_path):
     ):
         traffic = Traffic(play, servers)
         traffic.known()
-        time.sleep(5)  # until the unanswered one has ended, too
+        unanswered = re.compile(r"\[DESTROY\].* dport=9998 ")
+        until(lambda: unanswered.search(beside.read_text("utf-8")), "the unanswered one to end", 30)
+        time.sleep(0.5)  # and nothing of it is on its way any more
     found, moved = Counter(), {}
     for *who, connections, sent, answered in rows(db, FLOWS):
         talk = Talk(*who, 0, 0)

@@ -5,10 +5,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
-from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, Servers, Traffic, run, udp
-from pyroute2 import IPRoute
+from playednode import (
+    CLIENT,
+    CLIENT_1,
+    PODS,
+    WEB_A,
+    PlayedNode,
+    Servers,
+    Traffic,
+    inside,
+    run,
+    udp,
+)
 
 from ctk.conntrack import decode
 from ctk.conntrack.addresses import local_addresses
@@ -22,6 +34,21 @@ from ctk.model import FlowTuple
 pytestmark = pytest.mark.live
 
 SMALL = 32 << 10
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[PlayedNode]:
+    """Play one node for all of them."""
+    with PlayedNode(timeouts={}) as played:
+        yield played
+
+
+@pytest.fixture
+def on_node(node: PlayedNode) -> Iterator[PlayedNode]:
+    """Put this thread there, and leave no entry in its table."""
+    with inside(node.node):
+        yield node
+        run("conntrack", "-F")
 
 
 def received(source: Socket) -> list[Event]:
@@ -99,25 +126,29 @@ def test_the_buffer_grows_before_events_are_lost(on_node):
         assert (source.buffer_bytes, source.lost()) == (2 * two_mib, None)
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"cidrs": ["10.96.0.80"]},
-        {"cidrs": ["fd00:10:244::/64"]},
-        {"cidrs": [PODS[WEB_A][0], PODS[WEB_A][1]], "ports": ["8080"]},
-        {"exclude_cidrs": ["10.96.0.0/12"], "protocols": ["tcp"]},
-        {"protocols": ["udp", "icmp"]},
-        {"ports": ["30080", "6443"]},
-        {"cidrs": ["192.0.2.0/24"]},
-    ],
+FILTERS = (
+    {"cidrs": ["10.96.0.80"]},
+    {"cidrs": ["fd00:10:244::/64"]},
+    {"cidrs": [PODS[WEB_A][0], PODS[WEB_A][1]], "ports": ["8080"]},
+    {"exclude_cidrs": ["10.96.0.0/12"], "protocols": ["tcp"]},
+    {"protocols": ["udp", "icmp"]},
+    {"ports": ["30080", "6443"]},
+    {"cidrs": ["192.0.2.0/24"]},
 )
-def test_the_kernel_drops_what_python_does_not_want(on_node, asked):
-    wanted = EventFilter.parse(**asked)
-    with Socket() as everything, Socket(program=program(wanted)) as filtered:
+
+
+def test_the_kernel_drops_what_python_does_not_want(on_node):
+    """One socket with each filter, and one without, of the same traffic."""
+    with ExitStack() as stack:
+        everything = stack.enter_context(Socket())
+        wanted = [EventFilter.parse(**asked) for asked in FILTERS]
+        filtered = [stack.enter_context(Socket(program=program(each))) for each in wanted]
         made(on_node)
-        kept = received(filtered)
-        assert kept == [event for event in received(everything) if wanted.wants(flow(event))]
-        assert filtered.drops() == 0  # what a filter drops is not loss
+        events = received(everything)
+        for asked, filter_, source in zip(FILTERS, wanted, filtered, strict=True):
+            kept = received(source)
+            assert kept == [event for event in events if filter_.wants(flow(event))], asked
+            assert source.drops() == 0, asked  # what a filter drops is not loss
 
 
 def test_a_dump_has_the_live_entries_of_both_families(on_node):
@@ -152,6 +183,8 @@ def test_what_another_process_sends_is_not_an_event(on_node):
 
 
 def test_the_hosts_addresses_are_those_of_its_interfaces(on_node):
+    from pyroute2 import IPRoute
+
     found = local_addresses()
     assert {"127.0.0.1", "::1", "172.18.0.2", "fc00:f853::2", "10.244.0.1"} <= found
     with IPRoute() as ipr:
@@ -194,12 +227,12 @@ def as_nobody(play: PlayedNode, *capabilities: str) -> str:
     )
 
 
-def test_net_admin_alone_is_enough(play):
-    assert as_nobody(play, "net_admin") == "0 True\n"
+def test_net_admin_alone_is_enough(on_node):
+    assert as_nobody(on_node, "net_admin") == "0 True\n"
 
 
-def test_without_net_admin_it_is_one_error_with_a_hint(play):
-    assert as_nobody(play) == (
+def test_without_net_admin_it_is_one_error_with_a_hint(on_node):
+    assert as_nobody(on_node) == (
         "SourceError|listening to conntrack events needs CAP_NET_ADMIN"
         "|run it as root, or give a container the capability NET_ADMIN\n"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, udp, until
-from recording import CTK, listening, rows
+from recording import CTK, is_in, listening, rows
 
 pytestmark = pytest.mark.live
 
@@ -56,7 +56,7 @@ def test_a_stop_under_sustained_load_with_a_large_table_is_within_a_pods_grace(
             ) as process,
             flood(play, CLIENT, "always"),
         ):
-            time.sleep(4)
+            until(lambda: is_in(db, "SELECT 1 FROM flow"), "a window of it")
             asked = time.monotonic()
             process.send_signal(signal.SIGTERM)
             process.wait(3 * GRACE_S)

@@ -12,10 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
-import dist
 import pytest
-
-import onefile
 
 ROOT = Path(__file__).parents[2]
 # What a shell and `kubectl cp` need. No Python.
@@ -41,6 +38,10 @@ def made_once(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Build all that `make dist` builds, once for all processes that run tests."""
+    import dist  # what it imports takes a second, which each worker would where it only collects
+
+    import onefile
+
     if lacking := onefile.missing():
         refuse = pytest.fail if os.environ.get("CTK_LIVE") == "required" else pytest.skip
         refuse(f"the one file can't be built here: no {', '.join(lacking)}")

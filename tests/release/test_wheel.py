@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import distributions
 from ctk import __version__
 from ctk.cli import COMMANDS
 
@@ -16,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_two_builds_are_the_same_bytes(released, tmp_path):
+    import distributions
+
     again = distributions.build(tmp_path)
     assert [path.name for path in again] == [released.sdist.name, released.wheel.name]
     assert [path.read_bytes() for path in again] == [
@@ -39,6 +40,8 @@ def test_the_wheel_has_all_that_the_checkout_has(released):
 
 
 def test_the_sdist_names_nobody_and_one_time(released):
+    import distributions
+
     with tarfile.open(released.sdist) as archive:
         members = archive.getmembers()
     assert {(each.uid, each.gid, each.uname, each.gname) for each in members} == {(0, 0, "", "")}
