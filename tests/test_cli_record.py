@@ -47,6 +47,8 @@ def lines(message: str, hint: str | None = None) -> str:
             "give one of them",
         ),
         ("--context c", "--context needs --kubeconfig", "--kubeconfig ~/.kube/config"),
+        ("--kubeconfig nope", "--kubeconfig nope is not there", "--kubeconfig ~/.kube/config"),
+        ("--kubeconfig .", "--kubeconfig . is a directory", "--kubeconfig ~/.kube/config"),
         (
             "--from-capture c --capture d",
             "--capture and --from-capture exclude each other",
@@ -104,6 +106,7 @@ def test_what_is_asked_wrongly_is_one_error_and_makes_no_file(
     invoke, tmp_path, monkeypatch, words, message, hint
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
     result = invoke("record", "node.db", *words.split())
     assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
     error, *tries = result.stderr.splitlines()
