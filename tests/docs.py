@@ -115,8 +115,9 @@ def rewritten(text: str, folder: Path, forks: Forks | None = None) -> str:
     def printed(match: re.Match[str]) -> str:
         shown = ""
         for command in commands(match[0]):
-            if command.startswith("ctk record demo.db"):  # as a reader does, who has none yet
-                (folder / "demo.db").unlink()
+            for db in ("demo.db", "other.db"):  # as a reader does, who has none yet
+                if command.startswith(f"ctk record {db}"):
+                    (folder / db).unlink()
             output = run(command, folder, forks).stdout.splitlines()
             shown += f"$ {command}\n" + "".join(f"{line.rstrip()}\n" for line in output)
         return shown

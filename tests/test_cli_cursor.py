@@ -49,3 +49,8 @@ def test_a_cursor_that_is_forgotten_begins_anew(invoke: Invoke, shop: Path) -> N
         2,
         f"Error: there is no file {shop.with_name('x')}\nTry: name DB, or the FILE of --output\n",
     )
+    result = invoke("cursor", "reset", "siem", shop)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: there is no file siem\nTry: ctk cursor reset {shop} siem\n",
+    )

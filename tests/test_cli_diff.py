@@ -74,7 +74,7 @@ def test_the_limit_is_of_each_kind_of_change(invoke: Invoke, shop: Path) -> None
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == [
         *("vanished", "unknown", "changed")
     ]
-    assert "only the first 3 of 6: --limit 0 has all\n" in result.stderr
+    assert "only the first 1 of each, 3 of 6: --limit 0 has all\n" in result.stderr
 
 
 @pytest.mark.parametrize(

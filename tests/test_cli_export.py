@@ -305,6 +305,15 @@ def test_a_cursor_that_is_broken_is_an_error(invoke: Invoke, shop: Path) -> None
             ("--output", "x", "--compress", "gzip"),
             "Error: --compress is for stdout\nTry: --output x.gz\n",
         ),
+        *(
+            (
+                ("-o", path),
+                f"Error: Invalid value for '-o' / '--format': '{path}' is not one of 'jsonl',"
+                " 'log', 'csv', 'tsv', 'json', 'parquet', 'ecs', 'otel'\n"
+                f"Try: --output {path}: -o is the format\n",
+            )
+            for path in ("flows", "flows.csv")
+        ),
         (
             ("--output", "/tmp"),
             "Error: /tmp is a folder\nTry: name a file: --output /tmp/flows.jsonl\n",

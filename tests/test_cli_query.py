@@ -218,6 +218,7 @@ def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
         ("-n shoop", "no namespace named shoop in this file (shop)"),
         ("--service shop/dbb", "no service named shop/dbb in this file (shop/db, shop/web)"),
         ("--from-pod coredns", "nothing went from pod named coredns"),
+        ("--to-kind node", "nothing went to endpoints of kind node"),
         ("--port 81", "no port 81 in this file"),
         ("--ip 192.0.2.0/24", "no address 192.0.2.0/24 in this file"),
         ("--pod web-1 --port 514", None),

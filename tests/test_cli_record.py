@@ -47,6 +47,8 @@ def lines(message: str, hint: str | None = None) -> str:
             "give one of them",
         ),
         ("--context c", "--context needs --kubeconfig", "--kubeconfig ~/.kube/config"),
+        ("--kubeconfig nope", "--kubeconfig nope is not there", "--kubeconfig ~/.kube/config"),
+        ("--kubeconfig .", "--kubeconfig . is a directory", "--kubeconfig ~/.kube/config"),
         (
             "--from-capture c --capture d",
             "--capture and --from-capture exclude each other",
@@ -104,6 +106,7 @@ def test_what_is_asked_wrongly_is_one_error_and_makes_no_file(
     invoke, tmp_path, monkeypatch, words, message, hint
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
     result = invoke("record", "node.db", *words.split())
     assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
     error, *tries = result.stderr.splitlines()
@@ -282,6 +285,14 @@ def test_a_file_that_would_lose_all_is_refused_on_a_terminal_and_recorded_into_e
     assert (refused.returncode, invoke("export", shop).stdout) == (2, before)
     assert invoke(*words).exit_code == 0
     assert caplog.records[0].getMessage().startswith(f"{shop} loses 7 flows, 7 sums by minute,")
+
+
+def test_a_gap_that_a_recording_begins_with_is_one_of_its_gaps(tmp_path):
+    words = (*CTK, "record", tmp_path / "node.db", "--no-kube", "--node-name", "n1", "--progress")
+    for capture, gaps in (("demo", "0 gaps"), ("mixed", "1 gap")):
+        asked = (*words, "0s", "--from-capture", CAPTURES / f"{capture}.ctkcap.gz")
+        said = subprocess.run(asked, capture_output=True, text=True, check=True).stderr
+        assert f" {gaps}, " in said.splitlines()[-1]
 
 
 def test_a_recording_that_is_refused_leaves_no_new_log(invoke, tmp_path):

@@ -319,15 +319,15 @@ def shown(words: str, width: int, *, locale: str = "C.UTF-8") -> list[str]:
 
 
 FAILED_AT_80 = """\
-CLIENT    TO                         PORT      REFUSED  NO REPLY  SINCE (UTC)
+CLIENT    BACKEND                    PORT      REFUSED  NO REPLY  SINCE (UTC)
 load/web  shop/checkou…-bbbbb-m7nrk  9999/tcp        5         2  11-25 18:47:23
 shop/web  2001:db8::9                514/udp         0         3  11-25 18:47:24
-too narrow for BACKEND, CONNS, %, LAST (UTC): -o wide or -o vertical has all
+too narrow for SERVICE, CONNS, %, LAST (UTC): -o wide or -o vertical has all
 """
 
 
 def test_who_could_not_reach_what_since_when_stays_longest(long_names: Path) -> None:
-    """At 80 columns SERVICE and SINCE went, and BACKEND stayed."""
+    """At 80 columns a backend tells what was dialled: its service goes, and SINCE stays."""
     assert shown(f"failures {long_names}", 80) == FAILED_AT_80.splitlines()
     assert "SERVICE  BACKEND " in shown(f"failures {long_names}", 140)[0]
 
@@ -351,3 +351,15 @@ load/checko~aaaa-xbqtz  shop/checko~bbbb-m7nrk     19       7  4.9 MiB  #_
 def test_a_terminal_of_ascii_gets_no_other_sign(long_names: Path) -> None:
     lines = shown(f"top {long_names} --spark --limit 1", 80, locale="C")
     assert lines[:2] == ASCII.splitlines()
+
+
+def test_what_a_file_holds_fits_its_screen(shop: Path) -> None:
+    with connect.writer(shop) as conn:
+        conn.execute("UPDATE recording SET source = ?", (f"/captures/{'long/' * 20}x.gz",))
+    lines = shown(f"info {shop}", 60)
+    assert max(map(len, lines)) <= 60
+    assert [line for line in lines if "lost" in line or "…" in line] == [
+        "            /captures/long/long/long…ng/long/long/long/x.gz:",
+        "            40 events, 1,204 lost",
+        "gaps        2 gaps: 1,204 events lost, recorder down for 3s",
+    ]

@@ -94,7 +94,9 @@ def _is_there(conn: sqlite3.Connection, term: Term) -> bool:
 def _said(field: Field, value: str) -> str:
     if has_names(field):
         return f"{field} {'like' if re.search(_WILD, value) else 'named'} {value}"
-    return {"ip": "address", "kind": "endpoint of kind"}.get(field, field) + f" {value}"
+    if field == "kind":
+        return f"endpoints of kind {value}"
+    return {"ip": "address"}.get(field, field) + f" {value}"
 
 
 def _near(value: str, known: list[str]) -> str:

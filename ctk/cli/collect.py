@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctk.cli.options import remark
+from ctk.cli.options import kubeconfig_that_is_there, remark
 from ctk.errors import CtkError, UsageError
 from ctk.model.numbers import parse_file_size
 from ctk.timespan import parse_age
@@ -22,7 +22,8 @@ _MERGED = "all.db"
 @click.command(short_help="Record on nodes of a cluster for a while, and fetch the files.")
 @click.option(
     "--kubeconfig",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path),
+    callback=lambda _ctx, _param, path: kubeconfig_that_is_there(path),
     metavar="FILE",
     help=f"The cluster.  [default: $KUBECONFIG, then {_HOME_CONFIG}]",
 )

@@ -62,6 +62,8 @@ def list_(db: Path, output: Output) -> None:
 @click.argument("name")
 def reset(db: Path, name: str) -> None:
     """Forget the cursor NAME: the next export by it writes all flows anew."""
+    if not db.exists() and Path(name).exists():
+        raise UsageError(f"there is no file {db}", hint=f"ctk cursor reset {name} {db}")
     _refuse_nothing(db)
     names = [found for found, _ in beside(db)]
     if name not in names:

@@ -10,7 +10,7 @@ import ctk
 from ctk.ask.diff import BY, DIFF_SORTS, Diff
 from ctk.ask.sums import check_keys
 from ctk.cli.filters import FilterCommand, filter_options
-from ctk.cli.limits import limit_option, most_rows, remark_cut
+from ctk.cli.limits import limit_option, most_rows
 from ctk.cli.options import (
     Dbs,
     complete_keys,
@@ -90,7 +90,9 @@ def diff(
     render.diff(found, output, sys.stdout.buffer)
     if output.for_people:
         remark(_summary(found))
-    remark_cut(len(found.rows), sum(found.states.values()))
+    most, shown, there = most_rows(limit, output), len(found.rows), sum(found.states.values())
+    if shown < there:
+        remark(f"only the first {most:,} of each, {shown:,} of {there:,}: --limit 0 has all")
     print_caveats(found.caveats)
 
 

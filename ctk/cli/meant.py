@@ -138,6 +138,10 @@ def choice(error: click.BadParameter) -> str | None:
     value = re.match(r"'(.*)' is not one of ", error.message, re.DOTALL)
     if not isinstance(kind, click.Choice) or value is None or error.param is None:
         return None
+    others = error.ctx.command.params if error.ctx is not None else []
     near = nearest(value[1], map(str, kind.choices))
+    is_path = "-o" in error.param.opts and (near is None or re.search(r"[./]", value[1]))
+    if is_path and any(param.name == "output" for param in others):
+        return f"--output {value[1]}: -o is the format"
     option = max(error.param.opts, key=len) if isinstance(error.param, click.Option) else ""
     return near and f"{option} {near}".strip()

@@ -197,13 +197,23 @@ def cluster_options(command: F) -> F:
         click.option("--context", metavar="NAME", help="A context of the kubeconfig."),
         click.option(
             "--kubeconfig",
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            type=click.Path(path_type=Path),
+            callback=lambda _ctx, _param, path: kubeconfig_that_is_there(path),
             metavar="FILE",
             help="The cluster to ask for names; inside one, it is found without.",
         ),
     ):
         command = option(command)
     return command
+
+
+def kubeconfig_that_is_there(path: Path | None) -> Path | None:
+    """Refuse a kubeconfig that is not there, with where there may be one."""
+    if path is not None and (not path.exists() or path.is_dir()):
+        what = "is a directory" if path.exists() else "is not there"
+        hint = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        raise UsageError(f"--kubeconfig {path} {what}", hint=f"--kubeconfig {hint}")
+    return path
 
 
 def refuse_two_clusters(context: str | None, **given: object) -> None:

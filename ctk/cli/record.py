@@ -18,7 +18,7 @@ from ctk.conntrack.filters import Cidr
 from ctk.conntrack.names import EVENT_NAMES, EventName, parse_protocol
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.errors import UsageError
-from ctk.model.numbers import parse_file_size, parse_port, parse_size
+from ctk.model.numbers import parse_count, parse_file_size, parse_port, parse_size
 from ctk.record.exporter import parse_address
 from ctk.record.options import Options, Scope
 from ctk.timespan import SECOND, parse_age
@@ -227,7 +227,7 @@ class RecordCommand(SectionedCommand):
 )
 @click.option(
     "--log-keep",
-    type=click.IntRange(min=0),
+    type=parse_count,
     default=5,
     show_default=True,
     metavar="N",

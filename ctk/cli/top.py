@@ -46,6 +46,7 @@ By src_port every flow of the span is read: some seconds for each million.
 ctk top node.db --since 24h
 ctk top node.db --by pods --by services --sort failed
 ctk top node.db --by src_workload,dst_port --from-namespace shop --rate
+ctk top node.db --by pods --to-kind external
 ctk top node.db --watch
 """
 

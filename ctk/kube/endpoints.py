@@ -361,7 +361,7 @@ class Endpoints:
                     # The next recording may hear of another: this is not a span of its own.
                     known = replace(known, valid_from_ns=endpoint.valid_from_ns)
                     is_told = (finally_ns or 0) >= given.asked_ns + POSTED_LATE_NS
-                    if not is_told and self._cluster.awaits_address(given.asked_ns):
+                    if not is_told and self._owners.untold.awaits(given.asked_ns):
                         # One that this recording did not hear of any more may have had it. The end
                         # says to the next one that it is to be decided.
                         known = unknown(endpoint)

@@ -7,7 +7,7 @@ from itertools import chain, repeat, zip_longest
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render import layout
-from ctk.render.cells import NONE, Clock, Head, safe, scaled
+from ctk.render.cells import NONE, Clock, Head, safe, scaled, shorten, width
 from ctk.render.tables import Output, answer
 from ctk.timespan import SECOND
 
@@ -34,7 +34,8 @@ def description(held: "Description", output: Output, out: BinaryIO) -> None:
         clock = Clock(utc=screen.utc)
         with output.paged(out) as sink:
             for name, fact in _facts(held, clock):
-                sink.write(f"{name:<11} {fact}\n".encode())
+                for title, line in zip_longest([name], _fitting(fact, screen.width), fillvalue=""):
+                    sink.write(f"{title:<{_NAMES}} {line}\n".encode())
             sink.write(b"\n")
             levels = (
                 (
@@ -50,6 +51,8 @@ def description(held: "Description", output: Output, out: BinaryIO) -> None:
             layout.table(_TABLE, sizes, screen, sink)
 
 
+_NAMES = 11  # columns that the names of facts take
+_LEAST = 40  # of a fact: what is narrower is wrapped by the terminal
 _LEVEL = (
     Head("level", "name"),
     Head("since", "time", title="FROM"),
@@ -58,6 +61,16 @@ _LEVEL = (
     Head("rows", "count"),
 )
 _TABLE = (Head("table", "name"), Head("rows", "count"), Head("bytes", "bytes"))
+
+
+def _fitting(fact: str, most: int | None) -> list[str]:
+    """Part a fact into lines that fit the screen, with words that are longer cut in the middle."""
+    if most is None or width(fact) <= (room := max(most - _NAMES - 1, _LEAST)):
+        return [fact]
+    from textwrap import wrap
+
+    words = (shorten(word, room) for word in fact.split(" "))
+    return wrap(" ".join(words), room, break_long_words=False, break_on_hyphens=False)
 
 
 def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
@@ -78,6 +91,8 @@ def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
         ended = recording.ended_at
         end = f"to {moment(ended)}" if ended else f"committed {moment(recording.committed_at)}"
         events = f"{recording.events:,} events, {recording.lost:,} lost"
+        if recording.unwritten:
+            events += f", {recording.unwritten:,} not written"
         source = safe(recording.source)
         yield "", f"{moment(recording.started_at)} {end}, {source}: {events}"
     yield "gaps", held.gaps_in_words or "none"

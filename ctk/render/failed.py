@@ -48,17 +48,16 @@ def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
 def _fitting(
     heads: Sequence[Head], lines: list[Row], output: Output
 ) -> tuple[Sequence[Head], list[Row]]:
-    """Where backends have no room, say what was dialled in one column: a service, or a backend."""
+    """Where backends have no room, services go for them; one that had no backend stands there."""
     keys = [head.key for head in heads]
     service, backend = keys.index("service"), keys.index("backend")
     if heads[backend] in shown_of(heads, lines, output.screen):
         return heads, lines
-    heads = [head._replace(title="TO") if head.key == "service" else head for head in heads]
+    rank = max(head.rank for head in heads) + 1
+    ranks = {"service": rank, "backend": 0}
+    heads = [head._replace(rank=ranks.get(head.key, head.rank)) for head in heads]
     return heads, [
-        tuple(
-            line[backend] if i == service and cell is None else cell for i, cell in enumerate(line)
-        )
-        for line in lines
+        (*line[:backend], line[backend] or line[service], *line[backend + 1 :]) for line in lines
     ]
 
 
