@@ -119,13 +119,13 @@ def ship(
 
 
 def _make(target: "Target", retain: dict[str, int | None]) -> None:
-    from ctk.fleet.clickhouse import retention, tables
+    from ctk.fleet.clickhouse import ddl, retention
     from ctk.fleet.clickhouse.client import opened
 
     with opened(target, database=False) as client:
-        tables.make(client, retain)
+        ddl.make(client, retain)
         changed = list(retention.change(client, retain))
-    for statement in (*tables.ddl(target.database, retain), *(each for each, _ in changed)):
+    for statement in (*ddl.statements(target, retain), *(each for each, _ in changed)):
         click.echo(f"{statement};\n")
     for _, said in changed:
         remark(said)
@@ -133,6 +133,7 @@ def _make(target: "Target", retain: dict[str, int | None]) -> None:
 
 def _once(dbs: tuple[Path, ...], target: "Target", folder: Path | None, *, verify: bool) -> None:
     from ctk.fleet.clickhouse.client import opened
+    from ctk.fleet.clickhouse.settle import settle
     from ctk.fleet.clickhouse.ship import shipper_of
 
     wrong = 0
@@ -156,6 +157,7 @@ def _once(dbs: tuple[Path, ...], target: "Target", folder: Path | None, *, verif
                     remark(f"{db}: {_said(shipped)}, {_up_to(shipper)}")
                 for note in shipper.notes:
                     remark(f"{db}: {note}")
+        settle(client, lambda said: remark(f"{target.said}: {said}"))
     if wrong:
         raise CtkError(f"{wrong:,} of what was shipped {'is' if wrong == 1 else 'are'} not right")
 

@@ -75,7 +75,7 @@ class Shipped(Recording):
         self.client: Client = reading(self.target)
         self._opened.callback(self.client.close)
         try:
-            tables.check(self.client)
+            self._keep_days = tables.check(self.client)
         except BaseException:
             self._opened.close()
             raise
@@ -143,7 +143,9 @@ class Shipped(Recording):
             from ctk.fleet.clickhouse.sums import Sums
 
             fleet = fleet_of(self.told)
-            self._sums = Sums(self.client, self.told, fleet, everybody=self._all_observers)
+            self._sums = Sums(
+                self.client, self.told, fleet, self._keep_days, everybody=self._all_observers
+            )
         check(sort, limit, side)
         found = self._sums.top(filters, keys, sort, limit, seen=seen, side=side)
         if found is None:
