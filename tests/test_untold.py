@@ -10,9 +10,11 @@ from test_endpoints import (
     finally_named,
     known,
     listed,
+    missed,
     node,
     pod,
     recalled,
+    who,
 )
 
 from ctk.kube.objects import Applied, Deleted, Pod
@@ -149,3 +151,17 @@ def test_one_that_the_file_knew_and_a_list_lacks_may_have_had_the_address() -> N
     listed(endpoints, [], 110)
     endpoints.apply(Applied(pod("later", "10.244.0.77", start=500), T0 + 500 * S))
     assert finally_named(endpoints, answers) == ["pod old", "unknown", "unknown"]
+
+
+def test_who_had_the_address_before_the_last_owner_is_no_reason_not_to_name_the_next() -> None:
+    """All that was missed is told at once, also of one that was killed long before."""
+    endpoints = recalled(known(OLD))
+    second = pod("second", start=103, networked_ns=T0 + 104 * S, running_ns=T0 + 105 * S)
+    over = replace(second, phase="Failed", ended_ns=T0 + 109 * S)
+    third = pod("third", start=108, networked_ns=T0 + 109 * S, running_ns=T0 + 109 * S)
+    waiting = replace(WAITING, started_ns=T0 + 101 * S)
+    changes = [Applied(waiting, 0), Deleted(OLD, 0), Applied(second, 0), Applied(over, 0)]
+    missed(endpoints, *changes, Applied(replace(third, addresses=(), phase="Pending"), 0))
+    listed(endpoints, [node(), waiting, over, replace(third, addresses=(), phase="Pending")], 110)
+    endpoints.apply(Applied(third, T0 + 111 * S))
+    assert who(endpoints, ADDRESS, 109.5) == "pod third"

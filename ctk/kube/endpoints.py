@@ -273,6 +273,7 @@ class Endpoints:
                     self._provisional.pods_lost = False
                     self._settle_all()
                     self._history.extend(self._provisional.recover_pods())
+                    self._history.extend(self._unresolved.resolve_all())
         self._provisional.stale = bool(self._staleness.lost)
         for address in self._owners.settle(at_ns):
             self._settle(address)
@@ -306,6 +307,7 @@ class Endpoints:
         if resource == "pods":
             self._provisional.awaiting_pods = False
             self._owners.end_recall()
+            self._history.extend(self._unresolved.resolve_all())
         self._listed.add(resource)
         if not self._provisional.synced and self._listed >= _OWNING:
             self._provisional.synced = True

@@ -183,9 +183,7 @@ class Recorder:
             self._table.begin_dump(batch.at_ns)
             self._look_at_interfaces()
         if batch.lengths:
-            entries = self._decoder.read(batch)
-            self._aggregator.add_dump(entries)
-            self._table.listed(entries)
+            self._table.listed(self._aggregator.add_dump(self._decoder.read(batch)))
             return
         self._aggregator.end_dump(batch.at_ns)
         self._table.end_dump(batch.at_ns)
