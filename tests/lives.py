@@ -77,10 +77,16 @@ class Life:
         if self.how == "forced":
             yield self.asked_to_end, None
             return
-        if self.how == "graceful":
-            yield self.asked_to_end, replace(pod, terminating=True)
+        if self.how in ("graceful", "unsaid"):
+            pod = replace(pod, terminating=True)
+            yield self.asked_to_end, pod
+        if self.how == "unsaid":  # as kubelets did before 1.27
+            yield self.unwired + 2, None
+            return
+        # What was done before its kubelet looked at it has no address in the end, either.
+        last = pod if self.how == "hasty" else running
         final_ns = second(self.ended) + S
-        yield self.unwired + 2, replace(running, phase="Failed", ended_ns=final_ns)
+        yield self.unwired + 2, replace(last, phase="Failed", ended_ns=final_ns)
         yield self.unwired + 40, None
 
 
@@ -105,9 +111,9 @@ def drawn_lives(draw: st.DrawFn) -> list[Life]:
             created = max(0, free + draw(ticks(-60, 100)))
             wired = max(free, created + draw(ticks(4, 12)))
             ran = wired + draw(ticks(5, 14))
-            how = draw(st.sampled_from(("forced", "graceful", "completed")))
-            asked = ran + draw(ticks(1, 300))
-            ended = asked + (0 if how == "completed" else draw(ticks(0, 20)))
+            how = draw(st.sampled_from(("forced", "graceful", "completed", "unsaid", "hasty")))
+            asked = ran + draw(ticks(1, 10 if how == "hasty" else 300))
+            ended = asked + (0 if how in ("completed", "hasty") else draw(ticks(0, 20)))
             unwired = ended + draw(ticks(1, 6))
             told = ran + draw(ticks(2, 24))
             node = draw(st.sampled_from(("n1", "n2")))
@@ -312,7 +318,7 @@ def shared_second(dial: Dial, lives: list[Life], unseen: bool) -> bool:
         if other is dial.life or other.address != dial.life.address:
             continue
         earliest, latest = min(second(other.wired), second(other.ran)), second(other.ended) + S
-        if other.how == "forced":
+        if other.how in ("forced", "unsaid"):  # nothing tells the one from the other
             latest = max(latest, second(other.asked_to_end) + 3 * S)
         if earliest - S <= mine < latest + S:
             return True
@@ -330,15 +336,22 @@ class Played:
     named: set[int]
     unheard: set[int]  # of those the ones of which no list, or no end, said what was left
     away: set[int]  # the connections that were made while nobody recorded
-    seen: bool  # by one recorder all the time
+    seen: bool  # by one recorder all the time, to whom the API server told all
 
     def wrong(self) -> list[str]:
         """Connections that are said to be another pod's than they are."""
         return [
             f"at {dial.at} {dial.name} for {dial.life}"
             for dial in self.dials
-            if dial.row and dial.life.name in self.told and dial.name not in (None, dial.life.name)
+            if dial.row
+            and dial.name not in (None, dial.life.name)
+            and (dial.life.name in self.told or self.seen_beside(dial))
         ]
+
+    def seen_beside(self, dial: Dial) -> bool:
+        """Whether it is from a pod of the named one's node, which was seen, without an address."""
+        named = next(life for life in self.lives if life.name == dial.name)
+        return self.seen and named.node == dial.life.node
 
     def nameless(self) -> list[str]:
         """Connections that are nobody's, though nobody else can have made them."""
@@ -464,4 +477,4 @@ def played(
             if lost_ns is not None:
                 recorder.apply(Recovered("pods", lost_ns, now_ns, "away"))
             heard, lost_ns = True, None
-    return Played(lives, dials, told, named, unheard, away, not turns)
+    return Played(lives, dials, told, named, unheard, away, not (turns or outages))

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import Result
+from sample import AT
 
 from ctk.model import EventCounts
 from ctk.store import connect
 from ctk.store.write import Writer
-from ctk.timespan import SECOND
+from ctk.timespan import DAY, SECOND
 
 Invoke = Callable[..., Result]
 
@@ -64,6 +65,7 @@ def test_a_program_gets_one_object(invoke: Invoke, shop: Path) -> None:
             "events": 40,
             "lost": 1204,
             "malformed": 0,
+            "unwritten": 0,
         }
     ]
     assert found["gaps"] == [
@@ -71,6 +73,39 @@ def test_a_program_gets_one_object(invoke: Invoke, shop: Path) -> None:
         {"kind": "recorder down", "gaps": 1, "lost": None, "lasted_ns": 3 * 10**9},
     ]
     assert json.loads(invoke("info", shop, "-o", "jsonl").stdout) == found
+
+
+def test_what_found_no_room_is_said_beside_what_was_lost(invoke: Invoke, shop: Path) -> None:
+    with connect.writer(shop) as conn:
+        conn.execute(
+            "INSERT INTO gap(recording_id, kind, started_ns, ended_ns, lost)"
+            " SELECT id, 'disk full', started_ns, started_ns + 1, 205 FROM recording"
+        )
+    assert ": 40 events, 1,204 lost, 205 not written\n" in invoke("info", shop).stdout
+    [recording] = json.loads(invoke("info", shop, "-o", "json").stdout)["recordings"]
+    assert (recording["lost"], recording["unwritten"]) == (1204, 205)
+
+
+def test_a_hole_between_two_recordings_is_said_where_a_span_covers_it(
+    invoke: Invoke, shop: Path
+) -> None:
+    """Another node's recorder, and one that goes on from a capture, leave no gap behind it."""
+    year, end_ns = 365 * DAY, AT + 70 * SECOND
+    with connect.writer(shop) as conn:
+        later_ns = end_ns + 2 * year
+        writer = Writer(
+            conn, node="n2", source="kernel", settings={}, started_ns=later_ns, boot_id=None
+        )
+        writer.window([], committed_ns=later_ns + SECOND, counters=EventCounts(0, 0))
+        writer.finish(later_ns + SECOND)
+    said = "nothing was recorded from 2024-11-25T18:48:32Z to 2026-11-25T18:48:32Z, 730d\n"
+    assert invoke("info", shop).stderr == said
+    assert said in invoke("top", shop).stderr
+    assert said not in invoke("top", shop, "--until", "2024-11-25T18:48:20Z").stderr
+    asked = ("--since", "2024-11-25T18:48:20Z", "--until", "2024-11-26T18:48:33Z")
+    assert (
+        "2024-11-25T18:48:32Z to 2024-11-26T18:48:33Z, 1d\n" in invoke("top", shop, *asked).stderr
+    )
 
 
 def test_the_sizes_of_the_tables_are_those_of_their_pages(invoke: Invoke, shop: Path) -> None:

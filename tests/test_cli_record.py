@@ -287,6 +287,14 @@ def test_a_file_that_would_lose_all_is_refused_on_a_terminal_and_recorded_into_e
     assert caplog.records[0].getMessage().startswith(f"{shop} loses 7 flows, 7 sums by minute,")
 
 
+def test_a_gap_that_a_recording_begins_with_is_one_of_its_gaps(tmp_path):
+    words = (*CTK, "record", tmp_path / "node.db", "--no-kube", "--node-name", "n1", "--progress")
+    for capture, gaps in (("demo", "0 gaps"), ("mixed", "1 gap")):
+        asked = (*words, "0s", "--from-capture", CAPTURES / f"{capture}.ctkcap.gz")
+        said = subprocess.run(asked, capture_output=True, text=True, check=True).stderr
+        assert f" {gaps}, " in said.splitlines()[-1]
+
+
 def test_a_recording_that_is_refused_leaves_no_new_log(invoke, tmp_path):
     db, log = tmp_path / "node.db", tmp_path / "node.log"
     words = ("--from-capture", NODE, "--no-kube", "--log", log)

@@ -5,7 +5,7 @@ import builtins
 import pytest
 
 from ctk.errors import CtkError, UsageError
-from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse import ddl, tables
 from ctk.fleet.clickhouse.client import NoTablesError, connect, opened
 from ctk.fleet.clickhouse.target import parse_target
 
@@ -23,8 +23,8 @@ def client(target):
     with opened(target, database=False) as made:
         with pytest.raises(NoTablesError, match="has no tables of ctk"):
             tables.check(made)
-        tables.make(made, FOR_EVER)
-        tables.make(made, FOR_EVER)  # again changes nothing
+        ddl.make(made, FOR_EVER)
+        ddl.make(made, FOR_EVER)  # again changes nothing
     with opened(target) as client:
         tables.check(client)
         yield client

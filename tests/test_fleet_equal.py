@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import ctk
 from ctk.ask.caveats import SummedUp
 from ctk.ask.recording import Recording
-from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse import ddl
 from ctk.fleet.clickhouse.client import opened
 from ctk.fleet.clickhouse.ship import shipper_of
 from ctk.fleet.clickhouse.target import parse_target
@@ -77,7 +77,7 @@ def test_merged_and_shipped_say_the_same_and_the_truth(drawn):
         merged, target = Path(folder) / "all.db", f"chdb://{folder}/ch"
         merge([files[n] for n in drawn.merged if n < len(files)], merged)
         with opened(parse_target(target, {}), database=False) as client:
-            tables.make(client, dict.fromkeys(("1m", "1h", "1d")))
+            ddl.make(client, dict.fromkeys(("1m", "1h", "1d")))
         with opened(parse_target(target, {})) as client:
             for n in [*drawn.shipped, *range(len(files))]:
                 if n < len(files):

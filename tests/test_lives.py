@@ -202,6 +202,15 @@ DRAWN: dict[str, dict[str, Any]] = {
         "keeps": False,
         "nameless": [219],
     },
+    "the last second of a pod is its own once the next pod of its address is told": {
+        "lives": [
+            Life("first", A, "n1", "completed", 10, 182, 189, 230, 197, 197, 199),
+            Life("second", A, "n1", "graceful", 12, 201, 213, 240, 700, 710, 715),
+        ],
+        "dialled": [(0, 7), (1, 100)],
+        "turns": [199, 20, 102],
+        "nameless": [],
+    },
     "what was unknown stands for nothing that a later recording had": {
         "lives": [Life("only", A, "n1", "graceful", 140, 161, 165, 195, 220, 230, 235)],
         "dialled": [(0, 15)],

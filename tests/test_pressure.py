@@ -12,11 +12,22 @@ import pytest
 from click.testing import Result
 from test_doctor import HEALTHY
 from test_pipeline import T, ask, listed, pod, record, tick
-from wire import CLOSE, SECOND, TIME_WAIT, UDP, Connection, attribute, batch, message, number
+from wire import (
+    CLOSE,
+    SECOND,
+    SYN_SENT,
+    TIME_WAIT,
+    UDP,
+    Connection,
+    attribute,
+    batch,
+    message,
+    number,
+)
 
 import ctk
 from ctk.ask.pressure import NodePressure
-from ctk.conntrack import statistics
+from ctk.conntrack import alike, statistics
 from ctk.doctor.findings import judge
 from ctk.kube.objects import Change
 from ctk.model import Datagrams, EventCounts, FlowTuple
@@ -85,6 +96,37 @@ def test_holders_add_up_to_all_that_a_dump_listed(tmp_path: Path) -> None:
         ("pod", "load/client", 80, "TIME_WAIT", 4),
     ]
     assert ask(db, "SELECT entries, peak, most, dropped FROM pressure") == [(8, 8, None, None)]
+
+
+@pytest.mark.parametrize("few", [1, 1_000])
+def test_folded_strangers_that_a_dump_lists_are_held_as_they_are_one_by_one(
+    few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them ended while the dump ran, and one was heard of by the dump alone."""
+    monkeypatch.setattr(alike, "FEW", few)
+    db, web = tmp_path / "node.db", "10.244.0.21"
+    clients = [Connection(src=f"8.0.0.{n}", port=n, dst=web, ct_id=n) for n in range(1, 80)]
+
+    def steps() -> Iterator[Datagrams]:
+        yield batch(*(each.new(T) for each in clients[:20]), at_ns=T)
+        yield batch(*(each.new(T) for each in clients[20:78]), at_ns=T)
+        some = [each.listed(state=CLOSE if each.port % 2 else SYN_SENT) for each in clients]
+        yield batch(*some[:30], at_ns=T + SECOND, dumped=True)
+        yield batch(clients[77].destroy(T + SECOND), at_ns=T + SECOND)
+        yield batch(*some[30:], at_ns=T + SECOND, dumped=True)
+        yield batch(at_ns=T + SECOND, dumped=True)
+        yield tick(T + 30 * SECOND)
+
+    changes: SimpleQueue[Change] = SimpleQueue()
+    for change in listed(T, pod("web", 1, web)):
+        changes.put(change)
+    record(db, steps(), changes, peers=5)
+    found = "SELECT client_kind, port, state, SUM(entries) FROM holders GROUP BY 1, 2, 3"
+    assert ask(db, found) == [
+        ("external", 80, "CLOSE", 40),
+        ("external", 80, "SYN_SENT", 38),
+        ("left out", None, "SYN_SENT", 1),
+    ]
 
 
 def test_past_the_most_holders_the_small_ones_are_other_and_it_still_adds_up(

@@ -14,7 +14,7 @@ from edges import with_ids
 from fleetworld import SINCE, World, row
 
 from ctk.errors import StoreError, UsageError
-from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse import ddl, tables
 from ctk.fleet.clickhouse.client import AwayError, Client, opened
 from ctk.fleet.clickhouse.cut import START
 from ctk.fleet.clickhouse.ship import Shipped, Shipper, recording_of, shipper_of
@@ -40,7 +40,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Tables in the one folder that this process may have open; each file is another recording."""
     target = parse_target(f"chdb://{tmp_path_factory.mktemp('chdb') / 'ch'}", {})
     with opened(target, database=False) as made:
-        tables.make(made, FOR_EVER)
+        ddl.make(made, FOR_EVER)
     with opened(target) as client:
         yield client
 

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 from fleetworld import World
 
-from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse import ddl, tables
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.target import PASSWORD, Target, parse_target
 from ctk.store.columns import COUNT_KEYS
@@ -64,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("front") / "ch")
     server.start()
     with opened(server.target, database=False) as client:
-        tables.make(client, dict.fromkeys(("1m", "1h", "1d")))
+        ddl.make(client, dict.fromkeys(("1m", "1h", "1d")))
     yield server
     server.stop()
 

@@ -19,7 +19,7 @@ from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes, Widened
 from ctk.ask.recording import Recording
 from ctk.ask.sums import NOTHING
 from ctk.errors import CtkError, UsageError
-from ctk.fleet.clickhouse import brought, sql, tables
+from ctk.fleet.clickhouse import brought, ddl, sql
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.client import connect as connect_to
 from ctk.fleet.clickhouse.ship import shipper_of
@@ -70,7 +70,7 @@ class Fleet:
         merge(self.files, self.merged, aside=True)
         self.target = f"chdb://{folder / 'ch'}"
         with opened(parse_target(self.target, {}), database=False) as client:
-            tables.make(client, FOR_EVER)
+            ddl.make(client, FOR_EVER)
 
 
 @pytest.fixture(scope="module")
@@ -413,9 +413,9 @@ def test_two_processes_on_one_chdb_are_told_so_in_one_line(fleet):
 def test_a_table_that_lacks_is_named_with_what_makes_it(tmp_path):
     target = f"chdb://{tmp_path / 'ch'}"
     made = (
-        "from ctk.fleet.clickhouse import client, tables, target\n"
+        "from ctk.fleet.clickhouse import client, ddl, target\n"
         f"made = client.connect(target.parse_target({target!r}), database=False)\n"
-        "tables.make(made)\n"
+        "ddl.make(made)\n"
         "made.command('DROP TABLE ctk.gaps')"
     )
     subprocess.run([sys.executable, "-c", made], check=True)

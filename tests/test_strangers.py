@@ -626,6 +626,20 @@ def test_a_flood_whose_connections_end_goes_on_to_be_folded_as_it_begins() -> No
     assert (kept(window), total([window])) == ({}, Row(200, 200, 0, 200, 0, 0, (200, 8_000, 0, 0)))
 
 
+def test_a_flood_is_counted_at_once_again_as_soon_as_one_of_it_was_looked_up_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording = _flooded()
+    recording.aggregator.regroup()
+    strangers = recording.connections.strangers
+    assert strangers is not None
+    recording.events(*(client(n).new() for n in range(200, 260)), at_ns=T + 2)
+    monkeypatch.delattr(strangers.__class__, "other_of")  # who looks at one stranger by itself
+    recording.events(*(client(n).new() for n in range(300, 360)), at_ns=T + 3)
+    [window] = recording.end()
+    assert total([window]) == Row(240, 240)
+
+
 @pytest.mark.parametrize("few", [1, 1_000])
 def test_what_a_dump_lists_of_folded_connections_is_what_they_moved(
     few: int, monkeypatch: pytest.MonkeyPatch

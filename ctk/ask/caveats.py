@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import dataclass_transform
 
+from ctk.ask.coverage import unrecorded
 from ctk.ask.spans import clip, held
 from ctk.ask.storedgaps import StoredGap, gaps_in_words, gaps_of
 from ctk.model import Filters
@@ -72,6 +73,22 @@ class HasGaps(Caveat):
     @property
     def text(self) -> str:
         return gaps_in_words(self.gaps, " in this window") or ""
+
+
+class Unrecorded(Caveat):
+    """In these spans, in ns, nothing was recorded, and no gap tells of them."""
+
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def text(self) -> str:
+        (since_ns, _), (_, until_ns) = self.spans[0], self.spans[-1]
+        since, until = (_short(at_ns // SECOND * SECOND) for at_ns in (since_ns, until_ns))
+        lasted = format_age(sum(last_ns - first_ns for first_ns, last_ns in self.spans))
+        if len(self.spans) == 1:
+            return f"nothing was recorded from {since} to {until}, {lasted}"
+        spans = f"{len(self.spans):,} spans from {since} to {until}"
+        return f"nothing was recorded in {spans}, {lasted} in all"
 
 
 class Pruned(Caveat):
@@ -319,6 +336,16 @@ def caveats_of(
         yield CountedFromEnd(filters.counted_from_ns)
     if gaps and (found := gaps_of(conn, filters.since_ns, filters.until_ns)):
         yield HasGaps(found)
+    if gaps:
+        yield from unrecorded_of(conn, filters.since_ns, filters.until_ns)
+
+
+def unrecorded_of(
+    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None
+) -> Iterator[Unrecorded]:
+    """Yield where, between its recordings, a span was not recorded."""
+    if spans := unrecorded(conn, since_ns, until_ns):
+        yield Unrecorded(spans)
 
 
 def nothing_recorded(conn: sqlite3.Connection) -> Iterator[Caveat]:

@@ -8,6 +8,7 @@ of them lost makes a sum of that time too small.
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from ctk.ask.storedgaps import StoredGap, gaps_of
 from ctk.model import GapKind
@@ -20,6 +21,7 @@ HIDING: frozenset[GapKind] = frozenset(
 MISNAMING: frozenset[GapKind] = frozenset(("metadata stale",))
 
 Interval = tuple[int, int]
+_RECORDED = "SELECT started_ns, MAX(committed_ns, IFNULL(ended_ns, 0)) FROM recording"
 
 
 class Coverage:
@@ -63,8 +65,7 @@ class Coverage:
 
 def coverage_of(conn: sqlite3.Connection) -> Coverage:
     """Read when there were recordings, and their gaps."""
-    spans = conn.execute("SELECT started_ns, MAX(committed_ns, IFNULL(ended_ns, 0)) FROM recording")
-    return Coverage(_merged(spans), gaps_of(conn))
+    return Coverage(_merged(conn.execute(_RECORDED)), gaps_of(conn))
 
 
 def extent_of(conn: sqlite3.Connection) -> Interval | None:
@@ -73,6 +74,27 @@ def extent_of(conn: sqlite3.Connection) -> Interval | None:
         "SELECT MIN(started_ns), MAX(MAX(committed_ns, IFNULL(ended_ns, 0))) FROM recording"
     ).fetchone()
     return None if began_ns is None else (began_ns, ended_ns)
+
+
+def unrecorded(
+    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None
+) -> tuple[Interval, ...]:
+    """
+    Give the parts of a span, between recordings, that no gap tells of.
+
+    A recorder leaves a gap behind its own node's last live recording, not behind a capture's or
+    another node's.
+    """
+    recorded = _merged(conn.execute(_RECORDED))
+    if len(recorded) < 2:
+        return ()
+    told = _merged([*recorded, *((gap.started_ns, gap.ended_ns) for gap in gaps_of(conn))])
+    since_ns, until_ns = (
+        told[0][0] if since_ns is None else since_ns,
+        told[-1][1] if until_ns is None else until_ns,
+    )
+    holes = ((max(end, since_ns), min(start, until_ns)) for (_, end), (start, _) in pairwise(told))
+    return tuple((first_ns, last_ns) for first_ns, last_ns in holes if first_ns < last_ns)
 
 
 def answered_span(

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ctk.ask.caveats import Caveat, nothing_recorded
+from ctk.ask.caveats import Caveat, nothing_recorded, unrecorded_of
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import extent_of
 from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
@@ -19,7 +19,12 @@ _NAMED = 5  # nodes that are named in a line
 
 @dataclass(frozen=True, slots=True)
 class DescribedRecording:
-    """One run of a recorder. `ended_at` is None while it runs, and after a crash."""
+    """
+    One run of a recorder. `ended_at` is None while it runs, and after a crash.
+
+    Of its events `lost` are those that the kernel dropped, `unwritten` those that the file had no
+    room for.
+    """
 
     node: str
     started_at: str
@@ -30,6 +35,7 @@ class DescribedRecording:
     events: int
     lost: int
     malformed: int
+    unwritten: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,9 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
                 DescribedRecording(*row)
                 for row in conn.execute(
                     "SELECT node, started_at, committed_at, ended_at, version, source, events,"
-                    " lost, malformed FROM recordings ORDER BY started_ns"
+                    " lost, malformed, (SELECT IFNULL(SUM(lost), 0) FROM gap WHERE"
+                    " recording_id = recordings.id AND kind IN ('disk full', 'file locked'))"
+                    " FROM recordings ORDER BY started_ns"
                 )
             ),
             gaps=tuple(
@@ -140,7 +148,11 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
             levels=tuple(_level(conn, level, tables) for level in levels) if sizes else (),
             tables=tables,
             pressure=pressure,
-            caveats=(*nothing_recorded(conn), *nearly_full(pressure)),
+            caveats=(
+                *nothing_recorded(conn),
+                *unrecorded_of(conn, None, None),
+                *nearly_full(pressure),
+            ),
         )
 
 

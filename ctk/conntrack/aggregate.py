@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from ctk.conntrack.alike import Listed
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import (
     UNDATED,
@@ -179,15 +180,16 @@ class Aggregator(PartCounter):
 
     # Dumps.
 
-    def add_dump(self, entries: Sequence[EventTuple]) -> None:
+    def add_dump(self, entries: Sequence[EventTuple]) -> Listed:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
         connections.forget_idle_flows()
         self._look_anew()
+        listed = Listed((), entries)
         if self._at_once is not None:
-            entries = self._at_once.take_listed(entries)
+            listed = self._at_once.take_listed(entries)
         live, states = connections.live, connections.states
-        for entry in entries:
+        for entry in listed.others:
             _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
             shown = connections.find(orig, reply, zone, ct_id << 16 | port)
             key = None if shown is None else connections.listed(shown[0])
@@ -220,6 +222,7 @@ class Aggregator(PartCounter):
                 connections.count(key, counters, at_ns)
             if counted or counters != before:
                 self._count_listed(group, key, entry, counted, before)
+        return listed
 
     def _count_listed(
         self,

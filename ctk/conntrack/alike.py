@@ -9,12 +9,22 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import compress, repeat
 from math import inf
-from typing import Final, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 from ctk.conntrack.connections import Connections, FourCounters, moved_from
 from ctk.conntrack.decode import DESTROY, NEW, EventTuple
 from ctk.conntrack.groups import NOTHING, Counters, FoldedGroup, Group, Other, Totals
-from ctk.conntrack.outcome import AT, ID, NO_FAILURE, OUTCOME, PORT, WHAT, counters_of, failure
+from ctk.conntrack.outcome import (
+    AT,
+    ID,
+    NO_FAILURE,
+    OUTCOME,
+    PORT,
+    WHAT,
+    Outcome,
+    counters_of,
+    failure,
+)
 from ctk.conntrack.strangers import Alike, Strangers
 from ctk.model.kept import Sides
 
@@ -25,6 +35,17 @@ _IN_ORDER: Final = ([NEW], [DESTROY], [NEW, DESTROY])
 
 _T = TypeVar("_T")
 _K = TypeVar("_K", bound=Hashable)
+
+
+class Listed(NamedTuple):
+    """
+    Entries of a dump, once they are among the live connections.
+
+    Of those that were counted at once there is where each counts and its outcome.
+    """
+
+    at_once: Iterable[tuple[Group, Outcome]]
+    others: Sequence[EventTuple]
 
 
 class FoldedAtOnce:
@@ -49,7 +70,7 @@ class FoldedAtOnce:
 
     def take(self, events: Sequence[EventTuple]) -> Sequence[EventTuple]:
         """Count what can be counted at once; return what is left, in its order."""
-        if not self._strangers.full or len(events) < FEW:
+        if not self._strangers.full or not self._strangers.has_cut or len(events) < FEW:
             return events
         if self._pause:
             self._pause -= 1
@@ -68,14 +89,14 @@ class FoldedAtOnce:
         are_taken = set(map(id, taken))
         return [event for event in events if id(event) not in are_taken]
 
-    def take_listed(self, entries: Sequence[EventTuple]) -> Sequence[EventTuple]:
-        """Count what folded connections moved that a dump lists; return the entries left."""
+    def take_listed(self, entries: Sequence[EventTuple]) -> Listed:
+        """Count what folded connections moved that a dump lists."""
         if not self._strangers.full or len(entries) < FEW:
-            return entries
+            return Listed((), entries)
         alike = self._strangers.alike(entries, new=False)
         # An entry may come twice.
         if alike is None or len(set(alike.keys)) < len(alike.keys):
-            return entries
+            return Listed((), entries)
         connections = self._connections
         is_measured = counters_of(alike.events[0]) is not None
         moved = self._moved(alike, is_measured=is_measured)
@@ -86,19 +107,23 @@ class FoldedAtOnce:
             for key, folded in zip(alike.keys, into, strict=True)
         ]
         alike, moved = alike.chosen(plain), list(compress(moved, plain))
+        groups = [each for each in compress(into, plain) if each is not None]
         listed = connections.are_listed(alike.keys)
         grown = [each is not NOTHING for each in moved]
         if any(grown):
             some, moved = alike.chosen(grown), list(compress(moved, grown))
-            for folded, places in _places(compress(compress(into, plain), grown)):
-                assert folded is not None
+            for folded, places in _places(compress(groups, grown)):
                 counted = _at(places, some.events)
                 totals = self._counted(folded, counted, _at(places, some.addresses))
                 totals.add(_sum(_at(places, moved)))
             connections.count_events(list(compress(listed, grown)), some.events)
             self._note(moved)
+        outcomes = (entry[OUTCOME] for entry in alike.events)
+        at_once = zip(groups, cast(Iterable[Outcome], outcomes), strict=True)
+        if len(groups) == len(entries):
+            return Listed(at_once, ())
         are_taken = set(map(id, alike.events))
-        return [entry for entry in entries if id(entry) not in are_taken]
+        return Listed(at_once, [entry for entry in entries if id(entry) not in are_taken])
 
     def _take_new(self, events: Sequence[EventTuple]) -> Sequence[EventTuple]:
         """Count connections that begin, and are folded as they do; return their events."""

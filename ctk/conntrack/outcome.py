@@ -19,6 +19,7 @@ AT: Final = 6
 _STATUS: Final = 7
 _TCP_STATE: Final = 8
 OUTCOME: Final = slice(7, 9)  # the two before: what `failure` looks at
+Outcome = tuple[int | None, int | None]
 START: Final = 13
 NO_FAILURE: Final = (False, False)
 _OVER = frozenset((TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE))

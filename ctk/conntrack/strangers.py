@@ -147,6 +147,11 @@ class Strangers:
         for cut in self._cuts.values():
             cut.others.clear()
 
+    @property
+    def has_cut(self) -> bool:
+        """Whether there may be events that are `alike`."""
+        return self._last is not None
+
     def other_of(self, orig: bytes, reply: bytes, zone: int) -> Other | None:
         """
         Return what a flow may be folded into, having looked at it; None where nobody is a stranger.

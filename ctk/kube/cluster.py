@@ -23,9 +23,10 @@ from ctk.kube.objects import (
     resource_of,
 )
 from ctk.kube.owners import Owners
-from ctk.kube.ownership import Claim
+from ctk.kube.ownership import KILLED_LATE_NS, Claim
 from ctk.kube.provisional import ProvisionalEndpoints
 from ctk.kube.service_ports import ServicePorts, Target
+from ctk.kube.untold import Gone
 from ctk.model import ZONE_LABEL, Endpoint
 from ctk.model.history import Closed, HistoryChange, KnownObject, ObjectClosed, PodTimes
 from ctk.timespan import FOREVER_NS, SECOND
@@ -112,6 +113,7 @@ class Cluster:
         self._record(old, new, at_ns)
         had = old.owned if old else ()
         ended_ns, sure_until_ns = self._end(new, at_ns)
+        was_awaited = self._was_awaited(new)
         if not new.host_network:
             self._provisional.learn_near(new.addresses)
         self.pods_added.extend(
@@ -134,10 +136,22 @@ class Cluster:
                 if address not in had:
                     self._owners.give_past(past, claim, ended_ns, sure_until_ns)
                     self._settle(address)
+        if new.final and not new.addresses and not (old and old.final):
+            self._lose_untold(new, ended_ns, ended_ns)
+        elif was_awaited:
+            self._decide()
         if not new.final and not new.addresses and new.node is not None:
             self._provisional.await_pod(at_ns)
             self._provisional.pod_started_ns = max(self._provisional.pod_started_ns, new.started_ns)
             self.settled_ns = max(self.settled_ns, new.started_ns)
+
+    def _was_awaited(self, pod: Pod) -> bool:
+        """Note that a pod tells no address yet; gives whether it told none before, and does now."""
+        if not pod.is_untold:
+            return self._owners.untold.told(pod.uid)
+        came_ns = self._came_in_its_second_ns(pod.uid, pod.started_ns)
+        self._owners.untold.await_address(pod.uid, came_ns or pod.started_ns)
+        return False
 
     def _put_service(self, new: Service, at_ns: int) -> None:
         old = self._service_ports.services.get(new.uid)
@@ -187,6 +201,8 @@ class Cluster:
             if old is None or address not in had:
                 # A pod gets its address late, but nobody else had it since it started.
                 from_ns = new.started_ns if old is None or isinstance(new, Pod) else at_ns
+                if isinstance(new, Service):
+                    from_ns = max(from_ns, self._service_ports.since_ns(new, at_ns))
                 claim = self._claim(new, from_ns, at_ns)
                 self._owners.give(endpoint_of(new, address, from_ns), claim)
                 self.settled_ns = max(self.settled_ns, from_ns)
@@ -246,15 +262,28 @@ class Cluster:
                 for address in gone.addresses:
                     self._owners.doubt(address, uid, self._owners.missed_since_ns)
             known_ns = [
-                self._owners.take(address, uid, to_ns, sure_until_ns=at_ns, inferred=inferred)
+                self._owners.take(
+                    address, uid, to_ns, sure_until_ns=at_ns, deleted=True, inferred=inferred
+                )
                 for address in gone.addresses
             ]
             sure_until_ns = min(known_ns, default=at_ns)
             told = sure_until_ns if inferred and sure_until_ns < at_ns else None
             self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred, told))
             if isinstance(gone, Pod) and gone.is_untold:
-                for address in self._owners.lose_untold(gone.node, gone.started_ns):
-                    self._settle(address)
+                self._owners.untold.told(uid)
+                self._lose_untold(gone, at_ns, at_ns + KILLED_LATE_NS)
+
+    def _lose_untold(self, pod: Pod, ended_ns: int, left_ns: int) -> None:
+        """A pod ended that never told its address: whose that was before is not sure."""
+        gone = Gone(pod.node, pod.gained_ns, ended_ns, left_ns)
+        for address in self._owners.lose_untold(gone):
+            self._settle(address)
+        self._decide()
+
+    def _decide(self) -> None:
+        for address in self._owners.decide():
+            self._settle(address)
 
     def put_last(self, each: KubeObject, at_ns: int) -> None:
         """An object is gone, and this was its last state: it may say when it ended."""
@@ -302,14 +331,6 @@ class Cluster:
         for each in sorted(gone, key=recall.is_untold):
             if listed.only_node in (None, getattr(each, "node", None)):
                 self.drop(resource, each.uid, at_ns, inferred=True)
-
-    def awaits_address(self, when_ns: int) -> bool:
-        """Whether a pod may have had an address then that is not told yet."""
-        return any(
-            pod.is_untold
-            and (self._came_in_its_second_ns(pod.uid, pod.started_ns) or pod.started_ns) <= when_ns
-            for pod in self._pods.values()
-        )
 
     def known(self, resource: Resource) -> Mapping[str, KubeObject]:
         """What there is of a resource, by uid."""

@@ -273,6 +273,7 @@ class Endpoints:
                     self._provisional.pods_lost = False
                     self._settle_all()
                     self._history.extend(self._provisional.recover_pods())
+                    self._history.extend(self._unresolved.resolve_all())
         self._provisional.stale = bool(self._staleness.lost)
         for address in self._owners.settle(at_ns):
             self._settle(address)
@@ -306,6 +307,7 @@ class Endpoints:
         if resource == "pods":
             self._provisional.awaiting_pods = False
             self._owners.end_recall()
+            self._history.extend(self._unresolved.resolve_all())
         self._listed.add(resource)
         if not self._provisional.synced and self._listed >= _OWNING:
             self._provisional.synced = True
@@ -361,7 +363,7 @@ class Endpoints:
                     # The next recording may hear of another: this is not a span of its own.
                     known = replace(known, valid_from_ns=endpoint.valid_from_ns)
                     is_told = (finally_ns or 0) >= given.asked_ns + POSTED_LATE_NS
-                    if not is_told and self._cluster.awaits_address(given.asked_ns):
+                    if not is_told and self._owners.untold.awaits(given.asked_ns):
                         # One that this recording did not hear of any more may have had it. The end
                         # says to the next one that it is to be decided.
                         known = unknown(endpoint)

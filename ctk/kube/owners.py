@@ -7,8 +7,9 @@ Pods pass addresses on, so each address has a row of spans; of one kind, none of
 from dataclasses import replace
 
 from ctk.kube.identity import same
-from ctk.kube.ownership import Claim, Ownership
+from ctk.kube.ownership import KILLED_LATE_NS, Claim, Ownership, since
 from ctk.kube.spans import RANK, Spans
+from ctk.kube.untold import Gone, Untold
 from ctk.model import Endpoint, Kind
 from ctk.model.history import Closed, HistoryChange
 from ctk.timespan import FOREVER_NS, SECOND
@@ -17,9 +18,6 @@ from ctk.timespan import FOREVER_NS, SECOND
 _SLACK_NS = 5 * SECOND
 # A kubelet posts a pod's address this long after the pod got it, at most.
 POSTED_LATE_NS = 5 * SECOND
-# A kubelet kills what was deleted by force within this time; only what is slower may have served
-# in the very second in which another got its address.
-_KILLED_LATE_NS = 2 * SECOND
 # A watch may be slow to tell of a pod that got a deleted one's address: the grace is settled later.
 _TOLD_LATE_NS = 60 * SECOND
 
@@ -42,11 +40,12 @@ class Owners:
         self._spans = Spans()
         self.packed = self._spans.packed
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
+        self._passed_on: dict[Ownership, None] = {}  # of those: over, but for `untold`
+        self.untold = Untold()
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
         self.forgotten_ns = -FOREVER_NS  # what ended before then is not known any more
-        # Of what time the file knew who owned addresses.
-        self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS
+        self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS  # of what time the file knew
         self.missed_since_ns: int | None = None  # what is told now happened then or later
         # Since when each kind is watched without a break.
         self.watched_from_ns: dict[Kind, int] = dict.fromkeys(RANK, FOREVER_NS)
@@ -94,6 +93,7 @@ class Owners:
             if owned.endpoint.uid == endpoint.uid and owned in self._in_grace:
                 # It lives: the file closed it when a recording ended that no server told anything.
                 del self._in_grace[owned]
+                self._passed_on.pop(owned, None)
                 owned.to_ns = owned.sure_until_ns = owned.gone_ns = FOREVER_NS
                 owned.claim, owned.recalled, owned.inferred = claim, False, False
                 if not same(owned.endpoint, endpoint):
@@ -108,7 +108,7 @@ class Owners:
         slack_from_ns = (
             from_ns if rivals else self._slack_from_ns(endpoint, max(from_ns, claim.gained_ns))
         )
-        self._spans.insert(Ownership(_since(endpoint, from_ns), slack_from_ns, claim))
+        self._spans.insert(Ownership(since(endpoint, from_ns), slack_from_ns, claim))
 
     def give_past(
         self, endpoint: Endpoint, claim: Claim, ended_ns: int, sure_until_ns: int
@@ -138,7 +138,7 @@ class Owners:
                 from_ns = max(from_ns, self._displace(rival, claim))
         # Where others leave nothing of it, it is still one who had the address before the next.
         from_ns = min(from_ns, to_ns)
-        owned = Ownership(_since(endpoint, from_ns), from_ns, claim, to_ns)
+        owned = Ownership(since(endpoint, from_ns), from_ns, claim, to_ns)
         self._spans.insert(owned)
         if sure_until_ns >= to_ns:
             self._close(owned, to_ns)
@@ -152,13 +152,15 @@ class Owners:
         to_ns: int,
         *,
         sure_until_ns: int = FOREVER_NS,
+        deleted: bool = False,
         inferred: bool = False,
     ) -> int:
         """
         An address is no longer that owner's, if it still was; gives up to when it surely was.
 
         Between `sure_until_ns` and `to_ns` it is, if no other turns out to have it: in a pod's
-        grace, or in the second in which it ended. `inferred`: nobody saw it end.
+        grace, or in the second in which it ended. `deleted`: nothing tells that it had the address
+        for so long; where it is `inferred`, nobody saw it go, either.
         """
         owned = self._spans.open(address, uid)
         if owned is None:
@@ -167,14 +169,18 @@ class Owners:
         if sure_until_ns >= to_ns:
             self._close(owned, to_ns)
             return to_ns
+        if deleted:
+            sure_until_ns = min(sure_until_ns, owned.sure_until_ns)
         if inferred:
-            sure_until_ns = min(sure_until_ns, self._sure_until_ns(owned))
+            sure_until_ns = owned.unheard_ns = min(sure_until_ns, self._sure_until_ns(owned))
             if self.missed_since_ns is None:
                 # Whoever got the address before is in the list that lacks this one.
                 sure_until_ns = max(sure_until_ns, gone_ns - POSTED_LATE_NS)
-        owned.recalled, owned.gone_ns = False, gone_ns
-        self._wait(owned, to_ns, sure_until_ns)
-        return sure_until_ns
+        owned.recalled, owned.gone_ns, owned.sure_until_ns = False, gone_ns, sure_until_ns
+        owned.latest_ns = to_ns
+        to_ns = self.untold.first_ns(owned.endpoint.node, owned.doubted_ns, to_ns)
+        self._wait(owned, to_ns, min(sure_until_ns, to_ns))
+        return owned.sure_until_ns
 
     def rename(self, endpoint: Endpoint) -> None:
         """The owner of an address has other labels, say, from now on: another endpoint."""
@@ -182,7 +188,7 @@ class Owners:
         if owned is not None:
             sure_until_ns = owned.sure_until_ns
             self._close(owned, endpoint.valid_from_ns)
-            renamed = Ownership(_since(endpoint, owned.to_ns), owned.to_ns, owned.claim)
+            renamed = Ownership(since(endpoint, owned.to_ns), owned.to_ns, owned.claim)
             renamed.is_news = owned.is_news
             renamed.sure_until_ns = sure_until_ns
             self._spans.insert(renamed)
@@ -255,23 +261,32 @@ class Owners:
         self._due_ns = min(due, default=FOREVER_NS)
         return [owned.endpoint.address for owned in over]
 
-    def lose_untold(self, node: str | None, from_ns: int) -> list[str]:
+    def lose_untold(self, gone: Gone) -> list[str]:
         """
-        A pod of that node is gone, and never told its address: it may be that of one in its grace.
+        A pod is gone that never told its address: it may be that of one of its node in its grace.
 
         Gives the addresses that are nobody's from then on. What was deleted by force serves for up
         to two seconds more, but nobody tells when in those the other got its address.
         """
+        self.untold.went(gone)
         lost: list[str] = []
         for owned in list(self._in_grace):
-            over_ns = max(owned.sure_until_ns, from_ns)
-            if owned.endpoint.node == node and over_ns < owned.to_ns:
-                self._wait(owned, over_ns, owned.sure_until_ns)
+            over_ns = max(owned.doubted_ns, gone.from_ns)
+            if owned.endpoint.node == gone.node and over_ns < min(owned.to_ns, gone.to_ns):
+                self._wait(owned, over_ns, min(owned.sure_until_ns, over_ns))
                 lost.append(owned.endpoint.address)
         return lost
 
+    def decide(self) -> list[str]:
+        """End spans that waited only for pods to tell their addresses, and gives those."""
+        over = [each for each in self._passed_on if not self.untold.awaits(each.to_ns - 1)]
+        for owned in over:
+            self._close(owned, owned.to_ns)
+        return [owned.endpoint.address for owned in over]
+
     def expire(self, before_ns: int) -> None:
         """Forget spans that ended before then."""
+        self.untold.expire(before_ns)
         self.forgotten_ns = max(self.forgotten_ns, before_ns)
         self._spans.expire(before_ns)
 
@@ -279,13 +294,16 @@ class Owners:
         """
         From when on nobody else can have had an address that a pod gained.
 
-        Where pods were not watched, another that nobody told of may have had it in that second.
+        Where pods were not watched, another that nobody told of may have had it in that second;
+        and so may one that was told of, and never told its address.
         """
         if self._always or endpoint.kind != "pod":
             return -FOREVER_NS
         # A list that tells of it tells of all that there are, too.
         watched_ns = min(self.watched_from_ns["pod"], claim.told_ns)
-        return min(watched_ns, claim.gained_ns + SECOND)
+        second_ns = claim.gained_ns + SECOND
+        left_ns = self.untold.left_ns(endpoint.node, claim.gained_ns, claim.told_ns)
+        return min(second_ns, max(watched_ns, left_ns))
 
     def _slack_from_ns(self, endpoint: Endpoint, from_ns: int) -> int:
         """From when on an address is an endpoint's that gained it then, from no other owner."""
@@ -293,7 +311,10 @@ class Owners:
             return -FOREVER_NS
         if endpoint.kind == "pod" and endpoint.node == self._node_name:
             return from_ns
-        return max(from_ns - _SLACK_NS, min(from_ns, self.watched_from_ns[endpoint.kind]))
+        slack_ns = max(from_ns - _SLACK_NS, min(from_ns, self.watched_from_ns[endpoint.kind]))
+        if endpoint.kind == "pod":
+            slack_ns = max(slack_ns, self.untold.left_ns(endpoint.node, slack_ns, from_ns))
+        return min(slack_ns, from_ns)
 
     def _displace(self, rival: Ownership, claim: Claim) -> int:
         """End what a rival still has of an address; gives from when on it is the newcomer's."""
@@ -309,24 +330,45 @@ class Owners:
         over_ns, sure_until_ns = rival.to_ns, rival.sure_until_ns
         if over_ns == FOREVER_NS:
             if rival.claim.gained_ns < claim.gained_ns:
-                self._close(rival, passed_ns)
+                self._pass_on(rival, passed_ns)
                 return from_ns
             # The newcomer started first, and got the address when the rival no longer had it.
             self._close(rival, min(self._sure_until_ns(rival), claim.told_ns))
             return claim.told_ns
         if passed_ns < over_ns and sure_until_ns < over_ns:  # in its grace
             if sure_until_ns <= from_ns:
-                self._close(rival, max(sure_until_ns, passed_ns))
+                self._pass_on(rival, max(sure_until_ns, passed_ns))
                 return from_ns
             self._close(rival, sure_until_ns)
-            return min(claim.told_ns, over_ns)
-        return over_ns
+            used_ns = max(sure_until_ns, second_ns, claim.running_ns or FOREVER_NS)
+            return min(claim.told_ns, over_ns, used_ns)
+        may_share = rival.latest_ns > passed_ns
+        if rival in self._in_grace and self.watched_from_ns["pod"] <= rival.doubted_ns:
+            # All pods are told, in order: whoever had the address in between is known by now.
+            self._pass_on(rival, over_ns)
+        return max(over_ns, from_ns) if may_share else over_ns
+
+    def _pass_on(self, rival: Ownership, to_ns: int) -> None:
+        """
+        The next owner of a rival's address is told, so the address was the rival's up to then.
+
+        But a third pod may have had it in between, that is gone or has not told its address yet.
+        """
+        sure_until_ns = self._sure_until_ns(rival)
+        doubted_ns = min(sure_until_ns, rival.doubted_ns)
+        first_ns = self.untold.first_ns(rival.endpoint.node, doubted_ns, to_ns)
+        if doubted_ns < to_ns and (first_ns < to_ns or self.untold.awaits(to_ns - 1)):
+            self._wait(rival, first_ns, min(sure_until_ns, first_ns))
+            self._passed_on[rival] = None
+        else:
+            self._close(rival, to_ns)
+        rival.latest_ns = to_ns
 
     def _has_left(self, rival: Ownership, when_ns: int) -> bool:
         """Whether a newcomer of that second need not share it with a rival."""
         if self.is_sure(rival, when_ns + SECOND - 1):
             return True
-        return when_ns >= rival.gone_ns + _KILLED_LATE_NS
+        return when_ns >= rival.gone_ns + KILLED_LATE_NS
 
     def _sure_until_ns(self, owned: Ownership) -> int:
         lost_ns = self.lost_ns if owned.endpoint.kind == "pod" else FOREVER_NS
@@ -340,6 +382,8 @@ class Owners:
 
     def _wait(self, owned: Ownership, to_ns: int, sure_until_ns: int) -> None:
         """A span ends then, unless another turns out to have the address before."""
+        if owned.to_ns != FOREVER_NS:
+            owned.latest_ns = max(owned.latest_ns, owned.to_ns)
         owned.to_ns, owned.sure_until_ns = to_ns, sure_until_ns
         self._in_grace[owned] = None
         # The latest end that is possible is told at once, for whoever reads the file after a kill.
@@ -351,11 +395,6 @@ class Owners:
         owned.to_ns = max(at_ns, endpoint.valid_from_ns)
         owned.sure_until_ns = FOREVER_NS
         self._in_grace.pop(owned, None)
+        self._passed_on.pop(owned, None)
         self._spans.expires(owned)
         self._history.append(Closed(endpoint, owned.to_ns, owned.inferred))
-
-
-def _since(endpoint: Endpoint, from_ns: int) -> Endpoint:
-    if endpoint.valid_from_ns == from_ns:
-        return endpoint
-    return replace(endpoint, valid_from_ns=from_ns)

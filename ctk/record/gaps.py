@@ -46,6 +46,11 @@ class GapLedger:
                 why = gap.detail or "the socket's buffer was full"
                 log.warning("%s events were lost: %s", lost, why)
 
+    def count_written(self, kind: GapKind) -> None:
+        """Count a gap that the file has: the one before the recording."""
+        self.count += 1
+        self.of_kind[kind] += 1
+
     def count_malformed(self, malformed: int, since_ns: int, at_ns: int) -> None:
         """Take in how many datagrams could not be decoded since the recording started."""
         if malformed > self.malformed:

@@ -7,12 +7,12 @@ dialled, then whoever was. So the rows are few, and add up to all that was liste
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from heapq import nlargest
 from itertools import islice
 
+from ctk.conntrack.alike import Listed
 from ctk.conntrack.connections import Connections
-from ctk.conntrack.decode import EventTuple
 from ctk.conntrack.groups import Group, Other, base_of
 from ctk.model import Edge, Endpoint
 from ctk.model.tableuse import LEFT_OUT, OTHER_HOLDERS, Held, Holder
@@ -41,16 +41,18 @@ class Holders:
         self._named: _Rows = Counter()
         self._at_ns = 0
 
-    def count(self, entries: Iterable[EventTuple]) -> None:
-        """Count entries that the dump listed, once they are among the live connections."""
+    def count(self, listed: Listed) -> None:
+        """Count entries that the dump listed."""
         counts, live, flows = self._counts, self._connections.live, self._connections.flows
-        for entry in entries:
+        for (folded, outcome), entries in Counter(listed.at_once).items():
+            counts[_whose(folded), _state(*outcome)] += entries
+        for entry in listed.others:
             _, orig, port, reply, zone, ct_id, _, status, tcp_state = entry[:9]
             flow = flows.get((orig, reply, zone))
             base = base_of(orig, reply, zone) if flow is None else flow.base
             group = live.get(base | ct_id << 16 | port)
-            state = -1 - ((status or 0) >> 1 & 3) if tcp_state is None else tcp_state
-            counts[None if group is None else _whose(group), state] += 1
+            whose = None if group is None else _whose(group)
+            counts[whose, _state(status, tcp_state)] += 1
 
     def end(self, at_ns: int) -> int:
         """The dump is whole; give how many entries it listed."""
@@ -150,6 +152,10 @@ def _name_of(endpoint: Endpoint) -> str | None:
     if name is None or endpoint.namespace is None:
         return name
     return f"{endpoint.namespace}/{name}"
+
+
+def _state(status: int | None, tcp_state: int | None) -> int:
+    return -1 - ((status or 0) >> 1 & 3) if tcp_state is None else tcp_state
 
 
 def _state_name(state: int) -> str:

@@ -116,6 +116,8 @@ class Recorder:
             self._endpoints, writer.edge_id, writer.read_edges, writer.earlier_edge_id
         )
         self._ledger = GapLedger(host.clock_offset_ns())
+        if writer.was_down:
+            self._ledger.count_written("recorder down")
         self._committer = Committer(writer, self._attribution, self._ledger, plan, started_ns)
         if listening.metrics is not None:
             self._committer.recorded = listening.metrics.recorded
@@ -181,9 +183,7 @@ class Recorder:
             self._table.begin_dump(batch.at_ns)
             self._look_at_interfaces()
         if batch.lengths:
-            entries = self._decoder.read(batch)
-            self._aggregator.add_dump(entries)
-            self._table.listed(entries)
+            self._table.listed(self._aggregator.add_dump(self._decoder.read(batch)))
             return
         self._aggregator.end_dump(batch.at_ns)
         self._table.end_dump(batch.at_ns)

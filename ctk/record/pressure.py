@@ -1,11 +1,11 @@
 """How full the kernel's table is, and who holds its entries: looks at it, for the file."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ctk.conntrack import statistics, table
+from ctk.conntrack.alike import Listed
 from ctk.conntrack.connections import Connections
-from ctk.conntrack.decode import EventTuple
 from ctk.errors import SourceError
 from ctk.model.tableuse import TableCounters, TableLook, TableUse
 from ctk.record.attribution import Attribution
@@ -80,10 +80,10 @@ class TableWatch:
         due = self._is_due(self._held_ns, at_ns)
         self._listing = Holders(self._connections, self._attribution) if due else None
 
-    def listed(self, entries: Iterable[EventTuple]) -> None:
-        """Take entries that the dump listed, once they are among the live connections."""
+    def listed(self, listed: Listed) -> None:
+        """Take entries that the dump listed."""
         if self._listing is not None:
-            self._listing.count(entries)
+            self._listing.count(listed)
 
     def end_dump(self, at_ns: int) -> None:
         """The dump is whole; who holds what it listed is named in slices, a second each."""

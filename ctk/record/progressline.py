@@ -18,9 +18,10 @@ class Going(NamedTuple):
 
 def written(status: Status, events_s: float) -> str:
     """Give the line."""
+    gaps = "1 gap" if status.gaps == 1 else f"{status.gaps:,} gaps"
     return (
         f"{events_s:,.0f} events/s, {status.flows:,} flows, {status.live:,} live connections,"
-        f" {status.gaps:,} gaps, {status.file_bytes / 2**20:,.1f} MiB"
+        f" {gaps}, {status.file_bytes / 2**20:,.1f} MiB"
     )
 
 
@@ -28,7 +29,7 @@ def written(status: Status, events_s: float) -> str:
 ENDED = "recording has ended"
 
 _LINE = re.compile(
-    r"([0-9,]+) events/s, ([0-9,]+) flows, ([0-9,]+) live connections, ([0-9,]+) gaps,"
+    r"([0-9,]+) events/s, ([0-9,]+) flows, ([0-9,]+) live connections, ([0-9,]+) gaps?,"
     r" ([0-9,.]+) MiB"
 )
 

@@ -91,6 +91,8 @@ def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
         ended = recording.ended_at
         end = f"to {moment(ended)}" if ended else f"committed {moment(recording.committed_at)}"
         events = f"{recording.events:,} events, {recording.lost:,} lost"
+        if recording.unwritten:
+            events += f", {recording.unwritten:,} not written"
         source = safe(recording.source)
         yield "", f"{moment(recording.started_at)} {end}, {source}: {events}"
     yield "gaps", held.gaps_in_words or "none"

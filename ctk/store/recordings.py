@@ -55,6 +55,11 @@ class RecordingRow:
         self.recorder_id = _recorder_id(conn, node, cluster)
         self.full: _FullDisk | None = None
 
+    @property
+    def was_down(self) -> bool:
+        """Whether this recording begins with a gap, to the one before."""
+        return self.previous is not None and self.previous.committed_ns < self.started_ns
+
     def begin(self) -> None:
         """Write that this recording started, and the gap to the one before."""
         conn, previous = self._conn, self.previous
@@ -71,7 +76,7 @@ class RecordingRow:
                 *(version("ctk"), self._source, self._settings),
             ),
         ).lastrowid
-        if previous is not None and previous.committed_ns < self.started_ns:
+        if previous is not None and self.was_down:
             self._insert(Gap("recorder down", previous.committed_ns, self.started_ns))
 
     def advance(self, committed_ns: int, counters: EventCounts) -> None:

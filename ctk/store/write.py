@@ -191,6 +191,11 @@ class Writer:
         """The last recording of this node before this one."""
         return self._recording.previous
 
+    @property
+    def was_down(self) -> bool:
+        """Whether a gap to that one comes first."""
+        return self._recording.was_down
+
     def edge_id(self, edge: Edge) -> int:
         """
         Return the id of an edge's row, which stands in the file with the next window.

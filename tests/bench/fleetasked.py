@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from fleet import CTK, END_NS, seconds
 from generate import generate
 
-from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse import ddl, tables
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.ship import shipper_of
 from ctk.fleet.clickhouse.target import parse_target
@@ -64,7 +64,7 @@ def fill(folder: Path, target: str, flows: int) -> dict[str, int]:
         conn.execute("UPDATE recording SET events = 1, boot_id = 'boot'")
     to = parse_target(target)
     with opened(to, database=False) as client:
-        tables.make(client, dict.fromkeys(level.name for level in tables.LEVELS))
+        ddl.make(client, dict.fromkeys(level.name for level in tables.LEVELS))
     with opened(to) as client:
         with shipper_of(file, to.said) as shipper:
             shipper.ship(client)

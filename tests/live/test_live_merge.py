@@ -28,7 +28,7 @@ from twonodes import (
 )
 
 import ctk
-from ctk.fleet.clickhouse import tables
+from ctk.fleet.clickhouse import ddl
 from ctk.fleet.clickhouse.client import opened
 from ctk.fleet.clickhouse.ship import shipper_of
 from ctk.fleet.clickhouse.target import parse_target
@@ -111,7 +111,7 @@ def in_clickhouse(files: Sequence[Path], folder: Path) -> tuple[int, Counter[Mad
     """Ship files; give all connections there, and what of them counts, as it is asked."""
     target = parse_target(f"chdb://{folder}", {})
     with opened(target, database=False) as client:
-        tables.make(client)
+        ddl.make(client)
     with opened(target) as client:
         for file in files:
             with shipper_of(file, target.said) as shipper:

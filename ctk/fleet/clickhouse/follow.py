@@ -5,15 +5,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from ctk.errors import StoreError
 from ctk.fleet.clickhouse.client import AwayError, Client, connect
+from ctk.fleet.clickhouse.settle import settle
 from ctk.fleet.clickhouse.ship import Shipped, Shipper, shipper_of
 from ctk.fleet.clickhouse.target import Target
 
 _RETRY_S, _MOST_RETRY_S = 1.0, 60.0
 _START_S = 60.0  # nodes that are started together do not all come in one second
 _LOOK_S = 0.2
+_SETTLE_S = 3600.0
+_LAST_S = 10.0  # that uniting parts takes at the end: who stops a container kills it after 30
 
 
 class Following:
@@ -43,6 +47,7 @@ class Following:
         self._shippers: dict[Path, Shipper] = {}
         self._client: Client | None = None
         self._waiting: set[Path] = set()
+        self._settle_at_s = time.monotonic() + _SETTLE_S
 
     def run(self, show: Callable[[Shipped], None]) -> Shipped:
         """Ship until `stop`; `show` gets what was shipped in all, after each round."""
@@ -65,7 +70,10 @@ class Following:
                     self._say(f"{self._target.said} answers again")
                 retry_s = 0.0
                 show(shipped)
+                if time.monotonic() >= self._settle_at_s:
+                    self._settle(stop=self._stop)
                 self._wait(self._every_s * random.uniform(0.9, 1.1))
+            self._settle(limit_s=_LAST_S)
         return shipped
 
     @property
@@ -97,6 +105,11 @@ class Following:
             while shipper.notes:
                 self._say(f"{db}: {shipper.notes.pop(0)}")
         return shipped
+
+    def _settle(self, **within: Any) -> None:
+        if self._client is not None:
+            settle(self._client, self._say, **within)
+        self._settle_at_s = time.monotonic() + _SETTLE_S
 
     def _hang_up(self) -> None:
         if self._client is not None:

@@ -1,6 +1,7 @@
 """Which rows of each level are left: minutes are pruned first, and hours tell what there was."""
 
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ctk.fleet.clickhouse import tables
@@ -20,8 +21,12 @@ class Kept(NamedTuple):
         return until_ns <= self.since_ns or self.pruned_ns[at] <= max(since_ns, self.since_ns)
 
 
-def kept(client: Client) -> Kept | None:
-    """Read what is left; None where there is no row at all."""
+def kept(client: Client, days: Mapping[str, int | None] | None = None) -> Kept | None:
+    """
+    Read what is left; None where there is no row at all.
+
+    `days` are what tables.kept_days gives, which is asked where they are not given.
+    """
     asked = ", ".join(
         f"(SELECT (toUnixTimestamp(min({level.column})), toUnixTimestamp(max({level.column})),"
         f" count()) FROM {level.table})"
@@ -36,7 +41,7 @@ def kept(client: Client) -> Kept | None:
     ]
     if not some:
         return None
-    days = tables.kept_days(client)
+    days = tables.kept_days(client) if days is None else days
     now_ns = time.time_ns() // MINUTE * MINUTE
     pruned = []
     for level in tables.LEVELS:

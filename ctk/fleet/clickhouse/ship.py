@@ -178,8 +178,7 @@ class Shipper:
         last = state.last_batch
         first = not self._greeted
         if first:
-            tables.check(client)
-            self._keep_days = tables.kept_days(client)["flows_1m"]
+            self._keep_days = tables.check(client)["flows_1m"]
         known = list(told.batches(client, state.recording, 0 if first else last))
         if first:
             self._note_copies(known)

@@ -75,7 +75,7 @@ class Shipped(Recording):
         self.client: Client = reading(self.target)
         self._opened.callback(self.client.close)
         try:
-            tables.check(self.client)
+            self._keep_days = tables.check(self.client)
         except BaseException:
             self._opened.close()
             raise
@@ -143,7 +143,9 @@ class Shipped(Recording):
             from ctk.fleet.clickhouse.sums import Sums
 
             fleet = fleet_of(self.told)
-            self._sums = Sums(self.client, self.told, fleet, everybody=self._all_observers)
+            self._sums = Sums(
+                self.client, self.told, fleet, self._keep_days, everybody=self._all_observers
+            )
         check(sort, limit, side)
         found = self._sums.top(filters, keys, sort, limit, seen=seen, side=side)
         if found is None:
@@ -296,8 +298,8 @@ class Shipped(Recording):
         raise _not_here("how full tables were is not shipped", "ctk pressure FILE, of a node")
 
     def schema(self) -> NoReturn:
-        """Refuse: its tables are those that `ctk ship --init` prints."""
-        raise _not_here("the views are those of a file", "ctk ship --init prints the tables here")
+        """Refuse: its tables are those that `ctk ship --init --ddl` prints."""
+        raise _not_here("the views are those of a file", "ctk ship --init --ddl prints its tables")
 
     def _filters(
         self, filters: Filters | None, asked: Mapping[str, object], *others: str

@@ -80,10 +80,19 @@ def key_sql(key: str, sql: str | None = None) -> str | None:
 class Sums:
     """Answers from the rows of a target; `everybody` counts what each observer saw."""
 
-    def __init__(self, client: Client, told: Told, fleet: Fleet, *, everybody: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        told: Told,
+        fleet: Fleet,
+        keep_days: Mapping[str, int | None],
+        *,
+        everybody: bool,
+    ) -> None:
         self._client = client
         self._told = told
         self._fleet = fleet
+        self._keep_days = keep_days
         self._everybody = everybody
         self._kept: Kept | None = None
 
@@ -185,7 +194,7 @@ class Sums:
     def _held(self) -> list[Held]:
         """Say what each table holds: what is coarser is as far as what is finer."""
         if self._kept is None:
-            self._kept = kept(self._client)
+            self._kept = kept(self._client, self._keep_days)
         if self._kept is None:
             return []
         # What is finer than minutes was not shipped.
@@ -232,7 +241,9 @@ class Sums:
         recorded = self._fleet.recorded
         changes = [] if self._everybody else recorded.changes()
         of = Clusters(clusters, bound)
-        named = Renamed(names, self._zones(), bound)
+        # A zone is asked for, or not at all.
+        zones = self._zones() if "node_zone" in f"{fits} {groups}" else {}
+        named = Renamed(names, zones, bound)
         keys = " ".join(" ".join((*each.keys, each.where, each.whole)) for each in groups)
         picked = _needed(f"{keys} {' '.join(_READ.values())} {' '.join(_SEEN)} {_IDS}")
         selects = []

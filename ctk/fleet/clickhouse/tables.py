@@ -19,7 +19,7 @@ from typing import NamedTuple, get_args, get_type_hints
 from ctk.fleet.clickhouse.client import Client, NoTablesError
 from ctk.store.columns import COUNT_KEYS, FLOW_COLUMNS, FOLDED_KEYS, IDENTITY_KEYS, FlowRecord
 
-_COMMENT = "ctk, tables 1"  # tells their version
+COMMENT = "ctk, tables 1"  # tells their version
 
 _TEXT, _TEXT_OR_NULL = "LowCardinality(String)", "LowCardinality(Nullable(String))"
 _NUMBERS = {
@@ -62,16 +62,6 @@ FLOWS_1M: Mapping[str, str] = {
     **SEEN,
     **FOLDED,
 }
-
-_CODECS = {
-    "minute": "Delta, ZSTD",
-    "src": "ZSTD",
-    "dst": "ZSTD",
-    "first_seen_ns": "DoubleDelta, ZSTD",
-    "last_seen_ns": "DoubleDelta, ZSTD",
-}
-
-_NAMES = "cluster, src_namespace, src_workload, dst_namespace, dst_workload"
 
 
 class Level(NamedTuple):
@@ -249,97 +239,40 @@ KEPT_UNTIL: Mapping[str, str] = {
 }
 
 
-def ddl(database: str, keep: Mapping[str, int | None] | None = None) -> Iterator[str]:
+def check(client: Client) -> Mapping[str, int | None]:
     """
-    Yield the statements that make the database and its tables where they are not there.
+    Refuse what has no tables of ctk, or those of another version.
 
-    `keep` has how many days a level's rows stay, by its name, None for ever: what is older when it
-    comes is not kept at all.
+    Gives how many days the rows of each table stay; None is for ever.
     """
-    keep = {level.name: level.keep_days for level in LEVELS} | dict(keep or {})
-    yield f"CREATE DATABASE IF NOT EXISTS {database}"
-    for level in LEVELS:
-        yield _table_of(database, level, keep[level.name])
-    for level in LEVELS[1:]:
-        yield _view_of(database, level)
-    for table, (columns, key) in TOLD.items():
-        yield _told(database, table, columns, key, keep[DAYS.name])
-
-
-def make(client: Client, keep: Mapping[str, int | None] | None = None) -> None:
-    """Make what is not there."""
-    for statement in ddl(client.target.database, keep):
-        client.command(statement)
-
-
-def check(client: Client) -> None:
-    """Refuse what has no tables of ctk, or those of another version."""
-    found = client.query(
-        "SELECT comment FROM system.tables"
-        " WHERE database = {database:String} AND name = 'flows_1m'",
-        {"database": client.target.database},
-    ).rows
+    found = {name: (comment, days) for name, comment, days in _there(client)}
     said = client.target.said
-    if not found:
+    if MINUTES.table not in found:
         raise NoTablesError(f"{said} has no tables of ctk", hint=f"ctk ship --init --to {said}")
-    if found[0][0] != _COMMENT:
+    if found[MINUTES.table][0] != COMMENT:
         raise NoTablesError(
             f"{said} has tables of another version of ctk",
             hint="ship to another database, or ask with the version that made it",
         )
+    return {name: days for name, (_, days) in found.items()}
 
 
 def kept_days(client: Client) -> Mapping[str, int | None]:
     """Give how many days the rows of each table stay; None is for ever."""
+    return {name: days for name, _, days in _there(client)}
+
+
+def _there(client: Client) -> Iterator[tuple[str, str, int | None]]:
     found = client.query(
-        "SELECT name, extract(engine_full, 'TTL .*toIntervalDay\\\\(([0-9]+)\\\\)')"
+        "SELECT name, comment, extract(engine_full, 'TTL .*toIntervalDay\\\\(([0-9]+)\\\\)')"
         " FROM system.tables WHERE database = {database:String}",
         {"database": client.target.database},
     )
-    return {name: int(days) if days else None for name, days in found.rows}
+    for name, comment, days in found.rows:
+        yield name, comment, int(days) if days else None
 
 
-def _lines(columns: Iterator[str]) -> str:
-    return ",\n".join(f"    {each}" for each in columns)
-
-
-def _table_of(database: str, level: Level, keep_days: int | None) -> str:
-    coarse = level is not MINUTES
-    columns = {level.column: "DateTime('UTC')"} | {
-        name: _aggregated(name, kind) if coarse else kind
-        for name, kind in FLOWS_1M.items()
-        if name != "minute" and not (coarse and name == "batch")
-    }
-    codecs = _CODECS | {level.column: _CODECS["minute"]}
-    lines = _lines(
-        f"{name} {kind}" + (f" CODEC({codecs[name]})" if name in codecs else "")
-        for name, kind in columns.items()
-    )
-    kept = "" if keep_days is None else f"TTL {level.column} + INTERVAL {keep_days} DAY\n"
-    # Of minutes an hour is asked for, of hours and days names: their rows are then together.
-    first = "" if coarse else "toStartOfHour(minute), "
-    return (
-        f"CREATE TABLE IF NOT EXISTS {database}.{level.table} (\n{lines}\n)\n"
-        f"ENGINE = {'AggregatingMergeTree' if coarse else 'MergeTree'}\n"
-        f"PARTITION BY {_partition(level)}\n"
-        f"ORDER BY ({first}{_NAMES}, recording, edge, {level.column})\n"
-        f"{kept}"
-        f"SETTINGS allow_nullable_key = 1, non_replicated_deduplication_window = {WINDOW},"
-        " ttl_only_drop_parts = 1\n"
-        f"COMMENT '{_COMMENT}'"
-    )
-
-
-def _partition(level: Level) -> str:
-    return f"toYYYYMM({level.column})" if level is DAYS else f"toDate({level.column})"
-
-
-def _aggregated(name: str, kind: str) -> str:
-    function = _function(name)
-    return f"SimpleAggregateFunction({function}, {kind})" if function else kind
-
-
-def _function(name: str) -> str | None:
+def function_of(name: str) -> str | None:
     if name in COUNTS:
         return "sum"
     # How many stand behind "other" in an hour is at least the most of its minutes.
@@ -352,7 +285,7 @@ def summed(level: Level) -> str:
     """Give the SELECT list that sums minutes up to a level's rows, but for its bucket."""
     return ", ".join(
         f"{function}(f.{name}) AS {name}"
-        if (function := _function(name))
+        if (function := function_of(name))
         else f"f.{name} AS {name}"
         for name in summed_names()
     )
@@ -365,34 +298,5 @@ def summed_names() -> list[str]:
 
 def keys_of(level: Level) -> str:
     """Give what rows of a level are told apart by, to group by."""
-    names = (name for name in summed_names() if not _function(name))
+    names = (name for name in summed_names() if not function_of(name))
     return ", ".join([level.column, *(f"f.{name}" for name in names)])
-
-
-def _view_of(database: str, level: Level) -> str:
-    return (
-        f"CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.{level.table}_of_minutes"
-        f" TO {database}.{level.table} AS\n"
-        f"SELECT {level.start} AS {level.column}, {summed(level)}\n"
-        f"FROM {database}.flows_1m AS f\nGROUP BY {keys_of(level)}"
-    )
-
-
-def _told(
-    database: str, table: str, columns: Mapping[str, str], key: str, keep_days: int | None
-) -> str:
-    at = [name.removesuffix("_ns") for name in columns if name.endswith("_ns")]
-    lines = [f"{name} {kind}" for name, kind in columns.items()]
-    lines.append("told_ns Int64")
-    lines += [
-        f"{name}_at Nullable(DateTime64(9, 'UTC')) ALIAS fromUnixTimestamp64Nano({name}_ns, 'UTC')"
-        for name in at
-    ]
-    kept = ""
-    if table in KEPT_UNTIL and keep_days is not None:
-        kept = f"TTL {KEPT_UNTIL[table]} + INTERVAL {keep_days} DAY\n"
-    return (
-        f"CREATE TABLE IF NOT EXISTS {database}.{table} (\n{_lines(iter(lines))}\n)\n"
-        f"ENGINE = ReplacingMergeTree(told_ns)\nORDER BY ({key})\n{kept}"
-        f"COMMENT '{_COMMENT}'"
-    )

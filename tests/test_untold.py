@@ -1,0 +1,167 @@
+"""Pods that are killed or done before their address is told: whose it was is not made up."""
+
+from dataclasses import replace
+
+import pytest
+from test_endpoints import (
+    T0,
+    S,
+    cluster,
+    finally_named,
+    known,
+    listed,
+    missed,
+    node,
+    pod,
+    recalled,
+    who,
+)
+
+from ctk.kube.objects import Applied, Deleted, Pod
+
+ADDRESS = "10.244.0.9"
+OLD = pod("old", networked_ns=T0, running_ns=T0 + S)
+NEXT = pod("next", start=12, networked_ns=T0 + 13 * S, running_ns=T0 + 14 * S)
+WAITING = pod("job", "", start=10, phase="Pending")
+DONE = replace(WAITING, phase="Succeeded", ended_ns=T0 + 15 * S)
+JOB = pod(
+    "job",
+    start=10,
+    networked_ns=T0 + 11 * S,
+    running_ns=T0 + 12 * S,
+    phase="Failed",
+    ended_ns=T0 + 14 * S,
+)
+OVER = replace(OLD, phase="Failed", ended_ns=T0 + 11 * S)
+ASKED_LATE = 0.9  # a window's rows are made at its end
+# What is told of whom, and when; None: it is deleted.
+Told = tuple[Pod, Pod | None, float]
+
+STORIES: dict[str, tuple[list[Told], dict[float, str]]] = {
+    "a Job that is done may have had the address of a pod that was deleted": (
+        [(OLD, None, 10), (WAITING, WAITING, 10.2), (DONE, DONE, 15.5)],
+        {9: "pod old", 12.5: "unknown", 14.5: "unknown"},
+    ),
+    "and so it may have had it before the other is said to be gone": (
+        [
+            (OLD, replace(OLD, terminating=True), 10),
+            (WAITING, WAITING, 10.2),
+            (DONE, DONE, 15.5),
+            (OLD, None, 16),
+        ],
+        {9: "pod old", 12.5: "unknown", 17: "unknown"},
+    ),
+    "a Job of another node had another address": (
+        [
+            (OLD, None, 10),
+            (WAITING, replace(WAITING, node="n2"), 10.2),
+            (DONE, replace(DONE, node="n2"), 15.5),
+        ],
+        {9: "pod old", 12.5: "pod old"},
+    ),
+    "it may be told after the next pod of the address": (
+        [
+            (OLD, None, 10),
+            (WAITING, WAITING, 10.2),
+            (NEXT, NEXT, 15),
+            (JOB, JOB, 15.5),
+        ],
+        {9: "pod old", 10.1: "pod old", 12.5: "pod job", 15: "pod next"},
+    ),
+    "or be gone then": (
+        [(OLD, None, 10), (WAITING, WAITING, 10.2), (NEXT, NEXT, 15), (WAITING, None, 15.5)],
+        {9: "pod old", 12.5: "unknown", 15: "pod next"},
+    ),
+    "or have another address": (
+        [
+            (OLD, None, 10),
+            (WAITING, WAITING, 10.2),
+            (NEXT, NEXT, 15),
+            (WAITING, pod("job", "10.244.0.8", start=10), 16),
+        ],
+        {9: "pod old", 10.1: "pod old", 12.5: "pod old", 15: "pod next"},
+    ),
+    "the last second of a pod is its own once the next one is told, and no third was there": (
+        [(OVER, OVER, 11.5), (NEXT, NEXT, 15)],
+        {9: "pod old", 10.7: "pod old", 15: "pod next"},
+    ),
+    "where a third was there it is nobody's": (
+        [
+            (OVER, OVER, 11.5),
+            (WAITING, WAITING, 10.2),
+            (NEXT, NEXT, 15),
+            (JOB, replace(JOB, networked_ns=T0 + 10 * S, running_ns=T0 + 10 * S), 16),
+        ],
+        {9: "pod old", 10.7: "unknown", 11.5: "pod job", 15: "pod next"},
+    ),
+    "a pod that is deleted after it gave its address back had it up to when the next ran": (
+        [
+            (OLD, replace(OLD, terminating=True), 10),
+            (OLD, None, 15),
+            (NEXT, NEXT, 16),
+        ],
+        {9: "pod old", 13.5: "pod old", 14.5: "pod next", 15.5: "pod next"},
+    ),
+    "nobody's is the second in which one that is gone may have left an address": (
+        [
+            (OLD, None, 5),
+            (WAITING, WAITING, 10.2),
+            (WAITING, None, 12.5),
+            (NEXT, replace(NEXT, running_ns=T0 + 13 * S), 15),
+        ],
+        {13.5: "unknown", 14: "pod next"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("story", "named"), STORIES.values(), ids=STORIES)
+def test_what_was_dialled(story: list[Told], named: dict[float, str]) -> None:
+    endpoints = cluster(node(), OLD)
+    events: list[tuple[float, Told | None]] = [(told[2], told) for told in story]
+    dials = {at: T0 + int(at * S) for at in named}
+    events += [(at + ASKED_LATE, None) for at in dials]
+    asked_of = iter(dials.values())
+    answers = []
+    for at, told in sorted(events, key=lambda event: event[0]):
+        if told is None:
+            answers.append(endpoints.at(ADDRESS, next(asked_of)))
+            continue
+        was, now, _ = told
+        at_ns = T0 + int(at * S)
+        endpoints.apply(Deleted(was, at_ns) if now is None else Applied(now, at_ns))
+    # Long after, when nothing more can be told of it.
+    endpoints.apply(Applied(pod("later", "10.244.0.77", start=500), T0 + 500 * S))
+    assert finally_named(endpoints, answers) == list(named.values())
+    asked = [endpoints.at(ADDRESS, at_ns) for at_ns in dials.values()]
+    assert [f"{each.kind} {each.name or ''}".strip() for each in asked] == list(named.values())
+
+
+def test_a_last_second_is_named_at_once() -> None:
+    endpoints = cluster(node(), OLD)
+    answer = endpoints.at(ADDRESS, T0 + 10 * S + S // 2)
+    endpoints.apply(Applied(OVER, T0 + 11 * S + S // 2))
+    endpoints.apply(Applied(NEXT, T0 + 15 * S))
+    owned = endpoints.at(ADDRESS, T0 + 10 * S + S // 2)
+    assert (owned.name, owned.valid_from_ns) == ("old", answer.valid_from_ns)
+
+
+def test_one_that_the_file_knew_and_a_list_lacks_may_have_had_the_address() -> None:
+    endpoints = recalled(known(OLD), known(replace(WAITING, started_ns=T0 + 95 * S)))
+    answers = [endpoints.at(ADDRESS, T0 + at * S) for at in (99, 101, 104)]
+    listed(endpoints, [], 110)
+    endpoints.apply(Applied(pod("later", "10.244.0.77", start=500), T0 + 500 * S))
+    assert finally_named(endpoints, answers) == ["pod old", "unknown", "unknown"]
+
+
+def test_who_had_the_address_before_the_last_owner_is_no_reason_not_to_name_the_next() -> None:
+    """All that was missed is told at once, also of one that was killed long before."""
+    endpoints = recalled(known(OLD))
+    second = pod("second", start=103, networked_ns=T0 + 104 * S, running_ns=T0 + 105 * S)
+    over = replace(second, phase="Failed", ended_ns=T0 + 109 * S)
+    third = pod("third", start=108, networked_ns=T0 + 109 * S, running_ns=T0 + 109 * S)
+    waiting = replace(WAITING, started_ns=T0 + 101 * S)
+    changes = [Applied(waiting, 0), Deleted(OLD, 0), Applied(second, 0), Applied(over, 0)]
+    missed(endpoints, *changes, Applied(replace(third, addresses=(), phase="Pending"), 0))
+    listed(endpoints, [node(), waiting, over, replace(third, addresses=(), phase="Pending")], 110)
+    endpoints.apply(Applied(third, T0 + 111 * S))
+    assert who(endpoints, ADDRESS, 109.5) == "pod third"
