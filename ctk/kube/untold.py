@@ -2,8 +2,9 @@
 Pods that may have had an address that they never told.
 
 A kubelet posts a pod's address seconds after the pod began to use it, and what is killed or done
-before that never tells it. A pod is told of before it has an address, since a kubelet hears of it
-no sooner than a watch: so where pods are watched no other than these can have come in between.
+before that never tells it. But a pod is bound to its node before it gets an address there, and a
+watch tells in order: when the next pod of an address tells it, those that may have had it in
+between are told of, too.
 """
 
 from collections import deque
@@ -34,11 +35,11 @@ class Untold:
         self._there[uid] = since_ns
 
     def told(self, uid: str) -> bool:
-        """It tells its address, or is gone; gives whether it was awaited."""
+        """A pod tells its address, or is gone; gives whether its address was awaited."""
         return self._there.pop(uid, None) is not None
 
     def went(self, gone: Gone) -> None:
-        """A pod is gone."""
+        """Remember a pod that is gone, and told no address."""
         self._gone.setdefault(gone.node, deque()).append(gone)
 
     def awaits(self, when_ns: int) -> bool:
