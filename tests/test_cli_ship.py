@@ -33,7 +33,7 @@ def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
         f"Error: there is no database chdb://{tmp_path}/fleet\n"
         f"Try: ctk ship --init --to chdb://{tmp_path}/fleet\n"
     )
-    made = invoke("ship", to, "--init", "--retain=forever")
+    made = invoke("ship", to, "--init", "--ddl", "--retain=forever")
     assert made.exit_code == 0
     assert made.stdout.startswith("CREATE DATABASE IF NOT EXISTS ctk;\n")
     assert "TTL minute" not in made.stdout
@@ -55,9 +55,10 @@ def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
 
 def test_how_long_rows_stay_is_changed_where_tables_are(invoke, tmp_path):
     to = f"--to=chdb://{tmp_path}/fleet"
+    there = f"chdb://{tmp_path}/fleet has the tables: --ddl prints them\n"
     made = invoke("ship", to, "--init")
-    assert (made.stderr, made.stdout.count("ALTER")) == ("", 0)
-    changed = invoke("ship", to, "--init", "--retain=1m=7d", "--retain=1d=1d")
+    assert (made.stderr, made.stdout) == (there, "")
+    changed = invoke("ship", to, "--init", "--ddl", "--retain=1m=7d", "--retain=1d=1d")
     assert changed.stderr.splitlines() == [
         "flows_1m: rows stay 7 days, before: 30 days",
         "flows_1d: rows stay 1 day, before: 730 days",
@@ -66,10 +67,10 @@ def test_how_long_rows_stay_is_changed_where_tables_are(invoke, tmp_path):
         "pods: rows stay 1 day, before: 730 days",
     ]
     assert "ALTER TABLE ctk.flows_1m MODIFY TTL minute + INTERVAL 7 DAY;\n" in changed.stdout
-    assert invoke("ship", to, "--init", "--retain=1m=7d").stderr == ""
+    assert invoke("ship", to, "--init", "--retain=1m=7d").stderr == there
     forever = invoke("ship", to, "--init", "--retain=1m=forever").stderr
-    assert forever == "flows_1m: rows stay for ever, before: 7 days\n"
-    assert invoke("ship", to, "--init").stderr == ""  # what is not named stays as it is
+    assert forever == f"{there}flows_1m: rows stay for ever, before: 7 days\n"
+    assert invoke("ship", to, "--init").stderr == there  # what is not named stays as it is
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ def test_how_long_rows_stay_is_changed_where_tables_are(invoke, tmp_path):
         (["--to=http://ch"], "this is not the address of a ClickHouse"),
         (["--to=chdb:///x", "--verify", "--follow"], "--follow, --verify and --status are not"),
         (["--to=chdb:///x", "--retain=1m=30d"], "--retain changes tables"),
+        (["--to=chdb:///x", "--ddl"], "--ddl prints what --init does"),
         (["--to=chdb:///x", "--init", "--retain=1m=90m"], "'90m' is not a number of days"),
         (["--to=chdb:///x", "--init", "--retain=2m=1d"], "'2m=1d' is not LEVEL=AGE"),
         (["--to=chdb:///x", "--init", "--retain=30d"], "'30d' is not LEVEL=AGE"),

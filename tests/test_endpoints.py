@@ -83,6 +83,7 @@ def service(name: str = "web", address: str = "10.96.0.80", start: int = 0, **mo
             "addresses": addresses,
             "ports": (ServicePort("http", "tcp", 80, None),),
             "started_ns": T0 + start * S,
+            "changed_ns": T0 + start * S,
             **more,
         }
     )
@@ -1083,6 +1084,45 @@ def test_a_cluster_ip_that_an_earlier_recording_could_not_name_names_what_was_di
         ServiceFound(after, "tcp", 80, "shop/web", "address"),
         ServiceFound(after, "udp", 53, "shop/web", "address"),
     ]
+
+
+@pytest.mark.parametrize("changed", [80, None])
+def test_a_service_that_may_have_been_an_external_name_claims_no_earlier_dial(
+    changed: int | None,
+) -> None:
+    """Its ClusterIP may have been another's; without managed fields nothing tells until when."""
+    web = service(start=40, changed_ns=changed and T0 + changed * S)
+    endpoints = recalled(until=100)
+    earlier = Endpoint(address="10.96.0.80", kind="unknown", valid_from_ns=T0 + 60 * S)
+    remembered(endpoints, earlier, 100)
+    edge = dial(endpoints, "10.96.0.80", at=79)
+    listed(endpoints, [web], 110)
+    history = endpoints.drain()
+    assert not [each for each in history if isinstance(each, ServiceFound)]
+    assert "service" not in {each.known.kind for each in history if isinstance(each, Completed)}
+    assert (edge.service, dial(endpoints, "10.96.0.80", at=111).service) == (None, "shop/web")
+
+
+def test_a_slice_that_is_told_before_the_pod_it_lists_does_not_name_the_one_before() -> None:
+    endpoints = cluster(node(), service(), backs("web"), pod("old"))
+    edge = dial(endpoints, "10.244.0.9", 8080, at=10.2)
+    endpoints.apply(Deleted(pod("old"), T0 + 11 * S))
+    endpoints.apply(Applied(pod("new", "", start=11, phase="Pending"), T0 + 11 * S))
+    endpoints.apply(Applied(backs("web", "10.244.0.9"), T0 + 13 * S))
+    endpoints.apply(Applied(gained("new", 12, 13), T0 + 14 * S))
+    assert edge.service is None
+    assert not [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+
+
+def test_slices_that_are_listed_before_the_pods_name_what_was_dialled() -> None:
+    endpoints = recalled(known(pod()), until=100)
+    edge = dial(endpoints, "10.244.0.9", 8080, at=99)
+    for resource, each in (("services", service()), ("endpointslices", backs("web", "10.244.0.9"))):
+        endpoints.apply(Listed(resource, (each,), T0 + 101 * S))  # type: ignore[arg-type]
+    assert not [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+    endpoints.apply(Listed("pods", (pod(),), T0 + 102 * S))
+    found = [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+    assert found == [ServiceFound(edge.dialled, "tcp", 8080, "shop/web", "endpoint")]
 
 
 def test_a_slice_that_comes_after_the_first_dial_names_the_service() -> None:

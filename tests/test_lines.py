@@ -13,6 +13,7 @@ from edges import edge, with_ids
 from sample import AT, CLIENT, PING, WEB, WEB_TO_DB
 
 from ctk.ask.flows import Flows
+from ctk.ask.pages import TEXT_KEYS
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow
 from ctk.render.lines import Templates, TimeUnit
 from ctk.render.tables import encoder
@@ -55,7 +56,7 @@ ALL = Filters()
 def lines(path: Path, form: Any, time: TimeUnit, filters: Filters = ALL) -> list[bytes]:
     made = Templates(form, time)
     pages = Flows(partial(connect.reader, path), filters, page_rows=10).pages(
-        made.of_edge, as_json=True
+        made.of_edge, text=made.text
     )
     return [line for rows, edges in pages for line in made.lines(rows, edges)]
 
@@ -88,7 +89,9 @@ def test_times_are_texts_and_numbers_of_the_unit(odd: Path, time: TimeUnit) -> N
 
 def test_an_array_is_one_whatever_is_in_it(odd: Path) -> None:
     made = Templates("json", "ns")
-    pages = Flows(partial(connect.reader, odd), ALL, page_rows=10).pages(made.of_edge, as_json=True)
+    pages = Flows(partial(connect.reader, odd), ALL, page_rows=10).pages(
+        made.of_edge, text=made.text
+    )
     text = b"".join(line for rows, edges in pages for line in made.lines(rows, edges))
     expected = [orjson.loads(encoder("jsonl", FLOW_KEYS)(record)) for record in records(odd)]
     assert orjson.loads(text + made.end()) == expected
@@ -102,9 +105,10 @@ def test_a_head_names_the_columns(form: Any, delimiter: str) -> None:
 
 
 def test_what_a_row_says_itself_is_numbers() -> None:
-    """They become text all at once, and are told apart by their commas."""
+    """They become text all at once, with nothing to quote; but for its times they end the line."""
     hints = FlowRecord.__annotations__
     assert all("int" in str(hints[key]) for key in ROW_KEYS)
+    assert FLOW_KEYS[-len(TEXT_KEYS) :] == TEXT_KEYS
 
 
 def test_flows_of_one_edge_share_what_they_have_in_common(odd: Path) -> None:

@@ -89,6 +89,7 @@ def test_recorded_services_slices_and_nodes_keep_what_is_used() -> None:
         addresses=("10.96.0.80",),
         ports=(ServicePort("http", "tcp", 80, 30080),),
         started_ns=BEGAN_NS,
+        changed_ns=BEGAN_NS,
     )
     assert kubernetes.labels == {"component": "apiserver", "provider": "kubernetes"}
     assert recorded("endpointslices.json")[2] == EndpointSlice(

@@ -8,7 +8,7 @@ from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
 from ctk.ask.edges import EdgeValues
 from ctk.ask.folded import folded_of
-from ctk.ask.pages import ENDED, PAGE_ROWS, STARTED, Pages, Position, Row
+from ctk.ask.pages import ENDED, PAGE_ROWS, STARTED, Pages, Position, Row, RowText
 from ctk.ask.spans import Piece
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
@@ -99,7 +99,7 @@ class Flows(Iterator[FlowRecord]):
         return tuple(found)
 
     def pages(
-        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+        self, of_edge: Callable[[EdgeValues], T], *, text: RowText | None = None
     ) -> Iterator[Page[T]]:
         """
         Give the flows that are left as rows, many at a time, in place of records.
@@ -107,7 +107,7 @@ class Flows(Iterator[FlowRecord]):
         With them comes what `of_edge` makes of what the flows of one edge have in common. For
         `position` and `caveats` a page counts as given when the next one is asked for.
         """
-        return self._pages_of(of_edge, as_json=as_json)
+        return self._pages_of(of_edge, text=text)
 
     def position_of(self, row: Row) -> Position:
         """Give where a reader is that stops at this row, one of a page that was given."""
@@ -121,12 +121,10 @@ class Flows(Iterator[FlowRecord]):
                 yield record_of(row, edges[row[2]])
 
     def _pages_of(
-        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+        self, of_edge: Callable[[EdgeValues], T], *, text: RowText | None = None
     ) -> Iterator[Page[T]]:
         with self._connect() as conn:
-            pages = Pages(
-                conn, self._filters, self._after, of_edge, self._page_rows, as_json=as_json
-            )
+            pages = Pages(conn, self._filters, self._after, of_edge, self._page_rows, text=text)
             self._pages = pages
             first_ns, last_ns = FOREVER_NS, -FOREVER_NS
             for rows, edges in pages.read():

@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from heapq import merge
 from itertools import islice, repeat
 from operator import attrgetter
@@ -10,7 +11,7 @@ from typing import Any
 from ctk.ask.caveats import Caveat, PrunedMeanwhile
 from ctk.ask.edges import MOST_EDGES, EdgeValues
 from ctk.ask.flows import Flows, Page, T
-from ctk.ask.pages import PAGE_ROWS, Position, Row
+from ctk.ask.pages import PAGE_ROWS, TEXT_KEYS, Position, Row, RowText
 from ctk.ask.recording import Recording
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, ROW_KEYS, FlowRecord
@@ -58,12 +59,12 @@ class FlowsTogether(Flows):
         )
 
     def pages(
-        self, of_edge: Callable[[EdgeValues], T], *, as_json: bool = False
+        self, of_edge: Callable[[EdgeValues], T], *, text: RowText | None = None
     ) -> Iterator[Page[T]]:
         """Give the flows as rows; each file numbers its edges, so here they are numbered anew."""
         numbers: dict[tuple[Any, ...], int] = {}
         edges: dict[int, T] = {}
-        of_row = _json_of_row if as_json else _of_row
+        of_row = _of_row if text is None else partial(_text_of_row, text)
         while some := list(islice(self, PAGE_ROWS)):
             if len(numbers) > MOST_EDGES:
                 numbers, edges = {}, {}
@@ -99,10 +100,12 @@ _of_edge = attrgetter(*EDGE_KEYS)
 _of_row = attrgetter(*ROW_KEYS)
 
 
-def _json_of_row(record: FlowRecord) -> tuple[int, int, bytes]:
-    from orjson import dumps
+_of_text = attrgetter(*TEXT_KEYS)
 
-    return record.started_ns, record.ended_ns, dumps(_of_row(record))
+
+def _text_of_row(text: RowText, record: FlowRecord) -> tuple[int, int, bytes, bytes]:
+    port = str(text.or_null(record.src_port)).encode()
+    return record.started_ns, record.ended_ns, port, text.of(_of_text(record))
 
 
 def _start(found: tuple[FlowRecord, int]) -> int:

@@ -8,9 +8,10 @@ those that are written later for a time before it. What is pruned before it is r
 said so.
 """
 
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ctk.ask.connection import add_folded_edges, choose_edges, data_version, one_moment
@@ -43,10 +44,27 @@ _IN_SPAN = "(f.started_ns, f.n) > (?, ?) AND (f.started_ns, f.n) < (?, ?)"
 _NOT_LATER = "(f.started_ns, f.n) NOT IN (SELECT started_ns, n FROM late_flow WHERE id > ?)"
 
 # The id in late_flow where the row was found there, its number, its edge, and what ROW_KEYS name;
-# as JSON: when it started and ended, and an array of what ROW_KEYS name.
+# as text: when it started and ended, its source port, and what TEXT_KEYS name as one text.
 Row = Sequence[Any]
 STARTED, ENDED = (3 + ROW_KEYS.index(key) for key in ("started_ns", "ended_ns"))
 _Key = tuple[int, int]  # started_ns and n, the primary key of `flow`
+
+
+TEXT_KEYS = tuple(key for key in ROW_KEYS if key not in ("started_ns", "ended_ns", "src_port"))
+
+
+class RowText(NamedTuple):
+    """What SQLite writes of a row: `format` has a %d, or a %s, for each value of TEXT_KEYS."""
+
+    format: str
+    null: str
+
+    def of(self, values: Iterable[object]) -> bytes:
+        """Write values of TEXT_KEYS, as SQLite does."""
+        return (self.format % tuple(self.or_null(value) for value in values)).encode()
+
+    def or_null(self, value: object) -> object:
+        return self.null if value is None else value
 
 
 class Position(NamedTuple):
@@ -69,7 +87,7 @@ class Pages(Generic[T]):
     With `after`, only those that an earlier reader, which stopped there, has not had: first what
     was written late for a time before it. `pruned_ns` is up to when flows were pruned at the
     start; `missed` is a span that was pruned later, and before it was read. A page comes with what
-    `of_edge` makes of the edge of each row. Rows `as_json` take half the time, for who writes text.
+    `of_edge` makes of the edge of each row. Rows as `text` take half the time, for who writes it.
     """
 
     def __init__(
@@ -80,14 +98,14 @@ class Pages(Generic[T]):
         of_edge: Callable[[EdgeValues], T],
         page_rows: int = PAGE_ROWS,
         *,
-        as_json: bool = False,
+        text: RowText | None = None,
     ) -> None:
         self._conn = conn
         # Read once and in order, pages gain nothing from being mapped, and count as memory.
         conn.execute("PRAGMA mmap_size = 0")
         self._edges = Edges(conn, of_edge)
         self._page_rows = page_rows
-        self._as_json = as_json
+        self._text = text
         self._filters = filters
         self._after = after
         self.missed: tuple[int, int] | None = None
@@ -176,7 +194,7 @@ class Pages(Generic[T]):
 
     def _late_pages(self, after: Position, left: int | None) -> Iterator[list[Row]]:
         sql = f"""
-            SELECT late_flow.id, f.n, f.edge_id, {_of_row(_SQL, self._as_json)} FROM late_flow
+            SELECT late_flow.id, f.n, f.edge_id, {_of_row(_SQL, self._text)} FROM late_flow
             CROSS JOIN flow AS f ON f.started_ns = late_flow.started_ns AND f.n = late_flow.n
             WHERE late_flow.id > ? AND late_flow.id <= ?
                 AND {both([_IN_SPAN, *self._conditions])}
@@ -256,7 +274,7 @@ class Pages(Generic[T]):
         order = "DESC" if newest_first else "ASC"
         asked = "SELECT EXISTS (SELECT 1 FROM edge WHERE id < 0)"
         sql = _SQL if self._conn.execute(asked).fetchone()[0] else _PLAIN_SQL
-        of_row = _of_row(sql, self._as_json)
+        of_row = _of_row(sql, self._text)
         return self._conn.execute(
             f"SELECT NULL, f.n, f.edge_id, {of_row} FROM flow AS f WHERE {both(conditions)}"
             f" ORDER BY f.started_ns {order}, f.n {order} LIMIT ?",
@@ -264,11 +282,18 @@ class Pages(Generic[T]):
         ).fetchall()
 
 
-def _of_row(sql: Mapping[str, str], as_json: bool) -> str:
-    values = ", ".join(sql.values())
-    if not as_json:
-        return values
-    return f"{sql['started_ns']}, {sql['ended_ns']}, CAST(json_array({values}) AS BLOB)"
+def _of_row(sql: Mapping[str, str], text: RowText | None) -> str:
+    if text is None:
+        return ", ".join(sql.values())
+    values = [
+        sql[key] if spec == "%d" else f"IFNULL({sql[key]}, '{text.null}')"
+        for key, spec in zip(TEXT_KEYS, re.findall("%[ds]", text.format), strict=True)
+    ]
+    return (
+        f"{sql['started_ns']}, {sql['ended_ns']},"
+        f" CAST(IFNULL({sql['src_port']}, '{text.null}') AS BLOB),"
+        f" CAST(printf('{text.format}', {', '.join(values)}) AS BLOB)"
+    )
 
 
 def _before(at_ns: int | None, otherwise_ns: int = 0) -> _Key:

@@ -301,12 +301,19 @@ def _moved(
         bound = (*bound, filters.first if filters.last is None else filters.last)
     group = ", ".join(columns)
     each = ", ".join(f"{sql} AS {name}" for name, sql in (columns | read).items())
-    tables = [piece.table for piece in pieces] or ["flow_1d"]
-    selects = [
-        f"SELECT {each.replace('{ended_ns}', _ENDED_NS[table])} FROM {table}"
-        f" WHERE {f'{both(conditions)} {end}' if pieces else '0'}"
-        for table in tables
-    ]
+    # Rows lie by time: those of a bucket's start are summed as they are read, without sorting.
+    summed = ", ".join(
+        [f"{sql} AS {name}" for name, sql in columns.items()]
+        + [f"{_ADDED.get(name, 'SUM')}({sql}) AS {name}" for name, sql in read.items()]
+    )
+    selects = []
+    for table in [piece.table for piece in pieces]:
+        by_start = list(columns) == ["bucket_ns"] and table != "flow"
+        named = (summed if by_start else each).replace("{ended_ns}", _ENDED_NS[table])
+        order = "GROUP BY started_ns" if by_start else end
+        selects.append(f"SELECT {named} FROM {table} WHERE {both(conditions)} {order}")
+    if not pieces:
+        selects.append(f"SELECT {each.replace('{ended_ns}', '0')} FROM flow_1d WHERE 0")
     values = [(piece.since_ns, piece.until_ns, *bound) for piece in pieces]
     rows = selects[0] if len(selects) == 1 else " UNION ALL ".join(selects)
     return Condition(

@@ -51,7 +51,10 @@ def _retention(text: str) -> dict[str, int | None]:
     metavar="AGE",
     help="With --follow: between two looks. 5m for 1,000 nodes, 1h for 10,000.",
 )
-@click.option("--init", is_flag=True, help="Make the tables, and print how; with DB, ship then.")
+@click.option("--init", is_flag=True, help="Make the tables; with DB, ship then.")
+@click.option(
+    "--ddl", "prints", is_flag=True, help="With --init: print the statements that make them."
+)
 @click.option(
     "--retain",
     multiple=True,
@@ -76,6 +79,7 @@ def ship(
     follow: bool,
     every_ns: int,
     init: bool,
+    prints: bool,
     retain: dict[str, int | None],
     verify: bool,
     status: bool,
@@ -104,6 +108,8 @@ def ship(
         raise UsageError("--follow, --verify and --status are not asked together")
     if retain and not init:
         raise UsageError("--retain changes tables", hint="add --init")
+    if prints and not init:
+        raise UsageError("--ddl prints what --init does", hint="add --init")
     if not dbs and not init:
         raise UsageError("there is nothing to ship", hint=f"ctk ship node.db --to {target.said}")
     if status:
@@ -111,22 +117,25 @@ def ship(
             _say_status(db, target, folder)
         return
     if init:
-        _make(target, retain)
+        _make(target, retain, prints=prints)
     if follow:
         _follow(dbs, target, every_ns, folder)
     elif dbs:
         _once(dbs, target, folder, verify=verify)
 
 
-def _make(target: "Target", retain: dict[str, int | None]) -> None:
+def _make(target: "Target", retain: dict[str, int | None], *, prints: bool) -> None:
     from ctk.fleet.clickhouse import ddl, retention
     from ctk.fleet.clickhouse.client import opened
 
     with opened(target, database=False) as client:
         ddl.make(client, retain)
         changed = list(retention.change(client, retain))
-    for statement in (*ddl.statements(target, retain), *(each for each, _ in changed)):
-        click.echo(f"{statement};\n")
+    if prints:
+        for statement in (*ddl.statements(target, retain), *(each for each, _ in changed)):
+            click.echo(f"{statement};\n")
+    else:
+        remark(f"{target.said} has the tables: --ddl prints them")
     for _, said in changed:
         remark(said)
 

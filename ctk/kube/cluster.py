@@ -201,6 +201,8 @@ class Cluster:
             if old is None or address not in had:
                 # A pod gets its address late, but nobody else had it since it started.
                 from_ns = new.started_ns if old is None or isinstance(new, Pod) else at_ns
+                if isinstance(new, Service):
+                    from_ns = max(from_ns, self._service_ports.since_ns(new, at_ns))
                 claim = self._claim(new, from_ns, at_ns)
                 self._owners.give(endpoint_of(new, address, from_ns), claim)
                 self.settled_ns = max(self.settled_ns, from_ns)

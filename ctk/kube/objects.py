@@ -76,7 +76,12 @@ class ServicePort(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service; `addresses` are its ClusterIPs, then external and load-balancer addresses."""
+    """
+    A service; `addresses` are its ClusterIPs, then external and load-balancer addresses.
+
+    `changed_ns` is when its spec was changed last: one that was an ExternalName before may have a
+    ClusterIP that was another's then. None where its managed fields don't tell.
+    """
 
     uid: str
     namespace: str
@@ -87,6 +92,7 @@ class Service:
     addresses: tuple[str, ...]
     ports: tuple[ServicePort, ...]
     started_ns: int
+    changed_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,7 @@ class Owners:
         self._due_ns = FOREVER_NS  # when the first of them is over for good
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
         self.forgotten_ns = -FOREVER_NS  # what ended before then is not known any more
-        # Of what time the file knew who owned addresses.
-        self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS
+        self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS  # of what time the file knew
         self.missed_since_ns: int | None = None  # what is told now happened then or later
         # Since when each kind is watched without a break.
         self.watched_from_ns: dict[Kind, int] = dict.fromkeys(RANK, FOREVER_NS)
@@ -343,17 +342,17 @@ class Owners:
             self._close(rival, sure_until_ns)
             used_ns = max(sure_until_ns, second_ns, claim.running_ns or FOREVER_NS)
             return min(claim.told_ns, over_ns, used_ns)
+        may_share = rival.latest_ns > passed_ns
         if rival in self._in_grace and self.watched_from_ns["pod"] <= rival.doubted_ns:
             # All pods are told, in order: whoever had the address in between is known by now.
             self._pass_on(rival, over_ns)
-        return over_ns if rival.latest_ns <= passed_ns else max(over_ns, from_ns)
+        return max(over_ns, from_ns) if may_share else over_ns
 
     def _pass_on(self, rival: Ownership, to_ns: int) -> None:
         """
-        The next owner of a rival's address is told, and it was the rival's up to then.
+        The next owner of a rival's address is told, so the address was the rival's up to then.
 
-        That holds but for a third pod: one that may have had the address in between, and is gone
-        or has not told.
+        But a third pod may have had it in between, that is gone or has not told its address yet.
         """
         sure_until_ns = self._sure_until_ns(rival)
         doubted_ns = min(sure_until_ns, rival.doubted_ns)
@@ -363,6 +362,7 @@ class Owners:
             self._passed_on[rival] = None
         else:
             self._close(rival, to_ns)
+        rival.latest_ns = to_ns
 
     def _has_left(self, rival: Ownership, when_ns: int) -> bool:
         """Whether a newcomer of that second need not share it with a rival."""

@@ -96,6 +96,7 @@ def service(raw: Mapping[str, Any]) -> Service:
             for each in spec.get("ports") or ()
         ),
         started_ns=_time_ns(meta.get("creationTimestamp")) or 0,
+        changed_ns=_changed_ns(meta),
     )
 
 
@@ -263,6 +264,18 @@ def _time_ns(text: Any) -> int | None:
         return None
     when = datetime.fromisoformat(text)
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * SECOND
+
+
+def _changed_ns(meta: Mapping[str, Any]) -> int | None:
+    """When its spec was changed last: whoever sets a field of it stands there with the time."""
+    return max(
+        (
+            time_ns
+            for each in meta.get("managedFields") or ()
+            if "f:spec" in (each.get("fieldsV1") or {}) and (time_ns := _time_ns(each.get("time")))
+        ),
+        default=None,
+    )
 
 
 def _networked_ns(status: Mapping[str, Any]) -> int | None:

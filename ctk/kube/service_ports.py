@@ -97,7 +97,7 @@ class ServicePorts:
             self._with_cluster_address.add(name)
         else:
             self._with_cluster_address.discard(name)
-        from_ns = self._since(new, old, at_ns)
+        from_ns = at_ns if old is not None else self.since_ns(new, at_ns)
         table = self._by_own_address
         added = self._swap(
             table, name, new.uid, _own_targets(old), _own_targets(new), (from_ns, at_ns)
@@ -123,7 +123,10 @@ class ServicePorts:
             self.drop_slice(new.uid, at_ns)
             return self.put_slice(new, at_ns)
         self.slices[new.uid] = new
-        span = (self._since(new, old, at_ns) - WRITTEN_LATE_NS, at_ns)
+        since_ns = at_ns
+        if old is None:
+            since_ns = -FOREVER_NS if self._always else new.started_ns
+        span = (since_ns - WRITTEN_LATE_NS, at_ns)
         table, name = self._by_pod_address, new.service or ""
         return self._swap(table, name, new.uid, _pod_targets(old), _pod_targets(new), span)
 
@@ -142,15 +145,11 @@ class ServicePorts:
             else:
                 table.pop(target, None)
 
-    def _since(
-        self,
-        new: Service | EndpointSlice,
-        old: Service | EndpointSlice | None,
-        at_ns: int,
-    ) -> int:
-        if old is not None:
-            return at_ns
-        return -FOREVER_NS if self._always else new.started_ns
+    def since_ns(self, new: Service, at_ns: int) -> int:
+        """Since when a service that is first told then surely has its addresses and ports."""
+        if self._always:
+            return -FOREVER_NS
+        return at_ns if new.changed_ns is None else max(new.started_ns, new.changed_ns)
 
     def _swap(
         self,

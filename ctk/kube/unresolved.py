@@ -43,7 +43,8 @@ class UnresolvedDials:
                 owned = self._owners.at(address, told_ns)
                 if owned is None:
                     return dialled.uid is None and when_ns >= told_ns - WRITTEN_LATE_NS
-                return owned.endpoint.uid == dialled.uid
+                # A slice may be told before the pod that it lists, which has the address by then.
+                return owned.endpoint.uid == dialled.uid and self._owners.is_sure(owned, told_ns)
 
             service = ports.of_pod_address(address, proto, port, when_ns, had_it)
             if service is not None:
@@ -61,10 +62,23 @@ class UnresolvedDials:
             _, oldest = self._dials.popitem(last=False)
             self._count -= len(oldest)
 
+    def rename(self, dialled: Endpoint, now: Endpoint) -> None:
+        """What was dialled is not who was named, and stands under another endpoint in the file."""
+        dials = self._dials.get(dialled.address, {})
+        for key in [key for key in dials if key[0] is dialled]:
+            dials[now, key[1], key[2]] = dials.pop(key)
+
     def resolve(self, targets: Iterable[Target]) -> Iterator[ServiceFound]:
         """These lead to a service now: give those that were dialled before it was known."""
         addresses = {target[0] for target in targets}
-        for address in list(self._dials) if ANY_NODE in addresses else addresses:
+        yield from self._resolve(list(self._dials) if ANY_NODE in addresses else addresses)
+
+    def resolve_all(self) -> Iterator[ServiceFound]:
+        """All pods are told: whose an address was when a slice listed it may be sure now."""
+        yield from self._resolve(list(self._dials))
+
+    def _resolve(self, addresses: Iterable[str]) -> Iterator[ServiceFound]:
+        for address in addresses:
             for dialled in {key[0] for key in self._dials.get(address, ())}:
                 yield from self.completed(dialled)
 

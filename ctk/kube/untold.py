@@ -2,8 +2,9 @@
 Pods that may have had an address that they never told.
 
 A kubelet posts a pod's address seconds after the pod began to use it, and what is killed or done
-before that never tells it. A pod is told of before it has an address, since a kubelet hears of it
-no sooner than a watch: so where pods are watched no other than these can have come in between.
+before that never tells it. But a pod is bound to its node before it gets an address there, and a
+watch tells in order: when the next pod of an address tells it, those that may have had it in
+between are told of, too.
 """
 
 from collections import deque
@@ -26,19 +27,20 @@ class Untold:
 
     def __init__(self) -> None:
         self._there: dict[str, int] = {}  # by uid: since when it may have an address
-        self._gone: deque[Gone] = deque()  # in the order in which that was told
+        # By node, in the order in which that was told.
+        self._gone: dict[str | None, deque[Gone]] = {}
 
     def await_address(self, uid: str, since_ns: int) -> None:
         """A pod may have an address since then, and has told none so far."""
         self._there[uid] = since_ns
 
     def told(self, uid: str) -> bool:
-        """It tells its address, or is gone; gives whether it was awaited."""
+        """A pod tells its address, or is gone; gives whether its address was awaited."""
         return self._there.pop(uid, None) is not None
 
     def went(self, gone: Gone) -> None:
-        """A pod is gone."""
-        self._gone.append(gone)
+        """Remember a pod that is gone, and told no address."""
+        self._gone.setdefault(gone.node, deque()).append(gone)
 
     def awaits(self, when_ns: int) -> bool:
         """Whether a pod that there is may have had an address then."""
@@ -48,8 +50,8 @@ class Untold:
         """From when on, in a span, one that is gone may have had an address of a node's pods."""
         from_ns = [
             max(since_ns, each.from_ns)
-            for each in self._gone
-            if each.node == node and each.from_ns < to_ns and since_ns < each.to_ns
+            for each in self._gone.get(node, ())
+            if each.from_ns < to_ns and since_ns < each.to_ns
         ]
         return min(from_ns, default=to_ns)
 
@@ -57,12 +59,15 @@ class Untold:
         """Up to when one that is gone may have had an address that another got in that span."""
         left_ns = [
             each.left_ns
-            for each in self._gone
-            if each.node == node and each.from_ns < when_ns and since_ns < each.left_ns
+            for each in self._gone.get(node, ())
+            if each.from_ns < when_ns and since_ns < each.left_ns
         ]
         return max(left_ns, default=-FOREVER_NS)
 
     def expire(self, before_ns: int) -> None:
         """Forget those that were gone before then."""
-        while self._gone and self._gone[0].to_ns < before_ns:
-            self._gone.popleft()
+        for node, gone in list(self._gone.items()):
+            while gone and gone[0].left_ns < before_ns:
+                gone.popleft()
+            if not gone:
+                del self._gone[node]

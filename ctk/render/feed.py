@@ -119,7 +119,7 @@ class Written:
     def write(self, flows: Flows, encoder: Encoder, sink: Sink, stops: Callable[[], bool]) -> None:
         """Write flows to their end, or until `stops` says so, a page at a time."""
         keep_at_s = time.monotonic() + _KEEP_S
-        for rows, edges in flows.pages(encoder.of_edge, as_json=encoder.takes_json):
+        for rows, edges in flows.pages(encoder.of_edge, text=encoder.text):
             self._count += len(rows)
             if self._path is not None:
                 self._given.append((self._count, rows, flows))

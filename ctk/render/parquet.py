@@ -18,7 +18,7 @@ class ParquetEncoder:
     """Makes row groups: what `lines` gives is the file in pieces, most of them empty."""
 
     header = b""
-    takes_json = False
+    text = None
 
     def __init__(self, time: TimeUnit, group_rows: int = _GROUP_ROWS) -> None:
         try:

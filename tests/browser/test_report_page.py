@@ -384,7 +384,6 @@ def test_what_a_file_has_not_is_said(
         page = open_page(report_of(db, *flags))
         shown = page.inner_text("main")
         assert [text for text in said if text not in shown] == []
-        page.close()
 
 
 def test_more_edges_than_a_page_bears_are_counted_together(
@@ -430,3 +429,15 @@ def test_who_moves_most_is_by_bytes_and_a_narrow_window_shows_all_of_the_map(
     assert page.evaluate(
         "() => [document.querySelector('.view')].every((it) => it.scrollWidth <= it.clientWidth)"
     )
+    # As a picture is taken without a screen, where no frame comes; in a window of a telephone.
+    page.set_viewport_size({"width": 500, "height": 900})
+    page.context.add_init_script(
+        "window.requestAnimationFrame = () => 0; window.ResizeObserver = class { observe() {}"
+        " disconnect() {} }"
+    )
+    page.reload()
+    page.wait_for_selector("main[data-whole]")
+    drawn = """() => [...document.querySelectorAll("canvas")].map((it) =>
+        it.getContext("2d").getImageData(0, 0, it.width, it.height).data.some((value) => value))"""
+    assert page.evaluate(drawn) == [True] * 3  # bytes, connections, failures
+    assert page.evaluate("() => document.documentElement.scrollWidth <= 500")

@@ -258,7 +258,9 @@ class Churn(Traffic):
         ports = [{"name": "http", "protocol": "TCP", "port": port, "targetPort": HTTP, **web}]
         spec = {"type": kind, "clusterIP": address, "clusterIPs": [address], "ports": ports}
         created = rfc(self.truth.started_ns)
+        fields = [{"operation": "Update", "time": created, "fieldsV1": {"f:spec": {"f:type": {}}}}]
         meta = {"namespace": "churn", "name": name, "creationTimestamp": created}
+        meta |= {"managedFields": fields}
         self.api.put({"kind": "Service", "metadata": meta, "spec": spec, "status": {}})
 
     def _tell_backends(self, name: str) -> None:

@@ -298,8 +298,8 @@ class Shipped(Recording):
         raise _not_here("how full tables were is not shipped", "ctk pressure FILE, of a node")
 
     def schema(self) -> NoReturn:
-        """Refuse: its tables are those that `ctk ship --init` prints."""
-        raise _not_here("the views are those of a file", "ctk ship --init prints the tables here")
+        """Refuse: its tables are those that `ctk ship --init --ddl` prints."""
+        raise _not_here("the views are those of a file", "ctk ship --init --ddl prints its tables")
 
     def _filters(
         self, filters: Filters | None, asked: Mapping[str, object], *others: str

@@ -4,6 +4,7 @@
 (function (ctk) {
   const { html, render, useEffect, useMemo, useRef, useState } = htmPreact;
   const MOST = { boxes: 60, links: 150 };
+  const AT_ONCE = 300; // edges that are drawn in some tens of ms
   const MOST_OPENED = 40; // boxes, where nobody chose which to open
   const POLL_MS = 2000;
 
@@ -140,8 +141,8 @@
     const { asked, look } = address;
     const edges = useMemo(() => (served ? doc.edges : ctk.fitting(doc, doc.edges, asked)), [doc, asked, served]);
     const before = useMemo(() => (doc.before ? (served ? doc.before.edges : ctk.fitting(doc, doc.before.edges, asked)) : []), [doc, asked, served]);
-    // The first screen is drawn first: what is below it takes as long again.
-    const [whole, setWhole] = useState(false);
+    // Where there is much, the first screen is drawn first: what is below it takes as long again.
+    const [whole, setWhole] = useState(doc.edges.length <= AT_ONCE);
     useEffect(() => { requestAnimationFrame(() => setTimeout(() => setWhole(true))); }, []);
     const open = useMemo(() => (!whole ? new Set() : look.has("open") ? new Set(look.get("open").split(",").filter((each) => each).map(decodeURIComponent))
       : ctk.openByDefault(doc, edges, MOST_OPENED)), [doc, edges, whole, look.get("open")]);

@@ -1,7 +1,7 @@
 // The timeline: bytes, connections and failures over the span, gaps hatched; dragging picks a span.
 "use strict";
 (function (ctk) {
-  const { html, useEffect, useRef, useState } = htmPreact;
+  const { html, useLayoutEffect, useRef, useState } = htmPreact;
   const HEIGHT = 86;
   const TIMES = 24; // below the last chart
   const ROOM = 8; // below the others, for the lower half of a 0
@@ -48,7 +48,7 @@
 
   function Chart({ doc, series, title, values, colour, format, onSpan, width, last }) {
     const place = useRef(null);
-    useEffect(() => {
+    useLayoutEffect(() => {
       const style = getComputedStyle(document.documentElement);
       const text = style.getPropertyValue("--quiet").trim();
       const grid = style.getPropertyValue("--line").trim();
@@ -106,8 +106,10 @@
   function Timeline({ doc, columns, title, onSpan }) {
     const place = useRef(null);
     const [width, setWidth] = useState(0);
-    useEffect(() => {
+    // At once, not with the next frame: who takes a picture of the page without a screen gets none.
+    useLayoutEffect(() => {
       if (place.current === null) return undefined;
+      setWidth(Math.floor(place.current.getBoundingClientRect().width));
       const observer = new ResizeObserver(([entry]) => setWidth(Math.floor(entry.contentRect.width)));
       observer.observe(place.current);
       return () => observer.disconnect();
