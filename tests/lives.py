@@ -423,8 +423,8 @@ def played(
     named: set[int] = set()
     away: set[int] = set()
     unheard: set[int] = set()  # no list, or no end of the recording, said what was left
-    for at, _, what in events:
-        now_ns = T0 + at * TICK
+    for n, (at, _, what) in enumerate(events):
+        now_ns = T0 + at * TICK + n  # of several at one time the order is kept
         if recorder is not None and kept is not None:
             recorder.endpoints.expire(now_ns - kept * TICK)
         if isinstance(what, Dial):

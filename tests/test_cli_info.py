@@ -102,6 +102,12 @@ def test_a_hole_between_two_recordings_is_said_where_a_span_covers_it(
     assert invoke("info", shop).stderr == said
     assert said in invoke("top", shop).stderr
     assert said not in invoke("top", shop, "--until", "2024-11-25T18:48:20Z").stderr
+    report = json.loads(invoke("report", shop, "--format", "json").stdout)
+    assert [gap["kind"] for gap in report["trust"]["gaps"]] == [
+        "recorder down",
+        "events lost",
+        "not recorded",
+    ]
     asked = ("--since", "2024-11-25T18:48:20Z", "--until", "2024-11-26T18:48:33Z")
     assert (
         "2024-11-25T18:48:32Z to 2024-11-26T18:48:33Z, 1d\n" in invoke("top", shop, *asked).stderr

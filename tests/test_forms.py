@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from click.testing import Result
 from fleetworld import World
-from pyarrow import parquet
 from test_eventlog import PROBE
 
 import ctk
@@ -228,6 +227,8 @@ def test_otel_log_records_have_the_names_of_the_draft_and_say_so() -> None:
 def test_a_parquet_file_has_the_flows_with_types(
     invoke: Invoke, shop: Path, tmp_path: Path, time: str
 ) -> None:
+    from pyarrow import parquet
+
     out = tmp_path / "flows.parquet"
     assert invoke("export", shop, "-o", "parquet", "--time", time, "--output", out).exit_code == 0
     table = parquet.read_table(BytesIO(out.read_bytes()))
@@ -252,6 +253,8 @@ def test_a_parquet_file_has_the_flows_with_types(
 def test_a_folder_of_parquet_has_a_file_a_day_and_node_which_is_written_once(
     invoke: Invoke, tmp_path: Path
 ) -> None:
+    from pyarrow import parquet
+
     world = World(3)
     talks = world.talks(200, 30 * HOUR, kinds=["pod_to_pod", "to_service"])
     kept = {"flow": 90 * HOUR}

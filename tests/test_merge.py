@@ -407,6 +407,10 @@ def test_the_command_says_what_was_left_out(invoke: Invoke, files, talks, tmp_pa
     assert kept.stderr == again.stderr
     wrong = invoke("merge", files[0], "-o", tmp_path / "x.db", "--levels", "2m")
     assert wrong.stderr == "Error: '2m' is not a level\nTry: some of flows,1m,1h,1d\n"
+    link, before = tmp_path / "link.db", out.stat().st_ino
+    link.symlink_to(out)
+    assert invoke("merge", link, files[0], "-o", link).exit_code == 0
+    assert (link.readlink(), out.stat().st_ino == before) == (out, False)
     recorded = invoke("record", out, "--no-kube")
     assert recorded.stderr.endswith("Try: record to another file\n")
 

@@ -6,7 +6,9 @@ import pytest
 from test_endpoints import (
     T0,
     S,
+    backs,
     cluster,
+    dial,
     finally_named,
     known,
     listed,
@@ -14,10 +16,12 @@ from test_endpoints import (
     node,
     pod,
     recalled,
+    service,
     who,
 )
 
 from ctk.kube.objects import Applied, Deleted, Pod
+from ctk.model.history import Completed, ServiceFound
 
 ADDRESS = "10.244.0.9"
 OLD = pod("old", networked_ns=T0, running_ns=T0 + S)
@@ -165,3 +169,35 @@ def test_who_had_the_address_before_the_last_owner_is_no_reason_not_to_name_the_
     listed(endpoints, [node(), waiting, over, replace(third, addresses=(), phase="Pending")], 110)
     endpoints.apply(Applied(third, T0 + 111 * S))
     assert who(endpoints, ADDRESS, 109.5) == "pod third"
+
+
+def test_what_was_dialled_at_an_address_in_doubt_gets_the_service_of_who_had_it() -> None:
+    """An address is taken from the pod that was named for it, and then another tells that one."""
+    endpoints = cluster(node(), service(), backs("web"), OLD)
+    endpoints.apply(Applied(replace(WAITING, started_ns=T0 + 9 * S), T0 + 9 * S))
+    endpoints.apply(Deleted(OLD, T0 + 10 * S))
+    edge = dial(endpoints, ADDRESS, 8080, at=14.5)
+    endpoints.apply(Deleted(WAITING, T0 + 14 * S + S * 3 // 4))
+    endpoints.apply(Applied(replace(NEXT, networked_ns=T0 + 12 * S), T0 + 16 * S))
+    endpoints.apply(Applied(backs("web", ADDRESS), T0 + 16 * S + S // 2))
+    history = endpoints.drain()
+    rows = {edge.dialled}
+    for each in history:
+        if isinstance(each, Completed) and each.unknown in rows:
+            rows.add(each.known)
+    found = [each for each in history if isinstance(each, ServiceFound)]
+    assert [(each.dialled in rows, each.service) for each in found] == [(True, "shop/web")]
+    assert NEXT.uid in {row.uid for row in rows}
+
+
+def test_one_that_was_gone_before_another_did_not_have_its_address() -> None:
+    """What was missed is told in order, though not when it was."""
+    for first, name in ((WAITING, "pod old"), (OLD, "unknown")):
+        waiting = replace(WAITING, started_ns=T0 + 90 * S)
+        endpoints = recalled(known(OLD), known(waiting))
+        answer = endpoints.at(ADDRESS, T0 + 105 * S)
+        second = OLD if first is WAITING else waiting
+        missed(endpoints, Deleted(waiting if first is WAITING else OLD, 0), Deleted(second, 0))
+        listed(endpoints, [], 110)
+        endpoints.apply(Applied(pod("later", "10.244.0.77", start=500), T0 + 500 * S))
+        assert finally_named(endpoints, [answer]) == [name]

@@ -71,6 +71,7 @@ def merge(
     wanted = _wanted(levels)
     if (out.exists() or out.is_symlink()) and not _is_merged_again(paths, out):
         raise UsageError(f"{out} is there already", hint="name another file")
+    out = out.resolve()  # what is replaced is the file, not a link to it
     with ExitStack() as stack:
         inputs = open_inputs(paths, stack, out.parent if out.parent.is_dir() else Path())
         chosen = choose(inputs)

@@ -341,23 +341,24 @@ class Endpoints:
         def settled(given: Provisional) -> bool:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
-            if given.decided and not self._owners.says_more(address, owned, endpoint.valid_from_ns):
+            if given.decided and not self._owners.says_more(endpoint, owned, given.asked_ns):
                 return False
-            if owned is None and endpoint.valid_from_ns < self._owners.forgotten_ns:
+            if owned is None:
+                is_forgotten = endpoint.valid_from_ns < self._owners.forgotten_ns
+                if endpoint.kind == "pod" and not is_forgotten:
+                    # It is not that pod's any more, and the next one may be told yet.
+                    self._withdraw(given)
                 return False
-            sure = owned is None or self._owners.is_sure(owned, given.asked_ns)
-            if owned is not None and not sure:
+            sure = self._owners.is_sure(owned, given.asked_ns)
+            if not sure:
                 passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)
                 over = endpoint.kind == "pod" and owned.to_ns <= given.asked_ns
                 if owned.recalled or not (over or finally_ns is not None):
                     if passed_on and not self._provisional.pods_lost:
                         # It is not that pod's, and may be another's than the one that is known.
-                        given.withdraw()
-                        self._history.append(Completed(endpoint, given.endpoint))
+                        self._withdraw(given)
                     return False
-            if owned is None and endpoint.kind != "pod":
-                return False
-            if owned is not None and given.asked_ns < owned.to_ns:
+            if given.asked_ns < owned.to_ns:
                 known = owned.endpoint
                 if not sure:
                     # The next recording may hear of another: this is not a span of its own.
@@ -381,6 +382,12 @@ class Endpoints:
         undecided: list[Closed] = []
         self._provisional.settle(address, settled)
         self._history.extend(undecided)
+
+    def _withdraw(self, given: Provisional) -> None:
+        named = given.endpoint
+        given.withdraw()
+        self._unresolved.rename(named, given.endpoint)
+        self._history.append(Completed(named, given.endpoint))
 
     def _services(self, given: Provisional, known: Endpoint) -> Iterator[ServiceFound]:
         """Tell which services were dialled at an endpoint of which more is known."""

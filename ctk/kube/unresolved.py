@@ -62,6 +62,12 @@ class UnresolvedDials:
             _, oldest = self._dials.popitem(last=False)
             self._count -= len(oldest)
 
+    def rename(self, dialled: Endpoint, now: Endpoint) -> None:
+        """What was dialled is not who was named, and stands under another endpoint in the file."""
+        dials = self._dials.get(dialled.address, {})
+        for key in [key for key in dials if key[0] is dialled]:
+            dials[now, key[1], key[2]] = dials.pop(key)
+
     def resolve(self, targets: Iterable[Target]) -> Iterator[ServiceFound]:
         """These lead to a service now: give those that were dialled before it was known."""
         addresses = {target[0] for target in targets}

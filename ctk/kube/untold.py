@@ -2,13 +2,15 @@
 Pods that may have had an address that they never told.
 
 A kubelet posts a pod's address seconds after the pod began to use it, and what is killed or done
-before that never tells it. A pod is told of before it has an address, since a kubelet hears of it
-no sooner than a watch: so where pods are watched no other than these can have come in between.
+before that never tells it. But a pod is bound to its node before it gets an address there, and a
+watch tells in order: when the next pod of an address tells it, those that may have had it in
+between are told of, too.
 """
 
 from collections import deque
 from typing import NamedTuple
 
+from ctk.kube.ownership import Ownership
 from ctk.timespan import FOREVER_NS
 
 
@@ -19,6 +21,7 @@ class Gone(NamedTuple):
     from_ns: int
     to_ns: int
     left_ns: int  # its processes were gone by then
+    told_ns: int
 
 
 class Untold:
@@ -34,23 +37,26 @@ class Untold:
         self._there[uid] = since_ns
 
     def told(self, uid: str) -> bool:
-        """It tells its address, or is gone; gives whether it was awaited."""
+        """A pod tells its address, or is gone; gives whether its address was awaited."""
         return self._there.pop(uid, None) is not None
 
     def went(self, gone: Gone) -> None:
-        """A pod is gone."""
+        """Remember a pod that is gone, and told no address."""
         self._gone.setdefault(gone.node, deque()).append(gone)
 
     def awaits(self, when_ns: int) -> bool:
         """Whether a pod that there is may have had an address then."""
         return any(since_ns <= when_ns for since_ns in self._there.values())
 
-    def first_ns(self, node: str | None, since_ns: int, to_ns: int) -> int:
-        """From when on, in a span, one that is gone may have had an address of a node's pods."""
+    def first_ns(self, owned: Ownership, since_ns: int, to_ns: int) -> int:
+        """From when on, in a span, one that is gone may have had the address of a pod that goes."""
         from_ns = [
             max(since_ns, each.from_ns)
-            for each in self._gone.get(node, ())
-            if each.from_ns < to_ns and since_ns < each.to_ns
+            for each in self._gone.get(owned.endpoint.node, ())
+            if each.from_ns < to_ns
+            and since_ns < each.to_ns
+            # Of what was missed only the order is known.
+            and owned.going_ns <= each.told_ns
         ]
         return min(from_ns, default=to_ns)
 

@@ -32,6 +32,7 @@ from ctk.record.plan import Listening, Plan, Status
 from ctk.record.ready import ReadyFile
 from ctk.record.rows import Told, as_record
 from ctk.record.signals import Stop
+from ctk.render.place import Place
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
 from ctk.store.prune import MANY_ROWS, held, outdated
@@ -87,7 +88,7 @@ def record(options: Options, stop: Stop, progress: Progress, *, asks: bool) -> N
             _refuse_a_second_time(conn, options.db, plan, stream)
             warnings += _going(conn, options.db, plan, stream.started_ns, asks=asks)
             # A capture file is begun anew. Without the lock on DB it may be another recorder's.
-            capture = _capture_writer(stack, options, plan, stream)
+            capture = _capture_writer(stack, options, plan, stream, warnings)
         for warning in warnings:
             log.warning("%s", warning)
         if watch is not None:
@@ -242,10 +243,16 @@ def _going(
 
 
 def _capture_writer(
-    stack: ExitStack, options: Options, plan: Plan, stream: Listener | Replay
+    stack: ExitStack,
+    options: Options,
+    plan: Plan,
+    stream: Listener | Replay,
+    warnings: list[str],
 ) -> CaptureWriter | None:
     if options.capture is None:
         return None
+    if replaced := Place.of(options.capture).replaced:
+        warnings.append(replaced)
     header = Header(
         node=plan.node,
         addresses=stream.local_addresses,

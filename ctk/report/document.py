@@ -8,9 +8,10 @@ the epoch do not fit a JavaScript number.
 
 import time
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ctk.ask.caveats import Widened
+from ctk.ask.caveats import Unrecorded, Widened
 from ctk.ask.graph import At, Graph
 from ctk.ask.keywords import flags_of
 from ctk.ask.leafedges import SUM_KEYS, Leaf, LeafEdge, Sums, values_of
@@ -129,12 +130,12 @@ def _before(
 def _before_part(earlier: Graph | None, most_edges: int, names: "_Nodes") -> Document | None:
     if earlier is None or earlier.since_ns is None:
         return None
-    kept = earlier.edges[:most_edges]
+    kept, gaps = earlier.edges[:most_edges], _gaps(earlier)
     return {
         "since": _moment(earlier.since_ns),
         "until": _moment(earlier.until_ns),
-        "complete": not earlier.gaps and len(kept) == len(earlier.edges),
-        "gaps": [_gap(gap) for gap in earlier.gaps],
+        "complete": not gaps and len(kept) == len(earlier.edges),
+        "gaps": gaps,
         "edges": [_edge(each, names) for each in kept],
         "sums": _sums(earlier.sums),
     }
@@ -144,13 +145,30 @@ def _trust(found: Graph) -> Document:
     unnamed = [edge for edge in found.edges if "unknown" in (edge.src.kind, edge.dst.kind)]
     counted = [edge.sums.bytes_out is not None for edge in found.edges]
     return {
-        "gaps": [_gap(gap) for gap in found.gaps],
+        "gaps": _gaps(found),
         "lost": sum(gap.lost or 0 for gap in found.gaps),
         "bytes_measured": "all" if all(counted) else "some" if any(counted) else "none",
         # Connections of which a side is unknown.
         "unnamed": _total(unnamed).connections,
         "caveats": [caveat.text for caveat in found.caveats],
     }
+
+
+def _gaps(of: Graph) -> list[Document]:
+    """Give the gaps, and as such, of no node, what no recorder was there for."""
+    holes = (each.spans for each in of.caveats if isinstance(each, Unrecorded))
+    unrecorded = [
+        {
+            "since": _moment(since_ns),
+            "until": _moment(until_ns),
+            "node": "",
+            "kind": "not recorded",
+            "lost": None,
+            "detail": None,
+        }
+        for since_ns, until_ns in chain.from_iterable(holes)
+    ]
+    return sorted([*map(_gap, of.gaps), *unrecorded], key=lambda gap: str(gap["since"]))
 
 
 def _gap(gap: Any) -> Document:

@@ -4,14 +4,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from ctk.cli import main
 
 if TYPE_CHECKING:  # it takes half a second, which each worker would where it only collects
-    from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+    from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request
 
 _QUIET = (
     "--no-sandbox",  # the tests run as root
@@ -41,12 +41,18 @@ def browser() -> "Iterator[Browser]":
         started.close()
 
 
+@pytest.fixture(scope="module")
+def spare(browser: "Browser") -> "list[Page]":
+    """Pages that no test has now: a new one takes a second of CPU, what it shows anew a third."""
+    return []
+
+
 @pytest.fixture
-def open_page(browser: "Browser") -> Iterator[Open]:
+def open_page(browser: "Browser", spare: "list[Page]") -> Iterator[Open]:
     """
     Open an address; whatever the page then complains of, or fetches from elsewhere, fails the test.
     """
-    contexts = []
+    used = []
     wrong: list[str] = []
 
     def open_(
@@ -54,34 +60,42 @@ def open_page(browser: "Browser") -> Iterator[Open]:
         *,
         width: int = 1400,
         height: int = 900,
+        color_scheme: Literal["light", "dark"] = "light",
         allowed: str | None = None,
-        **options: Any,
+        offline: bool = False,
     ) -> "Page":
-        size = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, **options)
-        contexts.append(context)
-        page = context.new_page()
+        page = spare.pop() if spare else browser.new_context().new_page()
+        page.context.set_offline(offline)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=color_scheme)
         own = address.split("#", maxsplit=1)[0].split("?", maxsplit=1)[0].rsplit("/", 1)[0]
 
         def asked(request: "Request") -> None:
             if not request.url.startswith((own, "data:", "blob:")):
                 wrong.append(f"it asked {request.url}")
 
-        page.on("request", asked)
-
         def said(message: "ConsoleMessage") -> None:
             if allowed is None or allowed not in message.text:
                 wrong.append(f"{message.type}: {message.text}")
 
+        def failed(error: "Error") -> None:
+            wrong.append(f"it failed: {error}")
+
+        page.on("request", asked)
         page.on("console", said)
-        page.on("pageerror", lambda error: wrong.append(f"it failed: {error}"))
+        page.on("pageerror", failed)
+        used.append((page, {"request": asked, "console": said, "pageerror": failed}))
         page.goto(address)
         page.wait_for_selector("main[data-whole], [role=alert]")
         return page
 
     yield open_
-    for context in contexts:
-        context.close()
+    for page, heard in used:
+        for event, hears in heard.items():
+            page.remove_listener(event, hears)
+        page.goto("about:blank")
+        page.context.clear_cookies()
+        spare.append(page)
     assert wrong == []
 
 

@@ -384,7 +384,6 @@ def test_what_a_file_has_not_is_said(
         page = open_page(report_of(db, *flags))
         shown = page.inner_text("main")
         assert [text for text in said if text not in shown] == []
-        page.close()
 
 
 def test_more_edges_than_a_page_bears_are_counted_together(

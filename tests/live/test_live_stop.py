@@ -3,66 +3,16 @@
 import json
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playednode import CLIENT, CLIENT_1, PODS, WEB_A, PlayedNode, udp, until
-from recording import CTK, is_in, listening, rows
+from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, udp, until
+from recording import CTK, listening, rows
 
 pytestmark = pytest.mark.live
 
 GRACE_S = 20  # of a pod's 30
-FLOOD = """
-import socket, sys, time
-sources, target, end = sys.argv[1].split(","), sys.argv[2], time.monotonic() + float(sys.argv[3])
-socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in sources]
-while time.monotonic() < end:
-    for sock in socks:
-        for port in range(1, 60_001):
-            sock.sendto(b"", (target, port))
-    if sys.argv[4] == "once":
-        break
-    socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in sources]
-"""
-
-
-@contextmanager
-def flood(play: PlayedNode, pod: str, times: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that makes new flows as fast as it can, for a minute at most."""
-    command = ["ip", "netns", "exec", play.pods[pod], sys.executable, "-c", FLOOD, "a,b"]
-    process = subprocess.Popen([*command, PODS[CLIENT_1][0], "60", times])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_a_stop_under_sustained_load_with_a_large_table_is_within_a_pods_grace(
-    tmp_path: Path,
-) -> None:
-    db = tmp_path / "node.db"
-    said = tmp_path / "said"
-    with PlayedNode(timeouts={"udp_timeout": 120}) as play, said.open("w") as out:
-        with flood(play, WEB_A, "once") as filling:
-            filling.wait(60)
-        with (
-            listening(
-                play, *CTK, "record", str(db), "--no-kube", "--window", "1s", stderr=out
-            ) as process,
-            flood(play, CLIENT, "always"),
-        ):
-            until(lambda: is_in(db, "SELECT 1 FROM flow"), "a window of it")
-            asked = time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            process.wait(3 * GRACE_S)
-            took_s = time.monotonic() - asked
-    assert (process.returncode, took_s < GRACE_S) == (0, True), f"{took_s} s: {said.read_text()}"
-    assert rows(db, "SELECT count(*) FROM recordings WHERE ended_ns IS NULL") == [(0,)]
 
 
 def test_a_hangup_ends_a_recording_well(play: PlayedNode, tmp_path: Path) -> None:
