@@ -1,4 +1,4 @@
-"""What is not shipped, and so is asked of a file alone: each such question says so, and where to ask."""
+"""What is not shipped, and so is asked of a file alone: each such question says so, and where."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
