@@ -188,3 +188,16 @@ def test_what_was_dialled_at_an_address_in_doubt_gets_the_service_of_who_had_it(
     found = [each for each in history if isinstance(each, ServiceFound)]
     assert [(each.dialled in rows, each.service) for each in found] == [(True, "shop/web")]
     assert NEXT.uid in {row.uid for row in rows}
+
+
+def test_one_that_was_gone_before_another_did_not_have_its_address() -> None:
+    """What was missed is told in order, though not when it was."""
+    for first, name in ((WAITING, "pod old"), (OLD, "unknown")):
+        waiting = replace(WAITING, started_ns=T0 + 90 * S)
+        endpoints = recalled(known(OLD), known(waiting))
+        answer = endpoints.at(ADDRESS, T0 + 105 * S)
+        second = OLD if first is WAITING else waiting
+        missed(endpoints, Deleted(waiting if first is WAITING else OLD, 0), Deleted(second, 0))
+        listed(endpoints, [], 110)
+        endpoints.apply(Applied(pod("later", "10.244.0.77", start=500), T0 + 500 * S))
+        assert finally_named(endpoints, [answer]) == [name]

@@ -127,7 +127,7 @@ class Cluster:
         if new.terminating and not (old and old.terminating):
             # Its address may be another's before its object is deleted.
             for address in new.owned:
-                self._owners.doubt(address, new.uid, self._no_later(at_ns))
+                self._owners.doubt(address, new.uid, self._no_later(at_ns), at_ns)
         if new.final and (new.ended_ns is not None if old is None else not old.final):
             # It may have got an address and ended between two looks.
             for address in new.addresses:
@@ -137,7 +137,7 @@ class Cluster:
                     self._owners.give_past(past, claim, ended_ns, sure_until_ns)
                     self._settle(address)
         if new.final and not new.addresses and not (old and old.final):
-            self._lose_untold(new, ended_ns, ended_ns)
+            self._lose_untold(new, at_ns, ended_ns, ended_ns)
         elif was_awaited:
             self._decide()
         if not new.final and not new.addresses and new.node is not None:
@@ -260,7 +260,7 @@ class Cluster:
             self._recalled.discard(uid)
             if self._owners.missed_since_ns is not None:
                 for address in gone.addresses:
-                    self._owners.doubt(address, uid, self._owners.missed_since_ns)
+                    self._owners.doubt(address, uid, self._owners.missed_since_ns, at_ns)
             known_ns = [
                 self._owners.take(
                     address, uid, to_ns, sure_until_ns=at_ns, deleted=True, inferred=inferred
@@ -272,11 +272,11 @@ class Cluster:
             self._history.append(ObjectClosed(KIND_OF[resource], uid, at_ns, inferred, told))
             if isinstance(gone, Pod) and gone.is_untold:
                 self._owners.untold.told(uid)
-                self._lose_untold(gone, at_ns, at_ns + KILLED_LATE_NS)
+                self._lose_untold(gone, at_ns, at_ns, at_ns + KILLED_LATE_NS)
 
-    def _lose_untold(self, pod: Pod, ended_ns: int, left_ns: int) -> None:
+    def _lose_untold(self, pod: Pod, at_ns: int, ended_ns: int, left_ns: int) -> None:
         """A pod ended that never told its address: whose that was before is not sure."""
-        gone = Gone(pod.node, pod.gained_ns, ended_ns, left_ns)
+        gone = Gone(pod.node, pod.gained_ns, ended_ns, left_ns, at_ns)
         for address in self._owners.lose_untold(gone):
             self._settle(address)
         self._decide()

@@ -341,7 +341,7 @@ class Endpoints:
         def settled(given: Provisional) -> bool:
             endpoint = given.endpoint
             owned = self._owners.at(address, endpoint.valid_from_ns)
-            if given.decided and not self._owners.says_more(address, owned, endpoint.valid_from_ns):
+            if given.decided and not self._owners.says_more(endpoint, owned, given.asked_ns):
                 return False
             if owned is None:
                 is_forgotten = endpoint.valid_from_ns < self._owners.forgotten_ns

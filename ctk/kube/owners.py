@@ -47,33 +47,33 @@ class Owners:
         self.forgotten_ns = -FOREVER_NS  # what ended before then is not known any more
         self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS  # of what time the file knew
         self.missed_since_ns: int | None = None  # what is told now happened then or later
-        # Since when each kind is watched without a break.
-        self.watched_from_ns: dict[Kind, int] = dict.fromkeys(RANK, FOREVER_NS)
+        self.watched_from_ns: dict[Kind, int] = dict.fromkeys(RANK, FOREVER_NS)  # without a break
         self.watched_before_ns = FOREVER_NS  # the same of pods, up to when the watch broke off
 
     def at(self, address: str, when_ns: int) -> Ownership | None:
         """Whose an address was at that time."""
         return self._spans.at(address, when_ns)
 
-    def says_more(self, address: str, owned: Ownership | None, when_ns: int) -> bool:
+    def says_more(self, asked: Endpoint, owned: Ownership | None, until_ns: int) -> bool:
         """
         Whether an answer for then may be another than that of the recording that was asked.
 
         What the file knew then it decided by; only an owner that it had not heard of is new.
         """
-        if when_ns < self.recalled_since_ns:
+        if asked.valid_from_ns < self.recalled_since_ns:
             # Others that had the address then were left out: no span is where it was.
             return owned is not None and owned.is_news
-        if when_ns >= self.recalled_until_ns:
+        if asked.valid_from_ns >= self.recalled_until_ns:
             return True
-        if owned is not None:
-            return owned.is_news
-        return any(each.is_news for each in self._spans.of(address))
+        news = [each for each in self._spans.of(asked.address) if each.is_news]
+        if owned is None or owned.is_news:
+            return bool(news)
+        return owned.to_ns <= until_ns and any(each.claim.gained_ns <= until_ns for each in news)
 
     def was_in_doubt(self, endpoint: Endpoint) -> bool:
         """Whether an owner that is known was named for a time that began none of its spans."""
-        spans = self._spans.of(endpoint.address)
-        began = [each.endpoint.valid_from_ns for each in spans if each.endpoint.uid == endpoint.uid]
+        mine = [each.endpoint for each in self._spans.of(endpoint.address)]
+        began = {each.valid_from_ns for each in mine if each.uid == endpoint.uid}
         return bool(began) and endpoint.valid_from_ns not in began
 
     def is_owned(self, address: str) -> bool:
@@ -160,7 +160,7 @@ class Owners:
 
         Between `sure_until_ns` and `to_ns` it is, if no other turns out to have it: in a pod's
         grace, or in the second in which it ended. `deleted`: nothing tells that it had the address
-        for so long; where it is `inferred`, nobody saw it go, either.
+        for so long; `inferred`: nobody saw it go, either.
         """
         owned = self._spans.open(address, uid)
         if owned is None:
@@ -177,8 +177,8 @@ class Owners:
                 # Whoever got the address before is in the list that lacks this one.
                 sure_until_ns = max(sure_until_ns, gone_ns - POSTED_LATE_NS)
         owned.recalled, owned.gone_ns, owned.sure_until_ns = False, gone_ns, sure_until_ns
-        owned.latest_ns = to_ns
-        to_ns = self.untold.first_ns(owned.endpoint.node, owned.doubted_ns, to_ns)
+        owned.latest_ns, owned.going_ns = to_ns, min(owned.going_ns, gone_ns)
+        to_ns = self.untold.first_ns(owned, owned.doubted_ns, to_ns)
         self._wait(owned, to_ns, min(sure_until_ns, to_ns))
         return owned.sure_until_ns
 
@@ -209,13 +209,14 @@ class Owners:
             self.watched_before_ns = self.watched_from_ns["pod"]
         self.watched_from_ns[kind] = FOREVER_NS
 
-    def doubt(self, address: str, uid: str, since_ns: int) -> None:
+    def doubt(self, address: str, uid: str, since_ns: int, told_ns: int) -> None:
         """From then on it is not sure that the address is still that owner's."""
         owned = self._spans.open(address, uid)
         if owned is not None:
             # Whose it is was sure in the second in which it got it.
             since_ns = max(since_ns, owned.claim.gained_ns + SECOND)
             owned.sure_until_ns = min(owned.sure_until_ns, since_ns)
+            owned.going_ns = min(owned.going_ns, told_ns)
 
     def recalled(self, since_ns: int, until_ns: int) -> None:
         """All that is known is what the file knew: who owned addresses since, told until then."""
@@ -354,11 +355,10 @@ class Owners:
 
         But a third pod may have had it in between, that is gone or has not told its address yet.
         """
-        sure_until_ns = self._sure_until_ns(rival)
-        doubted_ns = min(sure_until_ns, rival.doubted_ns)
-        first_ns = self.untold.first_ns(rival.endpoint.node, doubted_ns, to_ns)
+        doubted_ns = min(self._sure_until_ns(rival), rival.doubted_ns)
+        first_ns = self.untold.first_ns(rival, doubted_ns, to_ns)
         if doubted_ns < to_ns and (first_ns < to_ns or self.untold.awaits(to_ns - 1)):
-            self._wait(rival, first_ns, min(sure_until_ns, first_ns))
+            self._wait(rival, first_ns, min(self._sure_until_ns(rival), first_ns))
             self._passed_on[rival] = None
         else:
             self._close(rival, to_ns)

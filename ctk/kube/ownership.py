@@ -26,6 +26,7 @@ class Ownership:
     to_ns: int = FOREVER_NS
     sure_until_ns: int = FOREVER_NS
     gone_ns: int = FOREVER_NS  # its object was gone then, at the latest
+    going_ns: int = FOREVER_NS  # when it was told first that it goes, or is gone
     # Nothing was heard of it from then on, but that a list lacked it.
     unheard_ns: int = FOREVER_NS
     # It may have had the address until then, where its span ends sooner: others may have had it.

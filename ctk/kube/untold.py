@@ -10,6 +10,7 @@ between are told of, too.
 from collections import deque
 from typing import NamedTuple
 
+from ctk.kube.ownership import Ownership
 from ctk.timespan import FOREVER_NS
 
 
@@ -20,6 +21,7 @@ class Gone(NamedTuple):
     from_ns: int
     to_ns: int
     left_ns: int  # its processes were gone by then
+    told_ns: int
 
 
 class Untold:
@@ -46,12 +48,15 @@ class Untold:
         """Whether a pod that there is may have had an address then."""
         return any(since_ns <= when_ns for since_ns in self._there.values())
 
-    def first_ns(self, node: str | None, since_ns: int, to_ns: int) -> int:
-        """From when on, in a span, one that is gone may have had an address of a node's pods."""
+    def first_ns(self, owned: Ownership, since_ns: int, to_ns: int) -> int:
+        """From when on, in a span, one that is gone may have had the address of a pod that goes."""
         from_ns = [
             max(since_ns, each.from_ns)
-            for each in self._gone.get(node, ())
-            if each.from_ns < to_ns and since_ns < each.to_ns
+            for each in self._gone.get(owned.endpoint.node, ())
+            if each.from_ns < to_ns
+            and since_ns < each.to_ns
+            # Of what was missed only the order is known.
+            and owned.going_ns <= each.told_ns
         ]
         return min(from_ns, default=to_ns)
 

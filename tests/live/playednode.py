@@ -523,7 +523,7 @@ def batch(namespace: str, *commands: str) -> None:
     run("ip", "-n", namespace, "-batch", "-", text="\n".join(commands) + "\n")
 
 
-def until(true: Callable[[], bool], what: str, seconds: float = 15) -> None:
+def until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Wait for something that is about to happen."""
     end = time.monotonic() + seconds
     while not true():

@@ -10,8 +10,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, inside, udp
-from recording import CTK, listening, recording, rows
+from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, inside, udp, until
+from recording import CTK, is_in, listening, recording, rows
 
 from ctk.conntrack.decode import Decoder, Event
 from ctk.conntrack.table import dump
@@ -121,7 +121,8 @@ def test_after_a_kill_at_any_moment_nothing_is_counted_twice(play, tmp_path):
                 process.kill()
             assert_sound(db)
         with recording(play, db, *OPTIONS, names=False):
-            time.sleep(1)
+            moved_again = "SELECT 1 FROM flows WHERE dst_port = 80 AND bytes_out > 0"
+            until(lambda: is_in(db, moved_again), "the bytes of the one that lives")
         sent = moved(play, 80)
     assert_sound(db)
     twice = "SELECT dst_port, sum(connections) AS n FROM flows GROUP BY 1 HAVING n > 1"
