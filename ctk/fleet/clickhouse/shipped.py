@@ -22,6 +22,7 @@ from ctk.ask.caveats import (
     HasGaps,
     NothingFits,
     NothingRecorded,
+    SeenTo,
     SummedUp,
     WholeMinutes,
 )
@@ -189,8 +190,13 @@ class Shipped(NotShipped):
         limit: int | None = None,
         **asked: Unpack[Asked],
     ) -> "Failures":
-        """Say what failed, most failures first."""
-        return self._with_caveats(super().failures(filters, limit=limit, **asked))
+        """Say what failed, most failures first; a row is a minute, so when is exact to that."""
+        found = super().failures(filters, limit=limit, **asked)
+        rows = tuple(row._replace(exact_to_ns=max(row.exact_to_ns, MINUTE)) for row in found.rows)
+        caveats = found.caveats
+        if rows and not any(isinstance(each, SeenTo) for each in caveats):
+            caveats = (*caveats, SeenTo(MINUTE))
+        return self._with_caveats(found._replace(rows=rows, caveats=caveats))
 
     def sql(
         self,
