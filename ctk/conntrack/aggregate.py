@@ -141,6 +141,7 @@ class Aggregator(PartCounter):
 
     def _over(self) -> list[Window]:
         """Hand over the open window, but for what the dump under way will tell the begin of."""
+        self._add_counted()
         open_totals, self._open_totals = self._open_totals, []
         if self._undated:
             undated = [each for each in open_totals if each.group in self._undated]
@@ -184,6 +185,7 @@ class Aggregator(PartCounter):
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
         connections.forget_idle_flows()
+        self._add_counted()  # a restored group may turn out to be of strangers, and be folded
         self._look_anew()
         listed = Listed((), entries)
         if self._at_once is not None:

@@ -9,6 +9,7 @@ all that is not plain: ends, flows that are new, connections whose begin was not
 import struct
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
@@ -38,10 +39,11 @@ class PartCounter(EventCounter):
         self._pause = 0
         # Groups of the open window that have several source ports, and are not to be folded.
         self._several: set[Group] = set()
-        # What is counted and not added yet: events by their group, of one time if it has been read.
+        # What is counted and not added to the totals yet, by group: a window has many events of
+        # one. And when the last of them was read, where the kernel does not say when it was.
         self._begun: Counter[Group] = Counter()
         self._updated: Counter[Group] = Counter()
-        self._read_ns: int | None = None
+        self._read_ns: dict[Group, int] = {}
 
     def _look_anew(self) -> None:
         """Another window begins, or other flows may be strangers' from here on."""
@@ -56,14 +58,11 @@ class PartCounter(EventCounter):
                 one_by_one += events_of([part])
                 continue
             if one_by_one:
-                self._add_counted()
                 self._count(one_by_one)
                 one_by_one = []
             done = self._count_together(part, flows)
             if done < len(part):
-                self._add_counted()
                 one_by_one = part.events()[done:]
-        self._add_counted()
         self._count(one_by_one)
 
     def _count_together(self, columns: Columns, flows: Sequence[Flow]) -> int:
@@ -84,12 +83,10 @@ class PartCounter(EventCounter):
         if not self._several.issuperset(groups):
             self._see_ports(groups, own, times)
         if self._apart:
-            self._keep_apart(groups, own, times, columns.whats(places))
-        read_ns = columns.at_ns if places.at is None else None
-        if read_ns != self._read_ns:
-            self._add_counted()
-            self._read_ns = read_ns
-        if read_ns is None:
+            self._keep_apart(groups, own, times, columns.whats(places) if updated else ())
+        if places.at is None:
+            self._read_ns.update(zip(groups, repeat(columns.at_ns)))
+        else:
             _see_times(groups, times)
         self._begun.update(begun)
         self._updated.update(updated)
@@ -157,8 +154,8 @@ class PartCounter(EventCounter):
         for flow, key, what in zip(flows, keys, whats, strict=True):
             group = live.get(key)
             if what == UPDATE:
-                if group is None or group.folded:
-                    break
+                if group is None or group.folded or group.other is not None:
+                    break  # its totals may be folded before what is counted here is added
                 updated.append(group)
             else:
                 if group is not None or flow.group is None:
@@ -183,33 +180,36 @@ class PartCounter(EventCounter):
         times: Sequence[int],
         whats: Sequence[int],
     ) -> None:
-        for group, bits, at_ns, what in zip(groups, own, times, whats, strict=False):
+        """Keep the events themselves. `whats` says which of them are updates, if there are any."""
+        counts: Iterable[int] = repeat(_BEGUN)
+        if whats:
+            counts = [_BEGUN if what == NEW else _UPDATED for what in whats]
+        ports = [bits & _PORT for bits in own]
+        # One tuple an event, all of them made by one call.
+        for group, event in zip(groups, zip(times, ports, counts, strict=False), strict=False):
             totals = group.totals
             assert totals is not None
             assert totals.apart is not None
-            totals.apart.lone.append((at_ns, bits & _PORT, _BEGUN if what == NEW else _UPDATED))
+            totals.apart.lone.append(event)
 
     def _add_counted(self) -> None:
-        """Add what was counted to the totals."""
-        read_ns = self._read_ns
+        """Add what was counted to the totals: the window is over."""
         for group, count in self._begun.items():
             totals = group.totals
             assert totals is not None
             totals.connections += count
             totals.new_events += count
-            if read_ns is not None:
-                totals.see(read_ns)
         for group, count in self._updated.items():
             totals = group.totals
             assert totals is not None
             totals.update_events += count
-            if read_ns is not None:
-                totals.see(read_ns)
+        _see_times(self._read_ns.keys(), self._read_ns.values())
         self._begun.clear()
         self._updated.clear()
+        self._read_ns.clear()
 
 
-def _see_times(groups: Sequence[Group], times: Sequence[int]) -> None:
+def _see_times(groups: Iterable[Group], times: Iterable[int]) -> None:
     """Do what Totals.see does, for each event."""
     for group, at_ns in zip(groups, times, strict=False):
         totals = group.totals

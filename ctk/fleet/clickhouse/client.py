@@ -166,7 +166,7 @@ def reading(target: Target) -> Client:
         with explained(target), _quiet(target):
             made = engine.Engine(folder, target.database, target.settings)
     except ImportError as error:
-        raise _not_installed("chdb") from error
+        raise _not_loaded("chdb", error) from error
     return Client(target, made)
 
 
@@ -182,10 +182,10 @@ def connect(target: Target, *, database: bool = True) -> Client:
             from ctk.fleet.clickhouse import engine
 
             _check_zone()
-            with engine.importable(target.folder):
+            with engine.uninterrupted():
                 import chdb  # noqa: F401 - so that it is said which of the two is missing
     except ImportError as error:
-        raise _not_installed("chdb" if embedded else "fleet") from error
+        raise _not_loaded("chdb" if embedded else "fleet", error) from error
     options: dict[str, Any] = {
         "database": target.database if database else None,
         "settings": dict(target.settings),
@@ -211,7 +211,10 @@ def connect(target: Target, *, database: bool = True) -> Client:
         return Client(target, clickhouse_connect.get_client(**options))
 
 
-def _not_installed(extra: str) -> UsageError:
+def _not_loaded(extra: str, error: ImportError) -> UsageError:
+    if "time zone" in str(error):
+        zone = os.environ.get("TZ")
+        return UsageError(f"chDB has no time zone {zone!r}", hint="unset TZ, or TZ=UTC")
     name = {"chdb": "chDB", "fleet": "clickhouse-connect"}[extra]
     return UsageError(f"{name} is not installed here", hint=f"pip install 'ctk[{extra}]'")
 
