@@ -1,5 +1,6 @@
 """`ctk ship`: its flags, what it says, and what it refuses."""
 
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from fleetworld import World
 
-from ctk.timespan import HOUR
+from ctk.timespan import HOUR, MINUTE
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +118,13 @@ def test_a_server_that_is_not_there_is_one_line(invoke, db):
         1,
         "Error: clickhouse+http://127.0.0.1:1/ctk does not answer: Connection refused\n",
     )
+
+
+def test_when_failures_were_seen_is_exact_to_a_minute_and_said_to_be(invoke, tmp_path):
+    capture = Path(__file__).parents[1] / "fixtures/captures/demo.ctkcap.gz"
+    db, target = f"{tmp_path}/demo.db", f"chdb://{tmp_path}/fleet"
+    assert invoke("record", db, "--from-capture", str(capture), "--no-kube").exit_code == 0
+    assert invoke("ship", db, "--to", target, "--init", "--retain=forever").exit_code == 0
+    found = invoke("failures", target, "-o", "jsonl")
+    assert {json.loads(line)["exact_to_ns"] for line in found.stdout.splitlines()} == {MINUTE}
+    assert "first and last seen are exact to 1m: rollups answered\n" in found.stderr

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ctk
-from ctk.ask.caveats import HasGaps, SeenTo, SummedUp, WholeMinutes, Widened
+from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes, Widened
 from ctk.ask.recording import Recording
 from ctk.ask.sums import NOTHING
 from ctk.errors import CtkError, UsageError
@@ -246,12 +246,6 @@ def test_what_was_shipped_is_described_as_the_merged_file_is(both, fleet):
     assert shipped.gaps().rows == file.gaps().rows
     assert shipped.reference() == file.reference()
     assert HasGaps(file.gaps().rows) in shipped.top(by="node").caveats
-
-
-def test_when_failures_were_seen_is_exact_to_a_minute_and_said_to_be(both):
-    found = both[1].failures()
-    assert {row.exact_to_ns for row in found.rows} == {MINUTE}
-    assert SeenTo(MINUTE) in found.caveats
 
 
 def test_sql_is_clickhouse_s_own_and_only_reads(both, fleet):
