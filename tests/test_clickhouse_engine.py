@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from ctk.errors import CtkError
 from ctk.fleet.clickhouse.client import Client, connect, reading
 from ctk.fleet.clickhouse.engine import Engine, EngineError
 from ctk.fleet.clickhouse.target import parse_target
@@ -136,14 +137,23 @@ def test_times_are_utc_whatever_the_process_s_zone(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT throwIf(number = 100000) FROM numbers(1000000)",
-        "SELECT number FROM numbers(3000000) SETTINGS max_result_rows = 100000",
-        "SELECT nope",
-    ],
-)
+FAILING = [
+    "SELECT throwIf(number = 100000) FROM numbers(1000000)",
+    "SELECT number FROM numbers(3000000) SETTINGS max_result_rows = 100000",
+    "SELECT nope",
+]
+
+
+@pytest.mark.parametrize("sql", FAILING[:2])
+def test_what_failed_leaves_nothing_to_the_next_answer_of_who_writes(clients, sql):
+    _, writing = clients
+    with pytest.raises(CtkError):
+        writing.query(sql)
+    found = writing.query("SELECT 7 AS n")
+    assert (list(found.names), list(map(tuple, found.rows))) == (["n"], [(7,)])
+
+
+@pytest.mark.parametrize("sql", FAILING)
 def test_what_failed_leaves_nothing_to_the_next_answer(engine, sql):
     with pytest.raises(EngineError, match=r"^Code: \d+"):
         engine.query(sql, {}, {})

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -51,11 +52,16 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """An open target. Names of tables are of its database."""
+    """
+    An open target. Names of tables are of its database.
 
-    def __init__(self, target: Target, made: Any) -> None:
+    `renew` opens it anew, where what failed may leave rows to the next answer: in chDB.
+    """
+
+    def __init__(self, target: Target, made: Any, renew: Callable[[], Any] | None = None) -> None:
         self.target = target
         self._made = made
+        self._renew = renew
         self._is_stuck = False
 
     def query(
@@ -140,7 +146,15 @@ class Client:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         with explained(self.target):
-            yield
+            try:
+                yield
+            except Exception:
+                if self._renew is not None:
+                    # The folder stays open meanwhile: it is loaded once.
+                    renewed = self._renew()
+                    self._made.close()
+                    self._made = renewed
+                raise
 
 
 @contextmanager
@@ -207,8 +221,9 @@ def connect(target: Target, *, database: bool = True) -> Client:
             "autogenerate_session_id": False,
             "client_name": "ctk",
         }
+    open_it = partial(clickhouse_connect.get_client, **options)
     with explained(target), _quiet(target) if embedded else nullcontext():
-        return Client(target, clickhouse_connect.get_client(**options))
+        return Client(target, open_it(), open_it if embedded else None)
 
 
 def _not_loaded(extra: str, error: ImportError) -> UsageError:
