@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from ctk.errors import CtkError
 from ctk.fleet.clickhouse.client import Client, connect, reading
 from ctk.fleet.clickhouse.engine import Engine, EngineError
 from ctk.fleet.clickhouse.target import parse_target
@@ -49,13 +50,71 @@ def test_values_are_those_of_the_client_that_speaks_to_a_server(clients):
     sql = (
         "SELECT 18446744073709551615 AS big, -1 AS small, 0.5 AS half, 1/0 AS inf, 'é' AS text,"
         " toDecimal64(1.25, 4) AS decimal, toDate('2024-02-29') AS day, true AS yes, NULL AS none,"
-        " [1, 2] AS some, toLowCardinality('x') AS low"
+        " [1, 2] AS some, toLowCardinality('x') AS low,"
+        " toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0') AS uuid, toIPv4('1.2.3.4') AS four,"
+        " toIPv6('::1') AS six, [toDate('2020-01-01'), NULL] AS days, (1, 'a') AS pair,"
+        " map(1, toDecimal64(1.25, 2)) AS map, CAST((1, 2) AS Tuple(a Int8, b Int8)) AS named,"
+        " [(toDate('1999-12-31'), 'x')] AS deep, CAST('a, b' AS Enum8('a, b' = 1)) AS enum"
     )
     one, other = asking.query(sql), writing.query(sql)
     assert list(one.names) == list(other.names)
     assert repr([*one.rows[0]]) == repr([*other.rows[0]])
     (row,) = asking.query("SELECT toDecimal64(1.25, 4), toDate('2024-02-29'), 1/0").rows
     assert row == [Decimal("1.2500"), date(2024, 2, 29), float("inf")]
+
+
+FLOATS = [1e100, 1.5e-100, 1e300, -1.7e308, 1e99, 1e22, 1.2345678901234567e-200, -0.0]
+
+
+def test_floats_are_as_they_are_beside_values_of_any_type(clients):
+    """chDB's own text of the first is 1e10."""
+    asking, writing = clients
+    sql = "SELECT {floats:Array(Float64)}[number + 1] AS x FROM numbers(8)"
+    found = asking.query(sql, {"floats": FLOATS}).rows
+    assert repr([row[0] for row in found]) == repr(FLOATS)
+    (row,) = asking.query("SELECT toDateTime(77, 'UTC'), toDateTime64(-1.5, 3, 'UTC'), 1e300").rows
+    assert row[:2] == [datetime.fromtimestamp(at, UTC) for at in (77, -1.5)]
+    sql = (
+        "SELECT 1e100 AS big, [1e-200, NULL] AS some, ('é', 1e300) AS pair, map('a', 1) AS map,"
+        " toInt16(-5) AS five, 18446744073709551615 AS max, true AS yes, NULL AS none,"
+        " toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0') AS uuid, toIPv4('1.2.3.4') AS four,"
+        " toIPv6('::1') AS six, toDate('2024-02-29') AS day, toDate32('1950-01-01') AS early,"
+        " toFloat32(0.5) AS half,"
+        " toDecimal64(-1.25, 4) AS decimal, CAST('b' AS Enum8('a, b' = 1, 'b' = -2)) AS enum,"
+        " CAST((1, 2) AS Tuple(a Int8, b Int8)) AS named, toLowCardinality('x') AS low"
+    )
+    one, other = asking.query(sql), writing.query(sql)
+    assert list(one.names) == list(other.names)
+    assert repr([*one.rows[0]]) == repr([*other.rows[0]])
+
+
+def test_chdb_is_imported_while_a_folder_is_open(tmp_path):
+    asked = (
+        "from pathlib import Path; from ctk.fleet.clickhouse.engine import Engine\n"
+        f"engine = Engine(Path({str(tmp_path)!r}), None, {{}})\n"
+        "import chdb\n"
+        "print(chdb.engine_version.count('.') > 1, engine.query('SELECT 1', {}, {}).result_rows)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "True [[1]]\n"
+
+
+def test_ctrl_c_while_chdb_loads_is_that_and_no_lack_of_it(tmp_path):
+    """What loads a module in C makes an ImportError of any other."""
+    code = (
+        "import os, signal\n"
+        "from ctk.fleet.clickhouse import engine\n"
+        "try:\n"
+        "    with engine.uninterrupted():\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print(engine.library().__name__)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "chdb._chdb\ninterrupted\n"
 
 
 def test_times_are_utc_whatever_the_process_s_zone(tmp_path):
@@ -78,14 +137,23 @@ def test_times_are_utc_whatever_the_process_s_zone(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT throwIf(number = 100000) FROM numbers(1000000)",
-        "SELECT number FROM numbers(3000000) SETTINGS max_result_rows = 100000",
-        "SELECT nope",
-    ],
-)
+FAILING = [
+    "SELECT throwIf(number = 100000) FROM numbers(1000000)",
+    "SELECT number FROM numbers(3000000) SETTINGS max_result_rows = 100000",
+    "SELECT nope",
+]
+
+
+@pytest.mark.parametrize("sql", FAILING[:2])
+def test_what_failed_leaves_nothing_to_the_next_answer_of_who_writes(clients, sql):
+    _, writing = clients
+    with pytest.raises(CtkError):
+        writing.query(sql)
+    found = writing.query("SELECT 7 AS n")
+    assert (list(found.names), list(map(tuple, found.rows))) == (["n"], [(7,)])
+
+
+@pytest.mark.parametrize("sql", FAILING)
 def test_what_failed_leaves_nothing_to_the_next_answer(engine, sql):
     with pytest.raises(EngineError, match=r"^Code: \d+"):
         engine.query(sql, {}, {})
@@ -126,12 +194,18 @@ def test_who_asks_first_may_write_then(tmp_path):
         assert found.stdout == said
 
 
-@pytest.mark.parametrize("command", ["top", "info"])
-def test_an_empty_zone_is_refused_with_what_to_do(tmp_path, command):
+@pytest.mark.parametrize(
+    ("command", "zone", "said"),
+    [
+        ("top", "", "chDB does not start with an empty TZ"),
+        ("info", "CETT", "chDB has no time zone 'CETT'"),
+    ],
+)
+def test_a_zone_that_is_none_is_refused_with_what_to_do(tmp_path, command, zone, said):
     (tmp_path / "store").mkdir()
     words = [sys.executable, "-m", "ctk", command, f"chdb://{tmp_path}"]
-    found = subprocess.run(words, env={"TZ": ""}, capture_output=True, text=True, check=False)
-    said = "Error: chDB does not start with an empty TZ\nTry: unset TZ, or TZ=UTC\n"
+    found = subprocess.run(words, env={"TZ": zone}, capture_output=True, text=True, check=False)
+    said = f"Error: {said}\nTry: unset TZ, or TZ=UTC\n"
     assert (found.returncode, found.stdout, found.stderr) == (2, "", said)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sqlite3
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -96,6 +97,18 @@ def test_an_array_is_one_whatever_is_in_it(odd: Path) -> None:
     expected = [orjson.loads(encoder("jsonl", FLOW_KEYS)(record)) for record in records(odd)]
     assert orjson.loads(text + made.end()) == expected
     assert Templates("json", "ns").end() == b"[]\n"
+
+
+def test_what_is_no_number_in_a_file_breaks_no_line(odd: Path, tmp_path: Path) -> None:
+    path = tmp_path / "harm.db"
+    path.write_bytes(odd.read_bytes())
+    with sqlite3.connect(path) as conn:
+        for column in ("src_port", "connections", "bytes_out", "packets_in"):
+            conn.execute(f"UPDATE flow SET {column} = ? WHERE n % 2", (f'0,"{column}":\n1',))
+    conn.close()
+    made = lines(path, "jsonl", "ns", Filters(since_ns=SECOND))
+    assert all(list(orjson.loads(line)) == list(FLOW_KEYS) for line in made)
+    assert not any(b"\n" in line[:-1] for line in made)
 
 
 @pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("tsv", "\t")])

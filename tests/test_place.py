@@ -3,6 +3,8 @@
 import os
 import resource
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,3 +139,28 @@ def test_what_is_no_file_is_not_asked_and_not_recorded_into(invoke: Invoke, tmp_
     assert result.stderr == f"Error: {pipe} is no file\nTry: name one that is, or is to be\n"
     assert list(tmp_path.iterdir()) == [pipe]
     assert stat.S_IMODE(pipe.stat().st_mode) == 0o644
+
+
+def test_standard_output_without_room_is_one_line(shop: Path) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        asked = (sys.executable, "-m", "ctk", "top", shop)
+        ended = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "Error: standard output cannot be written: No space left on device\n"
+        "Try: make room where it goes\n"
+    )
+
+
+def test_a_folder_of_days_without_room_is_one_line_and_no_part_is_left(
+    invoke: Invoke, shop: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "days"
+    with no_file_longer_than(100):
+        result = invoke("export", shop, "--format", "parquet", "--output", f"{folder}/")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"Error: {folder} cannot be written: File too large\n"
+        "Try: check its directory and its disk\n"
+    )
+    assert [each for each in folder.rglob("*") if each.is_file()] == []

@@ -222,6 +222,34 @@ def test_verify_takes_out_what_was_shipped_twice(client, tmp_path, monkeypatch, 
     assert ship(node.path, client) == Shipped()
 
 
+@pytest.mark.parametrize("is_verified_first", [False, True])
+@pytest.mark.parametrize("most", [(40, 25), (25, 40)])
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_of_two_copies_that_cut_batches_otherwise_neither_drops_the_others_rows(
+    client, files, tmp_path, most, names, is_verified_first
+):
+    db, folder = files[0], tmp_path / "beside the other"
+    folder.mkdir()
+    with shipping(db, client, most[0]) as one, shipping(db, client, most[1], folder) as other:
+        for each, name in zip((one, other), names, strict=True):
+            each.state.shipper = name
+            each.greet(client)
+            assert each._cut()
+        sent = [each._send(client, each.state.open_batch()).rows for each in (one, other)]
+    assert len(set(sent)) == 2
+    found = client.query(
+        f"SELECT batch, count() FROM flows_1m WHERE recording = '{recording(db)}' GROUP BY 1"
+    )
+    assert list(map(tuple, found.rows)) == [(1, sum(sent))]
+    with shipping(db, client) as shipper:
+        if is_verified_first:
+            assert verify(shipper, client).repaired == 1
+        shipper.ship(client)
+        assert any("two copies" in note for note in shipper.notes)
+        assert verify(shipper, client).wrong == []
+    assert is_right(client, db)
+
+
 def _garbage(path: Path) -> None:
     path.write_bytes(b"no file of SQLite" * 100)
 

@@ -297,6 +297,32 @@ OUTSIDE = (
 )
 
 
+@pytest.mark.parametrize("form", ["json", "csv", "table"])
+def test_values_of_any_type_are_shown(invoke: Invoke, fleet, form):
+    sql = (
+        "SELECT toDecimal64(1.25, 4) AS d, toIPv4('1.2.3.4') AS ip, [toDate('2020-01-01')] AS days,"
+        " map(1, toDecimal64(1.5, 1)) AS m, (1, 'a') AS pair"
+    )
+    found = invoke("query", fleet.target, sql, "-o", form)
+    days, pair = '["2020-01-01"]', '[1,"a"]'
+    assert (found.exit_code, found.stderr) == (0, "")
+    document = f'[{{"d":"1.2500","ip":"1.2.3.4","days":{days},"m":{{"1":"1.5"}},"pair":{pair}}}]'
+    assert (
+        found.stdout.splitlines()[-1].split("  ")
+        == {
+            "json": [document],
+            "csv": ['1.2500,1.2.3.4,"[""2020-01-01""]","{""1"":""1.5""}","[1,""a""]"'],
+            "table": ["1.2500", "1.2.3.4", days, '{"1":"1.5"}', pair],
+        }[form]
+    )
+
+
+def test_bytes_that_are_no_utf8_are_said_to_be_none(invoke: Invoke, fleet):
+    found = invoke("query", fleet.target, "SELECT '\udcff'")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert found.stderr.startswith("Error: \"SELECT '\ufffd'\" is not UTF-8\n")
+
+
 @pytest.mark.parametrize("text", OUTSIDE)
 def test_sql_neither_writes_nor_reads_outside_nor_takes_limits_off(both, tmp_path, text):
     secret, out = tmp_path / "secret", tmp_path / "out"

@@ -103,8 +103,8 @@ _of_row = attrgetter(*ROW_KEYS)
 _of_text = attrgetter(*TEXT_KEYS)
 
 
-def _text_of_row(text: RowText, record: FlowRecord) -> tuple[int, int, bytes, bytes]:
-    port = str(text.or_null(record.src_port)).encode()
+def _text_of_row(text: RowText, record: FlowRecord) -> tuple[int, int, int | None, bytes]:
+    port = record.src_port if isinstance(record.src_port, int) else None
     return record.started_ns, record.ended_ns, port, text.of(_of_text(record))
 
 

@@ -4,6 +4,7 @@ an error.
 """
 
 import atexit
+import errno
 import gc
 import os
 import re
@@ -66,6 +67,7 @@ COMMANDS = {name: said for commands in GROUPS.values() for name, said in command
 # What a shell reports for a program that SIGINT or SIGPIPE ended.
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEFECT = 70  # EX_SOFTWARE of sysexits.h: ctk itself failed where it should not
 
 
@@ -223,6 +225,9 @@ def _known(error: Exception) -> CtkError | None:
     )
     if sqlite3 is not None and isinstance(error, sqlite3.Error) and not ours:
         return _from_sqlite(str(error))
+    if isinstance(error, OSError) and not error.filename and error.errno in _NO_ROOM:
+        message = f"standard output cannot be written: {error.strerror}"
+        return CtkError(message, hint="make room where it goes")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return CtkError(f"{where}{error.strerror}")

@@ -35,7 +35,7 @@ from ctk.render.compress import SUFFIXES, Compression, Packer
 from ctk.render.cursor import path_of
 from ctk.render.feed import Sink, Stream, Written
 from ctk.render.lines import Encoder, Records, TimeUnit
-from ctk.render.place import Place, is_no_file
+from ctk.render.place import Place, cannot_write, is_no_file
 from ctk.render.rotate import RotatingFile
 from ctk.timespan import SECOND, parse_age
 
@@ -227,7 +227,10 @@ def _write_days(
             return interrupted.is_set()
 
         span = filters.since_ns, filters.until_ns
-        written = list(write_days(folder, reaches, span, time, flows_of, stops))
+        try:
+            written = list(write_days(folder, reaches, span, time, flows_of, stops))
+        except OSError as error:
+            raise cannot_write(folder, error) from error
     for path, count in written:
         remark(f"{path}: {count:,} flows")
     if interrupted.is_set():

@@ -16,7 +16,7 @@ def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], byte
         return _csv_encoder()
     if form == "tsv":
         return _tsv_line
-    from orjson import dumps
+    from orjson import OPT_NON_STR_KEYS, dumps
 
     stored = [column for column in columns if column in _STORED_JSON]
 
@@ -24,7 +24,10 @@ def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], byte
         named = dict(zip(columns, row, strict=True))
         for column in stored:
             named[column] = _stored_json(named[column])
-        return dumps(named, default=bytes.hex)
+        try:
+            return dumps(named, default=_as_text)
+        except TypeError:  # Keys of a map in an answer of ClickHouse may be no text.
+            return dumps(named, default=_as_text, option=OPT_NON_STR_KEYS)
 
     return json_line
 
@@ -77,4 +80,16 @@ def _tsv_line(row: Sequence[Any]) -> bytes:
 
 
 def plain(value: object) -> object:
-    return value.hex() if isinstance(value, bytes) else value
+    """Give a value of one cell: bytes as hex, and what holds several as JSON."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (list, tuple, dict)):
+        from orjson import OPT_NON_STR_KEYS, dumps
+
+        return dumps(value, default=_as_text, option=OPT_NON_STR_KEYS).decode()
+    return value
+
+
+def _as_text(value: object) -> str:
+    """Write what JSON has nothing for: a decimal number, an address."""
+    return value.hex() if isinstance(value, bytes) else str(value)

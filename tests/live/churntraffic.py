@@ -77,7 +77,7 @@ class Traffic:
         self.after(self.chance.expovariate(self._rate / 10), self._probe)
 
     def _dial_from(self, pod: Pod) -> None:
-        if not pod.running or "client" not in pod.roles:
+        if not pod.running or "client" not in pod.roles or pod.life.is_killed(time.time_ns()):
             return
         chance, source = self.chance, pod.life.address
         servers = [each for each in self._pods if each.running and "server" in each.roles]
@@ -162,6 +162,9 @@ class Traffic:
         def accept(listening: socket.socket) -> None:
             with suppress(OSError):
                 sock = listening.accept()[0]
+                if self._is_killed(who):
+                    sock.close()
+                    return
                 sockets.add(sock)
                 self._select.register(sock, selectors.EVENT_READ, lambda s: self._drop(sockets, s))
                 sock.send(who.encode())
@@ -177,9 +180,16 @@ class Traffic:
 
         def answer(sock: socket.socket) -> None:
             with suppress(OSError):
+                if self._is_killed(who):
+                    sock.recv(64)
+                    return
                 sock.sendto(who.encode(), sock.recvfrom(64)[1])
 
         self._select.register(sock, selectors.EVENT_READ, answer)
+
+    def _is_killed(self, uid: str) -> bool:
+        life = self.truth.lives.get(uid)
+        return life is not None and life.is_killed(time.time_ns())
 
     def _drop(self, sockets: set[socket.socket], sock: socket.socket) -> None:
         if sock in sockets:

@@ -56,9 +56,10 @@ class Cluster:
         with inside(namespace), udp(namespace, "0.0.0.0", 0) as sock:
             sock.sendto(b"x", (to, port))
 
-    def watched(self) -> bool:
-        """Whether every resource has been listed and is watched now."""
-        return sum(each.watching and each.status == 200 for each in self.api.requests) >= 4
+    def watched(self, since: int = 0) -> bool:
+        """Whether every resource has been listed and is watched, by requests since that one."""
+        made = self.api.requests[since:]
+        return len({each.resource for each in made if each.watching and each.status == 200}) >= 4
 
 
 @contextmanager
@@ -151,8 +152,8 @@ def test_an_api_that_is_away_costs_no_event_and_names_are_right_before_and_after
         time.sleep(1.5)
         asked = len(cluster.api.requests)
         cluster.start()
-        until(lambda: any(r.watching for r in cluster.api.requests[asked:]), "the watches")
-        time.sleep(5)  # each resource has waited a time of its own
+        # Each resource has waited a time of its own.
+        until(lambda: cluster.watched(asked), "the watches", 30)
         cluster.dial(1003)
         time.sleep(1.2)
     assert rows(db, NAMES) == [

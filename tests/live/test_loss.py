@@ -59,10 +59,10 @@ def test_a_burst_while_the_reader_is_held_still_is_recorded_or_lost_and_then_cou
             with held_still(process):
                 burst(play, 1 + n * BURST)
             told = f"SELECT count(*) > {n} FROM gaps WHERE kind = 'events lost'"
-            until(lambda told=told: rows(db, told) == [(1,)], "the gap")
+            until(lambda told=told: rows(db, told) == [(1,)], "the gap", 60)
             spans.append((began_ns, time.time_ns()))
             listed = f"SELECT sum(connections) >= {(n + 1) * (BURST + 1)} FROM flow"
-            until(lambda listed=listed: rows(db, listed) == [(1,)], "the dump after it")
+            until(lambda listed=listed: rows(db, listed) == [(1,)], "the dump after it", 60)
     [(new, connections)] = rows(db, "SELECT sum(new_events), sum(connections) FROM flows")
     gaps = rows(db, "SELECT started_ns, ended_ns, lost FROM gaps WHERE kind = 'events lost'")
     made = 2 * (BURST + 1)

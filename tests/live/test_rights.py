@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, udp
+from playednode import CLIENT, CLIENT_1, PODS, PlayedNode, inside, udp, until
 from recording import CTK, listening, rows
 
 pytestmark = pytest.mark.live
@@ -20,6 +20,11 @@ ENVIRONMENT = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
 def as_nobody(capabilities: str) -> list[str]:
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     return [*become, *(f"--{kind}={capabilities}" for kind in CAPABILITIES)]
+
+
+def enabled(play: PlayedNode) -> bool:
+    with inside(play.node):
+        return Path("/proc/sys/net/netfilter/nf_conntrack_acct").read_text() == "1\n"
 
 
 def nobodys(tmp_path: Path) -> Path:
@@ -55,6 +60,7 @@ def test_net_admin_alone_records(tmp_path):
             (tmp_path / "said").open("w") as said,
             listening(play, *command, stderr=said, env=ENVIRONMENT) as process,
         ):
+            until(lambda: enabled(play), "the counters")
             with udp(play.pods[CLIENT], PODS[CLIENT][0], 0) as sock:
                 sock.sendto(bytes(100), (PODS[CLIENT_1][0], 80))
             time.sleep(0.5)

@@ -43,6 +43,10 @@ class Life:
     unwired_ns: int = 0
     how: str = ""
 
+    def is_killed(self, now_ns: int) -> bool:
+        """Whether a kubelet has killed it by now; the script may be late on a busy machine."""
+        return self.how == "forced" and 0 < self.deleted_ns < now_ns - _KILLED_LATE_NS
+
     def story(self, since_ns: int) -> str:
         told = [at for at in self.served_ns if at]
         times = {
@@ -123,12 +127,14 @@ class Truth:
         """When a recorder was first told of a pod's address."""
         return min((at_ns for life in self.lives.values() for at_ns in life.served_ns), default=0)
 
-    def recorded(self, at_ns: int) -> bool:
-        """Whether a recorder ran, and lived on to write what began then."""
+    def recorded(self, at_ns: int, committed_ns: list[int]) -> bool:
+        """Whether a recorder ran then, and lived on to write it: the file says up to when."""
         for each in self.sessions:
             if each.listening_ns and each.listening_ns <= at_ns < each.asked_ns:
-                kill = each.signal == "KILL"
-                return not kill or each.asked_ns - at_ns > 2 * self.window_ns + _SECOND_NS
+                if each.signal != "KILL":
+                    return True
+                written = [ns for ns in committed_ns if each.spawned_ns <= ns <= each.ended_ns]
+                return at_ns < max(written, default=0) - _SECOND_NS
         return False
 
     def neighbours(self, life: Life) -> tuple[Life | None, Life | None]:
@@ -225,7 +231,7 @@ def judge(truth: Truth, db: Path) -> Verdict:
     mine = {dial.src for dial in truth.dials}
     found: dict[int, list[Row]] = defaultdict(list)
     by_id = {id(dial): dial for dial in truth.dials}
-    known = _known(db)
+    known, committed_ns = _known(db), _committed_ns(db)
     for row in _rows(db):
         key = row[:5]
         n = bisect_right(began.get(key, ()), row.ended_ns + _BEGUN_NS)
@@ -236,7 +242,7 @@ def judge(truth: Truth, db: Path) -> Verdict:
     for which, dial in by_id.items():
         rows = found.get(which)
         if rows is None:
-            if not truth.recorded(dial.at_ns):
+            if not truth.recorded(dial.at_ns, committed_ns):
                 verdict.counts["missing while nobody recorded"] += 1
             elif dial.server:
                 verdict.note("missing", _story(truth, dial, None))
@@ -427,6 +433,12 @@ def _rows(db: Path) -> Iterator[Row]:
     with closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as conn:
         sql = f"SELECT {', '.join(Row._fields)} FROM flows WHERE proto IN ('tcp', 'udp')"
         yield from map(Row._make, conn.execute(sql))
+
+
+def _committed_ns(db: Path) -> list[int]:
+    """Up to when each recording is in the file."""
+    with closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as conn:
+        return [ns for (ns,) in conn.execute("SELECT committed_ns FROM recordings")]
 
 
 def _known(db: Path) -> set[str]:

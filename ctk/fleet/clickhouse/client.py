@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -51,11 +52,16 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """An open target. Names of tables are of its database."""
+    """
+    An open target. Names of tables are of its database.
 
-    def __init__(self, target: Target, made: Any) -> None:
+    `renew` opens it anew, where what failed may leave rows to the next answer: in chDB.
+    """
+
+    def __init__(self, target: Target, made: Any, renew: Callable[[], Any] | None = None) -> None:
         self.target = target
         self._made = made
+        self._renew = renew
         self._is_stuck = False
 
     def query(
@@ -140,7 +146,15 @@ class Client:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         with explained(self.target):
-            yield
+            try:
+                yield
+            except Exception:
+                if self._renew is not None:
+                    # The folder stays open meanwhile: it is loaded once.
+                    renewed = self._renew()
+                    self._made.close()
+                    self._made = renewed
+                raise
 
 
 @contextmanager
@@ -166,7 +180,7 @@ def reading(target: Target) -> Client:
         with explained(target), _quiet(target):
             made = engine.Engine(folder, target.database, target.settings)
     except ImportError as error:
-        raise _not_installed("chdb") from error
+        raise _not_loaded("chdb", error) from error
     return Client(target, made)
 
 
@@ -182,10 +196,10 @@ def connect(target: Target, *, database: bool = True) -> Client:
             from ctk.fleet.clickhouse import engine
 
             _check_zone()
-            with engine.importable(target.folder):
+            with engine.uninterrupted():
                 import chdb  # noqa: F401 - so that it is said which of the two is missing
     except ImportError as error:
-        raise _not_installed("chdb" if embedded else "fleet") from error
+        raise _not_loaded("chdb" if embedded else "fleet", error) from error
     options: dict[str, Any] = {
         "database": target.database if database else None,
         "settings": dict(target.settings),
@@ -207,11 +221,15 @@ def connect(target: Target, *, database: bool = True) -> Client:
             "autogenerate_session_id": False,
             "client_name": "ctk",
         }
+    open_it = partial(clickhouse_connect.get_client, **options)
     with explained(target), _quiet(target) if embedded else nullcontext():
-        return Client(target, clickhouse_connect.get_client(**options))
+        return Client(target, open_it(), open_it if embedded else None)
 
 
-def _not_installed(extra: str) -> UsageError:
+def _not_loaded(extra: str, error: ImportError) -> UsageError:
+    if "time zone" in str(error):
+        zone = os.environ.get("TZ")
+        return UsageError(f"chDB has no time zone {zone!r}", hint="unset TZ, or TZ=UTC")
     name = {"chdb": "chDB", "fleet": "clickhouse-connect"}[extra]
     return UsageError(f"{name} is not installed here", hint=f"pip install 'ctk[{extra}]'")
 

@@ -8,16 +8,17 @@ columns are written by the client (client.py).
 """
 
 import importlib.util
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+
+from ctk.fleet.clickhouse.values import bound, is_cut, of_binary, of_json, quoted
 
 _NAME = "chdb._chdb"
 _SETTINGS = (
@@ -26,6 +27,10 @@ _SETTINGS = (
     " output_format_decimal_trailing_zeros = 1, output_format_json_validate_utf8 = 1,"
     " date_time_output_format = 'iso', session_timezone = 'UTC'"
 )
+
+
+_NOTHING = b'{"meta":[],"data":[]}'
+_open: list[str] = []  # folders
 
 
 class EngineError(Exception):
@@ -51,16 +56,19 @@ class Engine:
             self._first.append(f"USE {database}")
         self._connect: Callable[[str], Any] = library().connect
         self._conn = self._opened()
+        _open.append(self._folder)
 
     def query(
         self, sql: str, parameters: Mapping[str, object], settings: Mapping[str, object]
     ) -> Found:
         """Ask; `{name:Type}` in SQL is bound to a parameter. No word in it ends `settings`."""
-        bound = {name: _bound(value) for name, value in parameters.items()}
-        told = self._ask_by(settings, sql, bound) if settings else self._ask(sql, bound)
-        readers = [_reader(each["type"]) for each in told["meta"]]
-        rows = told["data"]
-        for at, read in enumerate(readers):
+        values = dict(bound(parameters))
+        told = orjson.loads(self._asked(settings, sql, values, "JSONCompact") or _NOTHING)
+        kinds, rows = [each["type"] for each in told["meta"]], told["data"]
+        for at, kind in enumerate(kinds):
+            if "Float" in kind and any(is_cut(row[at]) for row in rows):
+                return self._as_they_are(settings, sql, values)
+        for at, read in enumerate(map(of_json, kinds)):
             if read is not None:
                 for row in rows:
                     row[at] = read(row[at])
@@ -70,6 +78,7 @@ class Engine:
         """Let go of the folder."""
         with self._turn:
             self._conn.close()
+            _open.remove(self._folder)
 
     def _opened(self, settings: Mapping[str, object] | None = None) -> Any:
         first = [*self._first]
@@ -87,32 +96,50 @@ class Engine:
             raise EngineError(str(error)) from error
         return conn
 
-    def _ask(self, sql: str, bound: Mapping[str, str]) -> Any:
+    def _as_they_are(
+        self, settings: Mapping[str, object], sql: str, values: Mapping[str, str]
+    ) -> Found:
+        """Ask again, for floats of which text lacks a digit."""
+        answer = self._asked(settings, sql, values, "RowBinaryWithNamesAndTypes")
+        try:
+            return Found(*of_binary(answer))
+        except LookupError as error:
+            raise EngineError(
+                f"beside a value of type {error.args[0]}, a float beyond 1e100 cannot be read"
+            ) from None
+
+    def _asked(
+        self, settings: Mapping[str, object], sql: str, values: Mapping[str, str], form: str
+    ) -> bytes:
+        return (
+            self._ask_by(settings, sql, values, form) if settings else self._ask(sql, values, form)
+        )
+
+    def _ask(self, sql: str, values: Mapping[str, str], form: str) -> bytes:
         with self._turn:
             try:
-                found = self._conn.query(sql, "JSONCompact", params=bound)
+                found: bytes = self._conn.query(sql, form, params=values).bytes()
             except RuntimeError as error:
                 # What a statement had answered before it failed comes before the next answer.
                 renewed = self._opened()
                 self._conn.close()
                 self._conn = renewed
                 raise EngineError(str(error)) from error
-            return _read(found)
+            return found
 
-    def _ask_by(self, settings: Mapping[str, object], sql: str, bound: Mapping[str, str]) -> Any:
+    def _ask_by(
+        self, settings: Mapping[str, object], sql: str, values: Mapping[str, str], form: str
+    ) -> bytes:
         """Ask by a connection that has these settings, so that nothing in SQL changes them."""
         with self._turn:
             conn = self._opened(settings)
             try:
-                return _read(conn.query(sql, "JSONCompact", params=bound))
+                found: bytes = conn.query(sql, form, params=values).bytes()
+                return found
             except RuntimeError as error:
                 raise EngineError(str(error)) from error
             finally:
                 conn.close()
-
-
-def _read(found: Any) -> Any:
-    return orjson.loads(found.bytes() or b'{"meta":[],"data":[]}')
 
 
 def library() -> Any:
@@ -129,34 +156,29 @@ def library() -> Any:
     spec = importlib.util.spec_from_file_location(_NAME, Path(folder) / "_chdb.abi3.so")
     if spec is None or spec.loader is None:
         raise ImportError("chdb has no library")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
+    with uninterrupted():
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+    connect: Callable[..., Any] = made.connect
+    # `import chdb` asks an engine in memory for its version, and a process has one engine only.
+    made.__dict__["connect"] = lambda *where: connect(*(where or _open[-1:]))
     sys.modules[_NAME] = made
     return made
 
 
 @contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """
-    Let `import chdb` work while a folder may be open, in this block.
-
-    It asks an engine in memory for its version, and a process can have one engine only.
-    """
-    made = sys.modules.get(_NAME)
-    if made is None or "chdb" in sys.modules:
-        yield
-        return
-    connect: Callable[..., Any] = made.connect
-    made.__dict__["connect"] = lambda *_: connect(str(folder.resolve()))
+def uninterrupted() -> Iterator[None]:
+    """Have Ctrl-C wait for the end of a block: what loads a library calls it an ImportError."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        made.__dict__["connect"] = connect
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _settings(settings: Mapping[str, object], before: str = "") -> str:
     return before * bool(settings) + ", ".join(
-        f"{_checked(name)} = {_quoted(str(value))}" for name, value in settings.items()
+        f"{_checked(name)} = {quoted(str(value))}" for name, value in settings.items()
     )
 
 
@@ -164,53 +186,3 @@ def _checked(name: str) -> str:
     if not (name.isidentifier() and name.isascii()):
         raise EngineError(f"{name!r} is not the name of a setting")
     return name
-
-
-def _bound(value: object) -> str:
-    """Write a value as the engine reads parameters."""
-    if value is None:
-        return "\\N"
-    if isinstance(value, str):
-        return _escaped(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_nested(each) for each in value)}]"
-    return str(value)
-
-
-def _nested(value: object) -> str:
-    if value is None:
-        return "NULL"
-    return _quoted(value) if isinstance(value, str) else str(value)
-
-
-def _quoted(text: str) -> str:
-    return f"'{_escaped(text)}'"
-
-
-_ESCAPES = {"\\": "\\\\", "'": "\\'", "\b": "\\b", "\f": "\\f", "\r": "\\r", "\n": "\\n"}
-_ESCAPES |= {"\t": "\\t", "\0": "\\0"}
-_ESCAPED = str.maketrans(_ESCAPES)
-
-
-def _escaped(text: str) -> str:
-    return text.translate(_ESCAPED)
-
-
-def _reader(kind: str) -> Callable[[Any], Any] | None:
-    """Give what makes of JSON the value that the client gives for a type; None where JSON does."""
-    for wrapper in ("LowCardinality(", "Nullable("):
-        kind = kind.removeprefix(wrapper)
-    name = kind.partition("(")[0].rstrip(")")
-    read = _READERS.get(name)
-    return None if read is None else lambda value: None if value is None else read(value)
-
-
-_READERS: Mapping[str, Callable[[Any], Any]] = {
-    "DateTime": datetime.fromisoformat,
-    "DateTime64": datetime.fromisoformat,
-    "Date": date.fromisoformat,
-    "Date32": date.fromisoformat,
-    "Decimal": Decimal,
-    "Float32": float,
-    "Float64": float,
-}

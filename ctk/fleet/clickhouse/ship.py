@@ -196,7 +196,7 @@ class Shipper:
             newest = max(self._newest_batch(client), told_last)
             for batch in range(told_last + 1, newest + 1):
                 take_out(client, state.recording, batch)
-        state.adopt(newer, newest)
+        state.adopt(newer, newest, [batch_told(each).span.until for each in known])
         self._greeted = True
 
     def _note_copies(self, known: Sequence[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from ctk.ask.caveats import (
     Caveat,
@@ -32,12 +32,12 @@ from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.observers import AllObservers
 from ctk.ask.presets import Side
-from ctk.ask.recording import Recording
-from ctk.ask.sums import Value, keys_of, needs_flows
+from ctk.ask.sums import Value, needs_flows
 from ctk.ask.top import Top, check
 from ctk.errors import UsageError
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client, TooManyError, reading
+from ctk.fleet.clickhouse.notshipped import NotShipped, told_apart
 from ctk.fleet.clickhouse.recordings import Told, read
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.model import Filters
@@ -57,7 +57,7 @@ T = TypeVar("T", Top, "Series", "Failures")
 _EVER: Span = (-FOREVER_NS, FOREVER_NS)
 
 
-class Shipped(Recording):
+class Shipped(NotShipped):
     """What the nodes shipped, read-only, as one merged file of theirs would answer."""
 
     def __init__(self, target: str, *, all_observers: bool = False) -> None:
@@ -116,7 +116,7 @@ class Shipped(Recording):
     ) -> Top:
         """Sum up what fits by keys, the largest first; all `counts` come at once."""
         self._check()
-        keys = _told_apart(by)
+        keys = told_apart(by)
         chosen = self._filters(filters, asked, "by", "sort", "limit", "seen", "side", "counts")
         found = self._added_up(chosen, keys, sort, limit, seen=seen, side=side)
         if found is None or not found.groups:
@@ -170,7 +170,7 @@ class Shipped(Recording):
         return self._with_caveats(
             super().series(
                 filters,
-                by=_told_apart(by),
+                by=told_apart(by),
                 step=step,
                 sort=sort,
                 limit=limit,
@@ -277,30 +277,6 @@ class Shipped(Recording):
             found.append(HasGaps(some))
         return tuple(found)
 
-    def follow(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: rows come minutes later, and not in order."""
-        raise _not_here("what is followed is a node's file", "ctk query FILE --follow, on the node")
-
-    def diff(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: it looks at two spans, which may be far apart."""
-        raise _not_here("what is compared are files", "ctk top, of each span")
-
-    def new(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: who talked to whom before is not shipped."""
-        raise _not_here("what is new, a file knows", "ctk new FILE, of a node or merged")
-
-    def idle(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: single connections are not shipped."""
-        raise _not_here("idle connections are not shipped", "ctk idle FILE, of a node or merged")
-
-    def pressure(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: how full tables were is not shipped."""
-        raise _not_here("how full tables were is not shipped", "ctk pressure FILE, of a node")
-
-    def schema(self) -> NoReturn:
-        """Refuse: its tables are those that `ctk ship --init --ddl` prints."""
-        raise _not_here("the views are those of a file", "ctk ship --init --ddl prints its tables")
-
     def _filters(
         self, filters: Filters | None, asked: Mapping[str, object], *others: str
     ) -> Filters:
@@ -391,15 +367,3 @@ class _Minutes(Flows):
     def caveats(self) -> tuple[Caveat, ...]:
         """What the flows lack, and what they are."""
         return (*map(self._explain, super().caveats), *self._said)
-
-
-def _told_apart(by: str | Iterable[str]) -> Sequence[str]:
-    """Give keys that rows are told apart by: source ports were summed up on the way."""
-    keys = keys_of(by)
-    if "src_port" in keys:
-        raise _not_here("source ports are not shipped", "leave src_port out")
-    return keys
-
-
-def _not_here(what: str, hint: str) -> UsageError:
-    return UsageError(what, hint=hint)

@@ -31,6 +31,7 @@ class ShippedSql(SqlAnswer):
         caveats: tuple[Caveat, ...],
     ) -> None:
         """Run a statement that only reads; what is given must stand in it as {name:Type}."""
+        _check_text(text, *given.values())
         check(client, text)
         ends = {"since_ns": span.since_ns, "until_ns": span.until_ns}
         for name in (*given, *(name for name, end in ends.items() if end is not None)):
@@ -73,6 +74,17 @@ class ShippedSql(SqlAnswer):
     def close(self) -> None:
         """Let go of the rows: there are no more."""
         self._found = iter(())
+
+
+def _check_text(*given: SqlValue) -> None:
+    for text in given:
+        try:
+            str(text).encode()
+        except UnicodeEncodeError:
+            said = str(text)[:80].encode(errors="surrogateescape").decode(errors="replace")
+            raise UsageError(
+                f"{said!r} is not UTF-8", hint="write what is not as unhex('ff')"
+            ) from None
 
 
 def _is_bound(name: str, text: str) -> bool:

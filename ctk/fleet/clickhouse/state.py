@@ -12,6 +12,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,9 +110,15 @@ class Batch(NamedTuple):
         )
 
     def token(self, recording: str) -> str:
-        """Give what tells ClickHouse that a block is this one."""
+        """
+        Give what tells ClickHouse that a block is this one.
+
+        Copies of a file that are shipped at once may cut a batch otherwise: what it holds is told,
+        too, so that theirs is not taken for it.
+        """
+        held = blake2b(repr((self.span, self.sums)).encode(), digest_size=8).hexdigest()
         again = f"/{self.repairs}" if self.repairs else ""
-        return f"{recording}/{self.batch}{again}"
+        return f"{recording}/{self.batch}/{held}{again}"
 
 
 def batch_of(number: int, span: Span, rows: Rows) -> Batch:
@@ -227,14 +234,19 @@ class State:
             _, late_id = self.position
             self._move(self.last_batch, Position(span[1], late_id))
 
-    def adopt(self, batches: Sequence[Batch], last: int) -> None:
-        """Go on where batches that are there end; the next is numbered after `last`."""
-        if not batches and last == self.last_batch:
+    def adopt(self, batches: Sequence[Batch], last: int, reached: Iterable[Position] = ()) -> None:
+        """
+        Go on where batches that are there end; the next is numbered after `last`.
+
+        So far others have `reached` by numbers that this one has, too.
+        """
+        ends = [self.position, *(each.span.until for each in batches), *reached]
+        end = Position(*map(max, *ends, ends[0]))
+        if not batches and (last, end) == (self.last_batch, self.position):
             return
         with transaction(self._conn):
             self._replace(batches)
-            ends = [self.position, *(each.span.until for each in batches)]
-            self._move(last, Position(*map(max, *ends, ends[0])))
+            self._move(last, end)
 
     def take_back(self, batches: Iterable[Batch], position: Position) -> None:
         """Write what batches are now; what comes after `position` is to be shipped again."""

@@ -67,10 +67,18 @@ def verify(shipper: Shipper, client: Client) -> Verified:
 
 
 def _expected(shipper: Shipper, client: Client) -> Sequence[Batch]:
-    """Give what was shipped, by number: what is known here, and what copies told."""
-    recording = shipper.state.recording
-    found = {each.batch: each for each in map(batch_told, told.batches(client, recording))}
-    found |= {each.batch: each for each in shipper.state.batches()}
+    """
+    Give what was shipped, by number: what is known here, and what copies told.
+
+    Copies that were shipped at once may have cut a number otherwise, and who cut less may have gone
+    on where the other ended: that which goes furthest holds.
+    """
+    found: dict[int, Batch] = {}
+    told_of = map(batch_told, told.batches(client, shipper.state.recording))
+    for batch in (*shipper.state.batches(), *told_of):
+        have = found.get(batch.batch)
+        if have is None or batch.span.until > have.span.until:
+            found[batch.batch] = batch
     return sorted(found.values())
 
 
