@@ -7,13 +7,13 @@ say, to the byte.
 """
 
 import random
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import emptyfile
 from edges import edge, with_ids
 
 from ctk.model import ZONE_LABEL, Edge, Endpoint, EventCounts, FlowRow
@@ -296,12 +296,8 @@ class World:
         hours: dict[int, list[FlowRow]] = {}
         for each in rows:
             hours.setdefault((each.started_ns - started_ns) // HOUR, []).append(each)
-        empty = path.with_name("empty")  # to make the tables takes longer than to copy them
-        if not empty.exists():
-            with connect.writer(empty):
-                pass
         if not path.exists():
-            shutil.copy(empty, path)
+            emptyfile.put(path)
         with connect.writer(path) as conn:
             writer = Writer(
                 conn,

@@ -547,7 +547,7 @@ def test_what_may_not_be_deleted_is_named(collecting: Collecting) -> None:
 
 def test_a_pod_on_a_node_that_died_does_not_keep_the_namespace(collecting: Collecting) -> None:
     collecting.add("n1", ENDED).dead = True
-    outcome = collecting.run(waits=replace(WAITS, gone_s=0.6))
+    outcome = collecting.run(waits=replace(WAITS, gone_s=1.5))
     assert (states(outcome), outcome.left) == ([("n1", "kept", "")], None)
 
 

@@ -165,6 +165,7 @@ def test_a_wal_that_was_left_is_taken_in_without_room_for_a_copy(
 def test_a_line_of_progress_is_read_back() -> None:
     status = Status(events=5, flows=1_234_567, live=89, gaps=1, file_bytes=3 << 20)
     line = progressline.written(status, 1_204.4)
-    assert line == "1,204 events/s, 1,234,567 flows, 89 live connections, 1 gaps, 3.0 MiB"
+    assert line == "1,204 events/s, 1,234,567 flows, 89 live connections, 1 gap, 3.0 MiB"
     assert progressline.read(line) == (1_204, 1_234_567, 89, 1, 3.0)
+    assert progressline.read(line.replace("1 gap,", "12 gaps,")) == (1_204, 1_234_567, 89, 12, 3.0)
     assert progressline.read("a warning") is None

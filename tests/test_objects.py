@@ -214,6 +214,21 @@ def test_every_address_of_a_service(
     assert (value.type, value.addresses) == type_and_addresses
 
 
+def test_a_services_spec_was_changed_when_somebody_set_a_field_of_it_last() -> None:
+    fields = [
+        {"time": "2026-11-24T06:20:29Z", "fieldsV1": {"f:metadata": {}, "f:spec": {"f:ports": {}}}},
+        {"time": "2026-11-24T06:20:31Z", "fieldsV1": {"f:spec": {"f:type": {}}}},
+        {"time": "2026-11-24T06:20:40Z", "subresource": "status", "fieldsV1": {"f:status": {}}},
+        {"time": "2026-11-24T06:20:50Z", "fieldsV1": {"f:metadata": {"f:labels": {}}}},
+    ]
+    meta = {"uid": "s", "namespace": "shop", "name": "web"}
+    told = [read("services", {"metadata": meta | more}) for more in ({"managedFields": fields}, {})]
+    assert [each.changed_ns for each in told if isinstance(each, Service)] == [
+        BEGAN_NS + 2 * S,
+        None,
+    ]
+
+
 def test_lists_of_every_shape_are_one_list_a_resource(tmp_path: Path) -> None:
     nodes = json.loads((KUBE / "nodes.json").read_text())
     everything = tmp_path / "all.json"
