@@ -1,9 +1,9 @@
 """What is said to stay of a file of long ago, against what folding and pruning leave."""
 
 from emptyfile import new
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from questions import ROWS, START, finish, write
+from questions import EDGES, ROWS, START, finish, write
 
 from ctk.model import FlowRow
 from ctk.store import prune, rollup
@@ -13,7 +13,14 @@ from ctk.timespan import DAY
 
 AGES = st.fixed_dictionaries({level.name: st.integers(0, 4 * DAY) for level in LEVELS})
 
+ONE = FlowRow(EDGES[0], START, START + 1, None, *(1,) * 10)  # type: ignore[arg-type]
+FLOWS_ONLY = {"flow": 9 * DAY, "1m": 0, "1h": 0, "1d": 0}
+DAYS_ONLY = {"flow": 0, "1m": 0, "1h": 0, "1d": 9 * DAY}
 
+
+@example([ONE], 0, FLOWS_ONLY, 4, DAYS_ONLY)  # as a recorder that was killed leaves it
+@example([ONE], 2 * DAY, FLOWS_ONLY, 4, DAYS_ONLY)  # was in the sums, which are gone
+@settings(max_examples=10)
 @given(ROWS, st.integers(0, 4 * DAY), AGES, st.integers(4, 6), AGES)
 def test_what_is_said_to_stay_is_what_is_left_whatever_was_folded_before(
     rows: list[FlowRow], folded: int, before: dict[str, int], days: int, retain: dict[str, int]

@@ -190,8 +190,7 @@ class Aggregator(PartCounter):
         connections.forget_idle_flows()
         self._add_counted()  # a restored group may turn out to be of strangers, and be folded
         self._look_anew()
-        if entries:
-            self._latest_ns = max(self._latest_ns, entries[-1][AT])
+        self._latest_ns = max([self._latest_ns, *[entry[AT] for entry in entries[-1:]]])
         listed = Listed((), entries)
         if self._at_once is not None:
             listed = self._at_once.take_listed(entries)
