@@ -17,6 +17,7 @@ from ctk.record import commit, loop
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Listening, Plan
 from ctk.store import connect, rollup
+from ctk.timespan import format_age
 
 
 @pytest.fixture(autouse=True)
