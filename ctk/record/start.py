@@ -63,6 +63,9 @@ class Progress(Protocol):
     def clear(self) -> None:
         """Make room on the terminal for a line that stays."""
 
+    def told(self, text: str) -> None:
+        """Say what a log is to have, and a person at a terminal knows."""
+
 
 def record(options: Options, stop: Stop, progress: Progress, *, asks: bool) -> None:
     """
@@ -105,6 +108,7 @@ def record(options: Options, stop: Stop, progress: Progress, *, asks: bool) -> N
             rows=_teller(followers, plan.node) if followers else None,
             pods=printer.pod if printer is not None else lambda pod: None,
             status=show,
+            told=progress.told,
             capture=capture,
             metrics=metrics,
             ready=ready.committed if ready is not None else lambda until_ns: None,
