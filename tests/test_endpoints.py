@@ -1087,20 +1087,45 @@ def test_a_cluster_ip_that_an_earlier_recording_could_not_name_names_what_was_di
 
 
 @pytest.mark.parametrize("changed", [80, None])
-def test_a_service_that_may_have_been_an_external_name_claims_no_earlier_dial(
+def test_a_cluster_ip_is_its_services_since_its_creation_an_external_address_since_a_change(
     changed: int | None,
 ) -> None:
-    """Its ClusterIP may have been another's; without managed fields nothing tells until when."""
-    web = service(start=40, changed_ns=changed and T0 + changed * S)
+    """Without managed fields nothing tells until when another may have had the latter."""
+    addresses = ("10.96.0.80", "192.168.9.9")
+    web = service(start=40, addresses=addresses, changed_ns=changed and T0 + changed * S)
     endpoints = recalled(until=100)
-    earlier = Endpoint(address="10.96.0.80", kind="unknown", valid_from_ns=T0 + 60 * S)
-    remembered(endpoints, earlier, 100)
-    edge = dial(endpoints, "10.96.0.80", at=79)
-    listed(endpoints, [web], 110)
+    inner, _ = [dial(endpoints, address, at=79) for address in addresses]
+    listed(endpoints, [node(), web], 110)
     history = endpoints.drain()
-    assert not [each for each in history if isinstance(each, ServiceFound)]
-    assert "service" not in {each.known.kind for each in history if isinstance(each, Completed)}
-    assert (edge.service, dial(endpoints, "10.96.0.80", at=111).service) == (None, "shop/web")
+    found = [each for each in history if isinstance(each, ServiceFound)]
+    assert found == [ServiceFound(inner.dialled, "tcp", 80, "shop/web", "address")]
+    kinds = {
+        each.unknown.address: each.known.kind for each in history if isinstance(each, Completed)
+    }
+    assert [kinds[each] for each in addresses] == ["service", "external"]
+    assert dial(endpoints, addresses[1], at=111).service == "shop/web"
+
+
+def test_a_service_heard_as_an_external_name_has_its_cluster_ip_from_the_change_on() -> None:
+    web = service(start=-3600)
+    before = replace(web, type="ExternalName", cluster_addresses=(), addresses=(), ports=())
+    endpoints = cluster(node(), before, at=-5)
+    dial(endpoints, "10.96.0.80", at=2)
+    endpoints.apply(Applied(web, T0 + 10 * S))
+    assert not [each for each in endpoints.drain() if isinstance(each, Completed | ServiceFound)]
+    assert dial(endpoints, "10.96.0.80", at=11).service == "shop/web"
+
+
+def test_what_was_external_is_the_service_that_is_told_later_in_place() -> None:
+    endpoints = cluster(node(), at=-5)
+    edge = dial(endpoints, "10.96.0.80", at=-1800)
+    endpoints.drain()
+    endpoints.apply(Applied(service(start=-3600, changed_ns=T0 - 600 * S), T0))
+    completed, found = endpoints.drain()[-2:]
+    assert isinstance(completed, Completed)
+    assert completed.known.kind == "service"
+    assert edge.dialled.kind == "external"
+    assert found == ServiceFound(edge.dialled, "tcp", 80, "shop/web", "address")
 
 
 def test_a_slice_that_is_told_before_the_pod_it_lists_does_not_name_the_one_before() -> None:

@@ -202,7 +202,9 @@ class Cluster:
                 # A pod gets its address late, but nobody else had it since it started.
                 from_ns = new.started_ns if old is None or isinstance(new, Pod) else at_ns
                 if isinstance(new, Service):
-                    from_ns = max(from_ns, self._service_ports.since_ns(new, at_ns))
+                    own = address in new.cluster_addresses
+                    since_ns = self._service_ports.since_ns(new, at_ns, by_cluster_address=own)
+                    from_ns = max(from_ns, since_ns)
                 claim = self._claim(new, from_ns, at_ns)
                 self._owners.give(endpoint_of(new, address, from_ns), claim)
                 self.settled_ns = max(self.settled_ns, from_ns)

@@ -392,5 +392,6 @@ class Endpoints:
     def _services(self, given: Provisional, known: Endpoint) -> Iterator[ServiceFound]:
         """Tell which services were dialled at an endpoint of which more is known."""
         yield from self._unresolved.completed(given.endpoint)
-        if given.earlier:
+        # Dials of what was external then are not remembered, for they are many.
+        if given.earlier or given.endpoint.kind == "external":
             yield from self._unresolved.dialled_earlier(given.endpoint, known)

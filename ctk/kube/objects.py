@@ -79,8 +79,8 @@ class Service:
     """
     A service; `addresses` are its ClusterIPs, then external and load-balancer addresses.
 
-    `changed_ns` is when its spec was changed last: one that was an ExternalName before may have a
-    ClusterIP that was another's then. None where its managed fields don't tell.
+    `changed_ns` is when its spec was changed last: its external addresses and NodePorts may have
+    been another's before. None where its managed fields don't tell.
     """
 
     uid: str

@@ -97,11 +97,14 @@ class ServicePorts:
             self._with_cluster_address.add(name)
         else:
             self._with_cluster_address.discard(name)
-        from_ns = at_ns if old is not None else self.since_ns(new, at_ns)
-        table = self._by_own_address
-        added = self._swap(
-            table, name, new.uid, _own_targets(old), _own_targets(new), (from_ns, at_ns)
-        )
+        added: set[Target] = set()
+        for own, targets in ((True, _cluster_targets), (False, _outer_targets)):
+            from_ns = (
+                at_ns if old is not None else self.since_ns(new, at_ns, by_cluster_address=own)
+            )
+            added |= self._swap(
+                self._by_own_address, name, new.uid, targets(old), targets(new), (from_ns, at_ns)
+            )
         if had_cluster_address != bool(new.cluster_addresses):
             # It may decide which of several services a pod stands for.
             for each in self.slices.values():
@@ -114,7 +117,8 @@ class ServicePorts:
         old = self.services.pop(uid, None)
         if old is not None:
             self._with_cluster_address.discard(service_name(old))
-            self._swap(self._by_own_address, "", uid, _own_targets(old), set(), (at_ns, at_ns))
+            targets = _cluster_targets(old) | _outer_targets(old)
+            self._swap(self._by_own_address, "", uid, targets, set(), (at_ns, at_ns))
 
     def put_slice(self, new: EndpointSlice, at_ns: int) -> set[Target]:
         """Take in which pods a slice lists now; gives the targets that were added."""
@@ -145,10 +149,16 @@ class ServicePorts:
             else:
                 table.pop(target, None)
 
-    def since_ns(self, new: Service, at_ns: int) -> int:
-        """Since when a service that is first told then surely has its addresses and ports."""
+    def since_ns(self, new: Service, at_ns: int, *, by_cluster_address: bool) -> int:
+        """
+        Since when a service that is first told then has an address, and ports there.
+
+        A ClusterIP can't be changed while the type stays; others can at any time.
+        """
         if self._always:
             return -FOREVER_NS
+        if by_cluster_address:
+            return new.started_ns
         return at_ns if new.changed_ns is None else max(new.started_ns, new.changed_ns)
 
     def _swap(
@@ -181,12 +191,19 @@ def _covering(spans: Iterable[_Span], when_ns: int) -> set[str]:
     return {each.service for each in spans if each.from_ns <= when_ns < each.to_ns}
 
 
-def _own_targets(service: Service | None) -> set[Target]:
+def _cluster_targets(service: Service | None) -> set[Target]:
     if service is None:
         return set()
-    targets = {
-        (address, port.proto, port.port) for address in service.addresses for port in service.ports
-    }
+    ports = service.ports
+    return {(each, port.proto, port.port) for each in service.cluster_addresses for port in ports}
+
+
+def _outer_targets(service: Service | None) -> set[Target]:
+    """What leads to a service by another address than its own in the cluster."""
+    if service is None:
+        return set()
+    outer = [each for each in service.addresses if each not in service.cluster_addresses]
+    targets = {(address, port.proto, port.port) for address in outer for port in service.ports}
     targets.update(
         (ANY_NODE, port.proto, port.node_port) for port in service.ports if port.node_port
     )

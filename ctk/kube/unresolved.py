@@ -99,7 +99,7 @@ class UnresolvedDials:
 
     def dialled_earlier(self, dialled: Endpoint, known: Endpoint) -> Iterator[ServiceFound]:
         """
-        What an earlier recording could not name is a ClusterIP: give what its ports led to.
+        What was not known for what it is is a ClusterIP: give what its ports led to.
 
         Which of them were dialled only the file knows. A ClusterIP is one service's for all its
         life; other addresses of a service may have been somebody else's before.
