@@ -371,7 +371,8 @@ def is_of_nothing(caveats: Iterable[Caveat]) -> bool:
 
 
 def print_caveats(caveats: Iterable[Caveat]) -> None:
-    """Say on stderr what an answer lacks, a line for each caveat."""
+    """Say on stderr what an answer lacks, a line for each caveat, behind the answer itself."""
+    sys.stdout.flush()  # where its reader went away, nobody is told
     colour = wants_colour(sys.stderr)
     for caveat in caveats:
         gap, text = isinstance(caveat, HasGaps), _as_in_table(caveat.text)
