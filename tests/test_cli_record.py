@@ -16,13 +16,18 @@ import time
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from shutil import copy2
 from typing import Any, Self
 
 import pytest
+from conftest import AT, ROWS
+from edges import with_ids
 from live.playednode import objects, until
 
 from ctk.conntrack.capture import Capture
+from ctk.model import EventCounts
 from ctk.store import connect
+from ctk.store.write import Writer
 
 CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
 NODE = str(CAPTURES / "node.ctkcap.gz")
@@ -256,8 +261,8 @@ def test_what_is_too_old_to_stay_is_said_before_it_goes(invoke, shop, caplog):
     [said] = [record.getMessage() for record in caplog.records]
     assert said == (
         f"{shop} loses 7 flows, 7 sums by minute and 6 sums by hour, of 2024-11-25T18:00:00Z to"
-        " 2024-11-25T19:00:00Z: --retain keeps nothing that old; --retain flows=730d does, or"
-        " another file"
+        " 2024-11-25T19:00:00Z, older than --retain keeps; sums by day stay; to keep all:"
+        " --retain flows=730d --retain 1m=730d --retain 1h=730d, or another file"
     )
     left = "select count(*) from flows_1d where started_ns < 1.75e18"
     assert invoke("query", shop, left, "-o", "csv").stdout == "count(*)\n6\n"
@@ -280,11 +285,35 @@ def test_a_file_that_would_lose_all_is_refused_on_a_terminal_and_recorded_into_e
             f"{shop} would lose all that it holds, which is older than --retain keeps:"
             " 7 flows, 7 sums by minute, 6 sums by hour and 6 sums by day, of"
             " 2024-11-25T00:00:00Z to 2024-11-26T00:00:00Z",
-            "record into another file, or --retain flows=731d",
+            "record into another file, or --retain flows=731d --retain 1m=731d --retain 1h=731d"
+            " --retain 1d=731d",
         )
     assert (refused.returncode, invoke("export", shop).stdout) == (2, before)
+    followed = [f"--retain={level}=731d" for level in ("flows", "1m", "1h", "1d")]
+    kept = copy2(shop, shop.parent / "kept.db")
+    assert invoke("record", kept, *words[2:], *followed).exit_code == 0
+    assert caplog.records == []
+    for view in ("flows", "flows_1m", "flows_1h", "flows_1d"):
+        count = f"select count(*) from {view} where started_ns < 1.75e18"
+        assert invoke("query", kept, count).stdout == invoke("query", shop, count).stdout
     assert invoke(*words).exit_code == 0
     assert caplog.records[0].getMessage().startswith(f"{shop} loses 7 flows, 7 sums by minute,")
+
+
+def test_flows_that_a_killed_recorder_did_not_fold_are_folded_before_they_go(invoke, tmp_path):
+    db = tmp_path / "node.db"
+    with connect.writer(db) as conn:
+        writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=AT, boot_id=None)
+        writer.window(with_ids(writer, ROWS), committed_ns=AT, counters=EventCounts(40, 1_204))
+    ours, terminal = pty.openpty()
+    words = (*CTK, "record", db, "--from-capture", NODE, "--no-kube")
+    assert subprocess.run(words, stderr=terminal, check=False).returncode == 0
+    os.close(terminal)
+    with open(ours, "rb") as said:  # noqa: PTH123 - a descriptor
+        assert b" loses 7 flows, of " in (text := said.read1())
+    assert b", older than --retain keeps; sums by day stay; to keep all: --retain flows=" in text
+    left = "select count(*) from flows_1d where started_ns < 1.75e18"
+    assert invoke("query", db, left, "-o", "csv").stdout == "count(*)\n6\n"
 
 
 def test_a_gap_that_a_recording_begins_with_is_one_of_its_gaps(tmp_path):

@@ -32,7 +32,7 @@ def test_a_file_is_shipped_looked_after_and_verified(invoke, db, tmp_path):
     assert (before.exit_code, before.stdout) == (2, "")
     assert before.stderr == (
         f"Error: there is no database chdb://{tmp_path}/fleet\n"
-        f"Try: ctk ship --init --to chdb://{tmp_path}/fleet\n"
+        f"Try: ctk ship {db} --to chdb://{tmp_path}/fleet --init\n"
     )
     made = invoke("ship", to, "--init", "--ddl", "--retain=forever")
     assert made.exit_code == 0

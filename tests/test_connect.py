@@ -257,7 +257,7 @@ def test_what_is_no_ctk_file_is_refused_and_left_alone(tmp_path: Path) -> None:
                 "record to another file" if write else "`ctk record` makes one",
                 2,
             )
-    assert _problem(empty)[1] == f"{empty} is not a ctk file"
+    assert _problem(empty)[1] == f"{empty} is empty"
     assert _problem(tmp_path)[1:] == (f"{tmp_path} is a directory", "name the file in it", 2)
     assert _problem(tmp_path, write=True)[1:] == (
         f"{tmp_path} is a directory",

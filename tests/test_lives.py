@@ -217,6 +217,28 @@ DRAWN: dict[str, dict[str, Any]] = {
         "turns": [182, 78, 1, 20],
         "nameless": [],
     },
+    "a row of two pods is neither's, recordings later, where one was killed": {
+        "lives": [
+            Life("first", A, "n1", "graceful", 180, 204, 213, 219, 224, 307, 308),
+            Life("second", A, "n1", "unsaid", 252, 308, 322, 332, 378, 416, 422),
+        ],
+        "dialled": [(1, 11), (0, 212), (1, 255)],
+        "turns": [30, 163, 164, 162, 162],
+        "outages": [(264, 72)],
+        "keeps": False,
+        "nameless": [307, 333],
+    },
+    "nor is it where each ended well": {
+        "lives": [
+            Life("first", A, "n1", "graceful", 180, 204, 213, 219, 224, 307, 308),
+            Life("second", A, "n1", "unsaid", 252, 308, 322, 332, 378, 416, 422),
+        ],
+        "dialled": [(1, 11), (0, 212), (1, 255)],
+        "turns": [30, 163, 165, 162, 162],
+        "outages": [(264, 72)],
+        "keeps": False,
+        "nameless": [307, 333],
+    },
 }
 
 

@@ -17,6 +17,7 @@ from ctk.record import commit, loop
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Listening, Plan
 from ctk.store import connect, rollup
+from ctk.timespan import format_age
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +207,25 @@ def test_interfaces_that_come_later_are_this_node(tmp_path):
         plan = Plan(node="n1", source="test", live=False, cluster=True)
         loop.run(conn, source, plan, SimpleQueue(), Listening())
     assert ask(db, "SELECT src, src_kind, src_name FROM flows") == [("10.244.0.1", "node", "n1")]
+
+
+def test_a_log_says_that_a_recording_begins_who_was_down_and_how_it_ended(tmp_path):
+    db, said = tmp_path / "node.db", []
+    plan = Plan(node="n1", source="kernel", live=True, cluster=False)
+    for start_s in (0, 60):
+        source = Source(iter([opened(start_s), opened(start_s + 1)]))
+        source.started_ns = T + start_s * SECOND
+        source.lost = [Gap("events lost", T, T + 1, 1_204)] if start_s else []
+        with connect.writer(db) as conn:
+            loop.run(conn, source, plan, SimpleQueue(), Listening(told=said.append))
+    (last_ns,) = ask(db, "SELECT committed_ns FROM recordings ORDER BY id")[0]
+    down = format_age(T + 60 * SECOND - last_ns)
+    assert said == [
+        f"recording into {db} on node n1",
+        "ended: 2 events, 2 flows, 0 events lost",
+        f"recording into {db} on node n1; recorder was down {down}",
+        "ended: 2 events, 2 flows, 1,204 events lost",
+    ]
 
 
 def test_a_stop_with_no_time_left_leaves_folding_to_the_next_start(tmp_path):

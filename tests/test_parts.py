@@ -138,25 +138,39 @@ def test_runs_come_to_what_their_events_come_to_one_at_a_time(seed, aggregation)
     assert together.came_to() == alone.came_to()
 
 
+def begins(first: int, at_ns: int, *, timed: bool) -> Datagrams:
+    raws = [
+        Connection(proto=UDP, src=KNOWN[n % 5], port=n, ct_id=n).new(at_ns if timed else None)
+        for n in range(first, first + 256)
+    ]
+    buffer = bytearray(b"".join(raw.ljust(SLOT, b"\0") for raw in raws))
+    return Datagrams(at_ns, False, buffer, range(0, len(buffer), SLOT), [len(raw) for raw in raws])
+
+
 @pytest.mark.parametrize("timed", [False, True], ids=["as received", "as the kernel says"])
 def test_a_flood_of_flows_that_are_known_makes_no_events(timed, monkeypatch):
     counted = Counted("ports", at_once=True)
 
-    def some(first: int, at_ns: int) -> Datagrams:
-        raws = [
-            Connection(proto=UDP, src=KNOWN[n % 5], port=n, ct_id=n).new(at_ns if timed else None)
-            for n in range(first, first + 256)
-        ]
-        buffer = bytearray(b"".join(raw.ljust(SLOT, b"\0") for raw in raws))
-        return Datagrams(
-            at_ns, False, buffer, range(0, len(buffer), SLOT), [len(raw) for raw in raws]
-        )
-
-    counted.take(some(0, T + 1))
+    counted.take(begins(0, T + 1, timed=timed))
     monkeypatch.delattr(Columns, "events")
-    counted.take(some(256, T + 2))
+    counted.take(begins(256, T + 2, timed=timed))
     assert counted.columns == 3  # the first 128 tell the layout
     assert len(counted.connections.live) == 512
     [window] = counted.aggregator.close()
     assert [each.connections for each in window.totals] == [103, 103, 102, 102, 102]
     assert {each.ended_ns for each in window.totals} == {T + 2}
+
+
+@pytest.mark.parametrize("listed_at", [None, 9, 6], ids=["no dump", "before", "after"])
+def test_a_clock_that_steps_back_leaves_a_window_its_first_and_its_last_time(listed_at):
+    both = [Counted("ports", at_once=at_once) for at_once in (True, False)]
+    for each in both:
+        for n, tenth in enumerate((5, 9, 6, 2, 7)):
+            if tenth == listed_at:
+                listed = [Connection(proto=UDP, src=src, port=1, ct_id=1).listed() for src in KNOWN]
+                each.dump(batch(*listed, at_ns=T + tenth * SECOND // 10, dumped=True))
+            each.take(begins(256 * n, T + tenth * SECOND // 10, timed=False))
+    together, alone = both
+    assert together.columns > 5
+    assert (came_to := together.came_to()) == alone.came_to()
+    assert f"{T + 2 * SECOND // 10}, {T + 9 * SECOND // 10}" in str(came_to)

@@ -304,9 +304,10 @@ def test_a_table_that_is_longer_than_the_screen_is_paged(long_names: Path) -> No
 
 def test_what_was_left_out_is_said_below_the_table(long_names: Path) -> None:
     shown, code = on_a_terminal("top", long_names, "--limit", "1", NO_COLOR="1", columns=60)
-    *_, total, said = shown.splitlines()
+    *_, total, said, goes_on = shown.splitlines()
     assert (total.split()[0], code) == ("total", 0)
-    assert said == "too narrow for CONNS, PACKETS, %: -o wide or -o vertical has all"
+    assert said == "too narrow for CONNS, PACKETS, %: -o wide or -o vertical has"
+    assert goes_on == "all"
 
 
 def shown(words: str, width: int, *, locale: str = "C.UTF-8") -> list[str]:
@@ -327,7 +328,27 @@ too narrow for SERVICE, CONNS, %, LAST (UTC): -o wide or -o vertical has all
 
 
 def test_who_could_not_reach_what_since_when_stays_longest(long_names: Path) -> None:
-    """At 80 columns a backend tells what was dialled: its service goes, and SINCE stays."""
+    """
+    At 80 columns a backend tells what was dialled: its service goes, and SINCE stays; at 60, too.
+
+    The note below is folded between words, and nowhere within what is typed.
+    """
+    head, *rows, said, goes_on = shown(f"failures {long_names}", 60)
+    assert head.split("  ")[-2:] == ["FAILED", "SINCE (UTC)"]
+    assert [row.split()[-3:] for row in rows] == [
+        ["7", "11-25", "18:47:23"],
+        ["3", "11-25", "18:47:24"],
+    ]
+    assert f"{said}\n{goes_on}" == (
+        "too narrow for SERVICE, CONNS, REFUSED, NO REPLY, %, LAST\n"
+        "(UTC): -o wide or -o vertical has all"
+    )
+    narrow = shown(f"failures {long_names}", 79)[-1]
+    assert narrow == FAILED_AT_80.splitlines()[-1]
+    assert shown(f"top {long_names} --by node --last 1", 42)[-2:] == [
+        "too narrow for PACKETS: -o wide or",
+        "-o vertical has all",
+    ]
     assert shown(f"failures {long_names}", 80) == FAILED_AT_80.splitlines()
     assert "SERVICE  BACKEND " in shown(f"failures {long_names}", 140)[0]
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sample import AT, GAPS, ROWS
 
 import ctk
-from ctk.ask.caveats import CountedFromEnd, HasGaps, NothingFits, OfFiles, SeenByEach
+from ctk.ask.caveats import CountedFromEnd, HasGaps, NothingFits, OfFiles, SeenByEach, Unrecorded
 from ctk.ask.sums import KEYS, SORTS
 from ctk.errors import UsageError
 from ctk.model import EventCounts, FlowRow
@@ -27,6 +27,7 @@ from ctk.store.write import Writer
 from ctk.timespan import MINUTE, SECOND
 
 Invoke = Callable[..., Result]
+_LATER = AT + 21 * MINUTE, AT + 22 * MINUTE
 
 
 def _record(path: Path, node: str, rows: list[FlowRow], gaps: tuple[Any, ...] = ()) -> Path:
@@ -156,6 +157,11 @@ def test_every_question_names_the_nodes_whose_files_it_was_asked_of(
 
 
 def test_two_files_are_compared_and_no_more(invoke: Invoke, files: tuple[Path, Path]) -> None:
+    told = invoke("diff", *files).stderr.splitlines()[-1]
+    assert told == (
+        "n1 recorded only before, n2 only after:"
+        " what a node does not see looks new, vanished or changed"
+    )
     asked = invoke("diff", *files, files[0])
     assert (asked.exit_code, asked.stderr) == (
         2,
@@ -173,6 +179,15 @@ def test_gaps_are_one_caveat_and_what_is_true_of_one_file_names_it(
         assert caveats[1].text == f"of 2 nodes: {twice}"
         assert [gap.kind for gap in recordings.gaps()] == ["recorder down", "events lost"]
         assert recordings.gaps().caveats == ()
+    with closing(sqlite3.connect(files[1])) as conn:
+        conn.execute("UPDATE recording SET started_ns = ?, committed_ns = ?", _LATER)
+        conn.execute("UPDATE recording SET ended_ns = committed_ns")
+        conn.commit()
+    with ctk.open(files) as recordings:  # what none of them recorded is told as of one file
+        hole = Unrecorded(((AT + 20 * MINUTE, _LATER[0]),))
+        assert [recordings.top().caveats[1], recordings.series().caveats[1]] == [hole, hole]
+        assert recordings.failures().caveats[1] == hole
+        assert hole not in recordings.top(until=AT + MINUTE).caveats
     with closing(sqlite3.connect(files[1])) as conn:
         conn.execute("UPDATE level SET pruned_ns = ? WHERE name = 'flow'", (AT + 5 * SECOND,))
         conn.commit()

@@ -16,13 +16,11 @@ from test_endpoints import (
     node,
     pod,
     recalled,
-    remembered,
     service,
     who,
 )
 
 from ctk.kube.objects import Applied, Deleted, Pod
-from ctk.model import Endpoint
 from ctk.model.history import Completed, ServiceFound
 
 ADDRESS = "10.244.0.9"
@@ -203,15 +201,3 @@ def test_one_that_was_gone_before_another_did_not_have_its_address() -> None:
         listed(endpoints, [], 110)
         endpoints.apply(Applied(pod("later", "10.244.0.77", start=500), T0 + 500 * S))
         assert finally_named(endpoints, [answer]) == [name]
-
-
-def test_what_a_killed_recording_had_not_decided_is_named_when_it_is() -> None:
-    """A pod of the node had not told its address yet; it is another than the one in doubt."""
-    waiting = replace(WAITING, started_ns=T0 + 101 * S)
-    following = replace(NEXT, networked_ns=T0 + 105 * S, running_ns=T0 + 106 * S)
-    gone = known(OLD, to=104)._replace(inferred=True, sure_until_ns=T0 + 100 * S)
-    endpoints = recalled(gone, known(following, start=107), known(waiting), until=116, at=120)
-    earlier = Endpoint(address=ADDRESS, kind="unknown", valid_from_ns=T0 + 103 * S)
-    remembered(endpoints, earlier, 104)
-    listed(endpoints, [following, replace(waiting, addresses=("10.244.0.8",))], 121)
-    assert finally_named(endpoints, [earlier]) == ["pod old"]

@@ -719,7 +719,7 @@ def test_stop_takes_less_than_a_second(state: str, tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "No configuration found"),
-        ("{", "while parsing"),
+        ("a: [\n", "it is no YAML, at line 2"),
         ("[]", "no kubeconfig"),
         ("{}", "Invalid kube-config file. Expected key current-context"),
         ("current-context: x\ncontexts: []\nclusters: []\n", "Expected object with name x"),
@@ -735,6 +735,7 @@ def test_a_bad_kubeconfig_is_one_line(text: str | None, message: str, tmp_path: 
     assert raised.value.message.startswith(f"{path}: ")
     assert message in raised.value.message
     assert "\n" not in raised.value.message
+    assert raised.value.hint == f"check it with: kubectl --kubeconfig {path} config view"
 
 
 def test_outside_a_cluster_a_kubeconfig_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,6 +322,25 @@ class SeenByEach(Caveat):
         return f"of {self.nodes:,} nodes: {twice}"
 
 
+class OfOtherNodes(Caveat):
+    """Of two spans, or files, that are compared, these nodes recorded one only."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        sides = [
+            (names[0] if len(names) == 1 else f"{len(names):,} nodes", side)
+            for names, side in ((self.before, "before"), (self.after, "after"))
+            if names
+        ]
+        only = ", ".join(
+            f"{who}{'' if i else ' recorded'} only {side}" for i, (who, side) in enumerate(sides)
+        )
+        return f"{only}: what a node does not see looks new, vanished or changed"
+
+
 def each_once(caveats: Iterable[Caveat]) -> tuple[Caveat, ...]:
     """Leave out what is said before."""
     return tuple(dict.fromkeys(caveats))
@@ -337,14 +356,14 @@ def caveats_of(
     if gaps and (found := gaps_of(conn, filters.since_ns, filters.until_ns)):
         yield HasGaps(found)
     if gaps:
-        yield from unrecorded_of(conn, filters.since_ns, filters.until_ns)
+        yield from unrecorded_of([conn], filters.since_ns, filters.until_ns)
 
 
 def unrecorded_of(
-    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None
+    conns: Iterable[sqlite3.Connection], since_ns: int | None, until_ns: int | None
 ) -> Iterator[Unrecorded]:
-    """Yield where, between its recordings, a span was not recorded."""
-    if spans := unrecorded(conn, since_ns, until_ns):
+    """Yield where, between the recordings of files, a span was not recorded."""
+    if spans := unrecorded(conns, since_ns, until_ns):
         yield Unrecorded(spans)
 
 

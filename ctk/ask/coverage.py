@@ -77,18 +77,23 @@ def extent_of(conn: sqlite3.Connection) -> Interval | None:
 
 
 def unrecorded(
-    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None
+    conns: Iterable[sqlite3.Connection], since_ns: int | None, until_ns: int | None
 ) -> tuple[Interval, ...]:
     """
-    Give the parts of a span, between recordings, that no gap tells of.
+    Give the parts of a span, between the recordings of files, that no gap tells of.
 
     A recorder leaves a gap behind its own node's last live recording, not behind a capture's or
     another node's.
     """
-    recorded = _merged(conn.execute(_RECORDED))
+    recorded: list[Interval] = []
+    gaps: list[StoredGap] = []
+    for conn in conns:
+        recorded += conn.execute(_RECORDED)
+        gaps += gaps_of(conn)
+    recorded = _merged(recorded)
     if len(recorded) < 2:
         return ()
-    told = _merged([*recorded, *((gap.started_ns, gap.ended_ns) for gap in gaps_of(conn))])
+    told = _merged([*recorded, *((gap.started_ns, gap.ended_ns) for gap in gaps)])
     since_ns, until_ns = (
         told[0][0] if since_ns is None else since_ns,
         told[-1][1] if until_ns is None else until_ns,

@@ -150,7 +150,7 @@ def describe(conn: sqlite3.Connection, *, sizes: bool = True) -> Description:
             pressure=pressure,
             caveats=(
                 *nothing_recorded(conn),
-                *unrecorded_of(conn, None, None),
+                *unrecorded_of([conn], None, None),
                 *nearly_full(pressure),
             ),
         )

@@ -6,11 +6,11 @@ Who is absent is only said to have vanished, or to be new, where nothing can hav
 """
 
 import sqlite3
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from typing import Literal, NamedTuple, get_args
 
-from ctk.ask.caveats import Caveat, Folded, Widened, each_once
+from ctk.ask.caveats import Caveat, Folded, OfOtherNodes, Widened, each_once
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
 from ctk.ask.moments import AskedSpan, Moment, ends_of
@@ -103,6 +103,7 @@ class _Answer(NamedTuple):
     side: Side
     counts: Mapping[Keys, Counts]
     folded: bool
+    nodes: frozenset[str]
     caveats: tuple[Caveat, ...]
 
 
@@ -147,7 +148,7 @@ def diff(
         after=other.side,
         rows=tuple(rows),
         states={state: len(some) for state, some in groups.items()},
-        caveats=each_once((*one.caveats, *other.caveats)),
+        caveats=each_once((*one.caveats, *other.caveats, *_of_nodes(one.nodes, other.nodes))),
     )
 
 
@@ -156,6 +157,9 @@ def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name:
     with one_moment(conn):
         coverage = coverage_of(conn)
         ranked = top(conn, filters, by, None, None)
+        runs = conn.execute(
+            "SELECT node, started_ns, MAX(committed_ns, IFNULL(ended_ns, 0)) FROM recordings"
+        ).fetchall()
     # Where there are no finer rows, more was counted than was asked for.
     since_ns, until_ns = filters.since_ns, filters.until_ns
     for caveat in ranked.caveats:
@@ -164,7 +168,18 @@ def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name:
     counts = {row.keys: row.counts for row in ranked.rows}
     side = _side(coverage, since_ns, until_ns, len(counts), name)
     folded = any(isinstance(caveat, Folded) for caveat in ranked.caveats)
-    return _Answer(side, counts, folded, ranked.caveats)
+    nodes = frozenset(
+        node
+        for node, first_ns, last_ns in runs
+        if first_ns < side.until_ns and last_ns > side.since_ns
+    )
+    return _Answer(side, counts, folded, nodes, ranked.caveats)
+
+
+def _of_nodes(before: frozenset[str], after: frozenset[str]) -> Iterator[Caveat]:
+    """Yield that a node recorded on one side only: what it alone sees is no change."""
+    if before != after:
+        yield OfOtherNodes(tuple(sorted(before - after)), tuple(sorted(after - before)))
 
 
 def _strangers(conn: sqlite3.Connection, by: Sequence[str]) -> Container[Keys]:

@@ -25,7 +25,7 @@ class FlowsTogether(Flows):
         self,
         parts: Sequence[Recording],
         filters: Filters,
-        together: Callable[[Iterable[Iterable[Caveat]]], tuple[Caveat, ...]],
+        together: Callable[[Iterable[Iterable[Caveat]], Filters], tuple[Caveat, ...]],
     ) -> None:
         self._parts = parts
         self._each = [part.flows(filters) for part in parts]
@@ -43,20 +43,21 @@ class FlowsTogether(Flows):
         """What the flows of each file lack; complete after the last one."""
         since_ns, until_ns = self._filters.since_ns, self._filters.until_ns
         if (self._filters.first, self._filters.last) == (None, None) or self._reach is None:
-            return self._together(flows.caveats for flows in self._each)
+            return self._together((flows.caveats for flows in self._each), self._filters)
         # Each file has read more of itself than was given of it.
         if self._filters.last is not None:
             since_ns = self._reach[0]
         if self._filters.first is not None:
             until_ns = self._reach[1] + 1
         span = self._filters._replace(since_ns=since_ns, until_ns=until_ns, first=None, last=None)
-        return self._together(
+        found = (
             [
                 *part.flows(span).caveats,
                 *(each for each in flows.caveats if isinstance(each, PrunedMeanwhile)),
             ]
             for part, flows in zip(self._parts, self._each, strict=True)
         )
+        return self._together(found, span)
 
     def pages(
         self, of_edge: Callable[[EdgeValues], T], *, text: RowText | None = None

@@ -8,7 +8,7 @@ together here: flows by time, sums by their keys. SQL is asked of views that uni
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import reduce
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Unpack
@@ -20,6 +20,8 @@ from ctk.ask.caveats import (
     NothingFits,
     OfFiles,
     SeenByEach,
+    Unrecorded,
+    unrecorded_of,
 )
 from ctk.ask.connection import Connect
 from ctk.ask.flows import Flows
@@ -132,7 +134,7 @@ class Recordings(Recording):
             others=reduce(plus, (row.counts for row in rows[len(rows[:limit]) :]), NOTHING),
             groups=len(groups),
             span=_widest([top.span for top in tops if top.span is not None]),
-            caveats=self._together(top.caveats for top in tops),
+            caveats=self._together((top.caveats for top in tops), chosen),
         )
 
     def series(
@@ -170,7 +172,7 @@ class Recordings(Recording):
             part.series(share, by=keys, step=step_ns, sort=sort, side=side, among=among)
             for part, share in shares
         ]
-        caveats = self._together(series.caveats for series in found)
+        caveats = self._together((series.caveats for series in found), chosen)
         return together(found, sort, limit, caveats)
 
     def failures(
@@ -186,7 +188,9 @@ class Recordings(Recording):
 
         self._check()
         chosen = self._filters(filters, asked, "limit")
-        return failures_of(self._connects(), chosen, limit, self._together)
+        return failures_of(
+            self._connects(), chosen, limit, lambda found: self._together(found, chosen)
+        )
 
     def new(self, filters: Filters | None = None, /, **asked: Unpack[Asked]) -> "New":
         """List who talked to whom for the first time in a span, and before it in none of them."""
@@ -281,16 +285,24 @@ class Recordings(Recording):
         ]
 
     def _together(
-        self, found: Iterable[Iterable[Caveat]], *, sums: bool = True
+        self,
+        found: Iterable[Iterable[Caveat]],
+        span: Filters | None = None,
+        *,
+        sums: bool = True,
     ) -> tuple[Caveat, ...]:
-        """Put the caveats of the files' answers together, in the files' order."""
+        """
+        Put the caveats of the files' answers together, in the files' order.
+
+        What of the `span` none of them recorded is told of all of them, as of one file.
+        """
         gaps: list[StoredGap] = []
         files: dict[Caveat, list[str]] = {}
         for part, caveats in zip(self._parts, found, strict=True):
             for caveat in caveats:
                 if isinstance(caveat, HasGaps):
                     gaps += caveat.gaps
-                else:
+                elif not isinstance(caveat, Unrecorded):
                     files.setdefault(caveat, []).append(str(part.path))
         nothing = [names for caveat, names in files.items() if isinstance(caveat, NothingFits)]
         if sum(map(len, nothing)) < len(self._parts):  # in one of them something fits
@@ -298,6 +310,10 @@ class Recordings(Recording):
         together: list[Caveat] = []
         if gaps:
             together.append(HasGaps(tuple(sorted(gaps, key=lambda gap: gap[2:4]))))
+        if span is not None:
+            with ExitStack() as stack:
+                conns = [stack.enter_context(connect()) for connect in self._connects()]
+                together += unrecorded_of(conns, span.since_ns, span.until_ns)
         together += [
             caveat if len(names) == len(self._parts) else OfFiles(tuple(names), caveat)
             for caveat, names in files.items()

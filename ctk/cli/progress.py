@@ -73,6 +73,11 @@ class Progress:
             self._echo(_CLEAR)
             self._shown = False
 
+    def told(self, text: str) -> None:
+        """Say to a log what the line on a terminal tells by being there."""
+        if not self._terminal:
+            log.info("%s", text)
+
     def _echo(self, text: str) -> None:
         try:
             click.echo(text, err=True, nl=False)

@@ -1,6 +1,9 @@
 """`ctk ship`: the flags, and what is said of what was shipped."""
 
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +149,7 @@ def _once(dbs: tuple[Path, ...], target: "Target", folder: Path | None, *, verif
     from ctk.fleet.clickhouse.ship import shipper_of
 
     wrong = 0
-    with opened(target) as client:
+    with _told(dbs, target), opened(target) as client:
         for db in dbs:
             with shipper_of(db, target.said, folder) as shipper:
                 if verify:
@@ -169,6 +172,18 @@ def _once(dbs: tuple[Path, ...], target: "Target", folder: Path | None, *, verif
         settle(client, lambda said: remark(f"{target.said}: {said}"))
     if wrong:
         raise CtkError(f"{wrong:,} of what was shipped {'is' if wrong == 1 else 'are'} not right")
+
+
+@contextmanager
+def _told(dbs: tuple[Path, ...], target: "Target") -> Iterator[None]:
+    """Where there are no tables, name the files: what is tried next ships them, too."""
+    from ctk.fleet.clickhouse.client import NoTablesError
+
+    try:
+        yield
+    except NoTablesError as error:
+        hint = f"ctk ship {shlex.join(map(str, dbs))} --to {target.said} --init"
+        raise UsageError(error.message, hint=hint) from error
 
 
 def _follow(dbs: tuple[Path, ...], target: "Target", every_ns: int, folder: Path | None) -> None:

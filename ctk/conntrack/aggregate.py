@@ -125,6 +125,7 @@ class Aggregator(PartCounter):
             yield from self._over()
             self._open(min((event[AT] for event in events), default=at_ns))
         self._count_parts(parts)
+        self._latest_ns = max(self._latest_ns, at_ns)
         if self._is_large():
             yield from self._over()
 
@@ -154,6 +155,8 @@ class Aggregator(PartCounter):
             group.totals = None
             group.waits = group.flow is not None
         self._events_at_open = self.events
+        if not self._open_totals:
+            self._latest_ns = 0
         self.regroup()
         return [Window(self._start_ns, self._end_ns, open_totals)] if open_totals else []
 
@@ -187,6 +190,7 @@ class Aggregator(PartCounter):
         connections.forget_idle_flows()
         self._add_counted()  # a restored group may turn out to be of strangers, and be folded
         self._look_anew()
+        self._latest_ns = max([self._latest_ns, *[entry[AT] for entry in entries[-1:]]])
         listed = Listed((), entries)
         if self._at_once is not None:
             listed = self._at_once.take_listed(entries)

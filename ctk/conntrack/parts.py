@@ -44,6 +44,8 @@ class PartCounter(EventCounter):
         self._begun: Counter[Group] = Counter()
         self._updated: Counter[Group] = Counter()
         self._read_ns: dict[Group, int] = {}
+        # When the last of what counts in the open window was read: the clock may step back.
+        self._latest_ns = 0
 
     def _look_anew(self) -> None:
         """Another window begins, or other flows may be strangers' from here on."""
@@ -84,7 +86,7 @@ class PartCounter(EventCounter):
             self._see_ports(groups, own, times)
         if self._apart:
             self._keep_apart(groups, own, times, columns.whats(places) if updated else ())
-        if places.at is None:
+        if places.at is None and columns.at_ns >= self._latest_ns:
             self._read_ns.update(zip(groups, repeat(columns.at_ns)))
         else:
             _see_times(groups, times)

@@ -101,10 +101,15 @@ class Kubeconfig:
             self.cluster_name: str | None = str(chosen["context"]["cluster"])
             self.pool = _pool(self._configuration)
         except (ConfigException, OSError, ValueError, TypeError, YAMLError) as error:
-            text = "it is no kubeconfig" if isinstance(error, TypeError) else str(error)
+            text = str(error)
+            if isinstance(error, YAMLError):
+                mark = getattr(error, "problem_mark", None)
+                text = f"it is no YAML, at line {mark.line + 1}" if mark else "it is no YAML"
+            elif isinstance(error, TypeError):
+                text = "it is no kubeconfig"
             raise UsageError(
                 f"{path}: {' '.join(text.split())}",
-                hint="check it with: kubectl --kubeconfig FILE config view",
+                hint=f"check it with: kubectl --kubeconfig {path} config view",
             ) from error
         self.url = str(self._configuration.host)
 

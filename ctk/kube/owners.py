@@ -38,7 +38,7 @@ class Owners:
         self._node_name = node_name
         self._always = always
         self._spans = Spans()
-        self.packed, self.was_in_doubt = self._spans.packed, self._spans.was_in_doubt
+        self.packed = self._spans.packed
         self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
         self._passed_on: dict[Ownership, None] = {}  # of those: over, but for `untold`
         self.untold = Untold()
@@ -68,9 +68,13 @@ class Owners:
         news = [each for each in self._spans.of(asked.address) if each.is_news]
         if owned is None or owned.is_news:
             return bool(news)
-        if asked.kind == "unknown" and owned.undecided_ns <= asked.valid_from_ns:
-            return True  # a recording that was killed had not decided it
         return owned.to_ns <= until_ns and any(each.claim.gained_ns <= until_ns for each in news)
+
+    def was_in_doubt(self, endpoint: Endpoint) -> bool:
+        """Whether an owner that is known was named for a time that began none of its spans."""
+        mine = [each.endpoint for each in self._spans.of(endpoint.address)]
+        began = {each.valid_from_ns for each in mine if each.uid == endpoint.uid}
+        return bool(began) and endpoint.valid_from_ns not in began
 
     def is_owned(self, address: str) -> bool:
         """Whether an address is somebody's now."""
@@ -219,8 +223,6 @@ class Owners:
         self.recalled_since_ns, self.recalled_until_ns = since_ns, until_ns
         for owned in self._spans:
             owned.is_news = False
-            if owned in self._in_grace:
-                owned.undecided_ns = owned.sure_until_ns
             if owned.to_ns == FOREVER_NS:
                 owned.sure_until_ns = until_ns
             owned.recalled = owned.sure_until_ns < owned.to_ns

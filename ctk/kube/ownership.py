@@ -34,7 +34,6 @@ class Ownership:
     inferred: bool = False  # nobody saw it end
     recalled: bool = False  # known from the file only
     is_news: bool = True  # the file did not know of it when the recording began
-    undecided_ns: int = FOREVER_NS  # from then on the file did not know whether it was its
 
     @property
     def doubted_ns(self) -> int:

@@ -50,12 +50,6 @@ class Spans:
                 return owned
         return None
 
-    def was_in_doubt(self, endpoint: Endpoint) -> bool:
-        """Whether an owner that is known was named for a time that began none of its spans."""
-        mine = [each.endpoint for each in self.of(endpoint.address)]
-        began = {each.valid_from_ns for each in mine if each.uid == endpoint.uid}
-        return bool(began) and endpoint.valid_from_ns not in began
-
     def insert(self, owned: Ownership) -> None:
         address = owned.endpoint.address
         if address not in self._of:

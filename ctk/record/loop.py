@@ -36,7 +36,7 @@ from ctk.record.plan import Listening, Plan, Status, Stream
 from ctk.record.pressure import TableWatch
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
-from ctk.timespan import SECOND
+from ctk.timespan import SECOND, format_age
 
 log = logging.getLogger("ctk")
 
@@ -100,6 +100,8 @@ class Recorder:
             edges_held=self._edges_held,
             max_bytes=plan.max_bytes,
         )
+        if plan.live:
+            self._tell_beginning()
         self._decoder = Decoder()
         self._local_addresses = stream.local_addresses
         self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
@@ -291,6 +293,18 @@ class Recorder:
         except _NoTimeLeftError:
             log.warning("no time was left to keep what lives: the next recording goes on without")
         self._tell_status()
+        if self._plan.live:
+            self._listening.told(
+                f"ended: {self._aggregator.events:,} events, {self._committer.flows:,} flows,"
+                f" {self._ledger.lost:,} events lost"
+            )
+
+    def _tell_beginning(self) -> None:
+        previous, down = self._writer.previous, ""
+        if previous is not None and self._writer.was_down:
+            lasted_ns = self._stream.started_ns - previous.committed_ns
+            down = f"; recorder was down {format_age(lasted_ns)}"
+        self._listening.told(f"recording into {self._path} on node {self._plan.node}{down}")
 
     def _kept(self) -> Iterator[LiveConnections]:
         """Yield what the next recording of this boot is to go on with."""

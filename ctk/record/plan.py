@@ -68,6 +68,7 @@ class Listening:
     rows: Callable[[Iterable[Told]], None] | None = None
     pods: Callable[[Endpoint], None] = lambda pod: None
     status: Callable[[Status], None] = lambda status: None
+    told: Callable[[str], None] = lambda text: None  # for a log: that it begins, and how it ended
     capture: CaptureWriter | None = None
     metrics: Metrics | None = None
     ready: Callable[[int], None] = lambda until_ns: None  # all up to then is in the file, named

@@ -35,9 +35,9 @@ from ctk.record.signals import Stop
 from ctk.render.place import Place
 from ctk.render.rotate import RotatingFile
 from ctk.store import connect
-from ctk.store.prune import MANY_ROWS, held, outdated
+from ctk.store.prune import MANY_ROWS, outdated, staying
 from ctk.store.recordings import overlaps, pods_version, recorded_until
-from ctk.store.rollup import peers_within
+from ctk.store.rollup import floor, peers_within
 from ctk.timespan import DAY, SECOND, format_time
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class Progress(Protocol):
 
     def clear(self) -> None:
         """Make room on the terminal for a line that stays."""
+
+    def told(self, text: str) -> None:
+        """Say what a log is to have, and a person at a terminal knows."""
 
 
 def record(options: Options, stop: Stop, progress: Progress, *, asks: bool) -> None:
@@ -105,6 +108,7 @@ def record(options: Options, stop: Stop, progress: Progress, *, asks: bool) -> N
             rows=_teller(followers, plan.node) if followers else None,
             pods=printer.pod if printer is not None else lambda pod: None,
             status=show,
+            told=progress.told,
             capture=capture,
             metrics=metrics,
             ready=ready.committed if ready is not None else lambda until_ns: None,
@@ -220,26 +224,43 @@ def _going(
     found = outdated(conn, now_ns, plan.retain)
     if not found:
         return
-    counts = [
+    what = _and(
         f"{'at least ' * (each.rows == MANY_ROWS)}{each.rows:,} {_NAMES[each.level.name]}"
         for each in found
-    ]
-    what = " and ".join([text for text in (", ".join(counts[:-1]), counts[-1]) if text])
+    )
     first_ns = min(each.first_ns for each in found)
-    ends = (first_ns, max(each.last_ns for each in found))
-    since, until = (f"{format_time(at_ns)[:19]}Z" for at_ns in ends)
-    finest = "flows" if found[0].level.name == "flow" else found[0].level.name
-    keeps = f"--retain {finest}={(now_ns - first_ns) // DAY + 2}d"
-    if asks and len(found) == held(conn):
+    last_ns = max(each.last_ns for each in found)
+    what = f"{what}, of {_second(first_ns)} to {_second(last_ns)}"
+    days = (now_ns - first_ns) // DAY + 2
+    keeps = " ".join(
+        f"--retain {'flows' if each.level.name == 'flow' else each.level.name}={days}d"
+        for each in found
+    )
+    stay = staying(conn, now_ns, plan.retain)
+    if asks and not stay:
         raise UsageError(
-            f"{db} would lose all that it holds, which is older than --retain keeps:"
-            f" {what}, of {since} to {until}",
+            f"{db} would lose all that it holds, which is older than --retain keeps: {what}",
             hint=f"record into another file, or {keeps}",
         )
-    yield (
-        f"{db} loses {what}, of {since} to {until}: --retain keeps nothing that old;"
-        f" {keeps} does, or another file"
+    widest_ns = found[-1].level.width_ns
+    kept = _and(
+        _NAMES[level.name] + f" since {_second(since_ns)}" * (floor(since_ns, widest_ns) > first_ns)
+        for level, since_ns in stay
+        if since_ns < last_ns
     )
+    yield (
+        f"{db} loses {what}, older than --retain keeps{f'; {kept} stay' if kept else ''};"
+        f" to keep all: {keeps}, or another file"
+    )
+
+
+def _and(texts: Iterable[str]) -> str:
+    *others, last = [*texts] or [""]
+    return " and ".join([", ".join(others), last] if others else [last])
+
+
+def _second(at_ns: int) -> str:
+    return f"{format_time(at_ns)[:19]}Z"
 
 
 def _capture_writer(

@@ -18,6 +18,8 @@ _COMPARED: tuple[tuple[str, str, Kind, Kind], ...] = (
     ("failed", "FAILED", "count", "rate"),
     ("bytes", "BYTES", "bytes", "bytes_rate"),
 )
+# What changed most is always shown; who fails is asked next.
+_RANKS = {"failed": 1, "connections": 2}
 
 
 def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
@@ -38,7 +40,10 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
             ),
             *(
                 Head(
-                    name, "whole", 0 if name == found.sort else 1, title=_title(title, kind, per_s)
+                    name,
+                    "whole",
+                    0 if name == found.sort else _RANKS.get(name, 3),
+                    title=_title(title, kind, per_s),
                 )
                 for name, title, kind, _ in compared
             ),

@@ -48,7 +48,11 @@ def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
 def _fitting(
     heads: Sequence[Head], lines: list[Row], output: Output
 ) -> tuple[Sequence[Head], list[Row]]:
-    """Where backends have no room, services go for them; one that had no backend stands there."""
+    """
+    Where backends have no room, services go for them; one that had no backend stands there.
+
+    Since when it fails is shown always: for that refused and unreplied are one count.
+    """
     keys = [head.key for head in heads]
     service, backend = keys.index("service"), keys.index("backend")
     if heads[backend] in shown_of(heads, lines, output.screen):
@@ -56,8 +60,17 @@ def _fitting(
     rank = max(head.rank for head in heads) + 1
     ranks = {"service": rank, "backend": 0}
     heads = [head._replace(rank=ranks.get(head.key, head.rank)) for head in heads]
-    return heads, [
+    lines = [
         (*line[:backend], line[backend] or line[service], *line[backend + 1 :]) for line in lines
+    ]
+    refused, unreplied = keys.index("refused"), keys.index("unreplied")
+    if any(head.key == "first_failed" for head in shown_of(heads, lines, output.screen)):
+        return heads, lines
+    ranks = {"first_failed": 0, "refused": rank, "unreplied": rank}
+    heads = [head._replace(rank=ranks.get(head.key, head.rank)) for head in heads]
+    heads.insert(refused, Head("failed", "failures"))
+    return heads, [
+        (*line[:refused], line[refused] + line[unreplied], *line[refused:]) for line in lines
     ]
 
 

@@ -330,7 +330,8 @@ def _check(conn: sqlite3.Connection, path: Path, *, migrates: bool, older: bool 
     if identity == 0 and migrates and not any("_sqlite_migrations" not in t for t in tables):
         return not tables
     if identity != APPLICATION_ID or "_sqlite_migrations" not in tables:
-        raise UsageError(f"{path} is not a ctk file", hint=_ANOTHER if migrates else MAKES)
+        what = "not a ctk file" if identity or tables else "empty"
+        raise UsageError(f"{path} is {what}", hint=_ANOTHER if migrates else MAKES)
     applied = {
         name
         for (name,) in conn.execute(

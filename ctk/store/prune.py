@@ -37,8 +37,7 @@ def by_age(
         yield from orphans.sweep()
     day = _day(conn)
     for level in LEVELS:
-        until_ns = now_ns - retain.get(level.name, level.keep_ns)
-        yield from before(conn, level, floor(until_ns, width_ns(level)))
+        yield from before(conn, level, _until_ns(level, now_ns, retain))
     if _day(conn) != day:
         yield from orphans.sweep()
 
@@ -52,11 +51,18 @@ class Outdated(NamedTuple):
     last_ns: int
 
 
+class Staying(NamedTuple):
+    """A level that keeps something of what a file holds."""
+
+    level: Level
+    since_ns: int
+
+
 def outdated(conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int]) -> list[Outdated]:
     """Find the levels that `by_age` would leave nothing of, but for what is recorded from now."""
     found = []
     for level in LEVELS:
-        until_ns = floor(now_ns - retain.get(level.name, level.keep_ns), width_ns(level))
+        until_ns = _until_ns(level, now_ns, retain)
         first_ns, last_ns = _oldest_ns(conn, level), newest_ns(conn, level)
         if first_ns is None or last_ns is None or last_ns >= until_ns:
             continue
@@ -67,9 +73,26 @@ def outdated(conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int]) -
     return found
 
 
-def held(conn: sqlite3.Connection) -> int:
-    """Count the levels that hold anything."""
-    return sum(newest_ns(conn, level) is not None for level in LEVELS)
+def staying(conn: sqlite3.Connection, now_ns: int, retain: Mapping[str, int]) -> list[Staying]:
+    """
+    Find the levels that `by_age` would leave something of.
+
+    What a finer level holds is folded before it goes: a recorder that was killed left it so.
+    """
+    marks, found = watermarks(conn), []
+    for n, level in enumerate(LEVELS):
+        since_ns, firsts = _until_ns(level, now_ns, retain), []
+        for finer in reversed(LEVELS[: n + 1]):
+            (first_ns,) = conn.execute(
+                f"SELECT MIN(started_ns) FROM {finer.table} WHERE started_ns >= ?", (since_ns,)
+            ).fetchone()
+            if first_ns is not None:
+                firsts.append(floor(first_ns, level.width_ns))
+            # What is before is in this level already, and from here on is to come from the finer.
+            since_ns = max(since_ns, marks[finer.name].folded_ns or since_ns)
+        if firsts:
+            found.append(Staying(level, min(firsts)))
+    return found
 
 
 def spare(conn: sqlite3.Connection) -> Iterator[None]:
@@ -167,6 +190,11 @@ def _coarser(level: Level) -> Level | None:
 def width_ns(level: Level) -> int:
     """A level is pruned by whole buckets of the next, so that nothing is cut in two."""
     return (_coarser(level) or level).width_ns
+
+
+def _until_ns(level: Level, now_ns: int, retain: Mapping[str, int]) -> int:
+    """Say before which time rows of a level are too old."""
+    return floor(now_ns - retain.get(level.name, level.keep_ns), width_ns(level))
 
 
 def _day(conn: sqlite3.Connection) -> int:

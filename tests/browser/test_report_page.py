@@ -441,3 +441,12 @@ def test_who_moves_most_is_by_bytes_and_a_narrow_window_shows_all_of_the_map(
         it.getContext("2d").getImageData(0, 0, it.width, it.height).data.some((value) => value))"""
     assert page.evaluate(drawn) == [True] * 3  # bytes, connections, failures
     assert page.evaluate("() => document.documentElement.scrollWidth <= 500")
+    # Whole columns go where there is no room, and what fails is shown with since when.
+    first = """() => [...document.querySelectorAll("[data-row=failure] .time:not(.spare)")].map(
+        (cell) => cell.getBoundingClientRect().right
+            <= cell.closest(".scroll").getBoundingClientRect().right)"""
+    assert set(page.evaluate(first)) == {True}
+    # Both ends of a pair are there, each cut by itself, and the arrow between them.
+    pairs = """() => [...document.querySelectorAll("[data-row=pairs]")].map((row) =>
+        [row.dataset.name, row.querySelector(".pair").textContent])"""
+    assert [name for name, _ in page.evaluate(pairs)] == [text for _, text in page.evaluate(pairs)]

@@ -86,7 +86,7 @@ def test_it_records_a_thousand_connections_under_right_names(root, tmp_path):
     refused = ask("record", "/data/other.db", "--kubeconfig", "/data/objects.json")
     assert (refused.returncode, refused.stderr.splitlines()[-1]) == (
         2,
-        "Try: check it with: kubectl --kubeconfig FILE config view",
+        "Try: check it with: kubectl --kubeconfig /data/objects.json config view",
     )
     found_here = ask("doctor", "--listen", "0")
     assert found_here.returncode in (0, 1)

@@ -4,11 +4,18 @@
 (function (ctk) {
   const { html, useMemo, useState } = htmPreact;
   const FIRST = 12; // rows of a table before "more"
-  const LONG = 24; // a name that may have to be cut
+  const LONG = 8; // a name that may have to be cut
   const TAIL = 10;
 
-  // A long name, cut in the middle where it does not fit: both ends tell names apart.
+  const ARROW = " → ";
+
+  // A long name, cut in the middle where it does not fit: both ends tell names apart. So is each
+  // end of a pair by itself.
   function Cut({ text, tail = TAIL }) {
+    const ends = text ? text.split(ARROW) : [];
+    if (ends.length === 2) {
+      return html`<span class="pair"><span class="pair from"><span><${Cut} text=${ends[0]} /></span><span>${ARROW}</span></span><span><${Cut} text=${ends[1]} /></span></span>`;
+    }
     if (!text || text.length <= LONG) return text;
     const at = text.length - Math.min(tail, text.length / 2 | 0);
     return html`<span class="cut"><span>${text.slice(0, at)}</span><span>${text.slice(at)}</span></span>`;
@@ -18,7 +25,7 @@
     const [all, setAll] = useState(false);
     const shown = all ? rows : rows.slice(0, FIRST);
     return html`<div class="scroll"><table><caption class="hidden">${caption}</caption>
-      <thead><tr>${head.map(([name, right]) => html`<th scope="col" class=${right ? "right" : ""}>${name}</th>`)}</tr></thead>
+      <thead><tr>${head.map(([name, right, spare]) => html`<th scope="col" class=${`${right ? "right" : ""} ${spare ? "spare" : ""}`}>${name}</th>`)}</tr></thead>
       <tbody>${shown.map(row)}</tbody></table>
       ${rows.length > FIRST ? html`<button type="button" class="more" onClick=${() => setAll(!all)}>
         ${all ? "Show fewer" : `Show ${ctk.counted(rows.length - FIRST)} more`}</button>` : null}</div>`;
@@ -134,15 +141,15 @@
     const rows = useMemo(() => failuresOf(doc, edges), [doc, edges]);
     return html`<section aria-labelledby="fails"><h2 id="fails">What fails, since when?</h2>
       ${rows.length === 0 ? html`<p class="none">${edges.length ? "No connection was refused or went unreplied." : "No connection is known."}</p>` : html`<${Rows} caption="Failures"
-        rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true], ["First"], ["Last"], ["Over time"]]}
+        rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true, true], ["First"], ["Last", false, true], ["Over time", false, true]]}
         row=${(each) => {
           const steps = ctk.addedUp(doc, each.edges);
           return html`<tr ...${exact(each.sums)} data-row="failure"><td class="name"><button type="button" class="way" title=${each.client} aria-label=${each.client} onClick=${() => onPick(...pickOfFailure(doc, each))}><${Cut} text=${each.client} /></button></td>
             <td class="name" title=${each.server}><${Cut} text=${each.server} /></td><td class="port">${ctk.portOf(each)}</td>
             <td class="right bad">${ctk.some(each.sums.refused)}</td><td class="right bad">${ctk.some(each.sums.unreplied)}</td>
-            <td class="right">${ctk.counted(each.sums.connections)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
-            <td class="time">${ctk.clock(each.last, doc.answered.since)}</td>
-            <td>${steps ? html`<${ctk.Spark} failing values=${ctk.failedOfSteps(steps)} />` : "–"}</td></tr>`;
+            <td class="right spare">${ctk.counted(each.sums.connections)}</td><td class="time">${ctk.clock(each.first, doc.answered.since)}</td>
+            <td class="time spare">${ctk.clock(each.last, doc.answered.since)}</td>
+            <td class="spare">${steps ? html`<${ctk.Spark} failing values=${ctk.failedOfSteps(steps)} />` : "–"}</td></tr>`;
         }} />`}
     </section>`;
   }
