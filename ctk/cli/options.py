@@ -345,6 +345,7 @@ def _say_left_out(titles: Sequence[str]) -> None:
 
 def remark(text: str) -> None:
     """Say something about an answer on stderr, in a line; times are as those of its table."""
+    sys.stdout.flush()  # an answer is above what is said of it, where both go one way
     click.echo(folded(_as_in_table(text)), err=True)
 
 
