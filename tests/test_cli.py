@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import shlex
 import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -61,7 +63,10 @@ def test_the_help_of_the_group_is_that_of_each_command(name: str) -> None:
     assert (command.name, command.get_short_help_str(100)) == (name, COMMANDS[name])
 
 
-def test_help_imports_no_command_and_nothing_that_takes_long() -> None:
+def test_help_imports_no_command_and_nothing_that_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # which takes a stream of our own
     code = (
         "import sys\nfrom ctk.cli import main\ntry:\n    main(['--help'])\n"
         "finally:\n    print(*sys.modules, file=sys.stderr)"
@@ -408,6 +413,50 @@ def test_a_pipe_that_does_not_block_gets_all_of_it(shop: Path, words: tuple[str,
     with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
         got = pipe.read()
     assert (asker.wait(), len(got) > room, got == whole) == (0, True, True)
+
+
+@pytest.mark.parametrize("words", [("query", "-o", "csv"), ("export",), ("report", "-o")])
+def test_without_a_buffer_nothing_is_lost(
+    shop: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a limited file the kernel takes a part, and the rest is for the next write."""
+    command, *flags = words
+    asked = [sys.executable, "-m", "ctk", command, shop, *flags, *["-"] * (command == "report")]
+    cut = f'ulimit -f 1; trap "" XFSZ; {shlex.join(map(str, asked))} >"$0"'
+    for value in ("1", ""):
+        monkeypatch.setenv("PYTHONUNBUFFERED", value)
+        into = shop.with_name("cut")
+        done = subprocess.run(["sh", "-c", cut, into], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.splitlines()) == (
+            1,
+            [
+                "Error: standard output cannot be written: File too large",
+                "Try: make room where it goes",
+            ],
+        )
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+@pytest.mark.parametrize("words", [("query", "-o", "jsonl"), ("export",)])
+def test_an_interrupt_ends_it_where_its_reader_stands_still(
+    shop: Path, words: tuple[str, ...], *, blocks: bool
+) -> None:
+    command, *flags = words
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, blocks)
+    with subprocess.Popen(
+        [sys.executable, "-m", "ctk", command, shop, *flags],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    ) as asker:
+        os.close(writing)
+        until(lambda: _waiting(reading) > 2000, "a pipe that is full")
+        time.sleep(0.1)
+        asker.send_signal(signal.SIGINT)
+        assert asker.stderr is not None
+        assert (asker.wait(20), asker.stderr.read().strip()) == (130, b"")
+    os.close(reading)
 
 
 def _waiting(pipe: int) -> int:

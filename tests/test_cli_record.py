@@ -20,9 +20,9 @@ from shutil import copy2
 from typing import Any, Self
 
 import pytest
-from conftest import AT, ROWS
 from edges import with_ids
 from live.playednode import objects, until
+from sample import AT, ROWS
 
 from ctk.conntrack.capture import Capture
 from ctk.model import EventCounts

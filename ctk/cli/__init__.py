@@ -6,6 +6,7 @@ an error.
 import atexit
 import errno
 import gc
+import io
 import os
 import re
 import sys
@@ -118,8 +119,9 @@ class Commands(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Python flushes standard output at exit, and what is buffered would fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            from ctk.cli.streams import forget_output
+
+            forget_output()  # at exit, what is buffered would fail again
             ctx.exit(BROKEN_PIPE)
         return result
 
@@ -152,29 +154,50 @@ class Commands(click.Group):
 def _leave(code: int) -> NoReturn:
     """End the process without taking its modules apart, a tenth of a short command."""
     watched = sys.getprofile() is not None or sys.gettrace() is not None
-    if watched or threading.active_count() > 1:
+    watched = watched or threading.active_count() > 1
+    if not watched:
+        atexit._run_exitfuncs()
+    code = _flush(code)
+    if watched:
         sys.exit(code)
-    atexit._run_exitfuncs()
+    os._exit(code)
+
+
+def _flush(code: int) -> int:
+    """Write what is left to write, and give the exit code."""
+    if code == INTERRUPTED:
+        from ctk.cli.streams import try_to_flush
+
+        try_to_flush()
+        return code
     try:
         sys.stdout.flush()
+    except OSError as error:
+        from ctk.cli.streams import forget_output
+
+        forget_output()
+        shown = _known(error)
+        if shown is not None and not code:  # else a failure was told already
+            code = _show(shown, "ctk")
+    with suppress(OSError):
         sys.stderr.flush()
-    except OSError:
-        sys.exit(code)  # says so
-    os._exit(code)
+    return code
 
 
 def _make_streams_usable() -> None:
     """Have three standard streams, which take all that is written to them."""
     streams = [sys.stdin, sys.stdout, sys.stderr]
-    if None in streams or not all(map(_waits, streams[1:])):
-        from ctk.cli.streams import open_what_is_closed, wait_where_it_does_not
+    if None in streams or not all(map(_takes_all, streams[1:])):
+        from ctk.cli.streams import open_what_is_closed, take_all_where_they_do_not
 
         open_what_is_closed()
-        wait_where_it_does_not()
+        take_all_where_they_do_not(_takes_all)
 
 
-def _waits(stream: TextIO) -> bool:
-    """Say whether a write to a stream waits until there is room."""
+def _takes_all(stream: TextIO) -> bool:
+    """Say whether a write to a stream waits until there is room, and writes the rest then."""
+    if isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+        return False
     try:
         return os.get_blocking(stream.fileno())
     except (OSError, ValueError):  # a test's, which is in memory

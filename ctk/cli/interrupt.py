@@ -2,22 +2,30 @@
 
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TextIO
+
+_STILL_S = 1.0  # a reader that is only slow has taken some by then
 
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Set the event at the first Ctrl-C or SIGTERM: what is being written ends well."""
+    """
+    Set the event at the first Ctrl-C or SIGTERM: what is being written ends well.
+
+    Where standard output is not read, it ends as at any other Ctrl-C.
+    """
     asked = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
         for each, handler in before.items():
             signal.signal(each, handler)
+        ends.enter_context(ending())
 
     if threading.current_thread() is not threading.main_thread():
         yield asked  # a signal is the main thread's
@@ -25,11 +33,35 @@ def interrupts() -> Iterator[threading.Event]:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     for each in before:
         signal.signal(each, ask)
+    with ExitStack() as ends:
+        try:
+            yield asked
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Raise KeyboardInterrupt when standard output had no room for more at the end of a second."""
+
+    def look(number: int, frame: FrameType | None) -> None:
+        if not _has_room(sys.stdout):
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _STILL_S, _STILL_S)
     try:
-        yield asked
+        yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _has_room(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def nobody_reads(stream: TextIO) -> bool:

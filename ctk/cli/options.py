@@ -345,6 +345,7 @@ def _say_left_out(titles: Sequence[str]) -> None:
 
 def remark(text: str) -> None:
     """Say something about an answer on stderr, in a line; times are as those of its table."""
+    sys.stdout.flush()  # an answer is above what is said of it, where both go one way
     click.echo(folded(_as_in_table(text)), err=True)
 
 
@@ -372,7 +373,8 @@ def is_of_nothing(caveats: Iterable[Caveat]) -> bool:
 
 
 def print_caveats(caveats: Iterable[Caveat]) -> None:
-    """Say on stderr what an answer lacks, a line for each caveat."""
+    """Say on stderr what an answer lacks, a line for each caveat, behind the answer itself."""
+    sys.stdout.flush()  # where its reader went away, nobody is told
     colour = wants_colour(sys.stderr)
     for caveat in caveats:
         gap, text = isinstance(caveat, HasGaps), folded(_as_in_table(caveat.text))

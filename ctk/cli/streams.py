@@ -1,10 +1,11 @@
-"""Standard streams that are closed, or that a write does not wait for."""
+"""Standard streams that are closed, or of which a write may take a part only."""
 
 import io
 import os
-import select
 import sys
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TextIO
 
 
 def open_what_is_closed() -> None:
@@ -15,24 +16,39 @@ def open_what_is_closed() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
-def wait_where_it_does_not() -> None:
+def take_all_where_they_do_not(takes_all: Callable[[TextIO], bool]) -> None:
     """
-    Wait for the reader of a pipe that does not block, as some programs hand them on.
+    Have all written of what goes to a stream that would take a part, and not a word of the rest.
 
-    Python's own streams cut off what has no room there, without a word. The pipe stays as it is:
-    who shares it may rely on that.
+    These are pipes that do not block, as some programs hand them on (the pipe stays as it is: who
+    shares it may rely on that), and all streams under PYTHONUNBUFFERED, which have no buffer.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if not os.get_blocking(stream.fileno()):
+        if not takes_all(stream):
             waiting = io.TextIOWrapper(
                 io.BufferedWriter(_Waiting(stream.fileno(), "wb", closefd=False)),
                 encoding=stream.encoding,
                 errors=stream.errors,
-                line_buffering=stream.line_buffering,
-                write_through=stream.write_through,
+                line_buffering=stream.line_buffering or stream.write_through,
             )
             setattr(sys, name, waiting)
+
+
+def forget_output() -> None:
+    """Let what is still to be written go nowhere: it failed, or nobody waits for it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def try_to_flush() -> None:
+    """Write what is still to be written, unless whoever reads it stands still."""
+    from ctk.cli.interrupt import ending
+
+    with suppress(KeyboardInterrupt, OSError), ending():
+        sys.stdout.flush()
+    forget_output()
 
 
 class _Waiting(io.FileIO):
@@ -43,6 +59,8 @@ class _Waiting(io.FileIO):
             written: int | None = super().write(some)
             if written is not None:
                 return written
+            import select
+
             poll = select.poll()
             poll.register(self.fileno(), select.POLLOUT)
             poll.poll()

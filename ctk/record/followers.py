@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -119,3 +120,5 @@ class RecordPrinter:
                 raise
             self._gone = error
             self._stop.ask()
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a name, not a place
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the buffer's rest would fail, too
