@@ -64,6 +64,7 @@ def test_values_are_those_of_the_client_that_speaks_to_a_server(clients):
 
 
 FLOATS = [1e100, 1.5e-100, 1e300, -1.7e308, 1e99, 1e22, 1.2345678901234567e-200, -0.0]
+LONG = [1.2345678901234567 * 10.0**at for at in (*range(9, 23), *range(98, 116), 200, 305)]
 
 
 def test_floats_are_as_they_are_beside_values_of_any_type(clients):
@@ -86,6 +87,15 @@ def test_floats_are_as_they_are_beside_values_of_any_type(clients):
     one, other = asking.query(sql), writing.query(sql)
     assert list(one.names) == list(other.names)
     assert repr([*one.rows[0]]) == repr([*other.rows[0]])
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_float_alone_has_each_digit_of_its_exponent(clients, sign):
+    asking, _ = clients
+    told = [f"{sign}{each!r}" for power in LONG for each in (power, 1 / power)]
+    for each in told:
+        (row,) = asking.query(f"SELECT {each} AS x, map({each}, 1) AS map").rows
+        assert (row[0], list(row[1])) == (float(each), [float(each)])
 
 
 def test_chdb_is_imported_while_a_folder_is_open(tmp_path):

@@ -97,12 +97,20 @@ _OF_JSON: Mapping[str, Read] = {
 def is_cut(value: object) -> bool:
     """Say whether text of a float, in JSON, may lack a digit of its exponent."""
     if isinstance(value, float):
-        # Up to 1e21 whole ones are written without an exponent, and are no float in JSON.
+        # What lacks one reads as 1e10 or more. Up to 1e21 whole ones come as integers.
         size = abs(value)
-        return size >= 1e21 or 0 < size < 1e-6 or (size >= 1e10 and value.is_integer())
+        return size >= 1e10 or 0 < size < 1e-6
     if isinstance(value, dict):
-        return any(map(is_cut, value.values()))
+        return any(map(is_cut, value.values())) or any(map(is_cut, map(_number, value)))
     return isinstance(value, list) and any(map(is_cut, value))
+
+
+def _number(key: str) -> float | None:
+    """Read a map's key, which is text in JSON, as a number where it is one."""
+    try:
+        return float(key)
+    except ValueError:
+        return None
 
 
 def of_binary(answer: bytes) -> tuple[list[str], list[list[Any]]]:
