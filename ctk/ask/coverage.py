@@ -8,7 +8,7 @@ of them lost makes a sum of that time too small.
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from ctk.ask.storedgaps import StoredGap, gaps_of
 from ctk.model import GapKind
@@ -21,7 +21,8 @@ HIDING: frozenset[GapKind] = frozenset(
 MISNAMING: frozenset[GapKind] = frozenset(("metadata stale",))
 
 Interval = tuple[int, int]
-_RECORDED = "SELECT started_ns, MAX(committed_ns, IFNULL(ended_ns, 0)) FROM recording"
+_UNTIL = "MAX(committed_ns, IFNULL(ended_ns, 0))"
+_RECORDED = f"SELECT started_ns, {_UNTIL} FROM recording"
 
 
 class Coverage:
@@ -71,9 +72,14 @@ def coverage_of(conn: sqlite3.Connection) -> Coverage:
 def extent_of(conn: sqlite3.Connection) -> Interval | None:
     """Give from when to when there are recordings at all."""
     began_ns, ended_ns = conn.execute(
-        "SELECT MIN(started_ns), MAX(MAX(committed_ns, IFNULL(ended_ns, 0))) FROM recording"
+        f"SELECT MIN(started_ns), MAX({_UNTIL}) FROM recording"
     ).fetchone()
     return None if began_ns is None else (began_ns, ended_ns)
+
+
+def recorders_of(conn: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    """Give the node of each recording, and from when to when it was."""
+    return conn.execute(f"SELECT node, started_ns, {_UNTIL} FROM recordings").fetchall()
 
 
 def unrecorded(
@@ -85,14 +91,11 @@ def unrecorded(
     A recorder leaves a gap behind its own node's last live recording, not behind a capture's or
     another node's.
     """
-    recorded: list[Interval] = []
-    gaps: list[StoredGap] = []
-    for conn in conns:
-        recorded += conn.execute(_RECORDED)
-        gaps += gaps_of(conn)
-    recorded = _merged(recorded)
+    conns = list(conns)
+    recorded = _merged(chain.from_iterable(conn.execute(_RECORDED) for conn in conns))
     if len(recorded) < 2:
         return ()
+    gaps = chain.from_iterable(map(gaps_of, conns))
     told = _merged([*recorded, *((gap.started_ns, gap.ended_ns) for gap in gaps)])
     since_ns, until_ns = (
         told[0][0] if since_ns is None else since_ns,

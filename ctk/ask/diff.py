@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 from ctk.ask.caveats import Caveat, Folded, OfOtherNodes, Widened, each_once
 from ctk.ask.connection import one_moment
-from ctk.ask.coverage import Coverage, coverage_of
+from ctk.ask.coverage import Coverage, coverage_of, recorders_of
 from ctk.ask.moments import AskedSpan, Moment, ends_of
 from ctk.ask.sums import COUNTS, KEYS, SEEN, SORTS, Counts, Value, refuse_cut
 from ctk.ask.top import top
@@ -157,9 +157,7 @@ def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name:
     with one_moment(conn):
         coverage = coverage_of(conn)
         ranked = top(conn, filters, by, None, None)
-        runs = conn.execute(
-            "SELECT node, started_ns, MAX(committed_ns, IFNULL(ended_ns, 0)) FROM recordings"
-        ).fetchall()
+        recorders = recorders_of(conn)
     # Where there are no finer rows, more was counted than was asked for.
     since_ns, until_ns = filters.since_ns, filters.until_ns
     for caveat in ranked.caveats:
@@ -170,7 +168,7 @@ def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name:
     folded = any(isinstance(caveat, Folded) for caveat in ranked.caveats)
     nodes = frozenset(
         node
-        for node, first_ns, last_ns in runs
+        for node, first_ns, last_ns in recorders
         if first_ns < side.until_ns and last_ns > side.since_ns
     )
     return _Answer(side, counts, folded, nodes, ranked.caveats)

@@ -119,7 +119,7 @@ class Commands(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            from ctk.cli.streams import forget_output
+            from ctk.render.place import forget_output
 
             forget_output()  # at exit, what is buffered would fail again
             ctx.exit(BROKEN_PIPE)
@@ -173,7 +173,7 @@ def _flush(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        from ctk.cli.streams import forget_output
+        from ctk.render.place import forget_output
 
         forget_output()
         shown = _known(error)

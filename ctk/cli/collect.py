@@ -23,7 +23,7 @@ _MERGED = "all.db"
 @click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),
-    callback=lambda _ctx, _param, path: kubeconfig_that_is_there(path),
+    callback=kubeconfig_that_is_there,
     metavar="FILE",
     help=f"The cluster.  [default: $KUBECONFIG, then {_HOME_CONFIG}]",
 )

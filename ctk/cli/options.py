@@ -199,7 +199,7 @@ def cluster_options(command: F) -> F:
         click.option(
             "--kubeconfig",
             type=click.Path(path_type=Path),
-            callback=lambda _ctx, _param, path: kubeconfig_that_is_there(path),
+            callback=kubeconfig_that_is_there,
             metavar="FILE",
             help="The cluster to ask for names; inside one, it is found without.",
         ),
@@ -208,7 +208,9 @@ def cluster_options(command: F) -> F:
     return command
 
 
-def kubeconfig_that_is_there(path: Path | None) -> Path | None:
+def kubeconfig_that_is_there(
+    _context: click.Context, _param: click.Parameter, path: Path | None
+) -> Path | None:
     """Refuse a kubeconfig that is not there, with where there may be one."""
     if path is not None and (not path.exists() or path.is_dir()):
         what = "is a directory" if path.exists() else "is not there"

@@ -35,16 +35,10 @@ def take_all_where_they_do_not(takes_all: Callable[[TextIO], bool]) -> None:
             setattr(sys, name, waiting)
 
 
-def forget_output() -> None:
-    """Let what is still to be written go nowhere: it failed, or nobody waits for it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
 def try_to_flush() -> None:
     """Write what is still to be written, unless whoever reads it stands still."""
     from ctk.cli.interrupt import ending
+    from ctk.render.place import forget_output
 
     with suppress(KeyboardInterrupt, OSError), ending():
         sys.stdout.flush()

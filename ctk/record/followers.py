@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import sys
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ from ctk.errors import CtkError
 from ctk.model import Endpoint
 from ctk.record.signals import Stop
 from ctk.render import eventlog
+from ctk.render.place import forget_output
 from ctk.render.rotate import RotatingFile
 from ctk.store.columns import FlowRecord
 
@@ -120,5 +120,4 @@ class RecordPrinter:
                 raise
             self._gone = error
             self._stop.ask()
-            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a name, not a place
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the buffer's rest would fail, too
+            forget_output()  # what its buffer holds would fail again

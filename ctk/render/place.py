@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -84,6 +85,13 @@ def _replace(path: Path, content: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def forget_output() -> None:
+    """Let what standard output still holds go nowhere: it failed, or nobody waits for it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError | UsageError:

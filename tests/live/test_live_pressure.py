@@ -60,17 +60,17 @@ def test_a_table_that_fills_is_said_with_who_holds_it_and_what_was_refused(tmp_p
             before = counted(play)
             with recording(play, db, "--window", "1s"):
                 until(lambda: is_in(db, "SELECT 1 FROM recordings"), "the recorder")
-                dial(HELD + 1, MOST + 2_000)
-                time.sleep(1.5)  # it looks once a second
+                # It looks once a second; and the kernel's gc_worker evicts down to 95 %, at times
+                # of its own: the table is kept full for longer than that.
+                for first in range(HELD + 1, MOST + 20_001, 100):
+                    dial(first, first + 99)
+                    time.sleep(0.012)
                 last = counted(play)
         found = json.loads(ask("pressure", str(db), "-o", "json", "--by", "client,backend,state"))
     (node,) = found["nodes"]
-    # The kernel's gc_worker evicts down to 95 % too, at times of its own, and counts that nowhere.
-    peak = node["peak"]
-    assert node["most"] == MOST
-    assert 0.95 * MOST <= peak <= MOST
+    assert (node["peak"], node["most"]) == (MOST, MOST)
     refused = {name: last[name] - before[name] for name in ("drop", "early_drop", "insert_failed")}
-    assert sum(refused.values()) >= 1_000
+    assert sum(refused.values()) >= 2_000
     assert (node["dropped"], node["early_dropped"], node["insert_failed"]) == tuple(
         refused.values()
     )
@@ -86,5 +86,4 @@ def test_a_table_that_fills_is_said_with_who_holds_it_and_what_was_refused(tmp_p
     assert sum(each["at_peak"] for each in found["holders"]) == listed
     assert top["at_peak"] > 0.95 * listed
     warned = subprocess.run([*CTK, "info", str(db)], capture_output=True, text=True, check=True)
-    full = f"{peak / MOST:.0%} full at {node['peak_at'][:19]}Z: {peak:,} of 6,000 entries"
-    assert full in warned.stderr
+    assert f"100% full at {node['peak_at'][:19]}Z: 6,000 of 6,000 entries" in warned.stderr
