@@ -126,6 +126,18 @@ def test_the_service_of_a_dialled_pod_is_that_of_its_own_row(conn: sqlite3.Conne
     assert writer.earlier_edge_id(edges[0].flow, T + 5 * S) == ids[0]
 
 
+def test_what_is_dialled_later_does_not_take_a_service_away(conn: sqlite3.Connection) -> None:
+    """A slice lists the pod no more when a later recording finds what was dialled before."""
+    writer = _writer(conn)
+    found = _to(DB)._replace(service="shop/db", service_via="endpoint")
+    for each, at_ns in ((found, T + S), (_to(DB), T + 8 * S)):
+        row = FlowRow(writer.edge_id(each), at_ns, at_ns, None, *(0,) * 6, *(None,) * 4)
+        writer.window([row], committed_ns=at_ns + S, counters=EventCounts())
+    first_id = writer.edge_id(found)
+    writer = _writer(conn, T + 60 * S)
+    assert writer.earlier_edge_id(found.flow, T + 7 * S) == first_id
+
+
 def test_of_two_services_none_is_made_up(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
     edges = [
