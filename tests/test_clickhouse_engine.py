@@ -87,7 +87,18 @@ def test_floats_are_as_they_are_beside_values_of_any_type(clients):
         " toIPv6('::1') AS six, toDate('2024-02-29') AS day, toDate32('1950-01-01') AS early,"
         " toFloat32(0.5) AS half,"
         " toDecimal64(-1.25, 4) AS decimal, CAST('b' AS Enum8('a, b' = 1, 'b' = -2)) AS enum,"
-        " CAST((1, 2) AS Tuple(a Int8, b Int8)) AS named, toLowCardinality('x') AS low"
+        " CAST((1, 2) AS Tuple(a Int8, b Int8)) AS named, toLowCardinality('x') AS low,"
+        " INTERVAL -3 DAY AS age, [CAST(1e100 AS Variant(String, Float64)), 'x', NULL] AS either,"
+        """ CAST('{"a": 1, "b": {"c": [1, "x", null]}, "d": 1.5}' AS JSON) AS json"""
+    )
+    assert_same_answer(clients, sql)
+
+
+@pytest.mark.parametrize("far", [2, 1e100])
+def test_places_are_pairs_of_floats(clients, far):
+    sql = (
+        f"SELECT CAST((1, {far}) AS Point) AS point, CAST([(0, 0), (1, {far})] AS Ring) AS ring,"
+        f" CAST([[[(0, 0), (1, {far})]]] AS MultiPolygon) AS areas"
     )
     assert_same_answer(clients, sql)
 
