@@ -70,10 +70,10 @@ class Fleet:
         for path in self.files:
             with connect.writer(path) as conn:
                 conn.execute(
-                    "INSERT INTO recording(recorder_id, started_ns, committed_ns, ended_ns, boot_id,"
-                    " version, source, settings, events, cluster_uid) SELECT recorder_id, ?,"
-                    " committed_ns, ended_ns, boot_id, version, source, settings, events,"
-                    " cluster_uid FROM recording",
+                    "INSERT INTO recording(recorder_id, started_ns, committed_ns, ended_ns,"
+                    " boot_id, version, source, settings, events, cluster_uid)"
+                    " SELECT recorder_id, ?, committed_ns, ended_ns, boot_id, version, source,"
+                    " settings, events, cluster_uid FROM recording",
                     STOPPED[1:],
                 )
                 conn.execute(
