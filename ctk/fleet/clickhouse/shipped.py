@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from ctk.ask.describe import Description
     from ctk.ask.failures import Failures
     from ctk.ask.pages import Position
-    from ctk.ask.recording import Recording
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
     from ctk.fleet.clickhouse.sums import Sums
@@ -333,9 +332,6 @@ class Shipped(NotShipped):
         asked = Filters(since_ns=since_ns, until_ns=until_ns)
         reason = outside(asked, int(ends[1]), end_ns, rows_end_ns)
         return NothingFits((reason,)) if reason else caveat
-
-    def _files(self) -> "Sequence[Recording]":
-        return ()  # none is named, so none is told to be damaged
 
     def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
         return self._connected()()
