@@ -1110,9 +1110,11 @@ def test_a_service_heard_as_an_external_name_has_its_cluster_ip_from_the_change_
     web = service(start=-3600)
     before = replace(web, type="ExternalName", cluster_addresses=(), addresses=(), ports=())
     endpoints = cluster(node(), before, at=-5)
-    dial(endpoints, "10.96.0.80", at=2)
+    for at in (2, 9.9):
+        dial(endpoints, "10.96.0.80", at=at)
     endpoints.apply(Applied(web, T0 + 10 * S))
     assert not [each for each in endpoints.drain() if isinstance(each, Completed | ServiceFound)]
+    assert who(endpoints, "10.96.0.80", 9.9) == "external"
     assert dial(endpoints, "10.96.0.80", at=11).service == "shop/web"
 
 

@@ -1,12 +1,13 @@
+import gettext
 import inspect
-import platform
 import subprocess
 import sys
+import uuid
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctk.cli.late import Inspect, Platform
+from ctk.cli.late import Gettext, Inspect, Uuid
 
 
 @settings(max_examples=30)
@@ -17,16 +18,21 @@ def test_cleandoc_is_that_of_python(doc):
 
 def test_what_else_is_asked_of_it_is_there():
     assert Inspect("inspect").isfunction is inspect.isfunction
-    assert Platform("platform").uname() == platform.uname()
+    assert Uuid("uuid").uuid4 is uuid.uuid4
+    assert Gettext("gettext").translation is gettext.translation
 
 
-def test_system_is_that_of_python():
-    assert Platform.system() == platform.system()
+@given(st.text(), st.text(), st.integers())
+@settings(max_examples=10)
+def test_a_text_is_what_gettext_gives_where_nothing_is_translated(one, several, n):
+    assert Gettext.gettext(one) == gettext.NullTranslations().gettext(one)
+    assert Gettext.ngettext(one, several, n) == gettext.NullTranslations().ngettext(one, several, n)
 
 
 def test_a_command_does_without_them_and_others_get_them():
     code = (
-        "import ctk.cli, sys; assert not sys.modules.keys() & {'inspect', 'platform'};"
-        " import inspect, platform; assert type(inspect) is type(platform) is type(sys)"
+        "import ctk.cli, sys; names = {'inspect', 'uuid', 'gettext', 'platform', 'locale'};"
+        " assert not sys.modules.keys() & names; import inspect, uuid, gettext;"
+        " assert type(inspect) is type(uuid) is type(gettext) is type(sys)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_endpoints import (
     T0,
     S,
@@ -21,7 +23,11 @@ from test_endpoints import (
 )
 
 from ctk.kube.objects import Applied, Deleted, Pod
+from ctk.kube.ownership import Claim, Ownership
+from ctk.kube.untold import Gone, Untold
+from ctk.model import Endpoint
 from ctk.model.history import Completed, ServiceFound
+from ctk.timespan import FOREVER_NS
 
 ADDRESS = "10.244.0.9"
 OLD = pod("old", networked_ns=T0, running_ns=T0 + S)
@@ -201,3 +207,71 @@ def test_one_that_was_gone_before_another_did_not_have_its_address() -> None:
         listed(endpoints, [], 110)
         endpoints.apply(Applied(pod("later", "10.244.0.77", start=500), T0 + 500 * S))
         assert finally_named(endpoints, [answer]) == [name]
+
+
+TIMES = st.integers(0, 30)
+GONE = st.builds(
+    Gone, st.sampled_from(("n1", "n2")), from_ns=TIMES, to_ns=TIMES, left_ns=TIMES, told_ns=TIMES
+)
+
+
+@given(st.lists(GONE, max_size=40), st.tuples(TIMES, TIMES, TIMES), st.booleans())
+def test_those_that_are_gone_answer_as_if_each_was_looked_at(
+    all_gone: list[Gone], times: tuple[int, int, int], in_order: bool
+) -> None:
+    if in_order:
+        all_gone.sort(key=lambda each: each.told_ns)
+    since, going, to = times
+    to += since + 1
+    untold = Untold()
+    for each in all_gone:
+        untold.went(each)
+    endpoint = Endpoint(address=ADDRESS, kind="pod", valid_from_ns=0, node="n1")
+    owned = Ownership(endpoint, 0, Claim(0, 0), going_ns=going)
+    mine = [each for each in all_gone if each.node == "n1" and each.from_ns < to]
+    may_have = [each for each in mine if since < each.to_ns and going <= each.told_ns]
+    assert untold.first_ns(owned, since, to) == min(
+        (max(since, each.from_ns) for each in may_have), default=to
+    )
+    assert untold.left_ns("n1", since, to) == max(
+        (each.left_ns for each in mine if since < each.left_ns), default=-FOREVER_NS
+    )
+    untold.expire(going)
+    left = [each.left_ns for each in mine if max(since, going - 1) < each.left_ns]
+    assert untold.left_ns("n1", max(since, going - 1), to) == max(left, default=-FOREVER_NS)
+
+
+class Looked(Gone):
+    """It counts how often it is looked at."""
+
+    times = 0
+
+    @property
+    def to_ns(self) -> int:
+        Looked.times += 1
+        return self[2]
+
+
+def test_a_pod_that_goes_is_held_against_few_of_those_that_were_rejected() -> None:
+    untold = Untold()
+    for n in range(20_000):
+        untold.went(Looked("n1", n * S, n * S + 3, n * S + 3, n * S + 3))
+    endpoint = Endpoint(address=ADDRESS, kind="pod", valid_from_ns=0, node="n1")
+    owned = Ownership(endpoint, 0, Claim(0, 0), going_ns=0)
+    Looked.times = 0
+    assert untold.first_ns(owned, 11_000 * S + 5, 12_000 * S) == 11_001 * S
+    assert Looked.times < 20
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | TIMES)), TIMES)
+def test_one_that_has_told_its_address_is_not_awaited(
+    told: list[tuple[str, int | None]], when: int
+) -> None:
+    untold, there = Untold(), dict[str, int]()
+    for uid, since in told:
+        if since is None:
+            assert untold.told(uid) == (there.pop(uid, None) is not None)
+        else:
+            untold.await_address(uid, since)
+            there[uid] = since
+    assert untold.awaits(when) == any(since <= when for since in there.values())

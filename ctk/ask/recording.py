@@ -20,6 +20,7 @@ from ctk.ask.moments import Moment, Reference, reference_of
 from ctk.ask.questions import Questions
 from ctk.errors import UsageError
 from ctk.model import Field, Filters
+from ctk.store.damage import damage
 from ctk.store.source import source
 from ctk.timespan import parse_age
 
@@ -72,7 +73,11 @@ class Recording(Questions):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close; where the block failed over a value in the file, say that it is damaged."""
         self.close()
+        for each in self._files():
+            if found := damage(each.path, each.source.reader, error):
+                raise found from error
 
     def close(self) -> None:
         """Answer no further question; an answer that is being read may be read to its end."""
@@ -368,6 +373,9 @@ class Recording(Questions):
         self._check()
         with self._connect() as conn:
             return reference_of(conn, time.time_ns())
+
+    def _files(self) -> "Sequence[Recording]":
+        return (self,)
 
     def _of_files(self) -> "tuple[Caveat, ...]":
         return ()

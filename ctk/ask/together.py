@@ -320,6 +320,9 @@ class Recordings(Recording):
         ]
         return (*together, *self._of_files()) if sums else tuple(together)
 
+    def _files(self) -> Sequence[Recording]:
+        return self._parts
+
     def _of_files(self) -> tuple[Caveat, ...]:
         return (SeenByEach(self._seen_by),) if self._seen_by > 1 else ()
 

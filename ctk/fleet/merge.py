@@ -21,6 +21,7 @@ from ctk.fleet.inputs import Chosen, Input, choose, open_inputs
 from ctk.fleet.rows import Rows, fold, fold_counts
 from ctk.fleet.slices import LevelRows
 from ctk.store import connect, merged
+from ctk.store.damage import blaming
 from ctk.store.levels import LEVELS, Level
 from ctk.store.merged import Aside, aside_of
 from ctk.store.prune import give_back, width_ns
@@ -74,6 +75,8 @@ def merge(
     out = out.resolve()  # what is replaced is the file, not a link to it
     with ExitStack() as stack:
         inputs = open_inputs(paths, stack, out.parent if out.parent.is_dir() else Path())
+        for each in inputs:
+            stack.enter_context(blaming(each.path, each.source.reader))
         chosen = choose(inputs)
         part = _made(out)
         try:

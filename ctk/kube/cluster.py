@@ -279,12 +279,12 @@ class Cluster:
     def _lose_untold(self, pod: Pod, at_ns: int, ended_ns: int, left_ns: int) -> None:
         """A pod ended that never told its address: whose that was before is not sure."""
         gone = Gone(pod.node, pod.gained_ns, ended_ns, left_ns, at_ns)
-        for address in self._owners.lose_untold(gone):
+        for address in self._owners.endings.lose_untold(gone):
             self._settle(address)
         self._decide()
 
     def _decide(self) -> None:
-        for address in self._owners.decide():
+        for address in self._owners.endings.decide():
             self._settle(address)
 
     def put_last(self, each: KubeObject, at_ns: int) -> None:

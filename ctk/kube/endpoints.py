@@ -275,7 +275,7 @@ class Endpoints:
                     self._history.extend(self._provisional.recover_pods())
                     self._history.extend(self._unresolved.resolve_all())
         self._provisional.stale = bool(self._staleness.lost)
-        for address in self._owners.settle(at_ns):
+        for address in self._owners.endings.settle(at_ns):
             self._settle(address)
         targets = self._cluster.targets
         if targets:

@@ -6,20 +6,19 @@ Pods pass addresses on, so each address has a row of spans; of one kind, none of
 
 from dataclasses import replace
 
+from ctk.kube.endings import Endings
 from ctk.kube.identity import same
 from ctk.kube.ownership import KILLED_LATE_NS, Claim, Ownership, since
 from ctk.kube.spans import RANK, Spans
-from ctk.kube.untold import Gone, Untold
+from ctk.kube.untold import Untold
 from ctk.model import Endpoint, Kind
-from ctk.model.history import Closed, HistoryChange
+from ctk.model.history import HistoryChange
 from ctk.timespan import FOREVER_NS, SECOND
 
 # Clocks of nodes and API server differ a little: a pod's first traffic may seem older than the pod.
 _SLACK_NS = 5 * SECOND
 # A kubelet posts a pod's address this long after the pod got it, at most.
 POSTED_LATE_NS = 5 * SECOND
-# A watch may be slow to tell of a pod that got a deleted one's address: the grace is settled later.
-_TOLD_LATE_NS = 60 * SECOND
 
 
 class Owners:
@@ -29,20 +28,18 @@ class Owners:
     `always`: what is known comes from a file, so the first owner of an address always had it.
     An owner gets an address a little before its own start (`_SLACK_NS`), unless
     - the start is by this node's clock (a pod of `node_name`),
+    - it is a service: that sends nothing, and what was dialled there before was another's,
     - the address had another owner: whatever is that old is the other's, or nobody's,
     - its kind was not watched then: there may have been another that nobody told of.
     """
 
     def __init__(self, history: list[HistoryChange], node_name: str, *, always: bool) -> None:
-        self._history = history
         self._node_name = node_name
         self._always = always
         self._spans = Spans()
         self.packed = self._spans.packed
-        self._in_grace: dict[Ownership, None] = {}  # over, but for others that may be told
-        self._passed_on: dict[Ownership, None] = {}  # of those: over, but for `untold`
         self.untold = Untold()
-        self._due_ns = FOREVER_NS  # when the first of them is over for good
+        self.endings = Endings(history, self._spans, self.untold)
         self.lost_ns = FOREVER_NS  # since when nothing is heard of pods
         self.forgotten_ns = -FOREVER_NS  # what ended before then is not known any more
         self.recalled_since_ns = self.recalled_until_ns = -FOREVER_NS  # of what time the file knew
@@ -90,10 +87,9 @@ class Owners:
         """
         rivals, from_ns = self._spans.of_kind(endpoint), endpoint.valid_from_ns
         for owned in rivals:
-            if owned.endpoint.uid == endpoint.uid and owned in self._in_grace:
+            if owned.endpoint.uid == endpoint.uid and owned in self.endings:
                 # It lives: the file closed it when a recording ended that no server told anything.
-                del self._in_grace[owned]
-                self._passed_on.pop(owned, None)
+                self.endings.forget(owned)
                 owned.to_ns = owned.sure_until_ns = owned.gone_ns = FOREVER_NS
                 owned.claim, owned.recalled, owned.inferred = claim, False, False
                 if not same(owned.endpoint, endpoint):
@@ -141,9 +137,9 @@ class Owners:
         owned = Ownership(since(endpoint, from_ns), from_ns, claim, to_ns)
         self._spans.insert(owned)
         if sure_until_ns >= to_ns:
-            self._close(owned, to_ns)
+            self.endings.close(owned, to_ns)
         else:
-            self._wait(owned, to_ns, sure_until_ns)
+            self.endings.wait(owned, to_ns, sure_until_ns)
 
     def take(
         self,
@@ -167,7 +163,7 @@ class Owners:
             return FOREVER_NS
         owned.inferred, gone_ns = inferred, sure_until_ns
         if sure_until_ns >= to_ns:
-            self._close(owned, to_ns)
+            self.endings.close(owned, to_ns)
             return to_ns
         if deleted:
             sure_until_ns = min(sure_until_ns, owned.sure_until_ns)
@@ -179,7 +175,7 @@ class Owners:
         owned.recalled, owned.gone_ns, owned.sure_until_ns = False, gone_ns, sure_until_ns
         owned.latest_ns, owned.going_ns = to_ns, min(owned.going_ns, gone_ns)
         to_ns = self.untold.first_ns(owned, owned.doubted_ns, to_ns)
-        self._wait(owned, to_ns, min(sure_until_ns, to_ns))
+        self.endings.wait(owned, to_ns, min(sure_until_ns, to_ns))
         return owned.sure_until_ns
 
     def rename(self, endpoint: Endpoint) -> None:
@@ -187,7 +183,7 @@ class Owners:
         owned = self._spans.open(endpoint.address, endpoint.uid)
         if owned is not None:
             sure_until_ns = owned.sure_until_ns
-            self._close(owned, endpoint.valid_from_ns)
+            self.endings.close(owned, endpoint.valid_from_ns)
             renamed = Ownership(since(endpoint, owned.to_ns), owned.to_ns, owned.claim)
             renamed.is_news = owned.is_news
             renamed.sure_until_ns = sure_until_ns
@@ -229,7 +225,7 @@ class Owners:
 
     def end_recall(self) -> None:
         """The API server told which pods there are: the grace of the others is as after a watch."""
-        for owned in self._in_grace:
+        for owned in self.endings:
             owned.recalled = False
 
     def confirm(self, address: str, uid: str, claim: Claim) -> None:
@@ -250,40 +246,6 @@ class Owners:
         elif all(each.to_ns <= claim.gained_ns for each in others):
             # The file may have thrown away how it stood at first, but not whose that second was.
             owned.from_ns = min(owned.from_ns, claim.gained_ns + SECOND)
-
-    def settle(self, now_ns: int) -> list[str]:
-        """End spans whose grace is over, and that no other can come and shorten; gives those."""
-        if now_ns < self._due_ns:
-            return []
-        over = [each for each in self._in_grace if each.to_ns + _TOLD_LATE_NS <= now_ns]
-        for owned in over:
-            self._close(owned, owned.to_ns)
-        due = (each.to_ns + _TOLD_LATE_NS for each in self._in_grace)
-        self._due_ns = min(due, default=FOREVER_NS)
-        return [owned.endpoint.address for owned in over]
-
-    def lose_untold(self, gone: Gone) -> list[str]:
-        """
-        A pod is gone that never told its address: it may be that of one of its node in its grace.
-
-        Gives the addresses that are nobody's from then on. What was deleted by force serves for up
-        to two seconds more, but nobody tells when in those the other got its address.
-        """
-        self.untold.went(gone)
-        lost: list[str] = []
-        for owned in list(self._in_grace):
-            over_ns = max(owned.doubted_ns, gone.from_ns)
-            if owned.endpoint.node == gone.node and over_ns < min(owned.to_ns, gone.to_ns):
-                self._wait(owned, over_ns, min(owned.sure_until_ns, over_ns))
-                lost.append(owned.endpoint.address)
-        return lost
-
-    def decide(self) -> list[str]:
-        """End spans that waited only for pods to tell their addresses, and gives those."""
-        over = [each for each in self._passed_on if not self.untold.awaits(each.to_ns - 1)]
-        for owned in over:
-            self._close(owned, owned.to_ns)
-        return [owned.endpoint.address for owned in over]
 
     def expire(self, before_ns: int) -> None:
         """Forget spans that ended before then."""
@@ -310,7 +272,8 @@ class Owners:
         """From when on an address is an endpoint's that gained it then, from no other owner."""
         if self._always:
             return -FOREVER_NS
-        if endpoint.kind == "pod" and endpoint.node == self._node_name:
+        is_own = endpoint.kind == "pod" and endpoint.node == self._node_name
+        if is_own or endpoint.kind == "service":
             return from_ns
         slack_ns = max(from_ns - _SLACK_NS, min(from_ns, self.watched_from_ns[endpoint.kind]))
         if endpoint.kind == "pod":
@@ -334,17 +297,17 @@ class Owners:
                 self._pass_on(rival, passed_ns)
                 return from_ns
             # The newcomer started first, and got the address when the rival no longer had it.
-            self._close(rival, min(self._sure_until_ns(rival), claim.told_ns))
+            self.endings.close(rival, min(self._sure_until_ns(rival), claim.told_ns))
             return claim.told_ns
         if passed_ns < over_ns and sure_until_ns < over_ns:  # in its grace
             if sure_until_ns <= from_ns:
                 self._pass_on(rival, max(sure_until_ns, passed_ns))
                 return from_ns
-            self._close(rival, sure_until_ns)
+            self.endings.close(rival, sure_until_ns)
             used_ns = max(sure_until_ns, second_ns, claim.running_ns or FOREVER_NS)
             return min(claim.told_ns, over_ns, used_ns)
         may_share = rival.latest_ns > passed_ns
-        if rival in self._in_grace and self.watched_from_ns["pod"] <= rival.doubted_ns:
+        if rival in self.endings and self.watched_from_ns["pod"] <= rival.doubted_ns:
             # All pods are told, in order: whoever had the address in between is known by now.
             self._pass_on(rival, over_ns)
         return max(over_ns, from_ns) if may_share else over_ns
@@ -358,10 +321,10 @@ class Owners:
         doubted_ns = min(self._sure_until_ns(rival), rival.doubted_ns)
         first_ns = self.untold.first_ns(rival, doubted_ns, to_ns)
         if doubted_ns < to_ns and (first_ns < to_ns or self.untold.awaits(to_ns - 1)):
-            self._wait(rival, first_ns, min(self._sure_until_ns(rival), first_ns))
-            self._passed_on[rival] = None
+            sure_until_ns = min(self._sure_until_ns(rival), first_ns)
+            self.endings.wait(rival, first_ns, sure_until_ns, passed_on=True)
         else:
-            self._close(rival, to_ns)
+            self.endings.close(rival, to_ns)
         rival.latest_ns = to_ns
 
     def _has_left(self, rival: Ownership, when_ns: int) -> bool:
@@ -379,22 +342,3 @@ class Owners:
         return when_ns < owned.sure_until_ns and (
             when_ns < self.lost_ns or owned.endpoint.kind != "pod"
         )
-
-    def _wait(self, owned: Ownership, to_ns: int, sure_until_ns: int) -> None:
-        """A span ends then, unless another turns out to have the address before."""
-        if owned.to_ns != FOREVER_NS:
-            owned.latest_ns = max(owned.latest_ns, owned.to_ns)
-        owned.to_ns, owned.sure_until_ns = to_ns, sure_until_ns
-        self._in_grace[owned] = None
-        # The latest end that is possible is told at once, for whoever reads the file after a kill.
-        self._history.append(Closed(owned.endpoint, to_ns, inferred=True))
-        self._due_ns = min(self._due_ns, to_ns + _TOLD_LATE_NS)
-
-    def _close(self, owned: Ownership, at_ns: int) -> None:
-        endpoint = owned.endpoint
-        owned.to_ns = max(at_ns, endpoint.valid_from_ns)
-        owned.sure_until_ns = FOREVER_NS
-        self._in_grace.pop(owned, None)
-        self._passed_on.pop(owned, None)
-        self._spans.expires(owned)
-        self._history.append(Closed(endpoint, owned.to_ns, owned.inferred))

@@ -11,11 +11,13 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError, UsageError
 from ctk.store.absent import MAKES, instead_of
+from ctk.store.damage import blaming
 from ctk.store.lock import is_written, locked
 
 APPLICATION_ID = 0x63746B31  # "ctk1"
@@ -65,7 +67,7 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
     Refuses a second writer, and whatever is not a ctk file, before a byte is changed.
     """
     path = Path(os.path.realpath(path))  # Path.resolve() fails where links go round
-    with explained(path, _ANOTHER), locked(path):
+    with blaming(path, partial(_opened, path)), explained(path, _ANOTHER), locked(path):
         if path.is_dir():
             raise UsageError(f"{path} is a directory", hint="name a file in it")
         if path.exists() and not path.is_file():  # a device is not to get a file's mode
@@ -120,7 +122,7 @@ def reader(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         raise UsageError(f"{path} is a directory", hint="name the file in it")
     if not path.is_file():  # to open a pipe would wait for who writes it
         raise UsageError(f"{path} is no file", hint="copy what it gives into one")
-    with explained(path):
+    with blaming(path, partial(_opened, path)), explained(path):
         conn = _open_to_read(path.resolve())
         try:
             conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -252,6 +254,10 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
             return conn
     assert problem is not None
     raise problem
+
+
+def _opened(path: Path) -> AbstractContextManager[sqlite3.Connection]:
+    return closing(_open_to_read(path.resolve()))
 
 
 def attach(conn: sqlite3.Connection, name: str, path: Path) -> None:

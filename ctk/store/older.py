@@ -10,12 +10,13 @@ import sqlite3
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 
 from ctk.errors import StoreError
 from ctk.store import connect
+from ctk.store.damage import blaming
 
 _IN_MEMORY_BYTES = 256 * 1024 * 1024
 _SHARED_MEMORY = (3, 36)  # the SQLite since which connections share a database in memory
@@ -28,6 +29,7 @@ class Older:
 
     def __init__(self, path: Path, in_memory_bytes: int = _IN_MEMORY_BYTES) -> None:
         """Copy and migrate: 0.1 s, and some 2 s for each GB."""
+        self._path = path
         size_bytes = path.stat().st_size
         if size_bytes <= in_memory_bytes and sqlite3.sqlite_version_info >= _SHARED_MEMORY:
             self._uri = f"file:/ctk-{os.getpid()}-{next(_numbers)}?vfs=memdb"
@@ -44,12 +46,13 @@ class Older:
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
         """Give a connection that cannot write, as `connect.reader` does."""
-        conn = self._connect()
-        try:
-            connect.tune_reader(conn)
-            yield conn
-        finally:
-            conn.close()
+        with blaming(self._path, lambda: closing(self._connect())):
+            conn = self._connect()
+            try:
+                connect.tune_reader(conn)
+                yield conn
+            finally:
+                conn.close()
 
     def attach(self, conn: sqlite3.Connection, name: str) -> None:
         """Let another connection read the copy, under that name."""
