@@ -155,7 +155,8 @@ class Commands(click.Group):
 def _leave(code: int) -> NoReturn:
     """End the process without taking its modules apart, a tenth of a short command."""
     watched = sys.getprofile() is not None or sys.gettrace() is not None
-    watched = watched or threading.active_count() > 1
+    # A daemon does not keep a process: one that asks chDB would, where its library is taken apart.
+    watched = watched or sum(not thread.daemon for thread in threading.enumerate()) > 1
     if not watched:
         atexit._run_exitfuncs()
     code = _flush(code)
