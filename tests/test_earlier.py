@@ -109,6 +109,47 @@ def test_the_service_of_a_dialled_pod_is_not_told_by_later_dials(conn: sqlite3.C
     assert writer.earlier_edge_id(service.flow, T + 9 * S) is not None
 
 
+def test_the_service_of_a_dialled_pod_is_that_of_its_own_row(conn: sqlite3.Connection) -> None:
+    """It was dialled before a slice listed it, and while one of each of two services did."""
+    writer = _writer(conn)
+    services = (None, "shop/db", "shop/old")
+    edges = [_to(DB)._replace(service=each, service_via=each and "endpoint") for each in services]
+    ids = [writer.edge_id(each) for each in edges]
+    begun_ns = [T + at * S for at in (2, 3, 4)]
+    rows = [
+        FlowRow(each, at_ns, at_ns, None, *(0,) * 6, *(None,) * 4)
+        for each, at_ns in zip(ids, begun_ns, strict=True)
+    ]
+    writer.window(rows, committed_ns=T + 10 * S, counters=EventCounts())
+    writer = _writer(conn, T + 60 * S)
+    assert [writer.earlier_edge_id(edges[0].flow, at_ns) for at_ns in begun_ns] == ids
+    assert writer.earlier_edge_id(edges[0].flow, T + 5 * S) == ids[0]
+
+
+def test_what_is_dialled_later_does_not_take_a_service_away(conn: sqlite3.Connection) -> None:
+    """A slice lists the pod no more when a later recording finds what was dialled before."""
+    writer = _writer(conn)
+    found = _to(DB)._replace(service="shop/db", service_via="endpoint")
+    for each, at_ns in ((found, T + S), (_to(DB), T + 8 * S)):
+        row = FlowRow(writer.edge_id(each), at_ns, at_ns, None, *(0,) * 6, *(None,) * 4)
+        writer.window([row], committed_ns=at_ns + S, counters=EventCounts())
+    first_id = writer.edge_id(found)
+    writer = _writer(conn, T + 60 * S)
+    assert writer.earlier_edge_id(found.flow, T + 7 * S) == first_id
+
+
+def test_of_two_services_none_is_made_up(conn: sqlite3.Connection) -> None:
+    writer = _writer(conn)
+    edges = [
+        _to(DB)._replace(service=each, service_via="endpoint") for each in ("shop/db", "shop/old")
+    ]
+    rows = [
+        FlowRow(writer.edge_id(each), T + S, T + S, None, *(0,) * 6, *(None,) * 4) for each in edges
+    ]
+    writer.window(rows, committed_ns=T + 10 * S, counters=EventCounts())
+    assert _writer(conn, T + 60 * S).earlier_edge_id(edges[0].flow, T + 5 * S) is None
+
+
 def test_what_is_left_to_the_next_recording_says_up_to_when_it_stood(
     conn: sqlite3.Connection,
 ) -> None:
@@ -124,6 +165,17 @@ def test_what_is_left_to_the_next_recording_says_up_to_when_it_stood(
         changes=[Closed(known, T + 4 * S), Completed(given.endpoint, known)],
     )
     assert conn.execute(ENDS, (NOBODY.address,)).fetchall() == [("late", T + 4 * S, 0)]
+
+
+def test_what_a_killed_recording_had_decided_is_not_left_to_the_next(
+    conn: sqlite3.Connection,
+) -> None:
+    writer = _writer(conn)
+    _window(writer, T + 10 * S, [_to(NOBODY)], [Closed(NOBODY, T + S - 1, inferred=True)])
+    _window(writer, T + 11 * S, changes=[Closed(NOBODY, T + S // 2 + 1)])
+    writer = _writer(conn, T + 60 * S)
+    [given] = writer.unknown_endpoints(T)
+    assert given == KnownUnknown(given.endpoint, T + S // 2)
 
 
 def test_each_row_of_a_pod_that_is_gone_ends_with_it(conn: sqlite3.Connection) -> None:

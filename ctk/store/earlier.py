@@ -12,9 +12,13 @@ from ctk.timespan import SECOND
 
 # Of several the one whose endpoints came last: what was unknown may have got a name meanwhile.
 # Where pods are told of, an address is unknown for a second, and then asked about anew. Which
-# service a dialled pod backs changes.
+# service a dialled pod backs changes: where its own row is not there, or is one of several that
+# were merged, it is that of all edges or none.
 _EARLIER = f"""
-    SELECT edge.id FROM endpoint AS src CROSS JOIN endpoint AS dialled
+    SELECT edge.id, service, service_via IS 'endpoint', src.valid_from_ns + backend.valid_from_ns,
+        IFNULL(edge.first_ns <= :at_ns, 1) AS had_begun,
+        EXISTS (SELECT 1 FROM flow WHERE started_ns = :at_ns AND edge_id = edge.id) AS has_row
+    FROM endpoint AS src CROSS JOIN endpoint AS dialled
     CROSS JOIN edge ON edge.dialled_id = dialled.id AND edge.src_id = src.id
     CROSS JOIN endpoint AS backend ON backend.id = edge.backend_id
     WHERE {
@@ -28,10 +32,10 @@ _EARLIER = f"""
 } AND edge.recorder_id = :recorder_id AND {
     " AND ".join(f"edge.{name} IS :{name}" for name in EDGE_OWN if not name.startswith("service"))
 }
-    AND (edge.service_via IS NOT 'endpoint' OR IFNULL(edge.first_ns <= :at_ns, 1))
+    AND (edge.service_via IS NOT 'endpoint' OR had_begun)
     AND EXISTS (SELECT 1 FROM recording WHERE recording.recorder_id = :recorder_id
         AND started_ns <= :last_ns AND committed_ns > MAX(started_ns, :at_ns))
-    ORDER BY src.valid_from_ns + backend.valid_from_ns DESC LIMIT 1
+    ORDER BY 4 DESC, has_row DESC, had_begun DESC, 3, service IS NULL DESC
 """
 # An address is asked about anew after a time, so each of its rows ends where the next begins; and
 # in each recording, so what was unknown ends with the last commit of its own.
@@ -84,5 +88,9 @@ def edge_id(
     sides = {"src": flow.src, "dialled": flow.dst, "backend": flow.reply_src}
     bound = dict(zip(EDGE_OWN, own, strict=True)) | sides
     bound |= {"recorder_id": recorder_id, "at_ns": at_ns, "last_ns": last_ns, "told": told}
-    found = conn.execute(_EARLIER, bound).fetchone()
-    return int(found[0]) if found else None
+    found = conn.execute(_EARLIER, bound).fetchall()
+    if not found:
+        return None
+    first_id, service, is_endpoint, *rank, has_row = found[0]
+    others = {each[1] for each in found if each[3:5] == tuple(rank)} - {service}
+    return None if others and is_endpoint and not has_row else int(first_id)

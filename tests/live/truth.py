@@ -147,15 +147,19 @@ class Truth:
         n = lives.index(life)
         return lives[n - 1] if n else None, lives[n + 1] if n + 1 < len(lives) else None
 
-    def services_of(self, address: str, port: int, at_ns: int) -> list[str]:
-        """The services that listed it about then."""
-        return sorted(
-            {
-                service
-                for service, from_ns, to_ns in self.listed.get((address, port), ())
-                if from_ns - _AROUND_NS <= at_ns < (to_ns or at_ns + 1) + _AROUND_NS
-            }
-        )
+    def services_of(
+        self, address: str, port: int, server: Life | None, at_ns: int
+    ) -> set[str | None]:
+        """The service that listed what answered there; about then it may be one or none."""
+        may: set[str | None] = {None}
+        for service, from_ns, to_ns in self.listed.get((address, port), ()):
+            if server and not server.wired_ns <= from_ns < (server.unwired_ns or from_ns + 1):
+                continue  # it is another pod's that had the address
+            if server and from_ns <= at_ns < (to_ns or at_ns + 1):
+                return {service}
+            if from_ns - _AROUND_NS <= at_ns < (to_ns or at_ns + 1) + _AROUND_NS:
+                may.add(service)
+        return may
 
 
 class Row(NamedTuple):
@@ -371,8 +375,8 @@ def _judge_service(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row]) 
     """A ClusterIP's or NodePort's is known; a dialled pod has one where one slice lists it."""
     may: set[str | None] = {dial.service}
     if not dial.service:
-        listed = truth.services_of(dial.dst, dial.dst_port, dial.at_ns)
-        may = {listed[0]} if len(listed) == 1 and dial.server else {*listed, None}
+        server = truth.lives.get(dial.server)
+        may = truth.services_of(dial.dst, dial.dst_port, server, dial.at_ns)
     judged = "right"
     for row in sorted(rows, key=lambda row: row.connections):
         what = "" if row.connections else ", a later row"
