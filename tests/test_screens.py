@@ -102,7 +102,7 @@ SHOWN = Path(__file__).parent / "screens"
         (
             60,
             ["SERVICE", "PROTO", "CONNS", "OUT", "IN", "CONNS", "PACKETS", "%"],
-            ["SERVICE", "CONNS", "REFUSED", "NO REPLY", "%", "LAST (UTC)", "CONNS/S", "FAILED/S"],
+            ["SERVICE", "CONNS", "REFUSED", "UNREPLIED", "%", "LAST (UTC)", "CONNS/S", "FAILED/S"],
         ),
         (80, ["SERVICE", "OUT", "IN", "PACKETS"], ["SERVICE", "CONNS", "LAST (UTC)", "CONNS/S"]),
         (120, [], []),
@@ -346,7 +346,7 @@ def test_who_could_not_reach_what_since_when_stays_longest(long_names: Path) -> 
         ["3", "11-25", "18:47:24"],
     ]
     assert f"{said}\n{goes_on}" == (
-        "too narrow for SERVICE, CONNS, REFUSED, NO REPLY, %, LAST\n"
+        "too narrow for SERVICE, CONNS, REFUSED, UNREPLIED, %, LAST\n"
         "(UTC): -o wide or -o vertical has all"
     )
     assert shown(f"top {long_names} --by node --last 1", 42)[-2:] == [

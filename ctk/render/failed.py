@@ -18,7 +18,7 @@ _HEADS = (
     Head("port", "whole"),
     Head("connections", "count", 3, title="CONNS"),
     Head("refused", "failures"),
-    Head("unreplied", "failures", title="NO REPLY"),
+    Head("unreplied", "failures"),
     Head("percent", "share", -2, title="%"),
     Head("first_failed", "time", -1, title="SINCE"),
     Head("last_failed", "time", 4, title="LAST"),
