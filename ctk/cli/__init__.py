@@ -208,11 +208,13 @@ def _takes_all(stream: TextIO) -> bool:
 
 def _show(error: CtkError, program: str) -> int:
     """Print the error, with commands of ctk as this program's, and return its exit code."""
+    from ctk.render.cells import told
+
     with suppress(OSError):  # nobody reads: its terminal was hung up
-        click.echo(f"Error: {error.message}", err=True)
+        click.echo(told(f"Error: {error.message}"), err=True)
         if error.hint:
             hint = re.sub("^ctk ", f"{program} ", error.hint)
-            click.echo(f"Try: {hint}", err=True)
+            click.echo(told(f"Try: {hint}"), err=True)
     return error.exit_code
 
 
