@@ -1,15 +1,17 @@
 """A file is input: what is in it that its columns are not made for is one line, never a defect."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Invoke
+from click.testing import Result
 
 import ctk
 from ctk.errors import StoreError
 
+Invoke = Callable[..., Result]
 EVIL = "\x1b]0;x\x07"
 TRY = "Try: copy it again from where it was made, or record to another file\n"
 
