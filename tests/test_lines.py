@@ -14,12 +14,11 @@ from edges import edge, with_ids
 from sample import AT, CLIENT, PING, WEB, WEB_TO_DB
 
 from ctk.ask.flows import Flows
-from ctk.ask.pages import TEXT_KEYS
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow
 from ctk.render.lines import Templates, TimeUnit
 from ctk.render.tables import encoder
 from ctk.store import connect
-from ctk.store.columns import FLOW_KEYS, ROW_KEYS, FlowRecord
+from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
@@ -118,10 +117,10 @@ def test_a_head_names_the_columns(form: Any, delimiter: str) -> None:
 
 
 def test_what_a_row_says_itself_is_numbers() -> None:
-    """They become text all at once, with nothing to quote; but for its times they end the line."""
+    """They become text all at once, with nothing to quote; they begin a line and end it."""
     hints = FlowRecord.__annotations__
     assert all("int" in str(hints[key]) for key in ROW_KEYS)
-    assert FLOW_KEYS[-len(TEXT_KEYS) :] == TEXT_KEYS
+    assert not {FLOW_KEYS[0], FLOW_KEYS[-1]} & {*EDGE_KEYS}
 
 
 def test_flows_of_one_edge_share_what_they_have_in_common(odd: Path) -> None:
