@@ -10,7 +10,7 @@ said so.
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ctk.ask.connection import add_folded_edges, choose_edges, data_version, one_moment
@@ -121,7 +121,7 @@ class Pages(Generic[T]):
         whole_ns = self._until_ns - self._since_ns
         return min((self._at[0] - self._since_ns) / whole_ns, 1.0) if whole_ns > 0 else 1.0
 
-    def read(self) -> Iterator[tuple[Sequence[Row], Mapping[int, T]]]:
+    def read(self) -> Generator[tuple[Sequence[Row], Mapping[int, T]], None, None]:
         """Yield the rows, each once, with what is known of their edges by the edge's id."""
         left = self._filters.first
         if self._after is not None:
@@ -217,10 +217,10 @@ class Pages(Generic[T]):
 
     def _page(self, size: int) -> Sequence[Row]:
         self._skip_what_was_pruned()
-        page: Any = [] if self._text is None else TextRows(self._text)
+        page: list[Row] | TextRows = [] if self._text is None else TextRows(self._text)
         began_s = time.monotonic()
         for start, end in self._parts():
-            page += self._read(start, end, size - len(page))
+            page.extend(self._read(start, end, size - len(page)))
             if len(page) == size:
                 last = page[-1]
                 at = last[STARTED], last[1]
@@ -295,6 +295,7 @@ class Pages(Generic[T]):
     def _sql(self) -> Mapping[str, str]:
         asked = "SELECT EXISTS (SELECT 1 FROM edge WHERE id < 0)"
         return _SQL if self._conn.execute(asked).fetchone()[0] else _PLAIN_SQL
+
 
 def _before(at_ns: int | None, otherwise_ns: int = 0) -> _Key:
     """Give a key that is smaller than those of all rows that start then, and of no other."""

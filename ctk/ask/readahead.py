@@ -39,7 +39,7 @@ def _in_thread(pages: Iterator[T]) -> Iterator[T]:
                 room.acquire()
                 if is_to_stop.is_set():
                     break
-        except BaseException as caught:  # noqa: BLE001: it is raised where the page was waited for
+        except BaseException as caught:  # noqa: BLE001 - raised where it is waited for
             error = caught
         found.put(_End(error))
 

@@ -8,7 +8,7 @@ Python takes no step for a row or a value of it, and is free for other threads m
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from ctk.store.columns import FLOW_COLUMNS, FOLDED_KEYS, FlowRecord
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND, format_time
@@ -33,7 +33,9 @@ class RowText(NamedTuple):
 
     def of(self, record: FlowRecord) -> bytes:
         """Write the runs of a record, as SQLite does of a row."""
-        told = [run.format % tuple(self._told(record, key) for key in run.keys) for run in self.runs]
+        told = [
+            run.format % tuple(self._told(record, key) for key in run.keys) for run in self.runs
+        ]
         return _END.join([*told, f"{record.started_ns} 0 0", ""]).encode()
 
     def _told(self, record: FlowRecord, key: str) -> object:
@@ -86,7 +88,7 @@ class RowText(NamedTuple):
         rest: str,
         bound: Sequence[object],
     ) -> "TextRows":
-        """Read rows, as one value; `rest` is the SQL from its FROM on, with an order and a limit."""
+        """Read rows, as one value; `rest` is the SQL from its FROM on, with order and limit."""
         row = self._sql(sql, f"IFNULL({late_id}, 0)")
         edge_ids, rows = conn.execute(
             "SELECT group_concat(edge_id), CAST(group_concat(row, '') AS BLOB) FROM"
@@ -184,22 +186,22 @@ class TextRows(Sequence[Any]):
         return len(self.edge_ids)
 
     def __getitem__(self, at: Any) -> Any:
-        if at == -1:
-            key = self._rows[-1].rsplit(_END.encode(), 2)[-2]
-        else:
-            key = self._columns()[-1][at]
+        key = self._last() if at == -1 else self._columns()[-1][at]
         started_ns, number, late_id = map(int, key.split())
         return late_id or None, number, self.edge_ids[at], started_ns
 
-    def __iadd__(self, more: Self) -> Self:
-        if more:
+    def extend(self, more: Sequence[Any]) -> None:
+        """Add other rows as text, as a list does."""
+        if isinstance(more, TextRows) and more:
             self.edge_ids += more.edge_ids
             self._rows += more._rows
-        return self
 
     def runs(self) -> list[list[bytes]]:
         """Give, of each run, that of each row."""
         return self._columns()[:-1]
+
+    def _last(self) -> bytes:
+        return self._rows[-1].rsplit(_END.encode(), 2)[-2]
 
     def _columns(self) -> list[list[bytes]]:
         pieces = b"".join(self._rows).split(_END.encode())

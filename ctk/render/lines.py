@@ -78,13 +78,18 @@ class Templates:
         turns = [list(run) for _, run in groupby(keys, EDGE_KEYS.__contains__)]
         of_rows = [self._format(run, time) for run in turns[::2]]
         self._of_edges = [
-            (itemgetter(*map(EDGE_KEYS.index, run)), encoder("jsonl" if self._is_json else form, run))
+            (
+                itemgetter(*map(EDGE_KEYS.index, run)),
+                encoder("jsonl" if self._is_json else form, run),
+            )
             for run in turns[1::2]
         ]
         encode = encoder("jsonl" if self._is_json else form, names)
         self.header = b"" if self._is_json else encode(names) + b"\n"
         # Every line of an array but the first has a comma before it.
-        before, end = (",\n{", "}") if form == "json" else ("{" * self._is_json, "}" * self._is_json)
+        before, end = (
+            (",\n{", "}") if form == "json" else ("{" * self._is_json, "}" * self._is_json)
+        )
         self._is_first = form == "json"
         of_rows[0] = before + of_rows[0]
         of_rows[-1] = of_rows[-1].removesuffix(self._comma) + end + "\n" * (form != "json")
@@ -105,9 +110,7 @@ class Templates:
         made = (encode(some(values)) for some, encode in self._of_edges)
         return tuple((line[1:-1] if self._is_json else line) + comma for line in made)
 
-    def lines(
-        self, rows: Sequence[Row], edges: Mapping[int, tuple[bytes, ...]]
-    ) -> list[bytes]:
+    def lines(self, rows: Sequence[Row], edges: Mapping[int, tuple[bytes, ...]]) -> list[bytes]:
         assert isinstance(rows, TextRows)
         first, *others = rows.runs()
         own = [edges[edge_id] for edge_id in rows.edge_ids]
