@@ -578,6 +578,19 @@ def test_a_hangup_opens_the_log_anew_and_no_line_is_lost(invoke, tmp_path):
     assert sorted(written) == sorted(exported)
 
 
+@pytest.mark.parametrize("flag", ["--log-max-size=1K", "--log-keep=3", "--log-compress"])
+def test_what_is_no_file_is_not_rolled_over(invoke, tmp_path, flag):
+    name = flag.partition("=")[0]
+    words = ("record", tmp_path / "node.db", "--from-capture", NODE, "--no-kube", flag)
+    for log, said in (
+        (["--log", "/dev/null"], f"/dev/null is not rolled over: it is no file\nTry: no {name}"),
+        ([], f"{name} is for --log\nTry: --log FILE"),
+    ):
+        result = invoke(*words, *log)
+        assert (result.exit_code, result.stderr) == (2, f"Error: {said}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_log_that_cannot_be_put_aside_costs_lines_until_it_can(tmp_path):
     log, in_its_place = tmp_path / "node.log", tmp_path / "node.log.1"
     in_its_place.mkdir()

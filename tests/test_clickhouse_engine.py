@@ -87,7 +87,18 @@ def test_floats_are_as_they_are_beside_values_of_any_type(clients):
         " toIPv6('::1') AS six, toDate('2024-02-29') AS day, toDate32('1950-01-01') AS early,"
         " toFloat32(0.5) AS half,"
         " toDecimal64(-1.25, 4) AS decimal, CAST('b' AS Enum8('a, b' = 1, 'b' = -2)) AS enum,"
-        " CAST((1, 2) AS Tuple(a Int8, b Int8)) AS named, toLowCardinality('x') AS low"
+        " CAST((1, 2) AS Tuple(a Int8, b Int8)) AS named, toLowCardinality('x') AS low,"
+        " INTERVAL -3 DAY AS age, [CAST(1e100 AS Variant(String, Float64)), 'x', NULL] AS either,"
+        """ CAST('{"a": 1, "b": {"c": [1, "x", null]}, "d": 1.5}' AS JSON) AS json"""
+    )
+    assert_same_answer(clients, sql)
+
+
+@pytest.mark.parametrize("far", [2, 1e100])
+def test_places_are_pairs_of_floats(clients, far):
+    sql = (
+        f"SELECT CAST((1, {far}) AS Point) AS point, CAST([(0, 0), (1, {far})] AS Ring) AS ring,"
+        f" CAST([[[(0, 0), (1, {far})]]] AS MultiPolygon) AS areas"
     )
     assert_same_answer(clients, sql)
 
@@ -182,29 +193,57 @@ def test_settings_hold_for_one_question_and_a_bad_name_is_refused(engine):
         engine.query(sql, {}, {"readonly = 0, a": 1})
 
 
-def test_who_asks_first_may_write_then(tmp_path):
-    """The client is imported while the engine is open, which it opens in memory to ask for."""
-    target = f"chdb://{tmp_path / 'ch'}"
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A target with tables, which no process has open."""
+    target = f"chdb://{tmp_path_factory.mktemp('elsewhere') / 'ch'}"
     made = (
         "import sys; from ctk.fleet.clickhouse import ddl\n"
+        "from ctk.fleet.clickhouse.client import connect\n"
+        "from ctk.fleet.clickhouse.target import parse_target\n"
+        "ddl.make(connect(parse_target(sys.argv[1]), database=False))"
+    )
+    subprocess.run([sys.executable, "-c", made, target], check=True)
+    return target
+
+
+def test_who_asks_first_may_write_then(elsewhere):
+    """The client is imported while the engine is open, which it opens in memory to ask for."""
+    asked = (
+        "import sys\n"
         "from ctk.fleet.clickhouse.client import connect, reading\n"
         "from ctk.fleet.clickhouse.target import parse_target\n"
-        f"target = parse_target({target!r})\n"
-        "step = sys.argv[1]\n"
-        "if step == 'make':\n"
-        "    ddl.make(connect(target, database=False))\n"
-        "else:\n"
-        "    asking = reading(target)\n"
-        "    assert not {'chdb', 'pyarrow', 'clickhouse_connect'} & set(sys.modules)\n"
-        "    writing = connect(target)\n"
-        "    writing.command('CREATE TABLE t (n Int64) ENGINE = Memory')\n"
-        "    writing.insert('t', {'n': 'Int64'}, [[1, 2]])\n"
-        "    print(asking.query('SELECT sum(n) FROM t').rows)"
+        "target = parse_target(sys.argv[1])\n"
+        "asking = reading(target)\n"
+        "assert not {'chdb', 'pyarrow', 'clickhouse_connect'} & set(sys.modules)\n"
+        "writing = connect(target)\n"
+        "writing.command('CREATE TABLE t (n Int64) ENGINE = Memory')\n"
+        "writing.insert('t', {'n': 'Int64'}, [[1, 2]])\n"
+        "print(asking.query('SELECT sum(n) FROM t').rows)"
     )
-    for step, said in (("make", ""), ("ask", "[[3]]\n")):
-        command = [sys.executable, "-c", made, step]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert found.stdout == said
+    command = [sys.executable, "-c", asked, elsewhere]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout == "[[3]]\n"
+
+
+def test_ctrl_c_ends_a_question_that_the_engine_goes_on_with(elsewhere):
+    asked = (
+        "import os, signal, threading, time\n"
+        "from ctk.cli import main\n"
+        "def asked():\n"
+        "    return {each for each in threading.enumerate() if each.name == 'ctk-sql'}\n"
+        "def interrupt():\n"
+        "    before = set()\n"
+        "    while not before & (before := asked()):\n"
+        "        time.sleep(0.3)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=interrupt, daemon=True).start()\n"
+        "main()"
+    )
+    endless = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
+    command = [sys.executable, "-c", asked, "query", elsewhere, endless, "--timeout", "1h"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "\n")
 
 
 @pytest.mark.parametrize(

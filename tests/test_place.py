@@ -1,7 +1,9 @@
 """A file that a command writes: what stood there is replaced by what is whole, or stays."""
 
+import fcntl
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubelets import until
 
 from ctk.render.rotate import RotatingFile
 
@@ -77,6 +80,86 @@ def test_a_pipe_is_written_and_stays(
         assert read == [plain.read_bytes()]
     else:
         assert read[0].startswith(b"<!doctype html>")
+
+
+class Small:
+    """A pipe with room for less than an export, its reader, and that export, which waits."""
+
+    def __init__(self, db: Path, folder: Path, *, opened: bool = True) -> None:
+        self.path = folder / "small"
+        os.mkfifo(self.path)
+        self.reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK) if opened else None
+        if self.reader is not None:
+            fcntl.fcntl(self.reader, fcntl.F_SETPIPE_SZ, 4096)
+        self.words = ["export", str(db), "--format=otel", f"--output={self.path}", "--cursor=c"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ctk", *self.words], stderr=subprocess.PIPE, text=True
+        )
+        until(self._waits, "the export to wait")
+
+    def _waits(self) -> bool:
+        at = Path(f"/proc/{self.process.pid}/wchan").read_text()
+        return at in ("wait_for_partner", "pipe_write", "anon_pipe_write")
+
+    def ended(self) -> tuple[int, str]:
+        """Give its exit code, and what it said."""
+        assert self.process.stderr is not None
+        with self.process:
+            return self.process.wait(20), self.process.stderr.read()
+
+
+def test_a_pipe_whose_reader_goes_away_ends_it_quietly_and_its_cursor_stays(
+    invoke: Invoke, shop: Path, tmp_path: Path
+) -> None:
+    small = Small(shop, tmp_path)
+    assert small.reader is not None
+    os.close(small.reader)
+    assert small.ended() == (141, "")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(small.path.read_bytes()))
+    reader.start()
+    assert invoke(*small.words).exit_code == 0
+    reader.join()
+    assert read[0].count(b"\n") == 7
+
+
+def test_ctrl_c_ends_what_waits_for_a_pipe(shop: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "full", tmp_path / "unread"]
+    for folder in folders:
+        folder.mkdir()
+    waiting = [Small(shop, folder, opened=folder == folders[0]) for folder in folders]
+    for small in waiting:
+        small.process.send_signal(signal.SIGINT)
+    assert [small.ended() for small in waiting] == [(130, "\n")] * 2
+    assert waiting[0].reader is not None
+    os.close(waiting[0].reader)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "DB", "--output", "LONG"),
+        ("merge", "DB", "-o", "LONG"),
+        ("snapshot", "DB", "LONG"),
+        ("query", "LONG"),
+        ("merge", "DB", "-o", "LOOP"),
+        ("merge", "LOOP", "DB", "-o", "out.db"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_cannot_be_is_asked_wrongly(
+    invoke: Invoke, shop: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    loop, long = tmp_path / "loop", tmp_path / ("x" * 300)
+    loop.symlink_to(loop)
+    places = {"DB": shop, "LONG": long, "LOOP": loop}
+    before = sorted(tmp_path.iterdir())
+    result = invoke(*(places.get(word, word) for word in words))
+    why = "File name too long" if "LONG" in words else "Too many levels of symbolic links"
+    name = long.name[:80] if "LONG" in words else loop.name
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"Error: {name}: {why}\nTry: name another file\n"
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @COMMANDS

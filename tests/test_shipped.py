@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ctk
-from ctk.ask.caveats import HasGaps, SummedUp, WholeMinutes, Widened
+from ctk.ask.caveats import HasGaps, SummedUp, Unrecorded, WholeMinutes, Widened
 from ctk.ask.recording import Recording
 from ctk.ask.sums import NOTHING
 from ctk.errors import CtkError, UsageError
@@ -32,6 +32,7 @@ from ctk.timespan import HOUR, MINUTE, SECOND
 Invoke = Callable[..., Result]
 SPAN = 130 * MINUTE
 QUIET = range(112, 124)  # the minutes in which no node saw a flow: an hour begins within
+STOPPED = (SINCE + 114 * MINUTE, SINCE + 118 * MINUTE)  # within: no node recorded
 FOR_EVER = dict.fromkeys(("1m", "1h", "1d"))
 
 
@@ -42,7 +43,7 @@ def ship(files: list[Path], client: Client) -> None:
 
 
 class Fleet:
-    """Four of five nodes; one of them wrote nothing for a while. Shipped, and merged."""
+    """Four of five nodes; one wrote nothing for a while, later none. Shipped, and merged."""
 
     def __init__(self, folder: Path) -> None:
         self.world = World(5, seed=3)
@@ -66,6 +67,19 @@ class Fleet:
                 " VALUES (1, 'disk full', ?, ?, 7)",
                 gap,
             )
+        for path in self.files:
+            with connect.writer(path) as conn:
+                conn.execute(
+                    "INSERT INTO recording(recorder_id, started_ns, committed_ns, ended_ns,"
+                    " boot_id, version, source, settings, events, cluster_uid)"
+                    " SELECT recorder_id, ?, committed_ns, ended_ns, boot_id, version, source,"
+                    " settings, events, cluster_uid FROM recording",
+                    STOPPED[1:],
+                )
+                conn.execute(
+                    "UPDATE recording SET committed_ns = ?1, ended_ns = ?1 WHERE id = 1",
+                    STOPPED[:1],
+                )
         self.merged = folder / "all.db"
         merge(self.files, self.merged, aside=True)
         self.target = f"chdb://{folder / 'ch'}"
@@ -246,6 +260,26 @@ def test_what_was_shipped_is_described_as_the_merged_file_is(both, fleet):
     assert shipped.gaps().rows == file.gaps().rows
     assert shipped.reference() == file.reference()
     assert HasGaps(file.gaps().rows) in shipped.top(by="node").caveats
+
+
+def test_between_recordings_each_answer_says_that_nothing_was_recorded(both):
+    span = {"since": SINCE + 115 * MINUTE, "until": SINCE + 140 * MINUTE}
+    hole = Unrecorded(((SINCE + 115 * MINUTE, STOPPED[1]),))
+    for each, sql_of_span in zip(
+        both,
+        ("SELECT :since_ns, :until_ns", "SELECT {since_ns:Int64}, {until_ns:Int64}"),
+        strict=True,
+    ):
+        assert Unrecorded((STOPPED,)) in each.top(by="node").caveats
+        answers = (
+            each.top(by="node", **span),
+            each.series(step="1m", **span),
+            each.flows(**span),
+            each.sql(sql_of_span, **span),
+        )
+        for answer in answers:
+            assert hole in answer.caveats
+        assert not each.sql("SELECT 1").caveats
 
 
 def test_sql_is_clickhouse_s_own_and_only_reads(both, fleet):

@@ -85,17 +85,28 @@ def recorders_of(conn: sqlite3.Connection) -> list[tuple[str, int, int]]:
 def unrecorded(
     conns: Iterable[sqlite3.Connection], since_ns: int | None, until_ns: int | None
 ) -> tuple[Interval, ...]:
+    """Give the parts of a span, between the recordings of files, that no gap tells of."""
+    conns = list(conns)
+    recorded = list(chain.from_iterable(conn.execute(_RECORDED) for conn in conns))
+    gaps = chain.from_iterable(map(gaps_of, conns))
+    return untold(recorded, gaps, since_ns, until_ns)
+
+
+def untold(
+    recorded: Iterable[Interval],
+    gaps: Iterable[StoredGap],
+    since_ns: int | None,
+    until_ns: int | None,
+) -> tuple[Interval, ...]:
     """
-    Give the parts of a span, between the recordings of files, that no gap tells of.
+    Give the parts of a span, between times that were recorded, that no gap tells of.
 
     A recorder leaves a gap behind its own node's last live recording, not behind a capture's or
     another node's.
     """
-    conns = list(conns)
-    recorded = _merged(chain.from_iterable(conn.execute(_RECORDED) for conn in conns))
+    recorded = _merged(recorded)
     if len(recorded) < 2:
         return ()
-    gaps = chain.from_iterable(map(gaps_of, conns))
     told = _merged([*recorded, *((gap.started_ns, gap.ended_ns) for gap in gaps)])
     since_ns, until_ns = (
         told[0][0] if since_ns is None else since_ns,

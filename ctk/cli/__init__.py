@@ -69,6 +69,7 @@ COMMANDS = {name: said for commands in GROUPS.values() for name, said in command
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 DEFECT = 70  # EX_SOFTWARE of sysexits.h: ctk itself failed where it should not
 
 
@@ -154,7 +155,8 @@ class Commands(click.Group):
 def _leave(code: int) -> NoReturn:
     """End the process without taking its modules apart, a tenth of a short command."""
     watched = sys.getprofile() is not None or sys.gettrace() is not None
-    watched = watched or threading.active_count() > 1
+    # A daemon does not keep a process: one that asks chDB would, where its library is taken apart.
+    watched = watched or sum(not thread.daemon for thread in threading.enumerate()) > 1
     if not watched:
         atexit._run_exitfuncs()
     code = _flush(code)
@@ -206,11 +208,13 @@ def _takes_all(stream: TextIO) -> bool:
 
 def _show(error: CtkError, program: str) -> int:
     """Print the error, with commands of ctk as this program's, and return its exit code."""
+    from ctk.render.cells import told
+
     with suppress(OSError):  # nobody reads: its terminal was hung up
-        click.echo(f"Error: {error.message}", err=True)
+        click.echo(told(f"Error: {error.message}"), err=True)
         if error.hint:
             hint = re.sub("^ctk ", f"{program} ", error.hint)
-            click.echo(f"Try: {hint}", err=True)
+            click.echo(told(f"Try: {hint}"), err=True)
     return error.exit_code
 
 
@@ -251,6 +255,12 @@ def _known(error: Exception) -> CtkError | None:
     if isinstance(error, OSError) and not error.filename and error.errno in _NO_ROOM:
         message = f"standard output cannot be written: {error.strerror}"
         return CtkError(message, hint="make room where it goes")
+    # Of a link that leads to itself pathlib makes a RuntimeError, before Python 3.13.
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):
+        error = OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(error)[19:-1])
+    if isinstance(error, OSError) and error.errno in _NO_NAME:
+        name = os.path.basename(str(error.filename))  # noqa: PTH119 - pathlib takes 5 ms
+        return UsageError(f"{name[:80]}: {error.strerror}", hint="name another file")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return CtkError(f"{where}{error.strerror}")

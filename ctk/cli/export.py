@@ -39,7 +39,7 @@ from ctk.render.place import Place, cannot_write, is_no_file
 from ctk.render.rotate import RotatingFile
 from ctk.timespan import SECOND, parse_age
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,99}")  # it is a part of a file's
 
 
 @click.command(cls=FilterCommand, short_help="Write the flows in DB out, for other programs.")
@@ -142,7 +142,8 @@ def export(
     kept = path_of(path or dbs[0], cursor) if cursor else None
     flags = [form, f"--time {time}" * (time is not None), "--log-accounting" * log_accounting]
     flags.append("--all-observers" * all_observers)
-    with ctk.open(db, all_observers=all_observers) as recording, interrupts() as interrupted:
+    pipe = path if path is not None and path.is_fifo() else None
+    with ctk.open(db, all_observers=all_observers) as recording, interrupts(pipe) as interrupted:
         identity = recording.identity() if cursor or follow else ""
         written = Written(kept, identity, flags_of(filters), " ".join(filter(None, flags)))
         if written.is_of_another:
@@ -315,6 +316,10 @@ class _Place:
         ) as file:
             try:
                 yield file
+            except StoreError as error:
+                if isinstance(error.__cause__, BrokenPipeError):  # as it is of standard output
+                    raise error.__cause__ from None
+                raise
             finally:
                 file.finish() if self.is_whole else file.give_up()
 

@@ -1,11 +1,14 @@
 """What ends a command that has no end: questions that are asked between two steps, not in one."""
 
+import errno
+import os
 import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -13,11 +16,12 @@ _STILL_S = 1.0  # a reader that is only slow has taken some by then
 
 
 @contextmanager
-def interrupts() -> Iterator[threading.Event]:
+def interrupts(pipe: Path | None = None) -> Iterator[threading.Event]:
     """
     Set the event at the first Ctrl-C or SIGTERM: what is being written ends well.
 
-    Where standard output is not read, it ends as at any other Ctrl-C.
+    Where standard output is not read, or the `pipe` that is written, it ends as at any other
+    Ctrl-C.
     """
     asked = threading.Event()
 
@@ -25,7 +29,7 @@ def interrupts() -> Iterator[threading.Event]:
         asked.set()
         for each, handler in before.items():
             signal.signal(each, handler)
-        ends.enter_context(ending())
+        ends.enter_context(ending(pipe))
 
     if threading.current_thread() is not threading.main_thread():
         yield asked  # a signal is the main thread's
@@ -42,11 +46,11 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def ending() -> Iterator[None]:
-    """Raise KeyboardInterrupt when standard output had no room for more at the end of a second."""
+def ending(pipe: Path | None = None) -> Iterator[None]:
+    """Raise KeyboardInterrupt when standard output, or the pipe, has no room after a second."""
 
     def look(number: int, frame: FrameType | None) -> None:
-        if not _has_room(sys.stdout):
+        if not (_has_room(sys.stdout) and (pipe is None or _is_read(pipe))):
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, look)
@@ -58,7 +62,19 @@ def ending() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _has_room(stream: TextIO) -> bool:
+def _is_read(pipe: Path) -> bool:
+    """Say whether a pipe has room, and somebody to read it: else to open it waits, too."""
+    try:
+        opened = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno != errno.ENXIO
+    try:
+        return _has_room(opened)
+    finally:
+        os.close(opened)
+
+
+def _has_room(stream: TextIO | int) -> bool:
     poll = select.poll()
     poll.register(stream, select.POLLOUT)
     return bool(poll.poll(0))

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from ctk.cli.options import (
     cluster_options,
@@ -21,6 +22,7 @@ from ctk.errors import UsageError
 from ctk.model.numbers import parse_count, parse_file_size, parse_port, parse_size
 from ctk.record.exporter import parse_address
 from ctk.record.options import Options, Scope
+from ctk.render.place import is_no_file
 from ctk.timespan import SECOND, parse_age
 
 _LEVELS = ("flows", "1m", "1h", "1d")
@@ -302,6 +304,7 @@ def _refuse_contradictions(options: Options) -> None:
     ):
         if age_ns is not None and age_ns < SECOND:
             raise UsageError(f"{flag} is shorter than a second", hint=f"{flag} 10s")
+    _refuse_rolling_of_no_file(options.log)
     refuse_one_file_twice(
         options.db,
         {
@@ -311,3 +314,19 @@ def _refuse_contradictions(options: Options) -> None:
             "--ready-file": options.ready_file,
         },
     )
+
+
+def _refuse_rolling_of_no_file(log: Path | None) -> None:
+    """What is said of rolled files is of none where the log is a device or a pipe."""
+    source = click.get_current_context().get_parameter_source
+    for name, flag in (
+        ("log_max_bytes", "--log-max-size"),
+        ("log_keep", "--log-keep"),
+        ("log_compress", "--log-compress"),
+    ):
+        if source(name) != ParameterSource.COMMANDLINE:
+            continue
+        if log is None:
+            raise UsageError(f"{flag} is for --log", hint="--log FILE")
+        if is_no_file(log) and not log.is_dir():
+            raise UsageError(f"{log} is not rolled over: it is no file", hint=f"no {flag}")

@@ -40,8 +40,8 @@ class Head(NamedTuple):
     """
     A column as people see it; `key` is what `--columns` and programs call it.
 
-    Where a line is too long for the screen, columns of the highest rank are left out first, and
-    those of rank 0 never.
+    Where a line is too long for the screen, columns of the highest rank are left out first, before
+    names are cut to where they are hard to read; those below 0 after that, and of rank 0 none.
     """
 
     key: str
@@ -75,6 +75,14 @@ def shown(line: bytes) -> bytes:
 def safe(value: object) -> str:
     """Give a value as text that no terminal takes for a command."""
     return str(plain(value)).translate(_CONTROLS)
+
+
+_TOLD = {i: spelled for i, spelled in _CONTROLS.items() if i not in (9, 10, 92)}
+
+
+def told(text: str) -> str:
+    """Give a sentence, with its lines, as one that no terminal takes for a command."""
+    return text.translate(_TOLD)
 
 
 # What a table draws beyond ASCII, where it can: an ellipsis, blocks, and what is not known.

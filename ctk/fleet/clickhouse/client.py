@@ -55,14 +55,25 @@ class Client:
     """
     An open target. Names of tables are of its database.
 
-    `renew` opens it anew, where what failed may leave rows to the next answer: in chDB.
+    `renew` opens it anew, where what failed may leave rows to the next answer: in chDB. What is
+    asked `apart` is asked by a thread, since Ctrl-C does not reach the engine: who waits hears it.
     """
 
-    def __init__(self, target: Target, made: Any, renew: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        made: Any,
+        renew: Callable[[], Any] | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
         self.target = target
         self._made = made
         self._renew = renew
-        self._is_stuck = False
+        self._apart = apart
+        self._lock = threading.Lock()
+        self._asking = 0  # threads
+        self._is_closed = False
 
     def query(
         self,
@@ -71,41 +82,55 @@ class Client:
         settings: Mapping[str, object] | None = None,
     ) -> Answer:
         """Ask; `{name:Type}` in SQL is bound to a parameter."""
-        with self._explained():
-            found = self._made.query(
-                sql, parameters=dict(parameters or {}), settings=dict(settings or {})
-            )
-            return Answer(found.column_names, found.result_rows)
+        if self._apart:
+            return self.query_within(None, sql, parameters, settings)
+        return self._query(sql, parameters, settings)
 
     def query_within(
         self,
-        limit_s: float,
+        limit_s: float | None,
         sql: str,
         parameters: Mapping[str, object] | None = None,
         settings: Mapping[str, object] | None = None,
     ) -> Answer:
-        """Ask as `query` does, but wait no longer: an OverdueError, and the client is of no use."""
+        """Ask as `query` does, but wait no longer: an OverdueError, and the question goes on."""
         found: list[Answer | BaseException] = []
 
         def ask() -> None:
             try:
-                found.append(self.query(sql, parameters, settings))
+                found.append(self._query(sql, parameters, settings))
             except BaseException as error:  # noqa: BLE001 - who waits raises it
                 found.append(error)
-            if self._is_stuck:
+            with self._lock:
+                self._asking -= 1
+                is_last = self._is_closed and not self._asking
+            if is_last:
                 self._made.close()
 
         # What hangs in the engine cannot be interrupted: it is left behind when the process ends.
         asking = threading.Thread(target=ask, name="ctk-sql", daemon=True)
+        with self._lock:
+            self._asking += 1
         asking.start()
         asking.join(limit_s)
         if not found:
-            self._is_stuck = True
             raise OverdueError(f"{self.target.said} did not answer in {limit_s:g} s")
         (answer,) = found
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def _query(
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None,
+        settings: Mapping[str, object] | None,
+    ) -> Answer:
+        with self._explained():
+            found = self._made.query(
+                sql, parameters=dict(parameters or {}), settings=dict(settings or {})
+            )
+            return Answer(found.column_names, found.result_rows)
 
     def command(
         self,
@@ -140,8 +165,11 @@ class Client:
 
     def close(self) -> None:
         """Let go of the target; where a question hangs in it, that does when it ends."""
-        if not self._is_stuck:
-            self._made.close()
+        with self._lock:
+            self._is_closed = True
+            if self._asking:
+                return
+        self._made.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -181,7 +209,7 @@ def reading(target: Target) -> Client:
             made = engine.Engine(folder, target.database, target.settings)
     except ImportError as error:
         raise _not_loaded("chdb", error) from error
-    return Client(target, made)
+    return Client(target, made, apart=True)
 
 
 def connect(target: Target, *, database: bool = True) -> Client:

@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from ctk.fleet.clickhouse.values import bound, is_cut, of_binary, of_json, quoted
+from ctk.fleet.clickhouse.values import bound, has_floats, is_cut, of_binary, of_json, quoted
 
 _NAME = "chdb._chdb"
 _SETTINGS = (
     "output_format_json_quote_64bit_integers = 0, output_format_json_quote_64bit_floats = 0,"
     " output_format_json_quote_denormals = 1, output_format_json_quote_decimals = 1,"
     " output_format_decimal_trailing_zeros = 1, output_format_json_validate_utf8 = 1,"
-    " date_time_output_format = 'iso', session_timezone = 'UTC'"
+    " date_time_output_format = 'iso', session_timezone = 'UTC',"
+    " output_format_binary_write_json_as_string = 1"
 )
 
 
@@ -66,7 +67,7 @@ class Engine:
         told = orjson.loads(self._asked(settings, sql, values, "JSONCompact") or _NOTHING)
         kinds, rows = [each["type"] for each in told["meta"]], told["data"]
         for at, kind in enumerate(kinds):
-            if "Float" in kind and any(is_cut(row[at]) for row in rows):
+            if has_floats(kind) and any(is_cut(row[at]) for row in rows):
                 return self._as_they_are(settings, sql, values)
         for at, read in enumerate(map(of_json, kinds)):
             if read is not None:

@@ -9,7 +9,10 @@ from ctk.errors import UsageError
 
 
 class NotShipped(Recording):
-    """A recording of which these questions are refused."""
+    """A recording, in no file, of which these questions are refused."""
+
+    def _files(self) -> tuple[()]:
+        return ()
 
     def follow(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: rows come minutes later, and not in order."""

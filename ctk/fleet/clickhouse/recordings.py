@@ -3,6 +3,7 @@
 import json
 from typing import NamedTuple
 
+from ctk.ask.coverage import untold
 from ctk.ask.moments import Reference, reference_at
 from ctk.ask.storedgaps import StoredGap
 from ctk.fleet.clickhouse.client import Client
@@ -76,6 +77,16 @@ class Told(NamedTuple):
             if (until_ns is None or gap.started_ns < until_ns)
             and (since_ns is None or gap.ended_ns >= since_ns)
         )
+
+    def unrecorded_in(
+        self, since_ns: int | None, until_ns: int | None
+    ) -> tuple[tuple[int, int], ...]:
+        """Give the parts of a span, between recordings, that no gap tells of."""
+        recorded = (
+            (each.started_ns, max(each.committed_ns, each.ended_ns or 0))
+            for each in self.recordings
+        )
+        return untold(recorded, self.gaps_in(None, None), since_ns, until_ns)
 
 
 def read(client: Client) -> Told:

@@ -24,6 +24,7 @@ from ctk.ask.caveats import (
     NothingRecorded,
     SeenTo,
     SummedUp,
+    Unrecorded,
     WholeMinutes,
 )
 from ctk.ask.connection import Connect
@@ -281,6 +282,8 @@ class Shipped(NotShipped):
             found.append(CountedFromEnd(filters.counted_from_ns))
         if gaps and (some := self.told.gaps_in(filters.since_ns, filters.until_ns)):
             found.append(HasGaps(some))
+        if gaps and (spans := self.told.unrecorded_in(filters.since_ns, filters.until_ns)):
+            found.append(Unrecorded(spans))
         return tuple(found)
 
     def _filters(

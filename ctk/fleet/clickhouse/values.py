@@ -3,6 +3,7 @@ What chDB answers, as the values that the client of a server gives for the same 
 
 From its JSON, which orjson reads; or from RowBinary, which is slower here but holds floats as they
 are: chDB's text of those from 1e100 on, and up to 1e-100, lacks a digit of the exponent ("1e10").
+In a value of type JSON they are text there, too.
 """
 
 import re
@@ -14,17 +15,29 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 Read = Callable[[Any], Any]
 
 _EPOCH, _DAY_0 = datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1).toordinal()
 _NAMED = re.compile(r"(?:`(?:[^`\\]|\\.)*`|\w+) (?=\S)")
 _ENUM = re.compile(r"'((?:[^'\\]|\\.)*)' = (-?\d+)")
 _WHOLE = re.compile(r"U?Int(\d+)")
+_PLACE = "Tuple(Float64, Float64)"
+_LINE = f"Array({_PLACE})"
+_ALIASES = {
+    "Point": _PLACE,
+    "Ring": _LINE,
+    "LineString": _LINE,
+    "MultiLineString": f"Array({_LINE})",
+    "Polygon": f"Array({_LINE})",
+    "MultiPolygon": f"Array(Array({_LINE}))",
+}
 
 
 def parts(kind: str) -> tuple[str, list[str]]:
     """Give a type's name, and what stands in its brackets."""
-    name, _, rest = kind.partition("(")
+    name, _, rest = _ALIASES.get(kind, kind).partition("(")
     found, depth, quoted, start = [], 0, False, 0
     for at, sign in enumerate(rest):
         if sign == "'" and rest[at - 1 : at] != "\\":
@@ -92,6 +105,11 @@ _OF_JSON: Mapping[str, Read] = {
     "IPv4": IPv4Address,
     "IPv6": IPv6Address,
 }
+
+
+def has_floats(kind: str) -> bool:
+    """Say whether there are floats in a type, whose text in JSON may lack a digit."""
+    return "Float" in kind or any(name in kind for name in _ALIASES)
 
 
 def is_cut(value: object) -> bool:
@@ -164,6 +182,8 @@ def _of_bytes(kind: str) -> FromBytes:
         return _OF_BYTES[name]
     if name in _MADE_OF_BYTES:
         return _MADE_OF_BYTES[name](of)
+    if name.startswith("Interval"):
+        return _whole_of_bytes(8, signed=True)
     raise LookupError(kind)
 
 
@@ -184,6 +204,16 @@ def _array_of_bytes(of: Sequence[str]) -> FromBytes:
 def _map_of_bytes(of: Sequence[str]) -> FromBytes:
     key, its = map(_of_bytes, of)
     return lambda data: {key(data): its(data) for _ in range(data.size())}
+
+
+def _variant_of_bytes(of: Sequence[str]) -> FromBytes:
+    reads = [_of_bytes(each) for each in of]
+
+    def read(data: _Bytes) -> Any:
+        which = data.whole(1, signed=False)
+        return None if which == _NO_VARIANT else reads[which](data)
+
+    return read
 
 
 def _enum_of_bytes(width: int) -> Callable[[Sequence[str]], FromBytes]:
@@ -215,6 +245,7 @@ def _tuple_of_bytes(of: Sequence[str]) -> FromBytes:
     return read
 
 
+_NO_VARIANT = 255
 _DECIMALS = ((4, 9), (8, 18), (16, 38), (32, 76))  # bytes, for as many digits
 _MADE_OF_BYTES: Mapping[str, Callable[[Sequence[str]], FromBytes]] = {
     "LowCardinality": lambda of: _of_bytes(of[0]),
@@ -222,6 +253,8 @@ _MADE_OF_BYTES: Mapping[str, Callable[[Sequence[str]], FromBytes]] = {
     "Array": _array_of_bytes,
     "Map": _map_of_bytes,
     "Tuple": _tuple_of_bytes,
+    "Variant": _variant_of_bytes,
+    "JSON": lambda of: lambda data: orjson.loads(data.take(data.size())),
     "FixedString": lambda of: lambda data: data.take(int(of[0])).decode(errors="replace"),
     "Enum8": _enum_of_bytes(1),
     "Enum16": _enum_of_bytes(2),
