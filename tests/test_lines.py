@@ -14,6 +14,7 @@ from edges import edge, with_ids
 from sample import AT, CLIENT, PING, WEB, WEB_TO_DB
 
 from ctk.ask.flows import Flows
+from ctk.errors import StoreError
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow
 from ctk.render.lines import Templates, TimeUnit
 from ctk.render.tables import encoder
@@ -108,6 +109,21 @@ def test_what_is_no_number_in_a_file_breaks_no_line(odd: Path, tmp_path: Path) -
     made = lines(path, "jsonl", "ns", Filters(since_ns=SECOND))
     assert all(list(orjson.loads(line)) == list(FLOW_KEYS) for line in made)
     assert not any(b"\n" in line[:-1] for line in made)
+
+
+def test_a_time_that_is_no_whole_number_is_damage(odd: Path, tmp_path: Path) -> None:
+    path = tmp_path / "harm.db"
+    path.write_bytes(odd.read_bytes())
+    with sqlite3.connect(path) as conn:
+        conn.execute(f"UPDATE flow SET started_ns = {SECOND}.5 WHERE started_ns = {SECOND}")
+    conn.close()
+    with pytest.raises(StoreError, match="damaged"):
+        lines(path, "jsonl", "ns")
+
+
+@pytest.mark.parametrize("count", [1, 25, 10_000])
+def test_the_last_ones_are_those_of_all(odd: Path, count: int) -> None:
+    assert lines(odd, "csv", "ns", Filters(last=count)) == lines(odd, "csv", "ns")[-count:]
 
 
 @pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("tsv", "\t")])
