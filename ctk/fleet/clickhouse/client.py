@@ -5,7 +5,6 @@ An answer that does not come leaves open what was done: that is an AwayError, an
 again what is there.
 """
 
-import logging
 import os
 import re
 import sys
@@ -214,6 +213,8 @@ def reading(target: Target) -> Client:
 
 def connect(target: Target, *, database: bool = True) -> Client:
     """Open a target to write to it, too; who does it closes it."""
+    import logging
+
     embedded = target.folder is not None
     # What it logs, it raises, too.
     logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
