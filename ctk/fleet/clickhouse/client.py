@@ -331,9 +331,8 @@ def explained(target: Target) -> Iterator[None]:
 def _explanation(target: Target, error: Exception) -> CtkError:
     code = getattr(error, "code", None)
     text = str(error)
-    if code is None and "Code: " in text:
-        digits = text.partition("Code: ")[2].partition(".")[0].partition(" ")[0]
-        code = int(digits) if digits.isdecimal() else None
+    if code is None and (found := re.search(r"Code: ([0-9]+)", text)):
+        code = int(found[1])
     said = _first_line(text)
     if code == _NO_DATABASE:
         return NoTablesError(
@@ -369,5 +368,6 @@ def _first_line(text: str) -> str:
     line = " ".join(text.split())
     if "DB::Exception: " in line:
         line = line.partition("DB::Exception: ")[2]
-    line = line.partition(" (version ")[0].partition(" Stack trace")[0]
+    for rest in (" (version ", " Stack trace", ", e.what()"):
+        line = line.partition(rest)[0]
     return "".join(each for each in line if each.isprintable())[:300]
