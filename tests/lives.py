@@ -191,7 +191,10 @@ class File:
                 row[0] = each.known
                 self.over.pop(id(row), None)
             elif isinstance(each, Closed) and each.endpoint.kind == "unknown":
-                self.undecided[key(each.endpoint)] = each.valid_to_ns
+                if each.inferred:
+                    self.undecided[key(each.endpoint)] = each.valid_to_ns
+                else:
+                    self.undecided.pop(key(each.endpoint), None)
         for each in told:
             self.told_ns = each.at_ns
 

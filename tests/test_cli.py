@@ -103,6 +103,8 @@ def test_a_reader_imports_neither_kubernetes_nor_pyroute2_nor_sqlite_utils(
     assert not loaded & {"kubernetes", "pyroute2", "sqlite_utils", "asyncio", "urllib3"}
     assert not loaded & {"chdb", "clickhouse_connect"}
     assert "ctk.fleet" not in ran.stderr.split()
+    # 15 and 25 ms, where a table is all that is asked for
+    assert command == "export" or not loaded & {"dataclasses", "orjson"}
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])

@@ -17,9 +17,9 @@ Invoke = Callable[..., Result]
 GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
 
 FAILED = """\
-CLIENT    SERVICE  BACKEND      PORT     CONNS  REFUSED  NO REPLY      %  SINCE (UTC)          LAST (UTC)
-shop/db   -        2001:db8::9  514/udp      5        0         5  100.0  2024-11-25 18:48:02  2024-11-25 18:48:04
-shop/web  -        203.0.113.9  443/tcp      4        4         0  100.0  2024-11-25 18:47:52  2024-11-25 18:47:54
+CLIENT    SERVICE  BACKEND      PORT     CONNS  REFUSED  UNREPLIED      %  SINCE (UTC)          LAST (UTC)
+shop/db   -        2001:db8::9  514/udp      5        0          5  100.0  2024-11-25 18:48:02  2024-11-25 18:48:04
+shop/web  -        203.0.113.9  443/tcp      4        4          0  100.0  2024-11-25 18:47:52  2024-11-25 18:47:54
 """  # noqa: E501
 
 

@@ -167,6 +167,17 @@ def test_what_is_left_to_the_next_recording_says_up_to_when_it_stood(
     assert conn.execute(ENDS, (NOBODY.address,)).fetchall() == [("late", T + 4 * S, 0)]
 
 
+def test_what_a_killed_recording_had_decided_is_not_left_to_the_next(
+    conn: sqlite3.Connection,
+) -> None:
+    writer = _writer(conn)
+    _window(writer, T + 10 * S, [_to(NOBODY)], [Closed(NOBODY, T + S - 1, inferred=True)])
+    _window(writer, T + 11 * S, changes=[Closed(NOBODY, T + S // 2 + 1)])
+    writer = _writer(conn, T + 60 * S)
+    [given] = writer.unknown_endpoints(T)
+    assert given == KnownUnknown(given.endpoint, T + S // 2)
+
+
 def test_each_row_of_a_pod_that_is_gone_ends_with_it(conn: sqlite3.Connection) -> None:
     """One of a single second, too, in which it was not sure that the address was its own."""
     writer = _writer(conn)

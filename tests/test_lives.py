@@ -217,6 +217,12 @@ DRAWN: dict[str, dict[str, Any]] = {
         "turns": [182, 78, 1, 20],
         "nameless": [],
     },
+    "what a killed recording had not decided is named by the next one": {
+        "lives": [Life("only", A, "n2", "graceful", 73, 78, 92, 115, 215, 222, 228)],
+        "dialled": [(0, 249)],
+        "turns": [68, 202, 43, 110, 162, 152],
+        "nameless": [],
+    },
     "a row of two pods is neither's, recordings later, where one was killed": {
         "lives": [
             Life("first", A, "n1", "graceful", 180, 204, 213, 219, 224, 307, 308),

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, nothing_recorded, unrecorded_of
 from ctk.ask.connection import one_moment
@@ -17,8 +17,7 @@ from ctk.timespan import format_time
 _NAMED = 5  # nodes that are named in a line
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedRecording:
+class DescribedRecording(NamedTuple):
     """
     One run of a recorder. `ended_at` is None while it runs, and after a crash.
 
@@ -38,8 +37,7 @@ class DescribedRecording:
     unwritten: int
 
 
-@dataclass(frozen=True, slots=True)
-class GapsOfKind:
+class GapsOfKind(NamedTuple):
     """How many gaps of a kind there are; `lost` in events, None where it is not known of any."""
 
     kind: str
@@ -48,14 +46,12 @@ class GapsOfKind:
     lasted_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointsOfKind:
+class EndpointsOfKind(NamedTuple):
     kind: str
     endpoints: int
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedLevel:
+class DescribedLevel(NamedTuple):
     """A level: flows, or their rollup, how far it is folded and from when on it is kept."""
 
     level: str
@@ -65,8 +61,7 @@ class DescribedLevel:
     pruned_until: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedTable:
+class DescribedTable(NamedTuple):
     """A table and its indexes; `bytes` is None where SQLite was built without dbstat."""
 
     table: str
@@ -74,8 +69,7 @@ class DescribedTable:
     bytes: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
+class Description(NamedTuple):
     """What a file holds, from its first row until its last recording ends; in RFC 3339 UTC."""
 
     since: str | None

@@ -3,7 +3,6 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, NearlyFull, NoHolders, NoTableLook, NothingRecorded, caveats_of
@@ -69,8 +68,7 @@ class Holder(NamedTuple):
     at_end: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pressure:
+class Pressure(NamedTuple):
     """
     The pressure on the tables of all nodes, and who held them, most at the peak first.
 

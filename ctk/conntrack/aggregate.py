@@ -187,6 +187,7 @@ class Aggregator(PartCounter):
     def add_dump(self, entries: Sequence[EventTuple]) -> Listed:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
+        connections.go_on_with_dump()
         connections.forget_idle_flows()
         self._add_counted()  # a restored group may turn out to be of strangers, and be folded
         self._look_anew()

@@ -52,6 +52,7 @@ from ctk.conntrack.groups import (
 from ctk.conntrack.packing import packed
 from ctk.conntrack.strangers import Strangers
 from ctk.conntrack.tuples import TupleReader
+from ctk.conntrack.unlisted import Unlisted
 from ctk.model import FlowTuple
 from ctk.model.kept import LiveConnections
 
@@ -98,9 +99,7 @@ class Connections:
         self.filters = wanted is not None
         self._tuples = TupleReader() if strangers is None else strangers.tuples
         self._older_flows: dict[FlowKey, Flow | None] = {}
-        # What the dump under way did not list yet, each under itself: 48 bytes less a connection
-        # where its counters stand under the very same object.
-        self._unlisted: dict[int, int] = {}
+        self._unlisted = Unlisted()  # by the dump under way
         self._missed_ns = 0  # when the dump was over that did not list those that are MISSED
 
     # Flows.
@@ -274,9 +273,13 @@ class Connections:
 
     def begin_dump(self) -> None:
         """A dump starts: remember what lives now, and which connections end meanwhile."""
-        self._unlisted = dict(zip(self.live, self.live, strict=True))
+        self._unlisted = Unlisted(self.live)
         self.ended = set()
         self._keep_states(~_UNTIL_NEXT_DUMP)
+
+    def go_on_with_dump(self) -> None:
+        """A part of the dump comes."""
+        self._unlisted.enter()
 
     def find(
         self, orig: bytes, reply: bytes, zone: int, of_flow: int
@@ -305,11 +308,11 @@ class Connections:
         """The dump lists this key; None where its connection ended since, and does not count."""
         if self.ended and key in self.ended:
             return None
-        return self._unlisted.pop(key, key)
+        return self._unlisted.take(key)
 
     def are_listed(self, keys: Sequence[int]) -> Sequence[int]:
         """The dump lists these, none of which has ended: give each as it stands among those."""
-        return list(map(self._unlisted.pop, keys, keys))
+        return self._unlisted.take_all(keys)
 
     def end_dump(self, at_ns: int, read_ns: int | None = None) -> int:
         """
@@ -319,7 +322,7 @@ class Connections:
         earlier dump did not list may have its events among the others, its begin too, and stays
         until they are read.
         """
-        missing = self._unlisted.keys() & self.live.keys()
+        missing = self._unlisted.left().keys() & self.live.keys()
         ended = {key for key in missing if self.states.get(key, 0) & MISSED}
         if read_ns is not None and read_ns < self._missed_ns:
             missing, ended = ended, set()
@@ -332,7 +335,7 @@ class Connections:
         self._keep_states(_UNTIL_NEXT_DUMP | UNWANTED)
         for key in missing - ended:
             self.set_state(key, MISSED)
-        self._unlisted = {}
+        self._unlisted = Unlisted()
         self.ended = None
         return len(ended)
 

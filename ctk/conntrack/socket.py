@@ -28,8 +28,9 @@ GROUPS = {"new": 1, "update": 2, "destroy": 3}  # NFNLGRP_CONNTRACK_*
 BUFFER_BYTES = 128 << 20
 BUFFER_MAX_BYTES = 512 << 20
 
-# Events gather for so long before they are read: fewer wake-ups, and more messages a system call.
-GATHER_S = 0.01
+# Events gather for so long before they are read: to wake up costs 65 us, and what is counted is
+# in no cache any more. In a flood 0.03 s took a sixth less CPU than 0.01 s.
+GATHER_S = 0.03
 
 # From linux/socket.h and linux/netlink.h; Python's socket module doesn't have them.
 _SO_ATTACH_FILTER = 26
@@ -104,14 +105,15 @@ class Socket:
 
     def receive(self, timeout_s: float) -> Datagrams | None:
         """
-        Wait for events, let them gather for 10 ms, and read what one system call can take.
+        Wait for events, let them gather for 30 ms, and read what one system call can take.
 
         None where there were none in time. The buffer is the same one every time. After a None,
         `lost` knows all that was lost so far.
         """
         # The socket is read whatever poll says: one that a signal ended tells nothing.
         if not self.more_waits and self._poll.poll(timeout_s * 1000):
-            time.sleep(GATHER_S)
+            # A buffer that may not be large is not to be full by then.
+            time.sleep(min(GATHER_S, self.buffer_bytes / BUFFER_BYTES))
         at_ns = time.time_ns()
         n = self._slots.fill(self._socket.fileno())
         while n < 0:

@@ -67,7 +67,9 @@ class Endpoints:
         self._kube = kube
         self._history: list[HistoryChange] = []
         self._owners = Owners(self._history, node_name, always=not kube)
-        self._provisional = ProvisionalEndpoints(node_name, local_addresses, started_ns, kube=kube)
+        self._provisional = ProvisionalEndpoints(
+            self._history, node_name, local_addresses, started_ns, kube=kube
+        )
         self._service_ports = ServicePorts(always=not kube)
         self._unresolved = UnresolvedDials(self._service_ports, self._owners)
         self._cluster = Cluster(
@@ -289,6 +291,7 @@ class Endpoints:
         told_ns = min(at_ns, self._owners.lost_ns)
         for address in self._provisional.addresses():
             self._settle(address, told_ns)
+        self._history.extend(self._provisional.decide(earlier="pods" in self._listed))
 
     def expire(self, before_ns: int) -> None:
         """Forget owners that ended before then: no connection that old is asked about."""
@@ -373,6 +376,7 @@ class Endpoints:
                 # It was not that pod all the time, and rows that point to it don't tell when.
                 known = unknown(endpoint)
             else:
+                self._history.extend(given.decide())
                 return True
             if not same(endpoint, known):
                 self._history.append(Completed(endpoint, known))
@@ -385,9 +389,8 @@ class Endpoints:
 
     def _withdraw(self, given: Provisional) -> None:
         named = given.endpoint
-        given.withdraw()
+        self._history.extend(given.withdraw())
         self._unresolved.rename(named, given.endpoint)
-        self._history.append(Completed(named, given.endpoint))
 
     def _services(self, given: Provisional, known: Endpoint) -> Iterator[ServiceFound]:
         """Tell which services were dialled at an endpoint of which more is known."""

@@ -17,7 +17,7 @@ from ctk.kube.identity import same
 from ctk.kube.objects import Node
 from ctk.model import Endpoint, Kind
 from ctk.model.addresses import address_text, packed
-from ctk.model.history import Completed, KnownUnknown
+from ctk.model.history import Closed, Completed, HistoryChange, KnownUnknown
 from ctk.timespan import FOREVER_NS, SECOND
 
 # An unknown address is asked about again after this long: an owner that comes meanwhile completes
@@ -45,10 +45,31 @@ class Provisional:
     asked_ns: int
     earlier: bool = False  # an earlier recording gave it
     decided: bool = False  # and decided, with what that knew
+    open: bool = False  # the file says that whose it is is to be decided
 
-    def withdraw(self) -> None:
+    def withdraw(self) -> Iterator[HistoryChange]:
         """It is not who was named, and may still turn out to be another; it is given no more."""
-        self.endpoint, self.until_ns = unknown(self.endpoint), self.asked_ns + 1
+        named, self.endpoint = self.endpoint, unknown(self.endpoint)
+        self.until_ns = self.asked_ns + 1
+        yield Completed(named, self.endpoint)
+        yield from self.leave_open()
+
+    def leave_open(self) -> Iterator[HistoryChange]:
+        """
+        Leave it to the next recording to say whose it is, if this one is killed before.
+
+        That one recalls what this one was told, in the same order, so it decides as this one would
+        have. It needs to know for which times this was given: none past the second's end.
+        """
+        self.open = True
+        over_ns = max(self.until_ns, next_second_ns(self.endpoint.valid_from_ns))
+        yield Closed(self.endpoint, over_ns - 1, inferred=True)
+
+    def decide(self) -> Iterator[HistoryChange]:
+        """It stays unknown: so it is for all recordings."""
+        if self.open:
+            self.open = False
+            yield Closed(self.endpoint, self.asked_ns + 1)
 
 
 class ProvisionalEndpoints:
@@ -59,8 +80,15 @@ class ProvisionalEndpoints:
     """
 
     def __init__(
-        self, node_name: str, local_addresses: Iterable[str], started_ns: int, *, kube: bool
+        self,
+        history: list[HistoryChange],
+        node_name: str,
+        local_addresses: Iterable[str],
+        started_ns: int,
+        *,
+        kube: bool,
     ) -> None:
+        self._history = history
         self._node_name = node_name
         self._local = frozenset(local_addresses)
         self._local_packed = frozenset(map(packed, self._local))
@@ -87,8 +115,7 @@ class ProvisionalEndpoints:
         if given is None:
             # A scan asks about each address once: this is a tenth of what such an event costs.
             endpoint = self._first(address, when_ns, last_owner)
-            until_ns = self._until_ns(endpoint, is_new=True)
-            self._of[address] = [Provisional(endpoint, until_ns, when_ns)]
+            self._of[address] = [self._given(endpoint, when_ns, is_new=True)]
             if len(self._of) > _MOST:
                 self._of.popitem(last=False)
             return endpoint
@@ -107,10 +134,17 @@ class ProvisionalEndpoints:
         begins = (each.endpoint.valid_from_ns for each in given)
         first_ns = min((ns for ns in begins if ns >= self._started_ns), default=when_ns)
         is_new = when_ns - first_ns < _GOOD_NS
-        given.append(Provisional(endpoint, self._until_ns(endpoint, is_new=is_new), when_ns))
+        given.append(self._given(endpoint, when_ns, is_new=is_new))
         # One a second for a minute, then one a minute: those that are left out come no more.
         del given[:-_MOST_EACH]
         return endpoint
+
+    def _given(self, endpoint: Endpoint, when_ns: int, *, is_new: bool) -> Provisional:
+        given = Provisional(endpoint, self._until_ns(endpoint, is_new=is_new), when_ns)
+        if endpoint.kind == "unknown" and given.until_ns == next_second_ns(when_ns):
+            # A pod may have it that is told later, and for a second it is one pod's or in doubt.
+            self._history.extend(given.leave_open())
+        return given
 
     def _first(self, address: str, when_ns: int, last_owner: Endpoint | None) -> Endpoint:
         if last_owner is None:
@@ -122,7 +156,9 @@ class ProvisionalEndpoints:
         for endpoint, asked_ns, undecided in unknown:
             given = self._of.setdefault(endpoint.address, [])
             decided = not undecided
-            given.append(Provisional(endpoint, asked_ns, asked_ns, earlier=True, decided=decided))
+            earlier = Provisional(endpoint, asked_ns, asked_ns, earlier=True, decided=decided)
+            earlier.open = undecided
+            given.append(earlier)
         while len(self._of) > _MOST:
             self._of.popitem(last=False)
 
@@ -151,6 +187,12 @@ class ProvisionalEndpoints:
         else:
             del self._of[address]
 
+    def decide(self, *, earlier: bool) -> Iterator[HistoryChange]:
+        """Nothing more is told: what is left stays unknown, where that is known; `earlier`, too."""
+        for each in itertools.chain.from_iterable(self._of.values()):
+            if earlier or not each.earlier:
+                yield from each.decide()
+
     def addresses(self) -> list[str]:
         """The addresses that were asked about while their owner was not known for sure."""
         return list(self._of)
@@ -161,7 +203,7 @@ class ProvisionalEndpoints:
         for address in self._of:
             yield from self._reconsider(address, ("unknown", "node"))
 
-    def recover_pods(self) -> Iterator[Completed]:
+    def recover_pods(self) -> Iterator[HistoryChange]:
         """
         Pods are watched again: what was given meanwhile is given no more.
 
@@ -170,11 +212,10 @@ class ProvisionalEndpoints:
         """
         for each in itertools.chain.from_iterable(self._of.values()):
             if each.endpoint.kind == "pod":
-                named, next_ns = each.endpoint, next_second_ns(each.endpoint.valid_from_ns)
+                next_ns = next_second_ns(each.endpoint.valid_from_ns)
                 each.until_ns = min(each.until_ns, next_ns)
                 if each.asked_ns >= next_ns:
-                    each.withdraw()
-                    yield Completed(named, each.endpoint)
+                    yield from each.withdraw()
 
     def await_pod(self, at_ns: int) -> None:
         """A pod that has no address yet was seen: it may use one before it is told."""

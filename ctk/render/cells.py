@@ -40,8 +40,8 @@ class Head(NamedTuple):
     """
     A column as people see it; `key` is what `--columns` and programs call it.
 
-    Where a line is too long for the screen, columns of the highest rank are left out first, and
-    those of rank 0 never.
+    Where a line is too long for the screen, columns of the highest rank are left out first, before
+    names are cut to where they are hard to read; those below 0 after that, and of rank 0 none.
     """
 
     key: str

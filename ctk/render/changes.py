@@ -18,8 +18,8 @@ _COMPARED: tuple[tuple[str, str, Kind, Kind], ...] = (
     ("failed", "FAILED", "count", "rate"),
     ("bytes", "BYTES", "bytes", "bytes_rate"),
 )
-# What changed most is always shown; who fails is asked next.
-_RANKS = {"failed": 1, "connections": 2}
+# What changed most is always shown; who fails is asked next, and names are cut for it.
+_RANKS = {"failed": -1, "connections": 2}
 
 
 def diff(found: "Diff", output: Output, out: BinaryIO) -> None:

@@ -1,7 +1,6 @@
 """What a file holds, for people and for programs."""
 
 from collections.abc import Iterable
-from dataclasses import fields
 from datetime import datetime
 from itertools import chain, repeat, zip_longest
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,7 +20,7 @@ def description(held: "Description", output: Output, out: BinaryIO) -> None:
         from orjson import OPT_INDENT_2, dumps
 
         # The caveats go to stderr.
-        named = {each.name: getattr(held, each.name) for each in fields(held)}
+        named = held._asdict()
         del named["caveats"]
         option = OPT_INDENT_2 if output.format == "json" else None
         # A NamedTuple is an object here, too.

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 _HEADS = (
     Head("client", "name"),
     Head("service", "name"),
-    Head("backend", "name", 2),
+    Head("backend", "name", 1),
     Head("port", "whole"),
-    Head("connections", "count", 4, title="CONNS"),
+    Head("connections", "count", 3, title="CONNS"),
     Head("refused", "failures"),
-    Head("unreplied", "failures", title="NO REPLY"),
-    Head("percent", "share", 5, title="%"),
-    Head("first_failed", "time", 1, title="SINCE"),
-    Head("last_failed", "time", 6, title="LAST"),
-    Head("note", "gap", 3),
+    Head("unreplied", "failures"),
+    Head("percent", "share", -2, title="%"),
+    Head("first_failed", "time", -1, title="SINCE"),
+    Head("last_failed", "time", 4, title="LAST"),
+    Head("note", "gap", 2),
 )
 _KEYS = (
     *("client", "service", "backend", "port", "proto", "connections", "failed", "refused"),

@@ -224,21 +224,19 @@ def _fit(columns: Sequence[_Column], most: int) -> list[int]:
         if column.head.kind == "time" and column.width >= _TIME:
             column.short_time = True
             column.width = max(column.width - _DATE, len(column.title))
-    least = [
-        min(column.width, _READABLE) if column.head.kind in ("name", "text") else column.width
-        for column in columns
-    ]
-    shown: list[int] = []
-    for i in sorted(every, key=lambda i: columns[i].head.rank):
-        if not columns[i].head.rank or _sum(least[j] for j in (*shown, i)) <= most:
+    # What the table is about is shown as long as names can be told apart, the rest as long as they
+    # can be read.
+    shown = [i for i in every if not columns[i].head.rank]
+    for i in sorted(every, key=lambda i: (columns[i].head.rank > 0, abs(columns[i].head.rank))):
+        rank = columns[i].head.rank
+        least = _cut(columns, _READABLE if rank > 0 else _NARROW)
+        if rank and _sum(least[j] for j in (*shown, i)) <= most:
             shown.append(i)
     shown.sort()
+    least = _cut(columns, _READABLE)
     for narrower in (_NARROW, _NARROWEST):
         if _sum(least[i] for i in shown) > most:
-            least = [
-                min(size, narrower) if column.head.kind in ("name", "text") else size
-                for column, size in zip(columns, least, strict=True)
-            ]
+            least = _cut(columns, narrower)
     # What is left goes to the narrowest of those that want more.
     spare = most - _sum(least[i] for i in shown)
     while spare > 0 and (wanting := [i for i in shown if least[i] < columns[i].width]):
@@ -247,6 +245,14 @@ def _fit(columns: Sequence[_Column], most: int) -> list[int]:
     for column, size in zip(columns, least, strict=True):
         column.width = size
     return shown
+
+
+def _cut(columns: Sequence[_Column], most: int) -> list[int]:
+    """Give how wide columns are where names have no more than this."""
+    return [
+        min(column.width, most) if column.head.kind in ("name", "text") else column.width
+        for column in columns
+    ]
 
 
 def _sum(widths: Iterable[int]) -> int:

@@ -1,7 +1,6 @@
 """What was shipped: described as a merged file is, with the tables that it is in."""
 
 import sqlite3
-from dataclasses import replace
 
 from ctk.ask.describe import DescribedLevel, DescribedTable, Description, describe
 from ctk.fleet.clickhouse import tables
@@ -23,7 +22,7 @@ def described(
     if not is_whole:
         span = client.query("SELECT min(first_seen_ns), max(last_seen_ns) FROM flows_1d").rows[0]
         ends = [format_time(int(end_ns)) for end_ns in span]
-        found = replace(found, since=ends[0], until=ends[1], merged=(*found.merged, _NOT_ADDED))
+        found = found._replace(since=ends[0], until=ends[1], merged=(*found.merged, _NOT_ADDED))
     if not sizes:
         return found
     bound = {"database": client.target.database}
@@ -39,8 +38,7 @@ def described(
         ]
         since = format_time(int(first.timestamp()) * SECOND) if rows else None
         levels.append(DescribedLevel(level.name, int(rows), since, None, None))
-    return replace(
-        found,
+    return found._replace(
         bytes=sum(int(size) for _, _, size in parts),
         levels=tuple(levels),
         tables=tuple(DescribedTable(name, int(rows), int(size)) for name, rows, size in parts),

@@ -155,8 +155,8 @@
       <${Sums} key="sums" sums=${sums} />
       ${steps ? html`<${ctk.Timeline} doc=${doc} columns=${steps} title="Over time" onSpan=${onSpan} />` : null}
       <h3>Ports</h3><${Ports} edges=${edges} />
-      ${box ? html`<div key="peers"><${Inside} doc=${doc} box=${box} edges=${edges} onWho=${onWho} /><${Peers} doc=${doc} box=${box} edges=${inside} way="in" title="Dialled by" onWho=${onWho} />
-        <${Peers} doc=${doc} box=${box} edges=${outside} way="out" title="Dials" onWho=${onWho} /></div>`
+      ${box ? html`<div key="peers"><${Inside} doc=${doc} box=${box} edges=${edges} onWho=${onWho} /><${Peers} doc=${doc} box=${box} edges=${inside} way="in" title="Clients" onWho=${onWho} />
+        <${Peers} doc=${doc} box=${box} edges=${outside} way="out" title="Servers" onWho=${onWho} /></div>`
         : html`<div key="between"><h3>Between</h3><${ctk.Rows} caption="Ends" rows=${edges} head=${[["From"], ["To"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
           row=${(edge) => html`<tr><td class="name" title=${doc.nodes[edge.src].name}><${ctk.Cut} tail=${5} text=${doc.nodes[edge.src].name} /></td><td class="name" title=${doc.nodes[edge.dst].name}><${ctk.Cut} tail=${5} text=${doc.nodes[edge.dst].name} /></td><td class="port">${ctk.portOf(edge)}</td>
             <td class="right">${ctk.counted(edge.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(edge))}</td><td class="right">${ctk.scaled(ctk.bytesOf(edge))}</td></tr>`} /></div>`}

@@ -141,7 +141,7 @@
     const rows = useMemo(() => failuresOf(doc, edges), [doc, edges]);
     return html`<section aria-labelledby="fails"><h2 id="fails">What fails, since when?</h2>
       ${rows.length === 0 ? html`<p class="none">${edges.length ? "No connection was refused or went unreplied." : "No connection is known."}</p>` : html`<${Rows} caption="Failures"
-        rows=${rows} head=${[["Client"], ["Dialled"], ["Port"], ["Refused", true], ["Unreplied", true], ["Of", true, true], ["First"], ["Last", false, true], ["Over time", false, true]]}
+        rows=${rows} head=${[["Client"], ["Server"], ["Port"], ["Refused", true], ["Unreplied", true], ["Conns", true, true], ["Since"], ["Last", false, true], ["Over time", false, true]]}
         row=${(each) => {
           const steps = ctk.addedUp(doc, each.edges);
           return html`<tr ...${exact(each.sums)} data-row="failure"><td class="name"><button type="button" class="way" title=${each.client} aria-label=${each.client} onClick=${() => onPick(...pickOfFailure(doc, each))}><${Cut} text=${each.client} /></button></td>
@@ -172,7 +172,7 @@
       }
     }
     for (const [name, group] of then) {
-      if (!now.has(name)) changes.push({ how: doc.trust.gaps.length || doc.left_out.edges ? "unknown" : "gone", now: null, then: group });
+      if (!now.has(name)) changes.push({ how: doc.trust.gaps.length || doc.left_out.edges ? "unknown" : "vanished", now: null, then: group });
     }
     return changes;
   }
@@ -186,7 +186,7 @@
     return html`<section aria-labelledby="changed"><h2 id="changed">What changed?</h2>
       <p class="none">Against ${ctk.clock(doc.before.since)} to ${ctk.clock(doc.before.until, doc.before.since)}${doc.before.complete ? "" : ", which has gaps or was cut: what it lacks is unknown"}.</p>
       ${rows.length === 0 ? html`<p class="none">The same talk to the same, about as much.</p>` : html`<${Rows} caption="Changes" rows=${rows}
-        head=${[["What"], ["Client"], ["Dialled"], ["Port"], ["Connections now", true], ["Before", true], ["Failed now", true]]}
+        head=${[["Change"], ["Client"], ["Server"], ["Port"], ["Connections now", true], ["Before", true], ["Failed now", true]]}
         row=${(each) => {
           const { client, server, port, proto } = partsOf((each.now || each.then).key);
           return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td class="time">${each.how === "more" ? "3× more" : each.how}</td>
@@ -214,8 +214,8 @@
     const chosen = names.includes(text) ? text : fits.length === 1 ? fits[0] : null;
     const server = (edge) => edge.service || ctk.whoIs(doc, edge.dst);
     const served = useMemo(() => ctk.groupBy(edges, server)
-      .map((group) => ({ ...group, callers: new Set(group.edges.map((edge) => ctk.whoIs(doc, edge.src))).size }))
-      .sort((one, other) => other.callers - one.callers || ctk.rankLink(one, other)), [doc, edges]);
+      .map((group) => ({ ...group, clients: new Set(group.edges.map((edge) => ctk.whoIs(doc, edge.src))).size }))
+      .sort((one, other) => other.clients - one.clients || ctk.rankLink(one, other)), [doc, edges]);
     const sides = useMemo(() => (chosen === null ? {} : sidesOf(doc, edges, chosen)), [doc, edges, chosen]);
     const list = (title, groups) => html`<div><h3>${title}</h3>${groups.length === 0 ? html`<p class="none">nobody</p>` : html`<${Rows} caption=${title}
       rows=${groups} head=${[["Who"], ["Service"], ["Port"], ["Conns", true], ["Failed", true], ["Bytes", true]]}
@@ -229,9 +229,9 @@
       <p><label>Workload, service or address <input type="search" list="names" ref=${search} value=${text} placeholder="press / to search"
         onInput=${(event) => setText(event.target.value)} /></label>
         ${text !== "" && chosen === null ? html` <span class="none">${fits.length} fit${fits.length && fits.length < 8 ? `: ${fits.join(", ")}` : ""}</span>` : null}</p>
-      ${chosen === null ? html`<${Rows} caption="Dialled by most" rows=${served} head=${[["Dialled by most"], ["Callers", true], ["Connections", true], ["Failed", true]]}
+      ${chosen === null ? html`<${Rows} caption="Servers" rows=${served} head=${[["Server"], ["Clients", true], ["Connections", true], ["Failed", true]]}
         row=${(each) => html`<tr><td class="name"><button type="button" class="way" title=${each.key} aria-label=${each.key} onClick=${() => setText(each.key)}><${Cut} text=${each.key} /></button></td>
-          <td class="right">${ctk.counted(each.callers)}</td><td class="right">${ctk.counted(each.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(each.sums))}</td></tr>`} />` : null}
+          <td class="right">${ctk.counted(each.clients)}</td><td class="right">${ctk.counted(each.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(each.sums))}</td></tr>`} />` : null}
       <datalist id="names">${names.slice(0, 2000).map((name) => html`<option value=${name} />`)}</datalist>
       ${chosen === null ? null : html`<div class="sides">${Object.entries(sides).map(([title, groups]) => list(title, groups))}</div>`}
     </section>`;
