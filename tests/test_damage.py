@@ -1,15 +1,17 @@
 """A file is input: what is in it that its columns are not made for is one line, never a defect."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Invoke
+from click.testing import Result
 
 import ctk
 from ctk.errors import StoreError
 
+Invoke = Callable[..., Result]
 EVIL = "\x1b]0;x\x07"
 TRY = "Try: copy it again from where it was made, or record to another file\n"
 
@@ -72,3 +74,33 @@ def test_of_several_files_the_one_that_is_damaged_is_named(shop: Path, tmp_path:
 def test_an_error_over_a_whole_file_stays_what_it_is(shop: Path) -> None:
     with pytest.raises(ZeroDivisionError), ctk.open(shop) as recording:
         assert len(recording.top().rows) // 0
+
+
+TEXTS = (
+    *("gap.kind", "gap.detail", "recording.source", "recording.version", "recorder.node"),
+    *("endpoint.name", "endpoint.namespace", "endpoint.workload", "edge.service", "edge.proto"),
+)
+
+
+def test_no_text_of_a_file_tells_a_terminal_what_to_do(shop: Path, invoke: Invoke) -> None:
+    for column in (*TEXTS, "endpoint.kind"):
+        spoil(shop, column, f"{EVIL}\x9b2J\u202e\r")
+    for words in (
+        *("query", "query -o wide", "query -o vertical", "top", "failures", "diff --after 1m.."),
+        *(
+            "series",
+            "timeline",
+            "new",
+            "balance",
+            "idle",
+            "info",
+            "info --gaps",
+            "export --cursor c",
+        ),
+    ):
+        command, *flags = words.split()
+        result = invoke(command, shop, *flags)
+        said = result.stderr if command == "export" else result.output
+        assert (result.exit_code, set(said) & set("\x1b\x07\x9b\u202e\r")) == (0, set()), words
+    result = invoke("top", shop.with_name(f"{EVIL}.db"))
+    assert result.stderr.startswith(f"Error: there is no file {shop.parent}/\\x1b]0;x\\x07.db\n")

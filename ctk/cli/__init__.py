@@ -208,11 +208,13 @@ def _takes_all(stream: TextIO) -> bool:
 
 def _show(error: CtkError, program: str) -> int:
     """Print the error, with commands of ctk as this program's, and return its exit code."""
+    from ctk.render.cells import told
+
     with suppress(OSError):  # nobody reads: its terminal was hung up
-        click.echo(f"Error: {error.message}", err=True)
+        click.echo(told(f"Error: {error.message}"), err=True)
         if error.hint:
             hint = re.sub("^ctk ", f"{program} ", error.hint)
-            click.echo(f"Try: {hint}", err=True)
+            click.echo(told(f"Try: {hint}"), err=True)
     return error.exit_code
 
 
@@ -261,7 +263,8 @@ def _known(error: Exception) -> CtkError | None:
         return UsageError(f"{name[:80]}: {error.strerror}", hint="name another file")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return CtkError(f"{where}{error.strerror}")
+        hint = "check who may read and write it" if isinstance(error, PermissionError) else None
+        return CtkError(f"{where}{error.strerror}", hint=hint)
     # What Python makes of a word's bytes that are no UTF-8.
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         word = error.object[:80].encode(errors="surrogateescape").decode(errors="replace")

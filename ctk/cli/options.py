@@ -20,7 +20,7 @@ from ctk.ask.caveats import Caveat, HasGaps, NothingFits, NothingRecorded
 from ctk.ask.keywords import as_flag
 from ctk.cli.folded import folded
 from ctk.errors import MissingFileError, UsageError
-from ctk.render.cells import takes_ascii_only
+from ctk.render.cells import takes_ascii_only, told
 from ctk.render.layout import Screen
 from ctk.render.pager import chosen as chosen_pager
 from ctk.render.tables import FOR_PEOPLE, Format, Output
@@ -348,7 +348,7 @@ def _say_left_out(titles: Sequence[str]) -> None:
 def remark(text: str) -> None:
     """Say something about an answer on stderr, in a line; times are as those of its table."""
     sys.stdout.flush()  # an answer is above what is said of it, where both go one way
-    click.echo(folded(_as_in_table(text)), err=True)
+    click.echo(folded(_as_in_table(told(text))), err=True)
 
 
 _UTC_TIME = r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
@@ -379,7 +379,7 @@ def print_caveats(caveats: Iterable[Caveat]) -> None:
     sys.stdout.flush()  # where its reader went away, nobody is told
     colour = wants_colour(sys.stderr)
     for caveat in caveats:
-        gap, text = isinstance(caveat, HasGaps), folded(_as_in_table(caveat.text))
+        gap, text = isinstance(caveat, HasGaps), folded(_as_in_table(told(caveat.text)))
         click.echo(click.style(text, fg="yellow") if gap else text, err=True, color=colour)
 
 

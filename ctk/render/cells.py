@@ -77,6 +77,14 @@ def safe(value: object) -> str:
     return str(plain(value)).translate(_CONTROLS)
 
 
+_TOLD = {i: spelled for i, spelled in _CONTROLS.items() if i not in (9, 10, 92)}
+
+
+def told(text: str) -> str:
+    """Give a sentence, with its lines, as one that no terminal takes for a command."""
+    return text.translate(_TOLD)
+
+
 # What a table draws beyond ASCII, where it can: an ellipsis, blocks, and what is not known.
 _AS_ASCII = str.maketrans("…▁▂▃▄▅▆▇█·", "~_.:-=+*#?")
 

@@ -83,7 +83,7 @@ def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
     yield "from", f"{moment(held.since)} {zone if held.since else ''}".rstrip()
     yield "until", moment(held.until)
     yield "file", scaled(held.bytes)
-    counts = [f"{found.endpoints:,} {found.kind}" for found in held.endpoints]
+    counts = [f"{found.endpoints:,} {safe(found.kind)}" for found in held.endpoints]
     yield "endpoints", ", ".join(counts) or NONE
     yield "recordings", f"{len(held.recordings):,}"
     for recording in held.recordings[-3:]:
@@ -94,7 +94,7 @@ def _facts(held: "Description", clock: Clock) -> Iterable[tuple[str, str]]:
             events += f", {recording.unwritten:,} not written"
         source = safe(recording.source)
         yield "", f"{moment(recording.started_at)} {end}, {source}: {events}"
-    yield "gaps", held.gaps_in_words or "none"
+    yield "gaps", safe(held.gaps_in_words or "none")
     for title, each in zip(chain(("conntrack",), repeat("")), held.pressure, strict=False):
         of = "" if each.most is None else f" of {each.most:,} ({each.share:.0%})"
         node = f", {safe(each.node)}" if len(held.pressure) > 1 else ""

@@ -9,7 +9,7 @@ from ctk.ask.storedgaps import StoredGap
 from ctk.errors import UsageError
 from ctk.model import Finding
 from ctk.render import flowcells, layout
-from ctk.render.cells import Head, Kind, safe, shown
+from ctk.render.cells import Head, Kind, safe, shown, told
 from ctk.render.encode import encoder, header
 from ctk.render.layout import BATCH, Row, Screen
 from ctk.render.pager import Sink, paged
@@ -211,9 +211,10 @@ def findings(found: Sequence[Finding], output: Output, out: BinaryIO) -> None:
         return
     check = max(len(one.check) for one in found)
     for one in found:
-        out.write(f"{one.status:<7}  {one.check:<{check}}  {one.found}\n".encode())
+        line = f"{one.status:<7}  {one.check:<{check}}  {one.found}\n"
         if one.advice:
-            out.write(f"{'':<7}  {'':<{check}}  Try: {one.advice}\n".encode())
+            line += f"{'':<7}  {'':<{check}}  Try: {one.advice}\n"
+        out.write(told(line).encode())
 
 
 _GAP_HEADS = (

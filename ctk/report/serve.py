@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,7 @@ from ctk.ask.keywords import NAMES, filters_of
 from ctk.errors import CtkError, UsageError
 from ctk.report.document import document
 from ctk.report.page import policy_of_served, served
+from ctk.store.damage import blaming
 
 if TYPE_CHECKING:
     from ctk.ask.recording import Recording
@@ -155,11 +157,15 @@ class Page:
             if known is None:
                 reference = self._recording.reference
                 filters = filters_of(asked, now_ns=time.time_ns(), reference=reference)
-                known = dumps(document(self._recording, filters))
+                with self._blaming():
+                    known = dumps(document(self._recording, filters))
                 self._documents[version.tag, query] = known
                 while len(self._documents) > _MOST_CACHED:
                     self._documents.popitem(last=False)
             return known
+
+    def _blaming(self) -> AbstractContextManager[None]:
+        return blaming(self._recording.path, self._recording.source.reader)
 
     def _changed(self, request: Request) -> Response:
         """Say how many windows were written since the version that the page has."""
@@ -193,7 +199,8 @@ class Page:
                 continue
             changed_ns, size = max(changed_ns, found.st_mtime_ns), size + found.st_size
         if (changed_ns, size) != self._version[:2]:
-            committed_ns, self._window_ns = self._recording.committed()
+            with self._blaming():
+                committed_ns, self._window_ns = self._recording.committed()
             self._version = Version(changed_ns, size, committed_ns)
         return self._version
 

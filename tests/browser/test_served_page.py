@@ -1,5 +1,6 @@
 """The served page: who may have it, and how it follows a file that is being written."""
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -132,6 +133,11 @@ def test_a_file_that_goes_is_told_and_one_that_comes_is_read(
     (tmp_path / "again.db").rename(shop)
     again = served.get("/document", cookie=cookie)
     assert [each[0] for each in (whole, again)] == [200, 200]
+    with closing(sqlite3.connect(shop, isolation_level=None)) as conn:
+        conn.execute("UPDATE recording SET settings = '[]'")
+    for path in ("/document", "/changed"):
+        status, _, text = served.get(path, cookie=cookie)
+        assert (status, f"{shop} is damaged: recording.settings is not" in text) == (503, True)
     served.process.send_signal(SIGTERM)
     _, said = served.process.communicate(timeout=10)
     assert said == (

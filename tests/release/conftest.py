@@ -100,34 +100,37 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     debootstrap makes the same in a minute and a half, and most of that is configuring. It is kept
     in build/ for as long as Debian has the same packages.
     """
-    with TemporaryDirectory() as empty:
-        wanted = _apt(Path(empty), "--print-uris")
-    name = hashlib.sha256(wanted.encode()).hexdigest()[:12]
     root = tmp_path_factory.mktemp("debian") / "root"
-    with made_once(ROOT / "build" / "tools" / f"debian-{name}", _unpack) as kept:
-        shutil.copytree(kept, root, symlinks=True)
+    with TemporaryDirectory() as folder:
+        archives = Path(folder)
+        (archives / "partial").mkdir()
+        (archives / "status").touch()
+
+        def unpack(root: Path) -> None:
+            _apt(archives, "--download-only")
+            for archive in sorted(archives.glob("*.deb")):
+                subprocess.run(["dpkg-deb", "--extract", archive, root], check=True)
+
+        name = hashlib.sha256(_apt(archives, "--print-uris").encode()).hexdigest()[:12]
+        with made_once(ROOT / "build" / "tools" / f"debian-{name}", unpack) as kept:
+            shutil.copytree(kept, root, symlinks=True)
     assert not [*root.rglob("python3*")]
     return root
 
 
-def _unpack(root: Path) -> None:
-    with TemporaryDirectory() as archives:
-        _apt(Path(archives), "--download-only")
-        for archive in sorted(Path(archives).glob("*.deb")):
-            subprocess.run(["dpkg-deb", "--extract", archive, root], check=True)
-
-
 def _apt(archives: Path, *how: str) -> str:
-    """Ask apt to install the packages as if nothing was installed."""
-    (archives / "partial").mkdir()
-    status = archives / "status"
-    status.touch()
+    """
+    Ask apt to install the packages as if nothing was installed.
+
+    Of one folder, it reads what Debian has once: 2 s.
+    """
     options = {
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "root",
         "Debug::NoLocking": "true",
         "Dir::Cache::archives": archives,
-        "Dir::State::status": status,  # nothing is installed
+        "Dir::Cache::pkgcache": archives / "pkgcache.bin",
+        "Dir::State::status": archives / "status",  # nothing is installed
     }
     chosen = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     apt = ["apt-get", "-qq", "-y", *chosen, "install", *how, *PACKAGES]

@@ -68,10 +68,11 @@ def podman(
     tar = ["tar", "-C", debian, "--exclude=./ctk", "--exclude=./data", "-cf", folder / "base.tar"]
     subprocess.run([*tar, "."], check=True)
     file = ROOT / "deploy" / "Dockerfile"
-    options = ("--isolation", "chroot", "--build-arg", "BASE=base:1", "--file", file)
+    # Each step's own layer, of use to a next build, is packed and hashed: a second one of 56 MB.
+    options = ("--isolation", "chroot", "--layers=false", "--build-arg", "BASE=base:1")
     try:
         made.run("import", folder / "base.tar", "base:1")
-        made.run("build", *options, "--tag", f"ctk:{__version__}", folder)
+        made.run("build", *options, "--file", file, "--tag", f"ctk:{__version__}", folder)
         yield made
     finally:
         made.run("rm", "--all", "--force")
