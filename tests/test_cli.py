@@ -276,6 +276,15 @@ def test_a_word_that_is_not_utf_8_is_asked_wrongly(
     assert result.stderr == expected
 
 
+def test_a_file_of_somebody_else_is_an_error_with_what_to_try(shop: Path) -> None:
+    shop.chmod(0)
+    without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]  # root may read all
+    asked = [*(without if os.geteuid() == 0 else []), *CTK, "top", str(shop)]
+    ran = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"Error: {shop}: Permission denied\nTry: check who may read and write it\n"
+
+
 def test_a_defect_is_a_traceback_and_then_an_error_and_exit_70() -> None:
     program = (
         "from ctk.cli import main\n"

@@ -26,7 +26,6 @@ from ctk.ask.selectors import (
     row_condition,
 )
 from ctk.ask.spans import held, holding
-from ctk.errors import StoreError
 from ctk.model import Filters
 from ctk.store.columns import FOLDED_KEYS, ROW_KEYS, flow_sql
 from ctk.timespan import FOREVER_NS
@@ -225,7 +224,7 @@ class Pages(Generic[T]):
                 last = page[-1]
                 at = last[STARTED], last[1]
                 if at <= self._at:
-                    raise StoreError("the file is damaged: the time of a flow is no number")
+                    raise ValueError("the time of a flow is no whole number")
                 self._at = at
                 return page
             self._at = end

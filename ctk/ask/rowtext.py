@@ -14,6 +14,7 @@ from ctk.store.columns import FLOW_COLUMNS, FOLDED_KEYS, FlowRecord
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND, format_time
 
 _END = "\x1f"  # of a run; what is written is numbers, times and what stands between them
+_NO_TIME = b"\x1e"
 _IN_RUN = re.compile("(%s)")
 
 
@@ -95,7 +96,11 @@ class RowText(NamedTuple):
             f" (SELECT IFNULL(CAST(f.edge_id AS INTEGER), 0) AS edge_id, {row} AS row {rest})",
             bound,
         ).fetchone()
-        return TextRows(self, map(int, edge_ids.split(",")), rows) if rows else TextRows(self)
+        if rows is None:
+            return TextRows(self)
+        if _NO_TIME in rows:
+            raise ValueError("the time of a flow is none")
+        return TextRows(self, map(int, edge_ids.split(",")), rows)
 
     @property
     def _keys(self) -> list[str]:
@@ -155,9 +160,10 @@ def _time_of_day(ns: str) -> tuple[str, str]:
 
 
 def _time(ns: str) -> str:
-    """Write any time, as `format_time` does."""
+    """Write any time, as `format_time` does; of what is none, an end past 2262 say, a mark."""
     seconds = f"strftime('%Y-%m-%dT%H:%M:%S', {_floor(ns, SECOND)}, 'unixepoch')"
-    return f"{seconds} || printf('.%09dZ', {_over(ns, SECOND)})"
+    time = f"{seconds} || printf('.%09dZ', {_over(ns, SECOND)})"
+    return f"CASE typeof({ns}) WHEN 'integer' THEN {time} ELSE char({_NO_TIME[0]}) END"
 
 
 def _over(number: str, unit: int) -> str:

@@ -263,7 +263,8 @@ def _known(error: Exception) -> CtkError | None:
         return UsageError(f"{name[:80]}: {error.strerror}", hint="name another file")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return CtkError(f"{where}{error.strerror}")
+        hint = "check who may read and write it" if isinstance(error, PermissionError) else None
+        return CtkError(f"{where}{error.strerror}", hint=hint)
     # What Python makes of a word's bytes that are no UTF-8.
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         word = error.object[:80].encode(errors="surrogateescape").decode(errors="replace")

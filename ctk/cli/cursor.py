@@ -20,7 +20,7 @@ _COLUMNS = (
     Head("bytes", "bytes", title="IN FILE"),
     Head("file", wide=True),
 )
-_place = click.argument("db", type=click.Path(path_type=Path), metavar="DB")
+_place = click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
 
 
 @click.group(short_help="List or forget how far exports with --cursor are.")

@@ -15,7 +15,7 @@ from ctk.render.tables import Output
 
 
 @click.command()
-@click.argument("db", type=click.Path(path_type=Path), required=False)
+@click.argument("db", type=click.Path(path_type=Path, readable=False), required=False)
 @cluster_options
 @click.option("--no-kube", is_flag=True, help="Ask no API server.")
 @click.option(

@@ -316,7 +316,7 @@ def _pressure(db: Path) -> Sequence[NodePressure]:
     try:
         with Recording(db) as recording:
             return recording.pressure().nodes
-    except (CtkError, sqlite3.Error):
+    except (CtkError, OSError, sqlite3.Error):
         return ()
 
 

@@ -210,14 +210,16 @@ class Verdict:
         Name what is not right, and could be.
 
         A wrong name is never excused. No name is, where the whole seconds of the API leave open
-        whose an address was (docs/kubernetes.md), and of a pod that no recorder was told of.
+        whose an address was (docs/kubernetes.md), and of a pod that no recorder was told of. So
+        is a dialled pod without its service, for the file keeps no slices.
         """
-        return [
+        excused = (", that second", ", never told")
+        faults = [
             what
             for what in self.counts
-            if what.startswith("wrong")
-            or (what.startswith("none") and not what.endswith((", that second", ", never told")))
+            if what.startswith("wrong") or (what.startswith("none") and not what.endswith(excused))
         ]
+        return faults + [f"service {what}" for what in self.services if what.startswith("wrong")]
 
     def stories(self) -> Iterator[str]:
         for what, samples in self.samples.items():
