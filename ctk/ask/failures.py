@@ -107,7 +107,8 @@ def find(conn: sqlite3.Connection, filters: Filters, *, least: int = 1) -> Found
     refuse_cut(filters, "failures")
     _, filters = _parted(filters)
     read = reading(conn, filters, BY)
-    summed = sum_up(conn, read.pieces, filters, BY, counted=Attempts._fields)
+    with_any = _FAILED if least > 0 else ""
+    summed = sum_up(conn, read.pieces, filters, BY, counted=Attempts._fields, with_any=with_any)
     some, folded = 0, 0
     rows: list[tuple[Keys, Attempts]] = []
     backends: dict[Keys, dict[Value, bool]] = defaultdict(dict)
@@ -144,11 +145,11 @@ def _sql(summed: Summed, least: int) -> str:
     none = ", ".join("NULL" for _ in (*BY, *Attempts._fields[2:]))
     return f"""
         {summed.sql}
-        SELECT {_ALL}, 0, {none}, COUNT(*), MAX(folded) FROM named
+        SELECT {_ALL}, 0, {none}, COUNT(*), MAX(folded) FROM ends
         UNION ALL
-        SELECT {_BACKEND}, MAX(failed > 0), NULL, {", ".join(of_backend)},
+        SELECT {_BACKEND}, MAX({_FAILED}), NULL, {", ".join(of_backend)},
             {", ".join("NULL" for _ in Attempts._fields)}
-        FROM named WHERE {of_backend[0]} IS NOT NULL AND (connections > 0 OR failed > 0)
+        FROM ends WHERE {of_backend[0]} IS NOT NULL AND (connections > 0 OR {_FAILED})
         GROUP BY {", ".join(of_backend)}
         UNION ALL
         SELECT * FROM (

@@ -130,8 +130,9 @@ class Summed(NamedTuple):
     The common tables of a SELECT, and what is bound in them.
 
     `named` has a row for each group: its keys in the columns `keys`, COUNTS, and `folded` where
-    it holds rows that stand for many addresses which its keys would tell apart. Where a flow may be
-    in two groups, `whole` has one row: COUNTS of all flows.
+    it holds rows that stand for many addresses which its keys would tell apart. `ends` has the same
+    of each end of each edge, with no more counts than were read. Where a flow may be in two groups,
+    `whole` has one row: COUNTS of all flows.
     """
 
     sql: str
@@ -185,6 +186,7 @@ def sum_up(
     seen: bool = False,
     side: Side = "both",
     among: bool = False,
+    with_any: str = "",
 ) -> Summed:
     """
     Give the SQL that sums the pieces up by keys; with a step, by time first, as `bucket_ns`.
@@ -192,7 +194,8 @@ def sum_up(
     COUNTS that do not follow from `counted` are NULL, and so are its times without `seen`: each
     costs. `side` is of the keys that either side
     has; a flow that counts for both is in `whole` once. With `among`, only the edges of
-    `ctk.ask.among` are read.
+    `ctk.ask.among` are read. Groups without an edge that is as `with_any` says, in SQL over its
+    counts, are left out of `named`: to sort the texts of all groups is what costs.
     """
     read = {count: _READ[count] for count in counted} | (_READ_SEEN if seen else {})
     by = {"edge_id": "edge_id"} if keys else {}
@@ -205,7 +208,7 @@ def sum_up(
         _arm(keys, of_end, step_ns, where, whole, read)
         for of_end, where, whole in Ends(keys, side).arms()
     ]
-    # What is used once is not stored, but read as it is made.
+    # What is used once is not stored, but read as it is made; of `ends` SQLite sees for itself.
     kept = "MATERIALIZED" if len(arms) > 1 else "NOT MATERIALIZED"
     named = [*(() if step_ns is None else ("bucket_ns",)), *(f"k{i}" for i in range(len(keys)))]
     counts = ", ".join(f"{_count(count, read)} AS {count}" for count in COUNTS)
@@ -214,11 +217,16 @@ def sum_up(
     if len(arms) > 1:
         of_ends = f"SELECT {added(read)} FROM ends WHERE whole"
         whole = f", whole AS (SELECT {counts} FROM ({of_ends}))"
+    where = ""
+    if with_any:
+        # An IN finds no NULL; no key is a blob.
+        each = ", ".join(f"IFNULL({name}, x'00')" for name in named)
+        where = f"WHERE ({each}) IN (SELECT {each} FROM ends WHERE {with_any})"
     sql = f"""
         WITH moved AS {kept} ({moved.sql}),
-        ends AS {kept} ({" UNION ALL ".join(arms)}),
+        ends AS ({" UNION ALL ".join(arms)}),
         grouped AS NOT MATERIALIZED (
-            SELECT {names}, MAX(folded) AS folded, {added(read)} FROM ends GROUP BY {names}
+            SELECT {names}, MAX(folded) AS folded, {added(read)} FROM ends {where} GROUP BY {names}
         ),
         named AS MATERIALIZED (SELECT {names}, folded, {counts} FROM grouped)
         {whole}
