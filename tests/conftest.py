@@ -5,6 +5,8 @@ import gc
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from shutil import copy2, disk_usage
 from typing import Any
@@ -105,6 +107,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
     config.option.loadscopereorder = False  # what takes longest comes first as it is
     return LiveApart(config, log)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """
+    Let each worker import another part of the tests first, and so compile it for all.
+
+    Else, in a new checkout, each compiles all of them, at the same time: 12 s of CPU, not 4.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    files = sorted(Path(__file__).parent.glob("test_*.py"))
+    for path in files[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
+        with suppress(Exception):  # collecting meets it again, and tells it
+            import_module(path.stem)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ctk.errors import UsageError
+from ctk.errors import CtkError, UsageError
+from ctk.fleet.clickhouse.client import explained
+from ctk.fleet.clickhouse.engine import EngineError
 from ctk.fleet.clickhouse.target import Target, is_target, parse_target
 
 
@@ -90,3 +92,19 @@ def test_a_password_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_
         assert "hunter2" not in f"{target!r} {target}"
     with pytest.raises(UsageError, match="cannot be read"):
         parse_target("clickhouse://ch", {"CTK_CLICKHOUSE_PASSWORD_FILE": str(tmp_path / "no")})
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "said"),
+    [
+        (193, "Wrong password for user default", "chdb:///f refuses this user or password"),
+        (81, "Database ctk doesn't exist", "chdb:///f has no tables of ctk"),
+        (47, "Unknown identifier: readonly", "chdb:///f: Unknown identifier: readonly"),
+    ],
+)
+def test_errors_of_old_servers_are_read_too(code, text, said):
+    """As ClickHouse 18.16 words them, which Debian has."""
+    old = f"Code: {code}, e.displayText() = DB::Exception: {text}, e.what() = DB::Exception"
+    with pytest.raises(CtkError) as found, explained(parse_target("chdb:///f")):
+        raise EngineError(old)
+    assert found.value.message == said

@@ -61,6 +61,13 @@ def test_a_level_that_is_not_told_of_is_damage(shop: Path, invoke: Invoke) -> No
     assert result.stderr == f"Error: {shop} is damaged: level lacks 1h\n{TRY}"
 
 
+def test_counts_without_a_sum_are_damage(shop: Path, invoke: Invoke) -> None:
+    spoil(shop, "flow.connections", 2**62)
+    result = invoke("top", shop)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {shop} is damaged: its counts have no sum\n{TRY}"
+
+
 def test_of_several_files_the_one_that_is_damaged_is_named(shop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     other.write_bytes(shop.read_bytes())

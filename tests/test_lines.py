@@ -14,12 +14,12 @@ from edges import edge, with_ids
 from sample import AT, CLIENT, PING, WEB, WEB_TO_DB
 
 from ctk.ask.flows import Flows
-from ctk.ask.pages import TEXT_KEYS
+from ctk.errors import StoreError
 from ctk.model import Endpoint, EventCounts, Filters, FlowRow
 from ctk.render.lines import Templates, TimeUnit
 from ctk.render.tables import encoder
 from ctk.store import connect
-from ctk.store.columns import FLOW_KEYS, ROW_KEYS, FlowRecord
+from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
 from ctk.store.write import Writer
 from ctk.timespan import SECOND
 
@@ -111,6 +111,21 @@ def test_what_is_no_number_in_a_file_breaks_no_line(odd: Path, tmp_path: Path) -
     assert not any(b"\n" in line[:-1] for line in made)
 
 
+def test_a_time_that_is_no_whole_number_is_damage(odd: Path, tmp_path: Path) -> None:
+    path = tmp_path / "harm.db"
+    path.write_bytes(odd.read_bytes())
+    with sqlite3.connect(path) as conn:
+        conn.execute(f"UPDATE flow SET started_ns = {SECOND}.5 WHERE started_ns = {SECOND}")
+    conn.close()
+    with pytest.raises(StoreError, match="is damaged"):
+        lines(path, "jsonl", "ns")
+
+
+@pytest.mark.parametrize("count", [1, 25, 10_000])
+def test_the_last_ones_are_those_of_all(odd: Path, count: int) -> None:
+    assert lines(odd, "csv", "ns", Filters(last=count)) == lines(odd, "csv", "ns")[-count:]
+
+
 @pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("tsv", "\t")])
 def test_a_head_names_the_columns(form: Any, delimiter: str) -> None:
     [names] = csv.reader(io.StringIO(Templates(form, "us").header.decode()), delimiter=delimiter)
@@ -118,10 +133,10 @@ def test_a_head_names_the_columns(form: Any, delimiter: str) -> None:
 
 
 def test_what_a_row_says_itself_is_numbers() -> None:
-    """They become text all at once, with nothing to quote; but for its times they end the line."""
+    """They become text all at once, with nothing to quote; they begin a line and end it."""
     hints = FlowRecord.__annotations__
     assert all("int" in str(hints[key]) for key in ROW_KEYS)
-    assert FLOW_KEYS[-len(TEXT_KEYS) :] == TEXT_KEYS
+    assert not {FLOW_KEYS[0], FLOW_KEYS[-1]} & {*EDGE_KEYS}
 
 
 def test_flows_of_one_edge_share_what_they_have_in_common(odd: Path) -> None:

@@ -24,8 +24,8 @@ _RECORDS = {  # bytes that are records: of how many bytes each (ctk/store/live.p
     ("connection", "counters"): 32,
     ("idle", "connections"): 26,
 }
-# Of two such times the sum is one that SQLite's integers hold.
-_LAST_NS = FOREVER_NS // 2
+# Of such times and counts the sums are ones that SQLite's integers hold.
+_LAST_NS, _MOST = FOREVER_NS // 2, 2**53
 
 
 def first_wrong(conn: sqlite3.Connection) -> str | None:
@@ -81,5 +81,8 @@ def _column(table: str, name: str, kind: str, needed: bool) -> _Column:
     elif name.endswith("_ns"):
         said = "a time"
         right.append(f"{name} BETWEEN -{_LAST_NS} AND {_LAST_NS}")
+    elif kind == "INTEGER" and name not in ("id", "n") and not name.endswith("_id"):
+        said = "a whole number in its range"
+        right.append(f"{name} BETWEEN 0 AND {_MOST}")
     wrong = f"({' AND '.join(right)}) IS NOT 1"
     return _Column(name, wrong if needed else f"{name} IS NOT NULL AND {wrong}", said)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ctk.errors import DiskFullError, FileBusyError, StoreError, UsageError
 from ctk.store.absent import MAKES, instead_of
-from ctk.store.damage import blaming
+from ctk.store.damage import HINT, blaming
 from ctk.store.lock import is_written, locked
 
 APPLICATION_ID = 0x63746B31  # "ctk1"
@@ -205,6 +205,8 @@ def failure(error: sqlite3.Error, path: Path, instead: str = MAKES) -> StoreErro
         return FileBusyError(
             f"{path} is locked by another program", hint="close that one and try again"
         )
+    if str(error) == "integer overflow":
+        return StoreError(f"{path} is damaged: its counts have no sum", hint=HINT)
     what, hint = _FAILURES.get(code, (f"failed: {error}", None))
     return StoreError(f"{path} {what}", hint=hint)
 

@@ -7,6 +7,7 @@ takes some ten minutes: with --folder they stay.
 """
 
 import argparse
+import compileall
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 from fleet import CTK, END_NS, seconds
 from generate import generate
 
+import ctk
 from ctk.fleet.clickhouse import ddl, tables
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.ship import shipper_of
@@ -34,6 +36,8 @@ def main() -> None:
     parser.add_argument("--flows", type=int, default=100_000, help="of a node")
     parser.add_argument("--folder", type=Path, help="where the tables stay, for the next run")
     asked = parser.parse_args()
+    # As after `make install`, also where PYTHONDONTWRITEBYTECODE is set.
+    compileall.compile_dir(Path(ctk.__file__).parent, quiet=1)
     with TemporaryDirectory() as made:
         folder = asked.folder or Path(made)
         target = f"chdb://{folder / 'ch'}"

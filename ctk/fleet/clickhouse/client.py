@@ -5,7 +5,6 @@ An answer that does not come leaves open what was done: that is an AwayError, an
 again what is there.
 """
 
-import logging
 import os
 import re
 import sys
@@ -214,6 +213,8 @@ def reading(target: Target) -> Client:
 
 def connect(target: Target, *, database: bool = True) -> Client:
     """Open a target to write to it, too; who does it closes it."""
+    import logging
+
     embedded = target.folder is not None
     # What it logs, it raises, too.
     logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
@@ -330,9 +331,8 @@ def explained(target: Target) -> Iterator[None]:
 def _explanation(target: Target, error: Exception) -> CtkError:
     code = getattr(error, "code", None)
     text = str(error)
-    if code is None and "Code: " in text:
-        digits = text.partition("Code: ")[2].partition(".")[0].partition(" ")[0]
-        code = int(digits) if digits.isdecimal() else None
+    if code is None and (found := re.search(r"Code: ([0-9]+)", text)):
+        code = int(found[1])
     said = _first_line(text)
     if code == _NO_DATABASE:
         return NoTablesError(
@@ -368,5 +368,6 @@ def _first_line(text: str) -> str:
     line = " ".join(text.split())
     if "DB::Exception: " in line:
         line = line.partition("DB::Exception: ")[2]
-    line = line.partition(" (version ")[0].partition(" Stack trace")[0]
+    for rest in (" (version ", " Stack trace", ", e.what()"):
+        line = line.partition(rest)[0]
     return "".join(each for each in line if each.isprintable())[:300]
