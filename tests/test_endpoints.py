@@ -641,6 +641,40 @@ def test_objects_of_a_file_go_on_from_what_the_recording_knew() -> None:
     ]
 
 
+def test_what_was_left_undecided_waits_for_one_that_is_told_of_pods() -> None:
+    """Where no server is asked, the first owner of an address is one that always had it."""
+    endpoints = recalled(known(pod("web", start=20)), kube=False)
+    stranger = Endpoint(address="10.244.0.9", kind="unknown", valid_from_ns=T0 + 12 * S)
+    endpoints.recall_unknown([KnownUnknown(stranger, T0 + 13 * S - 1, undecided=True)])
+    endpoints.finish(T0 + 120 * S)
+    assert endpoints.drain() == []
+
+
+def test_what_was_unknown_at_first_and_is_no_pods_does_not_end_with_the_recording() -> None:
+    endpoints = Endpoints("n1", [], T0, kube=True)
+    asked = [endpoints.at(address, T0 + S) for address in ("192.168.7.7", "10.9.9.1")]
+    undecided = {each.endpoint: each for each in endpoints.drain() if isinstance(each, Closed)}
+    assert [undecided[each] for each in asked] == [
+        Closed(each, T0 + 2 * S - 1, inferred=True) for each in asked
+    ]
+    endpoints.set_local_addresses(frozenset({"10.9.9.1"}))
+    listed(endpoints, [node()], 2)
+    assert finally_named(endpoints, asked) == ["external", "node n1"]
+    endpoints.finish(T0 + 100 * S)
+    assert endpoints.drain() == []
+
+
+def test_what_stays_unknown_was_so_to_the_end_of_the_second() -> None:
+    """An answer is taken for one up to then, without asking again."""
+    endpoints = cluster(node(), service())
+    endpoints.apply(Applied(pod("waits", "", start=1, phase="Pending"), T0 + S))
+    endpoint = endpoints.at("10.244.0.50", T0 + 2 * S)
+    assert endpoints.good_until_ns(endpoint) == T0 + 3 * S
+    endpoints.drain()
+    endpoints.finish(T0 + 100 * S)
+    assert endpoints.drain() == [Closed(endpoint, T0 + 3 * S)]
+
+
 def test_a_pods_history_in_several_rows_is_one_life() -> None:
     web = pod("web")
     endpoints = recalled(

@@ -245,6 +245,17 @@ DRAWN: dict[str, dict[str, Any]] = {
         "keeps": False,
         "nameless": [307, 333],
     },
+    "after a kill a list is recalled in the order in which it was taken in": {
+        "lives": [
+            Life("first", A, "n2", "graceful", 122, 129, 134, 143, 168, 175, 176),
+            Life("second", A, "n2", "completed", 174, 187, 194, 211, 197, 197, 200),
+            Life("third", A, "n2", "graceful", 140, 200, 213, 222, 338, 347, 350),
+        ],
+        "dialled": [(1, 242)],
+        "turns": [160, 68, 83],
+        "keeps": False,
+        "nameless": [197],
+    },
 }
 
 

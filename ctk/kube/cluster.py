@@ -324,7 +324,7 @@ class Cluster:
         resource, at_ns = listed.resource, listed.at_ns
         # Of two pods with one address the later one has it, and takes it from one that is gone.
         self._listing = True
-        for each in sorted(listed.objects, key=_gained_ns):
+        for each in sorted(listed.objects, key=recall.by_address):
             self.put(each, at_ns)
         self._listing = False
         known, there = self.known(resource), {each.uid for each in listed.objects}
@@ -358,11 +358,6 @@ class Cluster:
         elif recalled or _times(old) != _times(new):
             # It goes on as it stood.
             self._history.append(record_of(new, old.started_ns, at_ns, watched_ns))
-
-
-def _gained_ns(each: KubeObject) -> int:
-    """When an object got its addresses, at the earliest."""
-    return each.gained_ns if isinstance(each, Pod) else each.started_ns
 
 
 def _times(owner: Owner) -> PodTimes | None:

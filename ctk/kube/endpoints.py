@@ -209,12 +209,16 @@ class Endpoints:
         Take in what earlier recordings could not name for sure, oldest first.
 
         A pod that is told only now may have been behind it: then it is completed, as what this
-        recording asks about is. After `recall`, which tells what of a pod's was sure.
+        recording asks about is. After `recall`, which tells what of a pod's was sure. What an
+        earlier one left undecided waits for one that an API server tells of pods: without, the
+        first owner of an address is taken for one that always had it.
         """
         owners, told_ns = self._owners, self._owners.recalled_until_ns
         given: list[KnownUnknown] = []
         for each in unknown:
             endpoint = each.endpoint
+            if each.undecided and not self._kube:
+                continue
             if endpoint.valid_from_ns < owners.recalled_since_ns:
                 # Not all that had the address then are known any more: it stays who it was, but
                 # for an owner that nobody had heard of.

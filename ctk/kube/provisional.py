@@ -59,17 +59,17 @@ class Provisional:
         Leave it to the next recording to say whose it is, if this one is killed before.
 
         That one recalls what this one was told, in the same order, so it decides as this one would
-        have. It needs to know for which times this was given: none past the second's end.
+        have. It needs to know for which times this was given: `asked_ns` is of the last question,
+        and an answer holds to the end of its second (`ProvisionalEndpoints.good_until_ns`).
         """
         self.open = True
-        over_ns = max(self.until_ns, next_second_ns(self.endpoint.valid_from_ns))
-        yield Closed(self.endpoint, over_ns - 1, inferred=True)
+        yield Closed(self.endpoint, next_second_ns(self.asked_ns) - 1, inferred=True)
 
     def decide(self) -> Iterator[HistoryChange]:
         """It stays unknown: so it is for all recordings."""
         if self.open:
             self.open = False
-            yield Closed(self.endpoint, self.asked_ns + 1)
+            yield Closed(self.endpoint, next_second_ns(self.asked_ns))
 
 
 class ProvisionalEndpoints:
@@ -312,6 +312,7 @@ class ProvisionalEndpoints:
                 new = self.stranger(address, old.valid_from_ns)
                 if not same(old, new):
                     each.endpoint, each.until_ns = new, self._until_ns(new, is_new=True)
+                    each.open = False
                     yield Completed(old, new)
 
     def _until_ns(self, endpoint: Endpoint, *, is_new: bool) -> int:

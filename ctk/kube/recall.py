@@ -51,15 +51,22 @@ def is_untold(each: KubeObject) -> bool:
     return isinstance(each, Pod) and each.is_untold
 
 
-def _order(change: Recalled) -> tuple[int, int, int]:
+def by_address(each: KubeObject) -> tuple[int, int, int, str]:
+    """Sort what is told at once by when it got its addresses, and may have used them."""
+    if isinstance(each, Pod):
+        return each.gained_ns, each.running_ns or each.gained_ns, each.started_ns, each.uid
+    return each.started_ns, each.started_ns, each.started_ns, each.uid
+
+
+def _order(change: Recalled) -> tuple[int, int, tuple[int, int, int, str]]:
     """
     Of several at one time an end comes first: what one gave back the other got.
 
-    In a list the objects come by their start, and then ends that nobody saw, last those of pods
-    that never told an address.
+    What a list tells comes by when it got its addresses, and then ends that nobody saw, last those
+    of pods that never told an address: as `Cluster.put_all` takes it in.
     """
     rank = 2 + is_untold(change.object) if change.inferred else 0 if change.ends else 1
-    return change.at_ns, rank, change.object.started_ns
+    return change.at_ns, rank, by_address(change.object)
 
 
 def _object(record: ObjectRecord, started_ns: int) -> Pod | Node:
