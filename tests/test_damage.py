@@ -1,10 +1,12 @@
 """A file is input: what is in it that its columns are not made for is one line, never a defect."""
 
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import Result
 
@@ -36,6 +38,7 @@ def spoil(path: Path, column: str, value: object) -> None:
         ("level.pruned_ns", EVIL, "a time", "merge DB -o out.db"),
         ("level.folded_ns", EVIL, "a time", "record DB --no-kube --from-capture CAPTURE"),
         ("recording.idle_ns", EVIL, "a time", "idle DB"),
+        ("flow.src_port", 2**50, "a port", "export DB --format ecs"),
     ],
 )
 def test_a_value_of_another_kind_is_told_in_a_line(
@@ -81,6 +84,27 @@ def test_of_several_files_the_one_that_is_damaged_is_named(shop: Path, tmp_path:
 def test_an_error_over_a_whole_file_stays_what_it_is(shop: Path) -> None:
     with pytest.raises(ZeroDivisionError), ctk.open(shop) as recording:
         assert len(recording.top().rows) // 0
+
+
+@pytest.mark.parametrize("error", [click.Abort(), KeyError("x"), MemoryError(), OSError()])
+def test_what_ends_a_block_otherwise_is_no_reason_to_search_the_file(
+    shop: Path, error: Exception
+) -> None:
+    spoil(shop, "level.pruned_ns", EVIL)
+    with pytest.raises(type(error)), ctk.open(shop):
+        raise error
+
+
+def test_ctrl_c_of_an_export_searches_no_file(
+    shop: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("ctk.cli.bar.Bar.show", stop)
+    spoil(shop, "recording.settings", "[]")
+    result = invoke("export", shop, "--output", shop.with_name("flows.jsonl"))
+    assert (result.exit_code, result.stderr) == (130, "")
 
 
 TEXTS = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from edges import edge
 from fleetworld import SINCE, Sums, Talk, World, row, truth
 
 import ctk
@@ -17,7 +18,8 @@ from ctk.ask.recording import Recording
 from ctk.conntrack.names import EVENT_NAMES
 from ctk.errors import UsageError
 from ctk.fleet.merge import Merged, merge
-from ctk.model import Endpoint, EventCounts, Gap, GapKind
+from ctk.model import Endpoint, EventCounts, FlowRow, Gap, GapKind
+from ctk.model.history import Closed
 from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import DAY, HOUR, MINUTE, SECOND
@@ -438,3 +440,39 @@ def test_what_an_older_ctk_did_not_say_of_its_filters_is_not_taken_for_filters(
     narrowed = known | {"port": [80]}
     said = "n0 recorded by filters of its own: no other node defers to it then"
     assert merged("narrowed.db", narrowed, known) == (sums, (said,))
+
+
+@pytest.mark.parametrize(("began_s", "name"), [(21, None), (22, "old")])
+def test_a_second_in_which_an_address_passed_on_is_nobodys(tmp_path, began_s, name):
+    """One file has only who had it before, up to an end that is inferred, another only the next."""
+    at_ns = 1_732_560_440 * SECOND
+    old, new, nobody = (
+        Endpoint(address="10.244.0.9", kind=kind, valid_from_ns=at_ns + from_ns, name=pod, uid=pod)
+        for kind, from_ns, pod in (
+            ("pod", 0, "old"),
+            ("pod", began_s * SECOND, "new"),
+            ("unknown", 20 * SECOND + 3, None),
+        )
+    )
+    far = Endpoint(address="8.8.8.8", kind="external", valid_from_ns=at_ns)
+    ends = {old: 50 * SECOND, nobody: 21 * SECOND - 1}
+    for node, each in enumerate((old, new, nobody)):
+        with connect.writer(tmp_path / f"n{node}.db") as conn:
+            how = {"node": f"n{node}", "source": "kernel", "settings": {}, "boot_id": "b"}
+            writer = Writer(conn, started_ns=at_ns, **how)
+            dialled = edge("tcp", 0, far, each, 80, None, each, None, None, None)
+            begun_ns = each.valid_from_ns
+            row = FlowRow(
+                writer.edge_id(dialled), begun_ns, begun_ns, None, 1, *(0,) * 5, *(None,) * 4
+            )
+            closed = [Closed(each, at_ns + ends[each], inferred=True)] if each in ends else []
+            writer.window(
+                [row], changes=closed, committed_ns=at_ns + 60 * SECOND, counters=EventCounts()
+            )
+    merge(sorted(tmp_path.glob("n*.db")), tmp_path / "all.db")
+    with connect.reader(tmp_path / "all.db") as conn:
+        [(named,)] = conn.execute(
+            "SELECT name FROM endpoint WHERE address = ? AND valid_from_ns = ?",
+            (nobody.address, nobody.valid_from_ns),
+        )
+    assert named == name

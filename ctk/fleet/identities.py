@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from ctk.fleet.recorded import Node
 from ctk.store.columns import ENDPOINT_IDENTITY, EdgeRow
-from ctk.timespan import FOREVER_NS
+from ctk.timespan import FOREVER_NS, SECOND
 
 _SIDES = ("src_id", "dialled_id", "backend_id")
 _SAME = " AND ".join(f"o.{name} IS e.{name}" for name in ("packed", *ENDPOINT_IDENTITY))
@@ -139,7 +139,8 @@ def complete(conn: sqlite3.Connection) -> int:
     Name what one file could not name and another did; return how many endpoints.
 
     A node keeps its addresses, so it is enough that nobody else ever had that one. Of a pod or a
-    service it must be known that it had the address when it was seen.
+    service it must be known that it had the address when it was seen. The next pod may have got it
+    up to a second before it is known to have it (docs/kubernetes.md).
     """
     completed = []
     found = conn.execute(_CANDIDATES, {"forever": FOREVER_NS})
@@ -147,7 +148,7 @@ def complete(conn: sqlite3.Connection) -> int:
         then = [
             (known_id, kind, began_ns, who)
             for _, _, _, known_id, kind, began_ns, ended_ns, *who in some
-            if began_ns < until_ns and ended_ns > since_ns
+            if began_ns < until_ns + SECOND and ended_ns > since_ns
         ]
         if len({(kind, *who) for _, kind, _, who in then}) != 1:
             continue

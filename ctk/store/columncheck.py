@@ -81,6 +81,9 @@ def _column(table: str, name: str, kind: str, needed: bool) -> _Column:
     elif name.endswith("_ns"):
         said = "a time"
         right.append(f"{name} BETWEEN -{_LAST_NS} AND {_LAST_NS}")
+    elif name.endswith("port"):
+        said = "a port"
+        right.append(f"{name} BETWEEN 0 AND 65535")
     elif kind == "INTEGER" and name not in ("id", "n") and not name.endswith("_id"):
         said = "a whole number in its range"
         right.append(f"{name} BETWEEN 0 AND {_MOST}")

@@ -7,6 +7,7 @@ only where one failed: is it the file's fault, or a defect of ctk?
 """
 
 import sqlite3
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +15,12 @@ from pathlib import Path
 from ctk.errors import CtkError, StoreError
 
 HINT = "copy it again from where it was made, or record to another file"
+
+# What Python raises over a value: not how a command is left (click.Abort), nor a full disk.
+_OVER_VALUES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+    *(struct.error, sqlite3.IntegrityError, sqlite3.ProgrammingError),
+)
 
 Open = Callable[[], AbstractContextManager[sqlite3.Connection]]
 
@@ -31,12 +38,8 @@ def blaming(path: Path, opened: Open) -> Iterator[None]:
 
 def damage(path: Path, opened: Open, error: BaseException | None) -> StoreError | None:
     """Give what to say of a file over whose content this happened; None where it may be whole."""
-    if not isinstance(error, Exception) or isinstance(error, CtkError | OSError):
+    if not isinstance(error, _OVER_VALUES) or isinstance(error, OSError) or not _is_ours(error):
         return None
-    if isinstance(error, sqlite3.Error) and not isinstance(
-        error, sqlite3.IntegrityError | sqlite3.ProgrammingError
-    ):
-        return None  # it has a sentence of its own
     from ctk.store.columncheck import first_wrong
 
     try:
@@ -45,3 +48,13 @@ def damage(path: Path, opened: Open, error: BaseException | None) -> StoreError 
     except (sqlite3.Error, CtkError):
         return None
     return StoreError(f"{path} is damaged: {found}", hint=HINT) if found else None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Say whether ctk was at work: what else fails in a caller's block says nothing of the file."""
+    trace = error.__traceback__
+    while trace is not None:
+        if str(trace.tb_frame.f_globals.get("__name__")).startswith("ctk."):
+            return True
+        trace = trace.tb_next
+    return False

@@ -37,6 +37,7 @@ _COMPLETE = (
     f"UPDATE endpoint SET {', '.join(f'{name} = ?' for name in (*ENDPOINT_IDENTITY, *_VALID))}"
     " WHERE id = ?"
 )
+_CLOSE = "UPDATE endpoint SET valid_to_ns = ?, end_inferred = ? WHERE id = ?"
 _REOPEN = "UPDATE endpoint SET valid_to_ns = NULL, end_inferred = 0 WHERE id = ?"
 _SAME = " AND ".join(["packed = ?", *(f"{name} IS ?" for name in ENDPOINT_IDENTITY)])
 _all_but_labels = attrgetter(*ENDPOINT_IDENTITY[:-1])
@@ -140,6 +141,12 @@ class EndpointIds:
     def close(self, change: Closed) -> None:
         """An endpoint's interval ended; one that is not in the file yet will stand so."""
         endpoint, valid_to_ns, inferred = change
+        row_id = self._ids.get(endpoint) if endpoint.kind == "unknown" else None
+        if row_id is not None and endpoint not in self._completed:
+            # A scan of addresses that pods may have ends one for each: by the id that is quicker,
+            # and what is remembered of pods' ends stays.
+            self._conn.execute(_CLOSE, (valid_to_ns, inferred, row_id))
+            return
         identity = _identity(endpoint)
         self._ended[_whose(endpoint, identity)] = _End(valid_to_ns, inferred)
         self._conn.execute(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client
 from ctk.fleet.clickhouse.conditions import Bound
-from ctk.timespan import FOREVER_NS
+from ctk.timespan import FOREVER_NS, SECOND
 
 
 class Name(NamedTuple):
@@ -91,7 +91,7 @@ def _name(
         (began_ns, Name._make(name))
         for whose, began_ns, ended_ns, *name in known
         if clusters.get(whose) == clusters.get(recording)
-        and began_ns < until_ns
+        and began_ns < until_ns + SECOND
         and (ended_ns is None or ended_ns > since_ns)
     ]
     if len({(name.kind, name.namespace, name.name, name.uid) for _, name in then}) != 1:
