@@ -142,8 +142,11 @@ def db_and_out_arguments(command: F) -> F:
         ]
         if len(paths) == 1 and given.get("finish"):
             return command(db=paths[0], out=None, **given)
-        if len(paths) < 2:
+        if not paths:
             raise MissingFileError
+        if len(paths) == 1:
+            what = "the file to copy, or where to, is not named"
+            raise UsageError(what, hint="ctk snapshot node.db copy.db")
         if len(paths) > 2:
             raise UsageError("only one file is copied at a time", hint="node.db copy.db")
         return command(db=paths[0], out=paths[1], **given)
