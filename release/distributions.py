@@ -35,8 +35,8 @@ def build(out: Path) -> tuple[Path, Path]:
         loose = Path(ProjectBuilder(tree, runner=_quietly).build("sdist", made))
         sdist = out / loose.name
         _write_sdist(loose, sdist, at_s)
-        with tarfile.open(sdist) as archive:
-            archive.extractall(unpacked, filter="tar")
+        unpacked.mkdir()
+        subprocess.run(["tar", "-C", unpacked, "-xf", sdist], check=True)
         (source,) = unpacked.iterdir()
         wheel = Path(ProjectBuilder(source, runner=_quietly).build("wheel", out))
     return sdist, wheel

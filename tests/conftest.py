@@ -180,7 +180,7 @@ def shop(shop_made: Path, tmp_path: Path) -> Path:
     return Path(copy2(shop_made, tmp_path))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def invoke() -> Invoke:
     """Call `ctk` with these words; what it shows as a defect of its own fails the test."""
 

@@ -189,8 +189,16 @@ NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db
             "'vertical', 'markdown', 'name', 'json', 'jsonl', 'csv', 'tsv'\nTry: --format json\n",
         ),
         (
+            ["query", "x.db", "--pod"],
+            "Error: Option '--pod' requires an argument\nTry: ctk query --help\n",
+        ),
+        (
+            ["completion"],
+            "Error: Missing argument 'bash|zsh|fish'\nTry: ctk completion bash\n",
+        ),
+        (
             ["query", "x.db", "--last", "many"],
-            "Error: 'many' is not a number\nTry: write it as 50\n",
+            "Error: 'many' is not a count\nTry: write it as 50\n",
         ),
         (
             ["query", "x.db", "--since", "soon"],

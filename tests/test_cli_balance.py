@@ -42,3 +42,5 @@ def test_programs_get_the_skew_of_the_service_too(invoke: Invoke, shop: Path) ->
 def test_where_no_service_was_dialled_it_is_said(invoke: Invoke, shop: Path) -> None:
     result = invoke("balance", shop, "--protocol", "icmp")
     assert (result.exit_code, result.stderr) == (0, f"no service was dialled\n{GAPS}")
+    # Where no flow fits, that alone is said.
+    assert invoke("balance", shop, "--service", "nosuch").stderr.startswith("no flows fit: ")

@@ -310,7 +310,7 @@ def test_a_cursor_that_is_broken_is_an_error(invoke: Invoke, shop: Path) -> None
                 ("-o", path),
                 f"Error: Invalid value for '-o' / '--format': '{path}' is not one of 'jsonl',"
                 " 'log', 'csv', 'tsv', 'json', 'parquet', 'ecs', 'otel'\n"
-                f"Try: --output {path}: -o is the format\n",
+                f"Try: --output {path}, if that is a file\n",
             )
             for path in ("flows", "flows.csv")
         ),

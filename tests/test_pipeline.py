@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -34,10 +35,10 @@ SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)
 T = 1_000_000 * SECOND
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The played node's cluster, as kubectl prints it."""
-    path = tmp_path / "cluster.json"
+    path = tmp_path_factory.mktemp("cluster") / "cluster.json"
     path.write_text(json.dumps(objects()), encoding="utf-8")
     return path
 
@@ -173,13 +174,19 @@ UNANSWERED = REFUSED | {
 }
 
 
-@pytest.fixture
-def recorded(invoke, cluster, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def recorded_once(invoke, cluster, tmp_path_factory) -> Path:
     """The capture of the known traffic as a file."""
-    db = tmp_path / "node.db"
+    db: Path = tmp_path_factory.mktemp("recorded") / "node.db"
     capture = CAPTURES / "node.ctkcap.gz"
     assert invoke("record", db, "--from-capture", capture, "--objects", cluster).exit_code == 0
     return db
+
+
+@pytest.fixture
+def recorded(recorded_once, tmp_path) -> Path:
+    """A copy of it that is of no other test."""
+    return Path(shutil.copy(recorded_once, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -300,8 +307,8 @@ def test_what_is_printed_is_what_is_logged_and_what_is_in_the_file(
     lines = result.stdout.splitlines()
     pods = [line for line in lines if line.startswith("Pod added: ")]
     assert pods[:2] == [
-        "Pod added: client-0 (10.244.0.21)",
-        "Pod added: client-0 (fd00:10:244::15)",
+        "Pod added: web-7c65d6cfc9-aaaaa (10.244.0.11)",
+        "Pod added: web-7c65d6cfc9-aaaaa (fd00:10:244::b)",
     ]
     assert len(pods) == 10
     flows = lines[10:]

@@ -354,7 +354,7 @@ def test_a_value_that_makes_no_sense_is_refused_at_once(
 
 def test_what_is_asked_of_a_ranking_wrongly_is_refused(recording: ctk.Recording) -> None:
     for words, message in (
-        ({"by": "servce"}, "'servce' is not a key to rank by"),
+        ({"by": "servce"}, "'servce' is not a key to group by"),
         ({"by": []}, "by is empty"),
         ({"sort": "size"}, "'size' is not a count to sort by"),
         ({"limit": -1}, "-1 is not a number of rows"),

@@ -4,7 +4,7 @@ import random
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from fleetworld import SINCE, World, row
 
 from ctk.errors import StoreError, UsageError
 from ctk.fleet.clickhouse import ddl, tables
-from ctk.fleet.clickhouse.client import AwayError, Client, opened
+from ctk.fleet.clickhouse.client import Answer, AwayError, Client, opened
 from ctk.fleet.clickhouse.cut import START
 from ctk.fleet.clickhouse.ship import Shipped, Shipper, recording_of, shipper_of
 from ctk.fleet.clickhouse.state import Batch, State
@@ -82,6 +82,20 @@ def ship(db: Path, client: Client, most: int = 40) -> Shipped:
         return shipper.ship(client)
 
 
+@contextmanager
+def questions(client: Client) -> Iterator[list[str]]:
+    """Keep what is asked; each is a round trip to a server that may be far away."""
+    asked: list[str] = []
+
+    def query(sql: str, *bound: Mapping[str, object]) -> Answer:
+        asked.append(sql)
+        return Client.query(client, sql, *bound)
+
+    client.query = query  # type: ignore[assignment, method-assign]
+    yield asked
+    del client.query
+
+
 def in_file(db: Path) -> list[tuple[object, ...]]:
     """What the flows of a file sum up to, by minute and all that they are told apart by."""
     keys = ", ".join(f"{sql} AS {key}" for key, sql in flow_sql().items() if key in tables.IDENTITY)
@@ -107,8 +121,9 @@ def is_right(client: Client, *files: Path) -> bool:
     """Whether each row of these files is there once, at every level, and `--verify` agrees."""
     for db in files:
         assert there(client, db) == in_file(db)
-        with shipping(db, client) as shipper:
+        with shipping(db, client) as shipper, questions(client) as asked:
             found = verify(shipper, client)
+        assert len(asked) <= 7  # of however many batches and days
         assert (found.repaired, found.wrong) == (0, [])
         assert found.batches > 0
         minutes, *coarser = (
@@ -124,8 +139,10 @@ def is_right(client: Client, *files: Path) -> bool:
 
 def test_what_is_shipped_is_what_the_files_have_to_the_byte(client, files):
     for db in files:
-        shipped = ship(db, client)
+        with questions(client) as asked:
+            shipped = ship(db, client)
         assert shipped.batches > 1
+        assert len(asked) <= 3
         assert ship(db, client) == Shipped()  # again ships nothing
     assert is_right(client, *files)
     for db in files:

@@ -147,10 +147,10 @@ def check_keys(keys: Sequence[str], spelled: str) -> None:
         if key not in KEYS and key not in PRESETS:
             from difflib import get_close_matches
 
-            known = [*PRESETS, *KEYS]
-            near = get_close_matches(key, known, 1)
-            keys_told = f"{spelled} {near[0]}" if near else f"one of {', '.join(known)}"
-            raise UsageError(f"{key!r} is not a key to rank by", hint=keys_told)
+            near = get_close_matches(key, [*PRESETS, *KEYS], 1)
+            others = f"one of {', '.join(PRESETS)}; `ctk top --help` has all"
+            keys_told = f"{spelled} {near[0]}" if near else others
+            raise UsageError(f"{key!r} is not a key to group by", hint=keys_told)
 
 
 def keys_of(by: str | Iterable[str]) -> Sequence[str]:

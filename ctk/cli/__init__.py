@@ -119,6 +119,9 @@ class Commands(click.Group):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
+        except click.BadOptionUsage as error:  # of click's parser, which names no command
+            hint = f"ctk {ctx.invoked_subcommand} --help"
+            raise UsageError(error.format_message().rstrip("."), hint=hint) from error
         except BrokenPipeError:
             from ctk.render.place import forget_output
 
@@ -227,6 +230,9 @@ def _from_click(error: click.ClickException) -> CtkError:
     if isinstance(error, click.MissingParameter) and error.param is not None:
         if error.param.envvar:
             return MissingFileError()
+        if isinstance(error.param.type, click.Choice) and context is not None:
+            message = message.partition(". Choose from:")[0]
+            hint = f"{context.command_path} {error.param.type.choices[0]}"
     elif isinstance(error, click.NoSuchOption) and context is not None:
         name = error.option_name
         hint = meant.elsewhere(name, context) or meant.flag(name, context)

@@ -5,6 +5,7 @@ import sys
 import click
 
 import ctk
+from ctk.ask.caveats import NothingFits
 from ctk.cli.filters import FilterCommand, filter_options
 from ctk.cli.limits import limit_option, most_rows, remark_cut
 from ctk.cli.options import (
@@ -39,7 +40,8 @@ def balance(db: Targets, limit: int | None, filters: Filters, output: Output) ->
         found = recording.balance(filters)
     services = found.services[: most_rows(limit, output)]
     render.balance(services, output, sys.stdout.buffer)
-    if not services and output.for_people:
+    why = any(isinstance(caveat, NothingFits) for caveat in found.caveats)
+    if not services and not why and output.for_people:
         remark("no service was dialled")
     remark_cut(len(services), len(found.services))
     print_caveats(found.caveats)

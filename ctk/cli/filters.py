@@ -164,8 +164,8 @@ def _filter_params() -> list[Callable[[Any], Any]]:
     number: dict[str, Any] = {"type": parse_count, "metavar": "N"}
     params = [
         *_span_params(),
-        click.option("--last", "filter_last", **number, help="Only the last N."),
-        click.option("--first", "filter_first", **number, help="Only the first N."),
+        click.option("--last", "filter_last", **number, help="Only the last N flows."),
+        click.option("--first", "filter_first", **number, help="Only the first N flows."),
     ]
     for name, named in NAMES.items():
         if not _hides(named):

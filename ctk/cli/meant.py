@@ -142,6 +142,6 @@ def choice(error: click.BadParameter) -> str | None:
     near = nearest(value[1], map(str, kind.choices))
     is_path = "-o" in error.param.opts and (near is None or re.search(r"[./]", value[1]))
     if is_path and any(param.name == "output" for param in others):
-        return f"--output {value[1]}: -o is the format"
+        return f"--output {value[1]}, if that is a file"
     option = max(error.param.opts, key=len) if isinstance(error.param, click.Option) else ""
     return near and f"{option} {near}".strip()

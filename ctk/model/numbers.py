@@ -54,9 +54,9 @@ def parse_file_size(text: str) -> int:
 
 
 def parse_count(text: str | int) -> int:
-    """Turn "50" into a number that is not negative."""
+    """Turn "50" into a count: a whole number that is not negative."""
     if not str(text).isdecimal():
-        raise UsageError(f"{text!r} is not a number", hint="write it as 50")
+        raise UsageError(f"{text!r} is not a count", hint="write it as 50")
     if len(str(text)) > 19 or int(text) > FOREVER_NS:
         raise UsageError(f"{text!r} is more than SQLite counts", hint="write it as 50")
     return int(text)

@@ -266,7 +266,11 @@ def _table(look: Look, seen: Seen, columns: int, room: int) -> list[Line]:
     wide = _shared(needed, columns - len(counts) * _COUNT_WIDTH - 2 * (len(needed) - 1))
     arrow = "^" if look.reverse else "v"
     names = [f"{SHOWN[name]}{arrow if name == sort else ''}" for name in counts]
-    head = _line([shorten(key.upper(), wide[i]) for i, key in enumerate(look.by)], wide, names)
+    head = _line(
+        [shorten(key.upper().replace("_", " "), wide[i]) for i, key in enumerate(look.by)],
+        wide,
+        names,
+    )
     lines = [Line(head, "head")]
     # The chosen row stays on the screen.
     first = max(0, look.chosen - max(room - 2, 0))

@@ -143,8 +143,8 @@ class EndpointIds:
         endpoint, valid_to_ns, inferred = change
         row_id = self._ids.get(endpoint) if endpoint.kind == "unknown" else None
         if row_id is not None and endpoint not in self._completed:
-            # A scan of addresses that pods may have ends one for each: by the id that is quicker.
-            self._ended[endpoint] = _End(valid_to_ns, inferred)
+            # A scan of addresses that pods may have ends one for each: by the id that is quicker,
+            # and what is remembered of pods' ends stays.
             self._conn.execute(_CLOSE, (valid_to_ns, inferred, row_id))
             return
         identity = _identity(endpoint)

@@ -427,7 +427,8 @@ def test_who_moves_most_is_by_bytes_and_a_narrow_window_shows_all_of_the_map(
     ]
     assert moved == sorted(moved, reverse=True)
     assert page.evaluate(
-        "() => [document.querySelector('.view')].every((it) => it.scrollWidth <= it.clientWidth)"
+        "() => [...document.querySelectorAll('.view, .scroll')].every("
+        "(it) => it.scrollWidth <= it.clientWidth)"
     )
     # As a picture is taken without a screen, where no frame comes; in a window of a telephone.
     page.set_viewport_size({"width": 500, "height": 900})

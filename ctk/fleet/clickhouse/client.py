@@ -67,6 +67,7 @@ class Client:
         apart: bool = False,
     ) -> None:
         self.target = target
+        self.checked: Mapping[str, int | None] | None = None  # tables, as tables.check found them
         self._made = made
         self._renew = renew
         self._apart = apart

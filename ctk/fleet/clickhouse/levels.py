@@ -1,6 +1,7 @@
 """Hours and days against the minutes that they are made of, and how they are made anew."""
 
 import time
+from collections.abc import Collection, Sequence
 
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client
@@ -12,30 +13,43 @@ _SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)
 _DAY_S = DAY // SECOND
 
 
-def repair(client: Client, recording: str, day: int) -> bool:
+def repair(client: Client, recording: str, days: Collection[int]) -> int:
     """
-    Make the hours and days of a file's day anew where they are not what its minutes say.
+    Make the hours and days of a file's days anew where they are not what its minutes say.
 
-    Gives whether any was. Minutes that are too old to be kept say nothing.
+    Gives of how many days they were not. Minutes that are too old to be kept say nothing: how long
+    they are is asked with the sums, since hours are deleted by it, and somebody may change it.
     """
-    keep_days = tables.kept_days(client)["flows_1m"]
-    if keep_days is not None and (day + keep_days) * DAY <= time.time_ns():
-        return False
-    minutes = _sums(client, recording, day, tables.MINUTES)
-    found = False
-    for level in tables.LEVELS[1:]:
-        if minutes != _sums(client, recording, day, level):
+    if not days:
+        return 0
+    found: dict[tuple[str, int], Sequence[object]] = {}
+    keep_days = None
+    levels = " UNION ALL ".join(map(_sums, tables.LEVELS))
+    for name, day, kept, *sums in client.query(
+        f"SELECT level, of_day, {tables.MINUTES_KEPT}, * EXCEPT (level, of_day) FROM ({levels})",
+        {"recording": recording, "days": sorted(days), "database": client.target.database},
+    ).rows:
+        found[name, day] = sums
+        keep_days = tables.days_of(kept)
+    now_ns = time.time_ns()
+    repaired = 0
+    for day in sorted(days):
+        if keep_days is not None and (day + keep_days) * DAY <= now_ns:
+            continue
+        minutes = found.get((tables.MINUTES.name, day))
+        wrong = [each for each in tables.LEVELS[1:] if found.get((each.name, day)) != minutes]
+        for level in wrong:
             _make(client, recording, day, level)
-            found = True
-    return found
+        repaired += bool(wrong)
+    return repaired
 
 
-def _sums(client: Client, recording: str, day: int, level: Level) -> object:
-    found = client.query(
-        f"SELECT {_SUMS} FROM {level.table} WHERE {_condition(level)}",
-        {"recording": recording, "day": day},
+def _sums(level: Level) -> str:
+    return (
+        f"SELECT '{level.name}' AS level, toRelativeDayNum({level.column}) AS of_day, {_SUMS}"
+        f" FROM {level.table} WHERE recording = {{recording:String}}"
+        f" AND toDate({level.column}) IN {{days:Array(UInt16)}} GROUP BY of_day"
     )
-    return tuple(found.rows[0])
 
 
 def _make(client: Client, recording: str, day: int, level: Level) -> None:

@@ -11,7 +11,7 @@ ClickHouse does not insert twice; and hours and days, which are made of it, are 
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from hashlib import blake2b
@@ -57,7 +57,7 @@ class Shipper:
         self._most = most
         self._names_ns = 0
         self._greeted = False
-        self._keep_days: int | None = None
+        self.keep_days: int | None = None  # of minutes, there
 
     def ship(
         self,
@@ -85,7 +85,7 @@ class Shipper:
             if batch is None:
                 continue
             shipped = shipped.plus(self._send(client, batch))
-            if self._keep_days is not None and (batch.day + self._keep_days) * DAY <= now_ns:
+            if self.keep_days is not None and (batch.day + self.keep_days) * DAY <= now_ns:
                 too_old += batch.rows
             began_ns = batch.from_ns if began_ns is None else began_ns
             whole_ns = settled_ns(self.conn, written=is_written(self.db)) - began_ns
@@ -94,7 +94,7 @@ class Shipper:
         told.tell_recordings(self.conn, client, state, state.position)
         if too_old:
             self.notes.append(
-                f"{too_old:,} of these rows are older than the {self._keep_days} days that minutes"
+                f"{too_old:,} of these rows are older than the {self.keep_days} days that minutes"
                 " are kept there: ctk ship --init --retain"
             )
         return shipped
@@ -142,7 +142,7 @@ class Shipper:
                 tables.settings_of(batch.token(state.recording)),
             )
         if batch.tries:
-            levels.repair(client, state.recording, batch.day)
+            levels.repair(client, state.recording, [batch.day])
         self.tell(client, batch)
         state.done(batch)
         return Shipped(1, batch.rows, 1 if batch.tries else 0)
@@ -152,7 +152,7 @@ class Shipper:
         state, rows = self.state, self.state.rows(batch.batch)
         batch = batch._replace(repairs=time.time_ns(), tries=batch.tries or 1)
         state.fix(batch, rows)
-        take_out(client, state.recording, batch.batch)
+        take_out(client, state.recording, [batch.batch])
         return batch
 
     def tell(self, client: Client, batch: Batch, shipper: str | None = None) -> None:
@@ -178,7 +178,7 @@ class Shipper:
         last = state.last_batch
         first = not self._greeted
         if first:
-            self._keep_days = tables.check(client)["flows_1m"]
+            self.keep_days = tables.check(client)["flows_1m"]
         known = list(told.batches(client, state.recording, 0 if first else last))
         if first:
             self._note_copies(known)
@@ -194,8 +194,9 @@ class Shipper:
         if first and not is_sent_now:
             # Whoever sent these had not told how far they go, and whoever knew is gone.
             newest = max(self._newest_batch(client), told_last)
+            # The newest last: while it is there, no other batch gets the number of one of them.
             for batch in range(told_last + 1, newest + 1):
-                take_out(client, state.recording, batch)
+                take_out(client, state.recording, [batch])
         state.adopt(newer, newest, [batch_told(each).span.until for each in known])
         self._greeted = True
 
@@ -225,21 +226,19 @@ def count_of(client: Client, recording: str, batch: Batch) -> int:
     return int(found.rows[0][0])
 
 
-def take_out(client: Client, recording: str, batch: int) -> None:
-    """Take a batch out of minutes, hours and days."""
+def take_out(client: Client, recording: str, batches: Collection[int]) -> None:
+    """Take batches out of minutes, hours and days."""
+    if not batches:
+        return
+    parameters = {"recording": recording, "batches": sorted(batches)}
+    of_them = "recording = {recording:String} AND batch IN {batches:Array(UInt32)}"
     found = client.query(
-        "SELECT DISTINCT toRelativeDayNum(minute) FROM flows_1m"
-        " WHERE recording = {recording:String} AND batch = {batch:UInt32}",
-        {"recording": recording, "batch": batch},
+        f"SELECT DISTINCT toRelativeDayNum(minute) FROM flows_1m WHERE {of_them}", parameters
     )
     client.command(
-        "ALTER TABLE flows_1m DELETE WHERE recording = {recording:String}"
-        " AND batch = {batch:UInt32}",
-        {"recording": recording, "batch": batch},
-        {"mutations_sync": 2},
+        f"ALTER TABLE flows_1m DELETE WHERE {of_them}", parameters, {"mutations_sync": 2}
     )
-    for (day,) in found.rows:
-        levels.repair(client, recording, int(day))
+    levels.repair(client, recording, [int(day) for (day,) in found.rows])
 
 
 def recording_of(conn: sqlite3.Connection) -> str | None:

@@ -237,14 +237,23 @@ KEPT_UNTIL: Mapping[str, str] = {
     table: f"toDateTime(intDiv(ifNull({column}, told_ns), 1000000000), 'UTC')"
     for table, column in _ENDS.items()
 }
+_KEPT = "extract(engine_full, 'TTL .*toIntervalDay\\\\(([0-9]+)\\\\)')"
+# How long minutes stay, within another question.
+MINUTES_KEPT = (
+    f"(SELECT {_KEPT} FROM system.tables"
+    f" WHERE database = {{database:String}} AND name = '{MINUTES.table}')"
+)
 
 
 def check(client: Client) -> Mapping[str, int | None]:
     """
     Refuse what has no tables of ctk, or those of another version.
 
-    Gives how many days the rows of each table stay; None is for ever.
+    Gives how many days the rows of each table stay; None is for ever. It is asked once by a client,
+    of however many files: what decides on what is deleted asks again.
     """
+    if client.checked is not None:
+        return client.checked
     found = {name: (comment, days) for name, comment, days in _there(client)}
     said = client.target.said
     if MINUTES.table not in found:
@@ -254,7 +263,8 @@ def check(client: Client) -> Mapping[str, int | None]:
             f"{said} has tables of another version of ctk",
             hint="ship to another database, or ask with the version that made it",
         )
-    return {name: days for name, (_, days) in found.items()}
+    client.checked = {name: days for name, (_, days) in found.items()}
+    return client.checked
 
 
 def kept_days(client: Client) -> Mapping[str, int | None]:
@@ -262,14 +272,18 @@ def kept_days(client: Client) -> Mapping[str, int | None]:
     return {name: days for name, _, days in _there(client)}
 
 
+def days_of(kept: str) -> int | None:
+    """Read how many days rows stay, as ClickHouse tells it."""
+    return int(kept) if kept else None
+
+
 def _there(client: Client) -> Iterator[tuple[str, str, int | None]]:
     found = client.query(
-        "SELECT name, comment, extract(engine_full, 'TTL .*toIntervalDay\\\\(([0-9]+)\\\\)')"
-        " FROM system.tables WHERE database = {database:String}",
+        f"SELECT name, comment, {_KEPT} FROM system.tables WHERE database = {{database:String}}",
         {"database": client.target.database},
     )
     for name, comment, days in found.rows:
-        yield name, comment, int(days) if days else None
+        yield name, comment, days_of(days)
 
 
 def function_of(name: str) -> str | None:

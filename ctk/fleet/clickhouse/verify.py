@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ctk.ask.connection import one_moment
 from ctk.ask.spans import Piece, cover, held
-from ctk.fleet.clickhouse import levels, tables, told
+from ctk.fleet.clickhouse import levels, told
 from ctk.fleet.clickhouse.client import Client
 from ctk.fleet.clickhouse.cut import START, Position, Sums, read
 from ctk.fleet.clickhouse.ship import Shipper, batch_told, take_out
@@ -43,25 +43,26 @@ def verify(shipper: Shipper, client: Client) -> Verified:
     shipper.greet(client)
     shipper.send_open(client)
     found = Verified()
-    keep_days = tables.kept_days(client)["flows_1m"]
-    state = shipper.state
+    keep_days, state = shipper.keep_days, shipper.state
 
     def is_kept(batch: Batch) -> bool:
         return keep_days is None or (batch.day + keep_days) * DAY > time.time_ns()
 
-    _take_out_twice(shipper, client, list(filter(is_kept, _expected(shipper, client))), found)
-    expected = {each.batch: each for each in _expected(shipper, client)}
+    batches = _expected(shipper, client)
+    _take_out_twice(shipper, client, list(filter(is_kept, batches)), found)
+    if found.repaired:
+        batches = _expected(shipper, client)
+    expected = {each.batch: each for each in batches}
     there = _there(client, state.recording)
     for batch in filter(is_kept, expected.values()):
         found.batches += 1
         if there.get(batch.batch, _NOTHING) != batch.sums:
             _repair(shipper, client, batch, there.get(batch.batch), found)
-    for number in there.keys() - expected.keys():
-        take_out(client, state.recording, number)
-        found.repaired += 1
+    nobodys = there.keys() - expected.keys()
+    take_out(client, state.recording, nobodys)
+    found.repaired += len(nobodys)
     days = sorted({each.day for each in expected.values()})
-    for day in days:
-        found.repaired += levels.repair(client, state.recording, day)
+    found.repaired += levels.repair(client, state.recording, days)
     _compare_days(shipper, client, list(expected.values()), days, found)
     return found
 
@@ -125,8 +126,7 @@ def _empty(
         if row["batch"] in emptied:
             shipper.tell(client, emptied[row["batch"]], row["shipper"])
     shipper.state.take_back(emptied.values(), position)
-    for number in emptied:
-        take_out(client, recording, number)
+    take_out(client, recording, emptied)
 
 
 def _there(client: Client, recording: str) -> Mapping[int, Sums]:
@@ -144,7 +144,7 @@ def _repair(
 ) -> None:
     """Send a batch anew, from the rows that the file has of it."""
     if not batch.rows:
-        take_out(client, shipper.state.recording, batch.batch)
+        take_out(client, shipper.state.recording, [batch.batch])
         found.repaired += 1
         return
     rows = read(shipper.conn, batch.span)

@@ -111,7 +111,7 @@
     const title = (key) => titles.get(key);
     const rows = [...links].sort(ctk.rankLink);
     return html`<details class="equal"><summary>${summary}</summary><${ctk.Rows} caption=${summary} rows=${rows}
-      head=${[["From"], ["To"], ["Connections", true], ["Refused", true], ["Unreplied", true], ["Out", true], ["In", true]]}
+      head=${[["From"], ["To"], ["Conns", true], ["Refused", true], ["Unreplied", true], ["Out", true], ["In", true]]}
       row=${(link) => html`<tr data-row="link"><td class="name">${onLink ? html`<button type="button" class="way" title=${title(link.src)} aria-label=${title(link.src)} onClick=${() => onLink(link)}><${ctk.Cut} text=${title(link.src)} /></button>` : html`<${ctk.Cut} text=${title(link.src)} />`}</td><td class="name" title=${title(link.dst)}><${ctk.Cut} text=${title(link.dst)} /></td><td class="right">${ctk.counted(link.sums.connections)}</td>
         <td class="right">${ctk.counted(link.sums.refused)}</td><td class="right">${ctk.counted(link.sums.unreplied)}</td>
         <td class="right">${ctk.scaled(link.sums.bytes_out)}</td><td class="right">${ctk.scaled(link.sums.bytes_in)}</td></tr>`} /></details>`;

@@ -186,7 +186,7 @@
     return html`<section aria-labelledby="changed"><h2 id="changed">What changed?</h2>
       <p class="none">Against ${ctk.clock(doc.before.since)} to ${ctk.clock(doc.before.until, doc.before.since)}${doc.before.complete ? "" : ", which has gaps or was cut: what it lacks is unknown"}.</p>
       ${rows.length === 0 ? html`<p class="none">The same talk to the same, about as much.</p>` : html`<${Rows} caption="Changes" rows=${rows}
-        head=${[["Change"], ["Client"], ["Server"], ["Port"], ["Connections now", true], ["Before", true], ["Failed now", true]]}
+        head=${[["Change"], ["Client"], ["Server"], ["Port"], ["Conns now", true], ["Before", true], ["Failed now", true]]}
         row=${(each) => {
           const { client, server, port, proto } = partsOf((each.now || each.then).key);
           return html`<tr class=${`change ${each.how.replace(" ", "-")}`}><td class="time">${each.how === "more" ? "3× more" : each.how}</td>
@@ -229,7 +229,7 @@
       <p><label>Workload, service or address <input type="search" list="names" ref=${search} value=${text} placeholder="press / to search"
         onInput=${(event) => setText(event.target.value)} /></label>
         ${text !== "" && chosen === null ? html` <span class="none">${fits.length} fit${fits.length && fits.length < 8 ? `: ${fits.join(", ")}` : ""}</span>` : null}</p>
-      ${chosen === null ? html`<${Rows} caption="Servers" rows=${served} head=${[["Server"], ["Clients", true], ["Connections", true], ["Failed", true]]}
+      ${chosen === null ? html`<${Rows} caption="Servers" rows=${served} head=${[["Server"], ["Clients", true], ["Conns", true], ["Failed", true]]}
         row=${(each) => html`<tr><td class="name"><button type="button" class="way" title=${each.key} aria-label=${each.key} onClick=${() => setText(each.key)}><${Cut} text=${each.key} /></button></td>
           <td class="right">${ctk.counted(each.clients)}</td><td class="right">${ctk.counted(each.sums.connections)}</td><td class="right bad">${ctk.some(ctk.failedOf(each.sums))}</td></tr>`} />` : null}
       <datalist id="names">${names.slice(0, 2000).map((name) => html`<option value=${name} />`)}</datalist>

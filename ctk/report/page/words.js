@@ -47,9 +47,10 @@
     return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${time}`;
   }
 
-  // The zone's offset at a moment: UTC+01:00.
+  // The zone's offset at a moment: UTC, or UTC+01:00.
   function offset(text) {
     const minutes = -new Date(text).getTimezoneOffset();
+    if (minutes === 0) return "UTC";
     const sign = minutes < 0 ? "-" : "+";
     const [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
     return `UTC${sign}${two(hours)}:${two(rest)}`;
