@@ -13,6 +13,7 @@ from ctk.doctor.readings import Interface, Readings, Traffic, went_back
 from ctk.errors import SourceError
 from ctk.model import Finding
 from ctk.render import tables as render
+from ctk.render.layout import Screen
 from ctk.render.tables import Output
 
 RESOURCES = ("pods", "services", "endpointslices", "nodes")
@@ -230,4 +231,16 @@ def test_findings_are_lines_for_people_and_objects_for_programs():
         "                 Try: be root\n"
         '{"check":"disk","status":"ok","found":"room","advice":null}\n'
         '{"check":"rights","status":"problem","found":"none","advice":"be root"}\n'
+    )
+
+
+def test_a_finding_longer_than_the_terminal_is_folded_between_words():
+    found = [Finding("disk", "warning", "little room for what is said", "make room where it goes")]
+    out = BytesIO()
+    render.findings(found, Output(format="table", screen=Screen(width=36)), out)
+    assert out.getvalue().decode() == (
+        "warning  disk  little room for what\n"
+        "               is said\n"
+        "               Try: make room where\n"
+        "               it goes\n"
     )

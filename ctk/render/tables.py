@@ -209,12 +209,27 @@ def findings(found: Sequence[Finding], output: Output, out: BinaryIO) -> None:
     if output.format != "table" or output.columns:
         rows(Finding._fields, found, output, out)
         return
+    from textwrap import wrap
+
     check = max(len(one.check) for one in found)
+    indent = " " * (7 + 2 + check + 2)
+    columns = max(output.screen.width or 1 << 20, len(indent) + 20)
     for one in found:
-        line = f"{one.status:<7}  {one.check:<{check}}  {one.found}\n"
+        lines = [f"{one.status:<7}  {one.check:<{check}}  {one.found}"]
         if one.advice:
-            line += f"{'':<7}  {'':<{check}}  Try: {one.advice}\n"
-        out.write(told(line).encode())
+            lines.append(f"{indent}Try: {one.advice}")
+        for line in lines:
+            # Folded between words: a terminal breaks them anywhere, at its edge.
+            parts = [line]
+            if len(line) > columns:
+                parts = wrap(
+                    line,
+                    columns,
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            out.writelines(told(f"{part}\n").encode() for part in parts)
 
 
 _GAP_HEADS = (
