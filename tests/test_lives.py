@@ -217,12 +217,6 @@ DRAWN: dict[str, dict[str, Any]] = {
         "turns": [182, 78, 1, 20],
         "nameless": [],
     },
-    "what a killed recording had not decided is named by the next one": {
-        "lives": [Life("only", A, "n2", "graceful", 73, 78, 92, 115, 215, 222, 228)],
-        "dialled": [(0, 249)],
-        "turns": [68, 202, 43, 110, 162, 152],
-        "nameless": [],
-    },
     "a row of two pods is neither's, recordings later, where one was killed": {
         "lives": [
             Life("first", A, "n1", "graceful", 180, 204, 213, 219, 224, 307, 308),
@@ -255,6 +249,22 @@ DRAWN: dict[str, dict[str, Any]] = {
         "turns": [160, 68, 83],
         "keeps": False,
         "nameless": [197],
+    },
+    "what began while nobody recorded is not left to the next recording": {
+        "lives": [
+            Life("first", A, "n1", "hasty", 220, 225, 230, 233, 237, 237, 238),
+            Life("second", A, "n1", "unsaid", 183, 238, 250, 253, 494, 508, 510),
+        ],
+        "dialled": [(1, 47)],
+        "turns": [149, 42, 42, 113, 69],
+        "keeps": False,
+        "nameless": [297],
+    },
+    "nor is it where only one pod had the address": {
+        "lives": [Life("only", A, "n2", "graceful", 73, 78, 92, 115, 215, 222, 228)],
+        "dialled": [(0, 249)],
+        "turns": [68, 202, 43, 110, 162, 152],
+        "nameless": [222],
     },
 }
 

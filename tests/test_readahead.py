@@ -1,5 +1,6 @@
 """Pages that are read ahead: all of them, in order, no more than two, and errors in their place."""
 
+import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -82,3 +83,29 @@ def test_without_a_thread_it_reads_by_itself(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert list(read_ahead(Source().pages())) == list(range(MANY))
+
+
+def test_a_second_ctrl_c_waits_for_the_page_that_is_read() -> None:
+    is_read, go_on = threading.Event(), threading.Event()
+    source = Source()
+
+    def slow() -> Generator[int, None, None]:
+        for page in source.pages():
+            if page == 10:
+                is_read.set()
+                go_on.wait(5)
+            yield page
+
+    def interrupt() -> None:
+        is_read.wait(5)
+        for _ in range(3):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.02)
+        go_on.set()
+
+    ctrl_c = threading.Thread(target=interrupt)
+    ctrl_c.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(read_ahead(slow()))
+    ctrl_c.join()
+    assert not list(ahead_threads())

@@ -29,7 +29,7 @@ def read_ahead(pages: Generator[T, None, None]) -> Generator[T, None, None]:
 def _in_thread(pages: Iterator[T]) -> Iterator[T]:
     found: SimpleQueue[T | _End] = SimpleQueue()
     room = threading.Semaphore(_AHEAD_PAGES - 1)
-    is_to_stop = threading.Event()
+    is_to_stop, has_ended = threading.Event(), threading.Event()
 
     def run() -> None:
         error: BaseException | None = None
@@ -42,6 +42,7 @@ def _in_thread(pages: Iterator[T]) -> Iterator[T]:
         except BaseException as caught:  # noqa: BLE001 - raised where it is waited for
             error = caught
         found.put(_End(error))
+        has_ended.set()
 
     # Daemon: who leaves the generator open can end all the same.
     thread = threading.Thread(target=run, name="read ahead", daemon=True)
@@ -59,7 +60,20 @@ def _in_thread(pages: Iterator[T]) -> Iterator[T]:
     finally:
         is_to_stop.set()
         room.release()
+        _wait(has_ended)
         thread.join()
+
+
+def _wait(has_ended: threading.Event) -> None:
+    """Wait for a page to be read, at a second Ctrl-C too: nobody else may touch what is read."""
+    interrupted: KeyboardInterrupt | None = None
+    while not has_ended.is_set():  # of a join that was interrupted Python 3.11 says that it ended
+        try:
+            has_ended.wait()
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 class _End:

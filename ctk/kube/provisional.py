@@ -141,8 +141,10 @@ class ProvisionalEndpoints:
 
     def _given(self, endpoint: Endpoint, when_ns: int, *, is_new: bool) -> Provisional:
         given = Provisional(endpoint, self._until_ns(endpoint, is_new=is_new), when_ns)
-        if endpoint.kind == "unknown" and given.until_ns == next_second_ns(when_ns):
+        is_short = given.until_ns == next_second_ns(when_ns)
+        if endpoint.kind == "unknown" and is_short and when_ns >= self._started_ns:
             # A pod may have it that is told later, and for a second it is one pod's or in doubt.
+            # Of the time before, the file does not keep up to when the recording before was sure.
             self._history.extend(given.leave_open())
         return given
 
