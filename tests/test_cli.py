@@ -138,7 +138,8 @@ NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db
         (["snapshot"], NO_FILE),
         (
             ["snapshot", "node.db"],
-            "Error: the file to copy, or where to, is not named\nTry: ctk snapshot node.db copy.db\n",
+            "Error: the file to copy, or where to, is not named\n"
+            "Try: ctk snapshot node.db copy.db\n",
         ),
         (["record"], "Error: Missing argument 'DB'\nTry: ctk record --help\n"),
         (["list"], "Error: No such command 'list'\nTry: ctk query\n"),
