@@ -1,5 +1,6 @@
 """A file is input: what is in it that its columns are not made for is one line, never a defect."""
 
+import gzip
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from click.testing import Result
 
 import ctk
 from ctk.errors import StoreError
+from ctk.store.columncheck import first_wrong
+from ctk.store.connect import writer
 
 Invoke = Callable[..., Result]
 EVIL = "\x1b]0;x\x07"
@@ -84,6 +87,15 @@ def test_of_several_files_the_one_that_is_damaged_is_named(shop: Path, tmp_path:
 def test_an_error_over_a_whole_file_stays_what_it_is(shop: Path) -> None:
     with pytest.raises(ZeroDivisionError), ctk.open(shop) as recording:
         assert len(recording.top().rows) // 0
+
+
+def test_counters_of_live_connections_are_no_damage(tmp_path: Path) -> None:
+    older = Path(__file__).parent.parent / "fixtures/schema/m006.db.gz"
+    (path := tmp_path / "m006.db").write_bytes(gzip.decompress(older.read_bytes()))
+    with writer(path) as conn:
+        counted = "SELECT length(counters) FROM connection WHERE counters IS NOT NULL"
+        assert conn.execute(counted).fetchall() == [(40,)]
+        assert first_wrong(conn) is None
 
 
 @pytest.mark.parametrize("error", [click.Abort(), KeyError("x"), MemoryError(), OSError()])

@@ -21,7 +21,7 @@ _COUNTED = ("src_counted", "dst_counted")
 _RECORDS = {  # bytes that are records: of how many bytes each (ctk/store/live.py)
     ("connection", "flow"): 8,
     ("connection", "keys"): 8,
-    ("connection", "counters"): 32,
+    ("connection", "counters"): 40,
     ("idle", "connections"): 26,
 }
 # Of such times and counts the sums are ones that SQLite's integers hold.
