@@ -35,6 +35,6 @@ def test_what_is_no_size_says_how_to_write_one(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "many", "1.0"])
-def test_what_is_no_number_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a number"):
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a count"):
         parse_count(text)
