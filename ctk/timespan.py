@@ -44,7 +44,7 @@ _TIME_HINT = "write it as 15m, '10 min ago', 09:00, yesterday or 2024-11-25T18:4
 def parse_age(text: str) -> int:
     """Turn "90s", "15m", "2h", "7d" or "1h30m" into nanoseconds."""
     if not re.fullmatch(_AGE, text) and text != "0":
-        raise UsageError(f"{text!r} is not an age", hint="write it as 90s, 15m, 2h or 7d")
+        raise UsageError(f"{text!r} is not a duration", hint="write it as 90s, 15m, 2h or 7d")
     return _age(text)
 
 

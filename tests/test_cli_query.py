@@ -336,7 +336,7 @@ def test_times_in_sql_are_written_as_the_flags_take_them(
     [
         (
             f"{SINCE} ago('soon')",
-            "Error: 'soon' is not an age\nTry: write it as 90s, 15m, 2h or 7d\n",
+            "Error: 'soon' is not a duration\nTry: write it as 90s, 15m, 2h or 7d\n",
         ),
         (
             f"{SINCE} ns('soon')",

@@ -70,8 +70,8 @@ def lines(message: str, hint: str | None = None) -> str:
             "--accounting-interval is shorter than a second",
             "--accounting-interval 10s",
         ),
-        ("--window soon", "'soon' is not an age", "write it as 90s, 15m, 2h or 7d"),
-        ("--max-time 5", "'5' is not an age", "write it as 90s, 15m, 2h or 7d"),
+        ("--window soon", "'soon' is not a duration", "write it as 90s, 15m, 2h or 7d"),
+        ("--max-time 5", "'5' is not a duration", "write it as 90s, 15m, 2h or 7d"),
         (
             "--cidr 10.0.0.0/33",
             "'10.0.0.0/33' is not an address or a CIDR",

@@ -48,7 +48,7 @@ def test_what_is_no_age_says_how_to_write_one(text: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_age(text)
     assert (error.value.message, error.value.hint) == (
-        f"{text!r} is not an age",
+        f"{text!r} is not a duration",
         "write it as 90s, 15m, 2h or 7d",
     )
 

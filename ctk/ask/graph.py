@@ -72,7 +72,7 @@ def graph(
     own. Without `step_ns` the span is cut into 75 to 150 steps. `at` is told what part is done.
     """
     if filters.first is not None or filters.last is not None:
-        raise UsageError("first and last are not for sums by edge", hint="since and until")
+        raise UsageError("first and last cut flows, not sums by edge", hint="since and until")
     with one_moment(conn):
         flows_only = needs_flows(filters, ())
         levels = held(conn)[: 1 if flows_only else None]

@@ -36,7 +36,7 @@ _MERGED = "all.db"
     type=parse_age,
     default="10m",
     show_default=True,
-    metavar="AGE",
+    metavar="DURATION",
     help="How long, from when all nodes record.",
 )
 @click.option(
@@ -63,7 +63,7 @@ _MERGED = "all.db"
     type=parse_age,
     default="2m",
     show_default=True,
-    metavar="AGE",
+    metavar="DURATION",
     help="Give up a node whose pod has not started by then.",
 )
 @click.option(

@@ -27,7 +27,7 @@ from ctk.timespan import SECOND, format_age, format_time, parse_age
 @click.option(
     "--min-idle",
     type=parse_age,
-    metavar="AGE",
+    metavar="DURATION",
     default=format_age(LEAST_NS),
     show_default=True,
     help="Only those that have moved nothing for so long.",

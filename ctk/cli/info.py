@@ -23,7 +23,7 @@ from ctk.timespan import SECOND, format_age, parse_age
     "--fresh",
     "fresh_ns",
     type=parse_age,
-    metavar="AGE",
+    metavar="DURATION",
     help="Say only how old DB's last commit is: exit 1 if older, or if nobody writes it.",
 )
 @output_options

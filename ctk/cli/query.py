@@ -36,7 +36,7 @@ _BEFORE = 10  # flows that are listed before those that come, as `tail -f` has i
 @click.option(
     "--timeout",
     type=parse_age,
-    metavar="AGE",
+    metavar="DURATION",
     default="30s",
     show_default=True,
     help="How long SQL may take.",

@@ -117,7 +117,7 @@ class RecordCommand(SectionedCommand):
     type=parse_age,
     default="10s",
     show_default=True,
-    metavar="AGE",
+    metavar="DURATION",
     help="The span one row of flows covers.",
 )
 @click.option(
@@ -152,7 +152,7 @@ class RecordCommand(SectionedCommand):
     help="Only flows to this port, dialled or backend's.",
 )
 @click.option(
-    "--max-time", "max_time_ns", type=parse_age, metavar="AGE", help="Stop after that long."
+    "--max-time", "max_time_ns", type=parse_age, metavar="DURATION", help="Stop after that long."
 )
 @click.option(
     "--max-size",
@@ -192,7 +192,7 @@ class RecordCommand(SectionedCommand):
     "--accounting-interval",
     "dump_every_ns",
     type=parse_age,
-    metavar="AGE",
+    metavar="DURATION",
     help="How often live connections' counters are read.  [default: as often as a hundredth of a"
     " core allows, each window at best, every 30s at worst]",
 )
@@ -245,7 +245,7 @@ class RecordCommand(SectionedCommand):
     "--progress",
     "progress_every_ns",
     type=parse_age,
-    metavar="AGE",
+    metavar="DURATION",
     help="How often a line says how it goes.  [default: 1s on a terminal, 60s elsewhere]",
 )
 @click.option(

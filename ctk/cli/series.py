@@ -36,7 +36,7 @@ _SHOWN = 10
 @click.option(
     "--step",
     type=parse_step,
-    metavar="AGE",
+    metavar="DURATION",
     help="Whole minutes: 1m, 15m, 1h.  [default: 60 steps or fewer]",
 )
 @click.option(

@@ -51,7 +51,7 @@ def _retention(text: str) -> dict[str, int | None]:
     type=parse_age,
     default="1m",
     show_default=True,
-    metavar="AGE",
+    metavar="DURATION",
     help="With --follow: between two looks. 5m for 1,000 nodes, 1h for 10,000.",
 )
 @click.option("--init", is_flag=True, help="Make the tables; with DB, ship then.")

@@ -19,7 +19,7 @@ from ctk.render.tables import Output
 @click.option(
     "--step",
     type=parse_step,
-    metavar="AGE",
+    metavar="DURATION",
     help="10s, 20s, 30s or whole minutes.  [default: the shortest that fits the screen]",
 )
 @click.option("--ascii", "plain", is_flag=True, help="Draw with +, -, | and # alone.")

@@ -89,7 +89,7 @@ ctk top node.db --watch
 )
 @click.option(
     "--watch",
-    metavar="AGE",
+    metavar="DURATION",
     is_flag=False,
     flag_value="2s",
     help="Look again every so often; on a terminal a table that keys move: ? shows them.  [2s]",
