@@ -321,7 +321,10 @@ def test_without_a_terminal_a_table_a_look(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--watch", "soon"], "Error: 'soon' is not a duration\nTry: write it as 90s, 15m, 2h or 7d\n"),
+        (
+            ["--watch", "soon"],
+            "Error: 'soon' is not a duration\nTry: write it as 90s, 15m, 2h or 7d\n",
+        ),
         (["--watch", "0"], "Error: '0' is too short to look\nTry: --watch 2s\n"),
         (
             ["--watch", "--by", "pods", "--by", "ports"],

@@ -201,7 +201,10 @@ def _span_params() -> list[Callable[[Any], Any]]:
         click.option("--since", "filter_since", **moment, help=text),
         click.option("--until", "filter_until", **moment, help="Before then: written the same."),
         click.option(
-            "--for", "filter_for_", metavar="DURATION", help="So long from --since, or up to --until."
+            "--for",
+            "filter_for_",
+            metavar="DURATION",
+            help="So long from --since, or up to --until.",
         ),
     ]
 
