@@ -1209,6 +1209,18 @@ def test_a_slice_of_the_next_pod_of_an_address_does_not_name_what_dialled_the_on
     assert (later.dialled.name, later.service) == ("new", "shop/web")
 
 
+def test_a_slice_does_not_name_what_was_dialled_before_another_pod_had_its_address() -> None:
+    """Nobody is known to have it when it is listed: the pod that will is told a little later."""
+    endpoints = cluster(node(), service(), backs("web"))
+    edge = dial(endpoints, "10.244.0.9", 8080, at=10.2)
+    endpoints.apply(Applied(gained("api", 11, 11), T0 + 11 * S))
+    ended = {"phase": "Failed", "ended_ns": T0 + 12 * S}
+    endpoints.apply(Applied(gained("api", 11, 11, **ended), T0 + 12 * S))
+    endpoints.apply(Applied(backs("web", "10.244.0.9"), T0 + 14 * S))
+    assert (edge.dialled.kind, edge.service) == ("unknown", None)
+    assert not [each for each in endpoints.drain() if isinstance(each, ServiceFound)]
+
+
 def test_without_an_api_what_the_file_says_was_always_so() -> None:
     endpoints = cluster(node(), pod(start=500), service(start=500), kube=False)
     assert who(endpoints, "10.244.0.9", -1000) == "pod web-1"

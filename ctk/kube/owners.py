@@ -51,6 +51,11 @@ class Owners:
         """Whose an address was at that time."""
         return self._spans.at(address, when_ns)
 
+    def owned_between(self, address: str, since_ns: int, until_ns: int) -> bool:
+        """Whether anybody who is known had an address at some moment of that span."""
+        spans = self._spans.of(address)
+        return any(each.from_ns < until_ns and since_ns < each.to_ns for each in spans)
+
     def says_more(self, asked: Endpoint, owned: Ownership | None, until_ns: int) -> bool:
         """
         Whether an answer for then may be another than that of the recording that was asked.

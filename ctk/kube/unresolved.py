@@ -42,7 +42,11 @@ class UnresolvedDials:
             def had_it(told_ns: int) -> bool:
                 owned = self._owners.at(address, told_ns)
                 if owned is None:
-                    return dialled.uid is None and when_ns >= told_ns - WRITTEN_LATE_NS
+                    return (
+                        dialled.uid is None
+                        and when_ns >= told_ns - WRITTEN_LATE_NS
+                        and not self._owners.owned_between(address, when_ns, told_ns)
+                    )
                 # A slice may be told before the pod that it lists, which has the address by then.
                 return owned.endpoint.uid == dialled.uid and self._owners.is_sure(owned, told_ns)
 
