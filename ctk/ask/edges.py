@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from ctk.ask.connection import data_version
-from ctk.ask.rowtext import TextRows
 from ctk.errors import StoreError
 from ctk.store.columns import EDGE_KEYS, FLOW_COLUMNS, JOINS
 
@@ -38,8 +37,7 @@ class Edges(Generic[T]):
         version = data_version(self._conn)
         if version != self._read_at or len(self.known) > MOST_EDGES:
             self._read_at, self.known = version, {}
-        ids = rows.edge_ids if isinstance(rows, TextRows) else (row[2] for row in rows)
-        wanted = set(ids).difference(self.known)
+        wanted = {row[2] for row in rows}.difference(self.known)
         if not wanted:
             return
         for edge_id, *values in self._conn.execute(_SELECT, (str(list(wanted)),)):

@@ -1,7 +1,6 @@
 """The flows that fit a question, oldest first."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -9,9 +8,7 @@ from ctk.ask.caveats import Caveat, PrunedMeanwhile, caveats_of, pruned_of_span
 from ctk.ask.connection import Connect, one_moment
 from ctk.ask.edges import EdgeValues
 from ctk.ask.folded import folded_of
-from ctk.ask.pages import ENDED, PAGE_ROWS, STARTED, Pages, Position, Row
-from ctk.ask.readahead import read_ahead
-from ctk.ask.rowtext import RowText
+from ctk.ask.pages import ENDED, PAGE_ROWS, STARTED, Pages, Position, Row, RowText
 from ctk.ask.spans import Piece
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
@@ -130,22 +127,18 @@ class Flows(Iterator[FlowRecord]):
             pages = Pages(conn, self._filters, self._after, of_edge, self._page_rows, text=text)
             self._pages = pages
             first_ns, last_ns = FOREVER_NS, -FOREVER_NS
-            read = pages.read()
-            # Rows as text are read outside of Python: meanwhile the page before is written.
-            with closing(read if text is None else read_ahead(read)) as found:
-                for rows, edges in found:
-                    if not rows:
-                        continue
-                    started_ns = [rows[0][STARTED], rows[-1][STARTED]]
-                    if rows[0][0] is not None:  # only what was written late is not in order
-                        started_ns = [row[STARTED] for row in rows]
-                    first_ns, last_ns = min(first_ns, *started_ns), max(last_ns, *started_ns)
-                    self._reach = first_ns, last_ns
-                    yield rows, edges
-                    self._row = rows[-1]
+            for rows, edges in pages.read():
+                if not rows:
+                    continue
+                started_ns = list(map(_started, rows))  # only what was written late is not in order
+                first_ns, last_ns = min(first_ns, *started_ns), max(last_ns, *started_ns)
+                self._reach = first_ns, last_ns
+                yield rows, edges
+                self._row = rows[-1]
             self._found_none = last_ns < first_ns
 
 
+_started = itemgetter(STARTED)
 _PLACES = ("started_at", "ended_at", *ROW_KEYS, *EDGE_KEYS)
 _in_order = itemgetter(*(_PLACES.index(key) for key in FLOW_KEYS))
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from heapq import merge
 from itertools import islice, repeat
 from operator import attrgetter
@@ -10,9 +11,8 @@ from typing import Any
 from ctk.ask.caveats import Caveat, PrunedMeanwhile
 from ctk.ask.edges import MOST_EDGES, EdgeValues
 from ctk.ask.flows import Flows, Page, T
-from ctk.ask.pages import PAGE_ROWS, Position
+from ctk.ask.pages import PAGE_ROWS, TEXT_KEYS, Position, Row, RowText
 from ctk.ask.recording import Recording
-from ctk.ask.rowtext import RowText, TextRows
 from ctk.model import Filters
 from ctk.store.columns import EDGE_KEYS, ROW_KEYS, FlowRecord
 from ctk.timespan import FOREVER_NS
@@ -65,21 +65,18 @@ class FlowsTogether(Flows):
         """Give the flows as rows; each file numbers its edges, so here they are numbered anew."""
         numbers: dict[tuple[Any, ...], int] = {}
         edges: dict[int, T] = {}
+        of_row = _of_row if text is None else partial(_text_of_row, text)
         while some := list(islice(self, PAGE_ROWS)):
             if len(numbers) > MOST_EDGES:
                 numbers, edges = {}, {}
-            ids: list[int] = []
+            rows: list[Row] = []
             for record in some:
                 values = _of_edge(record)
                 number = numbers.setdefault(values, len(numbers))
                 if number not in edges:
                     edges[number] = of_edge(values)
-                ids.append(number)
-            if text is not None:
-                yield TextRows(text, ids, b"".join(map(text.of, some))), edges
-                continue
-            rows = zip(ids, map(_of_row, some), strict=True)
-            yield [(None, 0, number, *row) for number, row in rows], edges
+                rows.append((None, 0, number, *of_row(record)))
+            yield rows, edges
 
     def _read(self) -> Generator[FlowRecord, None, None]:
         each = (zip(flows, repeat(at)) for at, flows in enumerate(self._each))
@@ -102,6 +99,14 @@ class FlowsTogether(Flows):
 
 _of_edge = attrgetter(*EDGE_KEYS)
 _of_row = attrgetter(*ROW_KEYS)
+
+
+_of_text = attrgetter(*TEXT_KEYS)
+
+
+def _text_of_row(text: RowText, record: FlowRecord) -> tuple[int, int, int | None, bytes]:
+    port = record.src_port if isinstance(record.src_port, int) else None
+    return record.started_ns, record.ended_ns, port, text.of(_of_text(record))
 
 
 def _start(found: tuple[FlowRecord, int]) -> int:

@@ -8,14 +8,15 @@ those that are written later for a time before it. What is pruned before it is r
 said so.
 """
 
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ctk.ask.connection import add_folded_edges, choose_edges, data_version, one_moment
 from ctk.ask.edges import Edges, EdgeValues
-from ctk.ask.rowtext import RowText, TextRows, of_day
 from ctk.ask.selectors import (
     Condition,
     all_of,
@@ -27,7 +28,7 @@ from ctk.ask.selectors import (
 )
 from ctk.ask.spans import held, holding
 from ctk.model import Filters
-from ctk.store.columns import FOLDED_KEYS, ROW_KEYS, flow_sql
+from ctk.store.columns import FLOW_COLUMNS, FOLDED_KEYS, ROW_KEYS, flow_sql
 from ctk.timespan import FOREVER_NS
 
 # With this many edges or fewer each is looked up in a bucket; with more, the bucket is read.
@@ -43,10 +44,26 @@ _PLAIN_SQL = _SQL | dict.fromkeys(FOLDED_KEYS, "NULL")
 _IN_SPAN = "(f.started_ns, f.n) > (?, ?) AND (f.started_ns, f.n) < (?, ?)"
 _NOT_LATER = "(f.started_ns, f.n) NOT IN (SELECT started_ns, n FROM late_flow WHERE id > ?)"
 
-# The id in late_flow where the row was found there, its number, its edge, and what ROW_KEYS name.
+# The id in late_flow where the row was found there, its number, its edge, and what ROW_KEYS name;
+# as text: when it started and ended, its source port, and what TEXT_KEYS name as one text.
 Row = Sequence[Any]
 STARTED, ENDED = (3 + ROW_KEYS.index(key) for key in ("started_ns", "ended_ns"))
 _Key = tuple[int, int]  # started_ns and n, the primary key of `flow`
+
+
+TEXT_KEYS = tuple(key for key in ROW_KEYS if key not in ("started_ns", "ended_ns", "src_port"))
+
+
+class RowText(NamedTuple):
+    """What SQLite writes of a row: `format` has a %s for each value of TEXT_KEYS."""
+
+    format: str
+    null: str
+
+    def of(self, values: Iterable[object]) -> bytes:
+        """Write values of TEXT_KEYS, as SQLite does; a file may have what is no number there."""
+        told = (value if isinstance(value, int) else self.null for value in values)
+        return (self.format % tuple(told)).encode()
 
 
 class Position(NamedTuple):
@@ -120,7 +137,7 @@ class Pages(Generic[T]):
         whole_ns = self._until_ns - self._since_ns
         return min((self._at[0] - self._since_ns) / whole_ns, 1.0) if whole_ns > 0 else 1.0
 
-    def read(self) -> Generator[tuple[Sequence[Row], Mapping[int, T]], None, None]:
+    def read(self) -> Iterator[tuple[Sequence[Row], Mapping[int, T]]]:
         """Yield the rows, each once, with what is known of their edges by the edge's id."""
         left = self._filters.first
         if self._after is not None:
@@ -129,15 +146,12 @@ class Pages(Generic[T]):
                 left = None if left is None else left - len(page)
         if self._filters.last is not None:
             last = self._last_rows(self._filters.last)
-            if self._text is None:
-                for at in range(0, len(last), self._page_rows):
-                    page = last[at : at + self._page_rows]
-                    with one_moment(self._conn):
-                        self._edges.learn(page)
-                    yield page, self._edges.known
-                return
-            # As text they are read from the first of them on: they may be many.
-            self._at = (last[0][STARTED], last[0][1] - 1) if last else self._end
+            for at in range(0, len(last), self._page_rows):
+                page = last[at : at + self._page_rows]
+                with one_moment(self._conn):
+                    self._edges.learn(page)
+                yield page, self._edges.known
+            return
         while self._at < self._end and left != 0:
             with one_moment(self._conn):
                 page = self._page(self._size(left))
@@ -177,9 +191,9 @@ class Pages(Generic[T]):
         self._in_bucket = all_of(in_bucket) if in_bucket else None
         self._data_version = data_version(self._conn)
 
-    def _late_pages(self, after: Position, left: int | None) -> Iterator[Sequence[Row]]:
-        rest = f"""
-            FROM late_flow
+    def _late_pages(self, after: Position, left: int | None) -> Iterator[list[Row]]:
+        sql = f"""
+            SELECT late_flow.id, f.n, f.edge_id, {_of_row(_SQL, self._text)} FROM late_flow
             CROSS JOIN flow AS f ON f.started_ns = late_flow.started_ns AND f.n = late_flow.n
             WHERE late_flow.id > ? AND late_flow.id <= ?
                 AND {both([_IN_SPAN, *self._conditions])}
@@ -193,7 +207,7 @@ class Pages(Generic[T]):
             size = self._size(left)
             bound = (late_id, self.late_id, *since, *behind, *self._values, size)
             with one_moment(self._conn):
-                page = self._found("late_flow.id", _SQL, rest, bound, after.started_ns)
+                page = self._conn.execute(sql, bound).fetchall()
                 self._edges.learn(page)
             yield page
             if len(page) < size:
@@ -208,24 +222,17 @@ class Pages(Generic[T]):
             for start, end in self._parts(newest_first=True):
                 if len(found) == count:
                     break
-                sql, bound = self._select(start, end, count - len(found), newest_first=True)
-                values = ", ".join(self._sql().values())
-                columns = f"NULL, f.n, f.edge_id, {values}"
-                found += self._conn.execute(f"SELECT {columns} {sql}", bound).fetchall()
+                found += self._read(start, end, count - len(found), newest_first=True)
         return found[::-1]
 
-    def _page(self, size: int) -> Sequence[Row]:
+    def _page(self, size: int) -> list[Row]:
         self._skip_what_was_pruned()
-        page: list[Row] | TextRows = [] if self._text is None else TextRows(self._text)
+        page: list[Row] = []
         began_s = time.monotonic()
         for start, end in self._parts():
-            page.extend(self._read(start, end, size - len(page)))
+            page += self._read(start, end, size - len(page))
             if len(page) == size:
-                last = page[-1]
-                at = last[STARTED], last[1]
-                if at <= self._at:
-                    raise ValueError("the time of a flow is no whole number")
-                self._at = at
+                self._at = page[-1][STARTED], page[-1][1]
                 return page
             self._at = end
             if time.monotonic() - began_s > _PAGE_S:
@@ -257,43 +264,42 @@ class Pages(Generic[T]):
         ):
             yield max(self._at, _before(start_ns)), min(self._end, _before(end_ns))
 
-    def _read(self, start: _Key, end: _Key, limit: int) -> Sequence[Row]:
-        return self._found("NULL", self._sql(), *self._select(start, end, limit), start[0])
-
-    def _select(
-        self, start: _Key, end: _Key, limit: int, *, newest_first: bool = False
-    ) -> tuple[str, Sequence[object]]:
-        """Give the SQL of rows between two keys, from its FROM on, and what is bound in it."""
+    def _read(self, start: _Key, end: _Key, limit: int, *, newest_first: bool = False) -> list[Row]:
         conditions = [_IN_SPAN, *self._conditions]
         bound = [*start, *end, *self._values]
         if _newest_late_id(self._conn) > self.late_id:
             conditions.append(_NOT_LATER)
             bound.append(self.late_id)
         order = "DESC" if newest_first else "ASC"
-        sql = (
-            f"FROM flow AS f WHERE {both(conditions)}"
-            f" ORDER BY f.started_ns {order}, f.n {order} LIMIT ?"
-        )
-        return sql, (*bound, limit)
-
-    def _found(
-        self,
-        late_id: str,
-        sql: Mapping[str, str],
-        rest: str,
-        bound: Sequence[object],
-        at_ns: int,
-    ) -> Sequence[Row]:
-        """Read rows, of the day of `at_ns` most of them; `rest` is the SQL from its FROM on."""
-        if self._text is None:
-            columns = ", ".join(sql.values())
-            asked = f"SELECT {late_id}, f.n, f.edge_id, {columns} {rest}"
-            return self._conn.execute(asked, bound).fetchall()
-        return self._text.read(self._conn, late_id, sql, rest, (*of_day(at_ns), *bound))
-
-    def _sql(self) -> Mapping[str, str]:
         asked = "SELECT EXISTS (SELECT 1 FROM edge WHERE id < 0)"
-        return _SQL if self._conn.execute(asked).fetchone()[0] else _PLAIN_SQL
+        sql = _SQL if self._conn.execute(asked).fetchone()[0] else _PLAIN_SQL
+        of_row = _of_row(sql, self._text)
+        return self._conn.execute(
+            f"SELECT NULL, f.n, f.edge_id, {of_row} FROM flow AS f WHERE {both(conditions)}"
+            f" ORDER BY f.started_ns {order}, f.n {order} LIMIT ?",
+            (*bound, limit),
+        ).fetchall()
+
+
+def _of_row(sql: Mapping[str, str], text: RowText | None) -> str:
+    if text is None:
+        return ", ".join(sql.values())
+    # Whatever is in a file, numbers are written: it may come from anywhere.
+    numbers = {key: f"IFNULL(CAST({sql[key]} AS INTEGER), '{text.null}')" for key in TEXT_KEYS}
+    whole = f"printf('{text.format}', {', '.join(numbers.values())})"
+    # Where all was measured, nothing need be asked of each value: a seventh of the time.
+    known = [key for key in TEXT_KEYS if sql[key] != "NULL"]
+    places = ["%d" if key in known else text.null for key in TEXT_KEYS]
+    parts = re.split("%[ds]", text.format)
+    quick = "".join(chain.from_iterable(zip(parts, [*places, ""], strict=True)))
+    measured = " + ".join(sql[key] for key in known if FLOW_COLUMNS[key].measured)
+    folded = [f"{sql[key]} IS NOT NULL" for key in known if key in FOLDED_KEYS]
+    return (
+        f"{sql['started_ns']}, {sql['ended_ns']}, CAST({sql['src_port']} AS INTEGER), CAST(CASE"
+        f" WHEN {' AND '.join([f'({measured}) IS NOT NULL', *folded])}"
+        f" THEN printf('{quick}', {', '.join(sql[key] for key in known)})"
+        f" ELSE {whole} END AS BLOB)"
+    )
 
 
 def _before(at_ns: int | None, otherwise_ns: int = 0) -> _Key:
