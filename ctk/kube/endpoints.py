@@ -15,11 +15,9 @@ Owned by one thread, which applies changes and asks. Times are ns, addresses are
 writes it.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 
 from ctk.kube.cluster import KIND_OF, Cluster
-from ctk.kube.identity import same
 from ctk.kube.objects import (
     RESOURCES,
     Applied,
@@ -33,21 +31,19 @@ from ctk.kube.objects import (
     Recovered,
     Resource,
 )
-from ctk.kube.owners import POSTED_LATE_NS, Owners
-from ctk.kube.provisional import Provisional, ProvisionalEndpoints, next_second_ns, unknown
+from ctk.kube.owners import Owners
+from ctk.kube.provisional import ProvisionalEndpoints, next_second_ns
 from ctk.kube.service_ports import ServicePorts
+from ctk.kube.settling import Settling
 from ctk.kube.staleness import Staleness
 from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import Endpoint, Gap, Kind, Via
 from ctk.model.history import (
-    Closed,
     ClusterFound,
-    Completed,
     HistoryChange,
     KnownObject,
     KnownUnknown,
     PodsTold,
-    ServiceFound,
 )
 from ctk.timespan import FOREVER_NS
 
@@ -72,8 +68,13 @@ class Endpoints:
         )
         self._service_ports = ServicePorts(always=not kube)
         self._unresolved = UnresolvedDials(self._service_ports, self._owners)
+        self._settling = Settling(self._history, self._owners, self._provisional, self._unresolved)
         self._cluster = Cluster(
-            self._history, self._owners, self._provisional, self._service_ports, self._settle
+            self._history,
+            self._owners,
+            self._provisional,
+            self._service_ports,
+            self._settling.settle,
         )
         self._staleness = Staleness()
         self._listed: set[Resource] = set()
@@ -277,12 +278,12 @@ class Endpoints:
                 if resource == "pods":
                     self._owners.lost_ns = FOREVER_NS
                     self._provisional.pods_lost = False
-                    self._settle_all()
+                    self._settling.settle_all()
                     self._history.extend(self._provisional.recover_pods())
                     self._history.extend(self._unresolved.resolve_all())
         self._provisional.stale = bool(self._staleness.lost)
         for address in self._owners.endings.settle(at_ns):
-            self._settle(address)
+            self._settling.settle(address)
         targets = self._cluster.targets
         if targets:
             # Of a list all are known by now: which of several services it was may need them all.
@@ -293,8 +294,7 @@ class Endpoints:
         """Recording ends: what is lost or in doubt now stays so, as `gaps` and `drain` tell it."""
         self._staleness.finish(at_ns)
         told_ns = min(at_ns, self._owners.lost_ns)
-        for address in self._provisional.addresses():
-            self._settle(address, told_ns)
+        self._settling.settle_all(told_ns)
         self._history.extend(self._provisional.decide(earlier="pods" in self._listed))
 
     def expire(self, before_ns: int) -> None:
@@ -310,7 +310,7 @@ class Endpoints:
         """A resource is known, all of it, and watched from then on."""
         if resource in KIND_OF:
             self._owners.watch(KIND_OF[resource], at_ns)
-            self._settle_all()
+            self._settling.settle_all()
         if resource == "pods":
             self._provisional.awaiting_pods = False
             self._owners.end_recall()
@@ -333,72 +333,3 @@ class Endpoints:
         """Whether the server does not answer for objects of a kind, and will again."""
         lost = self._staleness.lost.get("nodes" if kind == "node" else "pods")
         return lost is not None and not lost.denied
-
-    def _settle_all(self) -> None:
-        for address in self._provisional.addresses():
-            self._settle(address)
-
-    def _settle(self, address: str, finally_ns: int | None = None) -> None:
-        """
-        Tell which provisional endpoints of an address turned out to be its owner, or not to.
-
-        After `finally_ns` nothing is known any more, and the last owner that was told stands.
-        """
-
-        def settled(given: Provisional) -> bool:
-            endpoint = given.endpoint
-            owned = self._owners.at(address, endpoint.valid_from_ns)
-            if given.decided and not self._owners.says_more(endpoint, owned, given.asked_ns):
-                return False
-            if owned is None:
-                is_forgotten = endpoint.valid_from_ns < self._owners.forgotten_ns
-                if endpoint.kind == "pod" and not is_forgotten:
-                    # It is not that pod's any more, and the next one may be told yet.
-                    self._withdraw(given)
-                return False
-            sure = self._owners.is_sure(owned, given.asked_ns)
-            if not sure:
-                passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)
-                over = endpoint.kind == "pod" and owned.to_ns <= given.asked_ns
-                if owned.recalled or not (over or finally_ns is not None):
-                    if passed_on and not self._provisional.pods_lost:
-                        # It is not that pod's, and may be another's than the one that is known.
-                        self._withdraw(given)
-                    return False
-            if given.asked_ns < owned.to_ns:
-                known = owned.endpoint
-                if not sure:
-                    # The next recording may hear of another: this is not a span of its own.
-                    known = replace(known, valid_from_ns=endpoint.valid_from_ns)
-                    is_told = (finally_ns or 0) >= given.asked_ns + POSTED_LATE_NS
-                    if not is_told and self._owners.untold.awaits(given.asked_ns):
-                        # One that this recording did not hear of any more may have had it. The end
-                        # says to the next one that it is to be decided.
-                        known = unknown(endpoint)
-                        undecided.append(Closed(known, given.asked_ns, inferred=True))
-            elif endpoint.kind == "pod":
-                # It was not that pod all the time, and rows that point to it don't tell when.
-                known = unknown(endpoint)
-            else:
-                self._history.extend(given.decide())
-                return True
-            if not same(endpoint, known):
-                self._history.append(Completed(endpoint, known))
-            self._history.extend(self._services(given, known))
-            return True
-
-        undecided: list[Closed] = []
-        self._provisional.settle(address, settled)
-        self._history.extend(undecided)
-
-    def _withdraw(self, given: Provisional) -> None:
-        named = given.endpoint
-        self._history.extend(given.withdraw())
-        self._unresolved.rename(named, given.endpoint)
-
-    def _services(self, given: Provisional, known: Endpoint) -> Iterator[ServiceFound]:
-        """Tell which services were dialled at an endpoint of which more is known."""
-        yield from self._unresolved.completed(given.endpoint)
-        # Dials of what was external then are not remembered, for they are many.
-        if given.earlier or given.endpoint.kind == "external":
-            yield from self._unresolved.dialled_earlier(given.endpoint, known)
