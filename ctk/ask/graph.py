@@ -18,8 +18,7 @@ from ctk.ask.nothing import why_nothing
 from ctk.ask.series import STEPS, cover_steps, step_of
 from ctk.ask.spans import Held, clip, cover, exact_extent, held
 from ctk.ask.storedgaps import StoredGap, gaps_of
-from ctk.ask.sums import needs_flows
-from ctk.errors import UsageError
+from ctk.ask.sums import needs_flows, refuse_cut
 from ctk.model import Filters
 from ctk.timespan import MINUTE
 
@@ -71,8 +70,7 @@ def graph(
     What fails comes first, then what moved most. `series_of` edges of them have steps of their
     own. Without `step_ns` the span is cut into 75 to 150 steps. `at` is told what part is done.
     """
-    if filters.first is not None or filters.last is not None:
-        raise UsageError("first and last cut flows, not sums by edge", hint="since and until")
+    refuse_cut(filters, "sums by edge", hint="since and until")
     with one_moment(conn):
         flows_only = needs_flows(filters, ())
         levels = held(conn)[: 1 if flows_only else None]

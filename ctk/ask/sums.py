@@ -160,10 +160,10 @@ def keys_of(by: str | Iterable[str]) -> Sequence[str]:
     return expanded(keys)
 
 
-def refuse_cut(filters: Filters, of: str) -> None:
+def refuse_cut(filters: Filters, of: str, hint: str = "--limit 20 cuts the answer") -> None:
     """Refuse `first` and `last` where an answer is not made of so many flows."""
     if (filters.first, filters.last) != (None, None):
-        raise UsageError(f"first and last cut flows, not {of}", hint="--limit 20 cuts the answer")
+        raise UsageError(f"first and last cut flows, not {of}", hint=hint)
 
 
 def needs_flows(filters: Filters, keys: Sequence[str]) -> bool:
