@@ -7,8 +7,8 @@ are known by a hash that is the same on every machine. So a count can be folded 
 
 import struct
 import zlib
-from _blake2 import blake2b  # as hashlib has it, without OpenSSL: 5 ms of a short command
 from collections.abc import Iterable
+from hashlib import blake2b
 from math import inf, log, sqrt
 from typing import Self
 
