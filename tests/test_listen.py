@@ -122,6 +122,7 @@ def listener(
     stop_after_s: float = 1,
     every_s: float | None = 30,
     counting: Callable[[], bool] = lambda: True,
+    dump: Callable[[], Generator[Datagrams, None, None]] | None = None,
 ) -> Listener:
     stop_at_s = kernel.now_s + stop_after_s
     return Listener(
@@ -132,7 +133,7 @@ def listener(
         stopping=lambda: kernel.now_s >= stop_at_s,
         asked_s=lambda: stop_at_s,
         counting=counting,
-        dump=kernel.dump,
+        dump=dump or kernel.dump,
         addresses=lambda: kernel.addresses,
         clock=kernel,
     )
@@ -333,6 +334,18 @@ def test_a_window_that_is_written_during_a_dump_is_no_part_of_what_the_dump_cost
             window = each.at_ns // (10 * SECOND)
             kernel.pass_time(0.2)
     assert [round(at - EPOCH_S) for at in kernel.dumps[:-1]] == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_what_came_while_a_dump_was_held_up_is_told_before_its_window_is_over():
+    kernel = Kernel(chunks=1)
+
+    def held_up() -> Generator[Datagrams, None, None]:
+        kernel.send(1)
+        kernel.pass_time(12, working=False)
+        yield from kernel.dump()
+
+    stream = listener(kernel, stop_after_s=12, dump=held_up)
+    assert told(stream)[:3] == ["tick", "1", "chunk"]
 
 
 def test_a_replay_has_the_addresses_that_the_live_run_had(tmp_path):

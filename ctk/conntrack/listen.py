@@ -276,10 +276,10 @@ class Listener:
         """Hand on a part of the dump, and count what it costs whoever takes it."""
         window = batch.at_ns // self._window_ns
         if window != self._window and not self._socket.more_waits:
-            # A window is over, and is written now: that is no cost of the dump. Where events wait,
-            # some of them may belong to it.
+            # A window is over, and is written now: that is no cost of the dump. Events that came
+            # since the last read may belong to it, more of them where this process had to wait.
             self._window = window
-            yield Datagrams(batch.at_ns, False, bytearray(), (), ())
+            yield self._events(0)
         cpu_s = self._clock.thread_time()
         yield batch
         self._dump_cpu_s += self._clock.thread_time() - cpu_s
