@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -401,6 +401,43 @@ def test_what_was_sent_by_nobody_any_more_is_sent_anew(client, files):
     assert is_right(client, db)
 
 
+@pytest.mark.parametrize("steps", range(1, 16))
+def test_killed_while_it_takes_out_what_nobody_told_of_each_row_is_there_once(
+    client, files, monkeypatch, steps
+):
+    """A number that was taken out is not used again: ClickHouse would know its token."""
+    db = files[0]
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with shipping(db, client) as shipper:
+        tell = shipper.tell
+        shipper.tell = lambda of, batch: killed() if batch.batch == 2 else tell(of, batch)  # type: ignore[method-assign, assignment]
+        with pytest.raises(KilledError):
+            shipper.ship(client)
+    db.with_name(f"{db.name}-ship").unlink()
+    left = steps
+
+    def stepped(do):
+        def step(*args, **options):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise KilledError
+            return do(*args, **options)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for of, name in ((Client, "command"), (Client, "query"), (State, "adopt")):
+            patched.setattr(of, name, stepped(getattr(of, name)))
+        with suppress(KilledError):
+            ship(db, client)
+    ship(db, client)
+    assert is_right(client, db)
+
+
 def test_verify_repairs_what_is_missing_twice_or_not_summed_up(client, files):
     db = files[1]
     ship(db, client)
@@ -553,6 +590,29 @@ def test_where_flows_were_pruned_their_minutes_are_shipped(client, tmp_path):
     levels = client.query(f"SELECT DISTINCT level FROM batches WHERE {own} ORDER BY 1").rows
     assert [tuple(each) for each in levels] == [("1m",), ("flow",)]
     assert [row[1:] for row in _by_minute(there(client, node.path))] == expected
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_flows_that_are_kept_longer_than_minutes_are_shipped(client, tmp_path, is_behind):
+    """Also those that come after what neither of the two holds any more."""
+    node = Node(tmp_path / "n0.db")
+    first = [each for each in node.rows if each.started_ns < SINCE + HOUR // 2]
+    node.write(first, SINCE + HOUR // 2)
+    if is_behind:
+        ship(node.path, client)
+    node.write(node.rows[len(first) :], SINCE + SPAN, started_ns=SINCE + HOUR // 2)
+    ages = {"flow": 2 * HOUR, "1m": HOUR} if is_behind else {"1m": HOUR}
+    node.write([], SINCE + SPAN + MINUTE, ages, started_ns=SINCE + SPAN)
+    with sqlite3.connect(node.path) as conn:
+        (pruned_ns,) = conn.execute("SELECT pruned_ns FROM level WHERE name = '1m'").fetchone()
+    left = in_file(node.path)
+    assert left[0][0] < pruned_ns // SECOND  # type: ignore[operator]
+    ship(node.path, client)
+    found = there(client, node.path)
+    assert [each for each in found if each in left] == left
+    assert is_behind or found == left
+    with shipping(node.path, client) as shipper:
+        assert verify(shipper, client).wrong == []
 
 
 def _by_minute(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:

@@ -20,7 +20,7 @@ from ctk.errors import StoreError
 from ctk.fleet.clickhouse import tables
 from ctk.store import folded
 from ctk.store.columns import COUNT_KEYS, JOINS, flow_sql
-from ctk.store.levels import Watermarks, watermarks
+from ctk.store.levels import watermarks
 from ctk.store.rollup import floor
 from ctk.store.sums import COLUMNS, SUMS
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE, SECOND
@@ -154,8 +154,8 @@ def cut(
             return Cut(span, read(conn, span), None)
         marks = watermarks(conn)
         end_ns = settled_ns(conn, written=written)
-        flows_ns = marks["flow"].pruned_ns or -FOREVER_NS
-        skipped = _skipped(conn, since, marks) if since != START else None
+        flows_ns, minutes_ns = (marks[each].pruned_ns or -FOREVER_NS for each in ("flow", "1m"))
+        skipped = _skipped(conn, since, flows_ns, minutes_ns) if since != START else None
         first_ns = _first_ns(conn, since.at_ns if skipped is None else skipped[1], flows_ns)
         if first_ns is None or first_ns >= end_ns:
             if end_ns <= since.at_ns:
@@ -165,7 +165,7 @@ def cut(
         until_ns = min(end_ns, floor(first_ns, DAY) + DAY, flows_ns if level == "1m" else end_ns)
         until_ns = _limited(conn, level, first_ns, until_ns, most)
         if since == START:  # so that it is known what of the first day there was to ship
-            first_ns = max(floor(first_ns, DAY), marks["1m"].pruned_ns or -FOREVER_NS)
+            first_ns = max(floor(first_ns, DAY), min(flows_ns, minutes_ns))
         span = Span(level, Position(first_ns, since.late_id), Position(until_ns, late_id))
         return Cut(span, read(conn, span), skipped)
 
@@ -226,13 +226,13 @@ def _late_span(conn: sqlite3.Connection, since: Position, late_id: int, most: in
 
 
 def _skipped(
-    conn: sqlite3.Connection, since: Position, marks: Mapping[str, Watermarks]
+    conn: sqlite3.Connection, since: Position, flows_ns: int, minutes_ns: int
 ) -> tuple[int, int] | None:
     """Give a span after a position of which neither flows nor minutes are left, but hours are."""
-    if since.at_ns >= (marks["flow"].pruned_ns or -FOREVER_NS):
+    if since.at_ns >= flows_ns:
         return None
     # Of a minute that was shipped in part, the rest cannot be told from it any more.
-    whole_ns = max(-floor(-since.at_ns, MINUTE), marks["1m"].pruned_ns or -FOREVER_NS)
+    whole_ns = min(max(-floor(-since.at_ns, MINUTE), minutes_ns), flows_ns)
     table, width_ns = ("flow_1h", HOUR) if whole_ns - since.at_ns > MINUTE else ("flow_1m", MINUTE)
     asked = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE started_ns >= ? AND started_ns < ?)"
     span = since.at_ns, whole_ns

@@ -189,15 +189,16 @@ class Shipper:
             # It is there, or a copy sent another by its number: what is left is cut anew.
             state.forget(open_batch.batch)
             is_sent_now = False
-        told_last = max((each.batch for each in newer), default=last)
-        newest = told_last
+        newest = max((each.batch for each in newer), default=last)
+        untold: Sequence[int] = ()
         if first and not is_sent_now:
             # Whoever sent these had not told how far they go, and whoever knew is gone.
-            newest = max(self._newest_batch(client), told_last)
-            # The newest last: while it is there, no other batch gets the number of one of them.
-            for batch in range(told_last + 1, newest + 1):
-                take_out(client, state.recording, [batch])
+            newest = max(self._newest_batch(client), newest)
+            untold = range(max((each["batch"] for each in known), default=0) + 1, newest + 1)
+        # Before they are taken out: ClickHouse knows their tokens, so no other gets their numbers.
         state.adopt(newer, newest, [batch_told(each).span.until for each in known])
+        if untold:
+            take_out(client, state.recording, untold, self._days(client))
         self._greeted = True
 
     def _note_copies(self, known: Sequence[Mapping[str, Any]]) -> None:
@@ -207,6 +208,18 @@ class Shipper:
                 f"two copies of {self.db.name} were shipped at once, {len(twice)} batches of them:"
                 " `ctk ship --verify` repairs what was shipped twice"
             )
+
+    def _days(self, client: Client) -> list[int]:
+        """Give the days of which any level has rows: of one, another may have none meanwhile."""
+        found = client.query(
+            " UNION DISTINCT ".join(
+                f"SELECT toRelativeDayNum({level.column}) FROM {level.table}"
+                " WHERE recording = {recording:String}"
+                for level in tables.LEVELS
+            ),
+            {"recording": self.state.recording},
+        )
+        return [int(day) for (day,) in found.rows]
 
     def _newest_batch(self, client: Client) -> int:
         found = client.query(
@@ -226,8 +239,10 @@ def count_of(client: Client, recording: str, batch: Batch) -> int:
     return int(found.rows[0][0])
 
 
-def take_out(client: Client, recording: str, batches: Collection[int]) -> None:
-    """Take batches out of minutes, hours and days."""
+def take_out(
+    client: Client, recording: str, batches: Collection[int], days: Collection[int] = ()
+) -> None:
+    """Take batches out of minutes, hours and days: of `days`, too, if it was begun before."""
     if not batches:
         return
     parameters = {"recording": recording, "batches": sorted(batches)}
@@ -238,7 +253,7 @@ def take_out(client: Client, recording: str, batches: Collection[int]) -> None:
     client.command(
         f"ALTER TABLE flows_1m DELETE WHERE {of_them}", parameters, {"mutations_sync": 2}
     )
-    levels.repair(client, recording, [int(day) for (day,) in found.rows])
+    levels.repair(client, recording, {*(int(day) for (day,) in found.rows), *days})
 
 
 def recording_of(conn: sqlite3.Connection) -> str | None:
