@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from fleetworld import World
+from fleetworld import SINCE, World, row
 from test_eventlog import PROBE
 
 import ctk
@@ -16,7 +16,8 @@ from ctk.fleet.merge import merge
 from ctk.render.community import community_id
 from ctk.render.ecs import ecs_line
 from ctk.render.otel import DRAFT, OtelLines
-from ctk.timespan import HOUR, parse_time
+from ctk.store import connect
+from ctk.timespan import DAY, HOUR, SECOND, parse_time
 
 Invoke = Callable[..., Result]
 
@@ -282,3 +283,55 @@ def test_a_folder_of_parquet_has_a_file_a_day_and_node_which_is_written_once(
     assert [name for name in names if before[name] != after[name]] == names[3:]
     refused = invoke("export", files[0], "-o", "parquet", "--output", out, "--failed")
     assert refused.stderr.endswith("Try: leave all filters out but --since and --until\n")
+
+
+def test_a_day_keeps_the_flows_that_were_pruned_since_it_was_written(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    from pyarrow import parquet
+
+    world, db, out = World(1), tmp_path / "n0.db", tmp_path / "flows"
+    talks = world.talks(200, 26 * HOUR, kinds=["out"])
+    rows = [row(talk, seen, 0) for talk in talks for _, seen in talk.sights]
+    early = [each for each in rows if each.started_ns < SINCE + 10 * HOUR]
+    world.write_node(db, 0, early, 10 * HOUR, retain={"flow": DAY})
+    assert invoke("export", db, "-o", "parquet", "--output", f"{out}/").exit_code == 0
+    going_on = SINCE + 10 * HOUR + 30 * SECOND
+    world.write_node(db, 0, rows[len(early) :], 26 * HOUR, since_ns=going_on, retain={"flow": DAY})
+    for _ in range(2):
+        assert invoke("export", db, "-o", "parquet", "--output", f"{out}/").exit_code == 0
+    assert [path.name for path in sorted(out.rglob("*.parquet"))] == [
+        "flows.parquet",
+        "flows-so-far.parquet",
+    ]
+    found = parquet.read_table(out)["started_ns"].to_pylist()
+    assert sorted(found) == sorted(each.started_ns for each in rows)
+    refused = invoke("export", db, "-o", "parquet", "--time", "us", "--output", f"{out}/")
+    assert refused.stderr.endswith("has other columns\nTry: --time as before, or another folder\n")
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_day_is_over_for_a_node_that_was_recorded_past_it_and_whose_names_have_settled(
+    invoke: Invoke, tmp_path: Path, ended: bool
+) -> None:
+    world, out = World(2), tmp_path / "flows"
+    midnight = 15 * HOUR
+    talks = world.talks(100, midnight, kinds=["out"])
+    for node, span_ns in enumerate((midnight, HOUR)):
+        rows = [
+            row(talk, seen, 0)
+            for talk in talks
+            for at, seen in talk.sights
+            if at == node and talk.at_ns < SINCE + span_ns
+        ]
+        world.write_node(tmp_path / f"n{node}.db", node, rows, span_ns)
+    if not ended:
+        with connect.writer(tmp_path / "n0.db") as conn:
+            conn.execute("UPDATE recording SET ended_ns = NULL")
+    merge([tmp_path / "n0.db", tmp_path / "n1.db"], tmp_path / "all.db")
+    done = invoke("export", tmp_path / "all.db", "-o", "parquet", "--output", f"{out}/")
+    assert done.exit_code == 0, done.stderr
+    assert sorted(f"{path.parent.name}/{path.name}" for path in out.rglob("*.parquet")) == [
+        f"recorder=n0/{'flows' if ended else 'flows-so-far'}.parquet",
+        "recorder=n1/flows-so-far.parquet",
+    ]

@@ -202,12 +202,13 @@ def _write_days(
 ) -> None:
     """Write the days that are not there yet, and say which."""
     from ctk.render.parquetdays import Reach, write_days
+    from ctk.store.levels import SETTLED_NS
 
     reaches = [
-        Reach(str(node), int(since_ns or 0), int(until_ns or 0))
-        for node, since_ns, until_ns in recording.sql(
-            "SELECT node, MIN(started_ns), MAX(MAX(committed_ns, IFNULL(ended_ns, 0)))"
-            " FROM recordings GROUP BY node"
+        Reach(str(node), *(int(ns or 0) for ns in span))
+        for node, *span in recording.sql(
+            "SELECT node, MIN(started_ns), MAX(MAX(committed_ns, IFNULL(ended_ns, 0))),"
+            f" MAX(IFNULL(ended_ns, committed_ns - {SETTLED_NS})) FROM recordings GROUP BY node"
         )
     ]
     if not reaches:

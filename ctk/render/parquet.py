@@ -1,7 +1,8 @@
 """Flows as a Parquet file, with types: times are timestamps in UTC, counts are integers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import RawIOBase
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from ctk.ask.edges import EdgeValues
@@ -55,6 +56,23 @@ class ParquetEncoder:
             return [b""] * len(rows)
         self._write_group()
         return [self._out.take(), *[b""] * (len(rows) - 1)]
+
+    def taken_over(self, path: Path, before_ns: int) -> Iterator[bytes]:
+        """Yield, before any others, the rows of an earlier file that began before a time."""
+        from pyarrow import compute, parquet
+
+        with parquet.ParquetFile(path) as earlier:
+            if not earlier.schema_arrow.equals(self._schema):
+                raise UsageError(
+                    f"{path} has other columns", hint="--time as before, or another folder"
+                )
+            for rows in earlier.iter_batches():
+                began_ns = compute.cast(rows["started_at"], self._pa.int64())
+                taken = rows.filter(compute.less(began_ns, before_ns))
+                if not taken.num_rows:
+                    return
+                self._writer.write_batch(taken)
+                yield self._out.take()
 
     def end(self) -> bytes:
         """End the file: what is left, and Parquet's own index of it."""

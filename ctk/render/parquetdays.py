@@ -5,7 +5,8 @@ DIR/day=2024-11-25/recorder=n1/flows.parquet is what readers take for partitions
 
 A day that is over is written once, and its file is never touched again: its name is known before it
 is written, so that who uploads the folder sends each object once. A day that goes on is in
-`flows-so-far.parquet`, which is written anew each time and gets the other name in the end.
+`flows-so-far.parquet`, which is written anew each time and gets the other name in the end. What was
+pruned meanwhile is taken over from it.
 """
 
 import os
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from ctk.ask.flows import Flows
-from ctk.ask.pages import Row
+from ctk.ask.pages import STARTED, Row
 from ctk.errors import StoreError
 from ctk.render.lines import TimeUnit
 from ctk.render.parquet import ParquetEncoder
@@ -29,17 +30,21 @@ _NODE = EDGE_KEYS.index("node")
 
 
 class Reach(NamedTuple):
-    """From when to when a node was recorded."""
+    """From when to when a node was recorded, and up to when it is known who was who."""
 
     node: str
     since_ns: int
     until_ns: int
+    settled_ns: int
 
 
 class _File:
     """The file of a node's day, under a name of its own until it is whole."""
 
-    def __init__(self, folder: Path, time: TimeUnit, rows: int, *, is_over: bool) -> None:
+    def __init__(
+        self, folder: Path, time: TimeUnit, rows: int, *, first_ns: int, is_over: bool
+    ) -> None:
+        """Begin a file, with the rows before `first_ns` of the one that is there so far."""
         self._folder = folder
         self._is_over = is_over
         self._part = folder / f".{_WHOLE}.{os.getpid()}"
@@ -48,6 +53,12 @@ class _File:
             os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb"
         )
         self.encoder = ParquetEncoder(time, rows)
+        if (folder / _SO_FAR).exists():
+            try:
+                self.write(self.encoder.taken_over(folder / _SO_FAR, first_ns))
+            except BaseException:
+                self.give_up()
+                raise
 
     def write(self, pieces: Iterable[bytes]) -> None:
         self._out.writelines(pieces)
@@ -91,9 +102,9 @@ def write_days(
             reach.node: is_over
             for reach in known
             if reach.since_ns < day_ns + DAY and reach.until_ns > day_ns
-            # What was cut by the question, or is still being recorded, is not the whole day.
+            # What was cut by the question, or may go on in a newer file, is not the whole day.
             for is_over in [
-                max(reach.until_ns for reach in known) >= day_ns + DAY
+                reach.settled_ns >= day_ns + DAY
                 and (span[0] is None or span[0] <= day_ns)
                 and (span[1] is None or span[1] >= day_ns + DAY)
             ]
@@ -134,6 +145,7 @@ def _day(
                             _of(folder, node),
                             time,
                             _ROWS_IN_MEMORY // len(wanted) + 1,
+                            first_ns=some[0][STARTED],
                             is_over=wanted[node],
                         )
                     except OSError as error:

@@ -20,6 +20,9 @@ class Level(NamedTuple):
     peers: int  # edges with an external side that a bucket keeps; the others become "other"
 
 
+# So long after it was, who was behind an address is known, if ever.
+SETTLED_NS = 2 * MINUTE
+
 LEVELS: tuple[Level, ...] = (
     Level("flow", "flow", 0, DAY, 0),
     Level("1m", "flow_1m", MINUTE, 7 * DAY, 10_000),

@@ -20,14 +20,12 @@ from ctk.errors import StoreError
 from ctk.fleet.clickhouse import tables
 from ctk.store import folded
 from ctk.store.columns import COUNT_KEYS, JOINS, flow_sql
-from ctk.store.levels import watermarks
+from ctk.store.levels import SETTLED_NS, watermarks
 from ctk.store.rollup import floor
 from ctk.store.sums import COLUMNS, SUMS
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE, SECOND
 
 BATCH_ROWS = 50_000  # flows that go into one: some 90 MB while it is sent
-
-_SETTLED_NS = 2 * MINUTE  # by then, who was behind an address is known, if ever
 
 _EDGE_SQL = flow_sql()
 _EDGES = (
@@ -134,7 +132,7 @@ def settled_ns(conn: sqlite3.Connection, *, written: bool) -> int:
     if committed_ns is None:
         return -FOREVER_NS
     if written:
-        return floor(committed_ns - _SETTLED_NS, MINUTE)
+        return floor(committed_ns - SETTLED_NS, MINUTE)
     (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
     return max(int(committed_ns), -FOREVER_NS if newest_ns is None else newest_ns + 1)
 
