@@ -32,6 +32,7 @@ from wire import (
     number,
 )
 
+from ctk.conntrack import outcome
 from ctk.conntrack.attributes import CTA_STATUS, MalformedError
 from ctk.conntrack.capture import Capture
 from ctk.conntrack.connections import Connections
@@ -49,6 +50,26 @@ from ctk.model import Datagrams, FlowTuple
 
 CAPTURES = sorted((Path(__file__).parents[1] / "fixtures" / "captures").glob("*.gz"))
 MUTATIONS = int(os.environ.get("CTK_MUTATIONS", "30_000"))  # 1,000,000 take 20 s
+
+
+def test_places_in_an_event_are_those_of_its_fields():
+    event = Event._make(range(len(Event._fields)))  # each value is its place
+    places = {
+        outcome.WHAT: event.what,
+        outcome.ORIG: event.orig,
+        outcome.PORT: event.port,
+        outcome.REPLY: event.reply,
+        outcome.ZONE: event.zone,
+        outcome.ID: event.ct_id,
+        outcome.AT: event.at_ns,
+        outcome.STATUS: event.status,
+        outcome.TCP_STATE: event.tcp_state,
+        outcome.START: event.start_ns,
+    }
+    assert all(place == found for place, found in places.items())
+    assert event[outcome.OUTCOME] == (event.status, event.tcp_state)
+    counters = (event.packets_out, event.bytes_out, event.packets_in, event.bytes_in)
+    assert outcome.four_of(event) == counters
 
 
 def read(*messages: bytes, at_ns: int = 7) -> list[Event]:

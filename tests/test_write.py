@@ -34,7 +34,7 @@ from ctk.model.history import (
     ServiceFound,
 )
 from ctk.model.kept import LiveConnections
-from ctk.store import connect, identities, recordings
+from ctk.store import connect, endpointids, identities, recordings
 from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
 from ctk.timespan import DAY
@@ -576,7 +576,8 @@ def test_a_service_found_late_is_that_of_all_edges_to_it(
     writer = _writer(conn)
     _window(writer, *(_row(edge) for edge in (before, other_port, elsewhere)))
     if let_go:
-        monkeypatch.setattr(identities, "CACHED", 1)
+        for ids in (identities, endpointids):
+            monkeypatch.setattr(ids, "CACHED", 1)
         _window(writer)
         _window(writer, changes=[Closed(SERVICE, T + S)])
     _window(writer, changes=[ServiceFound(SERVICE, "tcp", 5432, "shop/db", "address")])

@@ -32,7 +32,7 @@ from ctk.conntrack.groups import (
     Totals,
     moved_since,
 )
-from ctk.conntrack.outcome import AT, START, counters_of
+from ctk.conntrack.outcome import AT, START, counters_of, four_of
 from ctk.conntrack.parts import PartCounter, first_ns
 from ctk.model import (
     COUNTS_CONNECTION,
@@ -203,7 +203,7 @@ class Aggregator(PartCounter):
             if shown is None or key is None:
                 continue
             state, group = states.get(key, 0) if states else 0, live.get(key)
-            if group is not None and not state and connections.is_counted(key, entry[9:13]):
+            if group is not None and not state and connections.is_counted(key, four_of(entry)):
                 continue
             counters = counters_of(entry)
             if state & UNWANTED:

@@ -24,6 +24,7 @@ from ctk.conntrack.outcome import (
     Outcome,
     counters_of,
     failure,
+    four_of,
 )
 from ctk.conntrack.strangers import Alike, Strangers
 from ctk.model.kept import Sides
@@ -200,7 +201,7 @@ class FoldedAtOnce:
         """
         if not is_measured:
             return [NOTHING if counters_of(event) is None else None for event in alike.events]
-        nows = cast(list[FourCounters], [event[9:13] for event in alike.events])
+        nows = cast(list[FourCounters], list(map(four_of, alike.events)))
         return [
             None if None in now else now if before is None else moved_from(before, now)
             for before, now in zip(self._connections.packed(alike.keys), nows, strict=True)

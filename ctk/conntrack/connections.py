@@ -49,6 +49,7 @@ from ctk.conntrack.groups import (
     base_of,
     moved_since,
 )
+from ctk.conntrack.outcome import AT, ORIG, REPLY, ZONE, four_of
 from ctk.conntrack.packing import packed
 from ctk.conntrack.strangers import Strangers
 from ctk.conntrack.tuples import TupleReader
@@ -70,7 +71,7 @@ _UNTIL_NEXT_DUMP = OLDER | UNCOUNTED
 MOST_FLOWS = 15_000  # remembered, twice: it is a cache of what takes 3 us and 500 bytes each
 _EXPORTED_AT_ONCE = 50_000
 # What is counted, and when it last grew: the time takes no memory beyond the four counters.
-_COUNTERS = struct.Struct("=4Qq")
+_PACKED = struct.Struct("=4Qq")
 _FOUR = struct.Struct("=4Q")
 FourCounters = tuple[int, int, int, int]  # Counters, as an event has them
 
@@ -173,7 +174,7 @@ class Connections:
     def are_unknown(self, keys: Sequence[int], events: Sequence[EventTuple]) -> Sequence[bool]:
         """Say of each event whether neither its connection, by its key, nor its flow is known."""
         live, flows, older = self.live, self.flows, self._older_flows
-        flow_keys = [(event[1], event[3], event[4]) for event in events]
+        flow_keys = [(event[ORIG], event[REPLY], event[ZONE]) for event in events]
         return [
             key not in live and flow not in flows and flow not in older
             for key, flow in zip(keys, flow_keys, strict=True)
@@ -184,14 +185,14 @@ class Connections:
     def counters(self, key: int) -> Counters | None:
         """What of a live connection is in the windows so far; None where it was not measured."""
         packed = self._counters.get(key)
-        return None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
+        return None if packed is None else Counters(*_PACKED.unpack(packed)[:4])
 
     def moved(self, key: int) -> tuple[Counters, int] | None:
         """What of a live connection was counted, and when it was last seen to move anything."""
         packed = self._counters.get(key)
         if packed is None:
             return None
-        *counters, moved_ns = _COUNTERS.unpack(packed)
+        *counters, moved_ns = _PACKED.unpack(packed)
         return Counters(*counters), moved_ns
 
     def is_counted(self, key: int, counters: Sequence[int | None]) -> bool:
@@ -207,13 +208,13 @@ class Connections:
 
     def count(self, key: int, counters: Counters, at_ns: int) -> None:
         """From here on what a connection moved is what it has beyond `counters`."""
-        self._counters[key] = _COUNTERS.pack(*counters, at_ns)
+        self._counters[key] = _PACKED.pack(*counters, at_ns)
 
     def count_events(self, keys: Sequence[int], events: Sequence[EventTuple]) -> None:
         """Do so with the counters of several events: those that are alike share their bytes."""
         packed = b""
         for key, event in zip(keys, events, strict=True):
-            now = _COUNTERS.pack(*event[9:13], event[6])
+            now = _PACKED.pack(*four_of(event), event[AT])
             if now != packed:
                 packed = now
             self._counters[key] = packed
@@ -241,7 +242,7 @@ class Connections:
         """Drop what is kept of a connection that ended: its state, and what was counted of it."""
         packed = self._counters.pop(key, None) if self._counters else None
         state = self.states.pop(key, 0) if self.states else 0
-        return state, None if packed is None else Counters(*_COUNTERS.unpack(packed)[:4])
+        return state, None if packed is None else Counters(*_PACKED.unpack(packed)[:4])
 
     def drop(self, keys: Sequence[int]) -> None:
         """Drop connections that ended, and have no state."""
@@ -371,8 +372,8 @@ class Connections:
                 alone = by_port and some.folded is None
                 self.live[key] = _restored(some) if alone else group
                 if some.counters is not None:
-                    start = n * _COUNTERS.size
-                    self._counters[key] = some.counters[start : start + _COUNTERS.size]
+                    start = n * _PACKED.size
+                    self._counters[key] = some.counters[start : start + _PACKED.size]
         self.states = dict.fromkeys(self.live, RESTORED)
 
 
@@ -380,7 +381,7 @@ def moved_from(packed: bytes, now: FourCounters) -> FourCounters | None:
     """What a connection moved since it was counted; None where its counters went back."""
     if packed.startswith(_FOUR.pack(*now)):
         return NOTHING
-    return moved_since(Counters(*_COUNTERS.unpack(packed)[:4]), Counters(*now))
+    return moved_since(Counters(*_PACKED.unpack(packed)[:4]), Counters(*now))
 
 
 def _restored(some: LiveConnections) -> Group:

@@ -21,7 +21,7 @@ from typing import NamedTuple, cast
 from ctk.conntrack.attributes import MalformedError
 from ctk.conntrack.decode import EventTuple
 from ctk.conntrack.groups import Counters, Ends, Other, StrangerKinds, Totals, base_of
-from ctk.conntrack.outcome import ID, PORT
+from ctk.conntrack.outcome import ID, ORIG, PORT, REPLY, ZONE
 from ctk.conntrack.tuples import Layout, TupleReader
 from ctk.model import FlowTuple, Kind
 from ctk.model.kept import Sides
@@ -192,8 +192,8 @@ class Strangers:
         if cut is None or not events:
             return None
         sizes = cut.orig_size, cut.reply_size
-        alike = [e for e in events if (len(e[1]), len(e[3])) == sizes and not e[4]]
-        tuples = [event[1] + event[3] for event in alike]
+        alike = [e for e in events if (len(e[ORIG]), len(e[REPLY])) == sizes and not e[ZONE]]
+        tuples = [event[ORIG] + event[REPLY] for event in alike]
         mask, end, same = cut.mask, cut.end, cut.same
         others = [cut.others.get(number & mask) for number in map(int.from_bytes, tuples)]
         ends = [each[end] for each in tuples]
