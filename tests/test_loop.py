@@ -308,3 +308,31 @@ def test_what_an_earlier_recording_counted_goes_on_under_the_same_edge(tmp_path)
     record(db, again(), second, live=True, started_ns=T + 30 * SECOND)
     assert ask(db, NAMES) == [("a", None, 1, 0), ("a", None, 0, 1)]
     assert ask(db, "SELECT count(*) FROM edge") == [(1,)]
+
+
+def test_a_pod_that_died_while_nobody_recorded_is_known_from_the_file(tmp_path):
+    """Its last connections are not the newcomer's, nor nobody's."""
+    db = tmp_path / "node.db"
+    first: SimpleQueue[Change] = SimpleQueue()
+    second: SimpleQueue[Change] = SimpleQueue()
+
+    def killed() -> Iterator[Datagrams]:
+        for change in listed(T, pod("a", T - SECOND, "10.244.0.21")):
+            first.put(change)
+        yield tick(T + SECOND)
+        yield tick(T + 11 * SECOND)
+        raise KeyError("killed")
+
+    def again() -> Iterator[Datagrams]:
+        for change in listed(T + 31 * SECOND, pod("c", T + 24 * SECOND, "10.244.0.21")):
+            second.put(change)
+        yield tick(T + 31 * SECOND)
+        at_ns = T + 32 * SECOND
+        shown = OPENED.listed((1, 100, 1, 100), start_ns=T + 20 * SECOND)
+        yield batch(shown, at_ns=at_ns)._replace(dumped=True)
+        yield batch(at_ns=at_ns)._replace(dumped=True)
+
+    with pytest.raises(KeyError):
+        record(db, killed(), first, live=True)
+    record(db, again(), second, live=True, started_ns=T + 30 * SECOND)
+    assert ask(db, NAMES) == [("a", None, 1, 0)]
