@@ -685,6 +685,8 @@ def test_a_disk_that_stays_full_leaves_its_gap_and_the_end_and_is_an_error(disk)
                 yield tick(at_ns)
                 disk.fill()
             yield flows
+        # It is there before the end: a recorder that is killed now has left word, too.
+        assert ask(disk.db, "SELECT DISTINCT kind FROM gaps") == [("disk full",)]
 
     with pytest.raises(StoreError):
         record(disk.db, steps(), prepare=disk.prepare)
