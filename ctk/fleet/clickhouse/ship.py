@@ -190,15 +190,14 @@ class Shipper:
             state.forget(open_batch.batch)
             is_sent_now = False
         newest = max((each.batch for each in newer), default=last)
-        untold: Sequence[int] = ()
-        if first and not is_sent_now:
-            # Whoever sent these had not told how far they go, and whoever knew is gone.
-            newest = max(self._newest_batch(client), newest)
-            untold = range(max((each["batch"] for each in known), default=0) + 1, newest + 1)
-        # Before they are taken out: ClickHouse knows their tokens, so no other gets their numbers.
+        is_alone = first and not is_sent_now
+        whole = max((each["batch"] for each in known if each["rows"]), default=0)
+        # Whoever sent these had not told how far they go, and whoever knew is gone.
+        untold = self._batches_after(client, whole) if is_alone else []
+        newest = max([newest, *untold])
         state.adopt(newer, newest, [batch_told(each).span.until for each in known])
-        if untold:
-            take_out(client, state.recording, untold, self._days(client))
+        if is_alone and newest > whole:
+            self._take_out_untold(client, newest, untold)
         self._greeted = True
 
     def _note_copies(self, known: Sequence[Mapping[str, Any]]) -> None:
@@ -209,24 +208,32 @@ class Shipper:
                 " `ctk ship --verify` repairs what was shipped twice"
             )
 
-    def _days(self, client: Client) -> list[int]:
-        """Give the days of which any level has rows: of one, another may have none meanwhile."""
-        found = client.query(
+    def _take_out_untold(self, client: Client, newest: int, untold: Collection[int]) -> None:
+        """Take out what nobody told of; killed at any step, the next one does it again."""
+        recording = self.state.recording
+        # First of all their numbers are said to be used: ClickHouse knows the tokens of what is
+        # gone, and would not insert the same rows by the same number again.
+        none = Batch(newest, "flow", *(0,) * (len(Batch._fields) - 2))
+        self.tell(client, none.emptied(self.state.position))
+        take_out(client, recording, untold)
+        days = client.query(
             " UNION DISTINCT ".join(
                 f"SELECT toRelativeDayNum({level.column}) FROM {level.table}"
                 " WHERE recording = {recording:String}"
                 for level in tables.LEVELS
             ),
-            {"recording": self.state.recording},
+            {"recording": recording},
         )
-        return [int(day) for (day,) in found.rows]
+        levels.repair(client, recording, [int(day) for (day,) in days.rows])
 
-    def _newest_batch(self, client: Client) -> int:
+    def _batches_after(self, client: Client, batch: int) -> list[int]:
+        """Give the numbers of what is there and comes after a batch."""
         found = client.query(
-            "SELECT max(batch) FROM flows_1m WHERE recording = {recording:String}",
-            {"recording": self.state.recording},
+            "SELECT DISTINCT batch FROM flows_1m WHERE recording = {recording:String}"
+            " AND batch > {batch:UInt32}",
+            {"recording": self.state.recording, "batch": batch},
         )
-        return int(found.rows[0][0])
+        return [int(row[0]) for row in found.rows]
 
 
 def count_of(client: Client, recording: str, batch: Batch) -> int:
@@ -239,10 +246,8 @@ def count_of(client: Client, recording: str, batch: Batch) -> int:
     return int(found.rows[0][0])
 
 
-def take_out(
-    client: Client, recording: str, batches: Collection[int], days: Collection[int] = ()
-) -> None:
-    """Take batches out of minutes, hours and days: of `days`, too, if it was begun before."""
+def take_out(client: Client, recording: str, batches: Collection[int]) -> None:
+    """Take batches out of minutes, hours and days."""
     if not batches:
         return
     parameters = {"recording": recording, "batches": sorted(batches)}
@@ -253,7 +258,7 @@ def take_out(
     client.command(
         f"ALTER TABLE flows_1m DELETE WHERE {of_them}", parameters, {"mutations_sync": 2}
     )
-    levels.repair(client, recording, {*(int(day) for (day,) in found.rows), *days})
+    levels.repair(client, recording, [int(day) for (day,) in found.rows])
 
 
 def recording_of(conn: sqlite3.Connection) -> str | None:

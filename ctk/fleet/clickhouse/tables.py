@@ -5,7 +5,7 @@ The tables in ClickHouse.
 of it as it comes (`flows_1h`, `flows_1d`). All that observers saw is there: which of it counts is
 told when it is asked (ctk/fleet/speaker.py), since the file that says so may come later.
 
-`recording` is one file: the first recording in it (stream.py). Ids of edges, endpoints, recordings
+`recording` is one file: the first recording in it (ship.py). Ids of edges, endpoints, recordings
 and gaps are those of that file, so what changes there after it was shipped is told again, and the
 newest row of its key is what holds. A row whose source or backend was unknown when it was shipped
 is named by `endpoints` where (recording, id, address) are the same.

@@ -169,9 +169,10 @@ def _compare_days(
     found: Verified,
 ) -> None:
     state, conn = shipper.state, shipper.conn
-    if not batches:
+    began_ns = [each.from_ns for each in batches if each.rows]
+    if not began_ns:
         return
-    first_ns = floor(min(each.from_ns for each in batches), MINUTE)
+    first_ns = floor(min(began_ns), MINUTE)
     skipped = state.skipped()
     position = state.position
     with one_moment(conn):
