@@ -12,6 +12,8 @@ import re
 import sys
 import tempfile
 import threading
+from email.parser import BytesParser
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -50,6 +52,16 @@ def _unpacked(data: bytes) -> bytes:
         pieces.append(frame.decompress(data))
         data = frame.unused_data or b""
     return b"".join(pieces)
+
+
+def _form(kind: str, body: bytes) -> dict[str, str]:
+    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    return {
+        str(part.get_param("name", header="content-disposition")): part.get_payload(
+            decode=True
+        ).decode()
+        for part in message.iter_parts()
+    }
 
 
 _OPENERS = {"lz4": _unpacked, "zstd": zstd.decompress}
@@ -95,6 +107,10 @@ class Front(BaseHTTPRequestHandler):
             )
             self._answer(403, refused.encode(), code="516")
             return
+        kind = self.headers.get("Content-Type", "")
+        if kind.startswith("multipart/form-data"):  # where much is bound
+            asked |= _form(kind, body)
+            body = b""
         sql = asked.get("query", "").encode() + body
         try:
             with self.lock:
@@ -112,7 +128,8 @@ class Front(BaseHTTPRequestHandler):
     def _ask(self, sql: bytes, asked: dict[str, str]) -> tuple[bytes, str | None]:
         conn = chdb.connect(self.folder)
         try:
-            for name, value in asked.items():
+            # A server sets all that stands in one question; here none is set after `readonly`.
+            for name, value in sorted(asked.items(), key=lambda each: each[0] == "readonly"):
                 if name not in _OF_HTTP and not name.startswith("param_"):
                     conn.query(f"SET {name} = '{value}'")
             if database := asked.get("database"):

@@ -1,6 +1,7 @@
 """The forms for other systems: ECS, OpenTelemetry, Parquet, and the hash they share."""
 
 import json
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -249,6 +250,21 @@ def test_a_parquet_file_has_the_flows_with_types(
         "int64",
         "string",
     )
+
+
+@pytest.mark.parametrize("name", ["flows.parquet", "flows/"])
+def test_without_the_extra_one_line_says_what_to_install_and_nothing_is_made(
+    invoke: Invoke, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    out = tmp_path / "out"
+    out.mkdir()
+    refused = invoke("export", shop, "-o", "parquet", "--output", f"{out}/{name}")
+    assert (refused.exit_code, refused.stderr) == (
+        2,
+        "Error: pyarrow is not installed here\nTry: pip install 'ctk[parquet]', or --format csv\n",
+    )
+    assert list(out.iterdir()) == []
 
 
 def test_a_folder_of_parquet_has_a_file_a_day_and_node_which_is_written_once(

@@ -12,15 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from fleetworld import World
 
+import ctk
+from ctk.errors import UsageError
 from ctk.fleet.clickhouse import ddl, tables
 from ctk.fleet.clickhouse.client import Client, opened
 from ctk.fleet.clickhouse.target import PASSWORD, Target, parse_target
+from ctk.fleet.merge import merge
 from ctk.store.columns import COUNT_KEYS
 from ctk.timespan import HOUR
 
@@ -59,14 +64,20 @@ class Server:
         return parse_target(self.to, {PASSWORD: _SECRET})
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("front") / "ch")
+@contextmanager
+def started(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
     server.start()
     with opened(server.target, database=False) as client:
         ddl.make(client, dict.fromkeys(("1m", "1h", "1d")))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with started(tmp_path_factory.mktemp("front") / "ch") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +162,39 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(server, files, tmp_path
     process.communicate()
     with opened(server.target) as client:
         assert is_there_once(client, db)
+
+
+def test_a_server_is_asked_as_the_merged_file_is(files, tmp_path, monkeypatch):
+    """Also where so much is bound that the client sends it as a form."""
+    monkeypatch.setenv(PASSWORD, _SECRET)
+    merge(files, tmp_path / "all.db", aside=True)
+    with started(tmp_path / "ch") as server:
+        ship(server, "--state", str(tmp_path), *map(str, files))
+        assert_same_answers(server.to, str(tmp_path / "all.db"))
+
+
+def assert_same_answers(server: str, merged: str) -> None:
+    with ctk.open(server) as there, ctk.open(merged) as file:
+        for by in ("src_workload,service", "src_node_zone,dst_node_zone", "src,dst"):
+            found, expected = (each.top(by=by, limit=None) for each in (there, file))
+            assert found.totals == expected.totals
+            assert {row.keys: row.counts for row in found.rows} == {
+                row.keys: row.counts for row in expected.rows
+            }
+        found, expected = (each.series(by="service", step="10m") for each in (there, file))
+        assert found == expected
+        hour = datetime(2024, 11, 25, 9, tzinfo=UTC)
+        sql = "SELECT min(hour), toDateTime({at:String}) FROM flows_1h"
+        assert list(there.sql(sql, at="2024-11-25 09:00:00")) == [(hour, hour)]
+        with pytest.raises(UsageError, match="the SQL took longer than 1 s"):
+            list(there.sql("SELECT sum(sipHash64(number)) FROM numbers(100000000000)", limit_s=1))
+        with pytest.raises(UsageError, match="the SQL may only read"):
+            list(there.sql("INSERT INTO gaps SELECT * FROM gaps"))
+    everybody = [ctk.open(each, all_observers=True) for each in (server, merged)]
+    found, expected = (each.top(by="node") for each in everybody)
+    assert found.totals == expected.totals
+    for each in everybody:
+        each.close()
 
 
 def test_a_wrong_password_is_one_line_that_does_not_tell_it(server, files):

@@ -45,6 +45,7 @@ class _File:
         self, folder: Path, time: TimeUnit, rows: int, *, first_ns: int, is_over: bool
     ) -> None:
         """Begin a file, with the rows before `first_ns` of the one that is there so far."""
+        self.encoder = ParquetEncoder(time, rows)
         self._folder = folder
         self._is_over = is_over
         self._part = folder / f".{_WHOLE}.{os.getpid()}"
@@ -52,7 +53,6 @@ class _File:
         self._out = os.fdopen(
             os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb"
         )
-        self.encoder = ParquetEncoder(time, rows)
         if (folder / _SO_FAR).exists():
             try:
                 self.write(self.encoder.taken_over(folder / _SO_FAR, first_ns))

@@ -250,6 +250,7 @@ def connect(target: Target, *, database: bool = True) -> Client:
             "query_retries": 0,
             "autogenerate_session_id": False,
             "client_name": "ctk",
+            "tz_mode": "aware",  # as times of chDB are
         }
     open_it = partial(clickhouse_connect.get_client, **options)
     with explained(target), _quiet(target) if embedded else nullcontext():

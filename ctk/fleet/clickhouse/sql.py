@@ -52,6 +52,7 @@ class ShippedSql(SqlAnswer):
             "readonly": 1,
             "max_execution_time": limit_s,
             "max_result_rows": _MOST_ROWS,
+            "session_timezone": "UTC",  # whatever a server's is
         }
         if memory_bytes is not None:
             settings["max_memory_usage"] = memory_bytes
