@@ -22,6 +22,8 @@ YEAR = 365 * DAY
 # -FOREVER_NS there is no time.
 FOREVER_NS = 2**63 - 1
 
+Span = tuple[int, int]  # from when to before when
+
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK, "y": YEAR}
 # Patterns are texts, which `re` compiles once, when they are asked: that is 1 ms each.
 _AGE = r"(?:[0-9]{1,19}[smhdwy])+"

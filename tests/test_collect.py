@@ -24,8 +24,8 @@ from kubelets import Cluster, Kubelet, until
 
 import ctk
 from ctk.errors import CtkError
-from ctk.fleet.collect import Ending, Options, Outcome, collect
-from ctk.fleet.recorders import Recorder
+from ctk.fleet.collect import Collected, CollectOptions, Ending, collect
+from ctk.fleet.recorders import NodeRecorder
 from ctk.fleet.waits import Waits
 from ctk.timespan import SECOND
 
@@ -58,10 +58,10 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.doing: list[str] = []
-        self.on: Callable[[str, Sequence[Recorder]], None] = lambda doing, recorders: None
+        self.on: Callable[[str, Sequence[NodeRecorder]], None] = lambda doing, recorders: None
         self.on_say: Callable[[str], None] = lambda text: None
 
-    def show(self, doing: str, recorders: Sequence[Recorder]) -> None:
+    def show(self, doing: str, recorders: Sequence[NodeRecorder]) -> None:
         self.doing.append(doing)
         self.on(doing, recorders)
 
@@ -79,7 +79,7 @@ class Collecting:
         self.folder = folder
         self.out = folder / "out"
         self.heard = Heard()
-        self.options = Options(
+        self.options = CollectOptions(
             kubeconfig=folder / "kubeconfig",
             context=None,
             flags=("--kubeconfig", "k"),
@@ -93,7 +93,7 @@ class Collecting:
             out=self.out,
         )
 
-    def run(self, stop: Ending | None = None, waits: Waits = WAITS, **options: object) -> Outcome:
+    def run(self, stop: Ending | None = None, waits: Waits = WAITS, **options: object) -> Collected:
         self.cluster.kubeconfig(self.folder / "kubeconfig")
         asked = replace(self.options, **options)  # type: ignore[arg-type]
         return collect(asked, stop or Ending(None), self.heard, waits)
@@ -116,7 +116,7 @@ def collecting(tmp_path: Path, shop: Path) -> Iterator[Collecting]:
     assert made.cluster.made() == []
 
 
-def states(outcome: Outcome) -> list[tuple[str, str, str]]:
+def states(outcome: Collected) -> list[tuple[str, str, str]]:
     return [(each.node, each.state, each.why) for each in outcome.recorders]
 
 
@@ -206,7 +206,7 @@ def test_ctrl_c_in_the_middle_keeps_what_there_is(collecting: Collecting) -> Non
     collecting.add("n2", ()).waits = ("ContainerCreating", "")
     stop = Ending(None)
 
-    def one_records(doing: str, recorders: Sequence[Recorder]) -> None:
+    def one_records(doing: str, recorders: Sequence[NodeRecorder]) -> None:
         if recorders[0].state == "recording":
             stop.ask()
 
@@ -416,7 +416,7 @@ def test_one_node_that_fails_does_not_lose_the_others(collecting: Collecting) ->
     evicted.runs = deleted.runs = RECORDS
     done: set[str] = set()
 
-    def somebody(doing: str, recorders: Sequence[Recorder]) -> None:
+    def somebody(doing: str, recorders: Sequence[NodeRecorder]) -> None:
         states = {each.node: each.state for each in recorders}
         if states["full"] == "recording" and not done & {"full"}:
             done.add("full")
@@ -479,7 +479,7 @@ def test_a_server_that_goes_away_while_it_is_recorded_costs_nothing(
     collecting.add("n1", RECORDS)
     stop, seen = Ending(None), []
 
-    def away(doing: str, recorders: Sequence[Recorder]) -> None:
+    def away(doing: str, recorders: Sequence[NodeRecorder]) -> None:
         if doing.startswith("recording") and not seen:
             seen.append("stopped")
             ApiServer.stop(cluster)
@@ -501,7 +501,7 @@ def test_a_server_that_stays_away_leaves_what_it_says(collecting: Collecting) ->
     collecting.add("n1", RECORDS)
     stop = Ending(None)
 
-    def away(doing: str, recorders: Sequence[Recorder]) -> None:
+    def away(doing: str, recorders: Sequence[NodeRecorder]) -> None:
         if doing.startswith("recording"):
             ApiServer.stop(cluster)
             stop.ask()
@@ -565,7 +565,7 @@ def test_a_namespace_that_stays_is_named(collecting: Collecting) -> None:
 def test_two_at_a_time_do_not_meet(collecting: Collecting) -> None:
     collecting.add("n1", ENDED)
     collecting.add("n2", ENDED)
-    outcomes: list[Outcome] = []
+    outcomes: list[Collected] = []
 
     def other() -> None:
         outcomes.append(collecting.run(nodes=("n2",), out=collecting.folder / "other"))

@@ -28,7 +28,7 @@ from ctk.kube.objects import Change, Lost, Resource
 from ctk.model import Datagrams, Gap
 from ctk.model.tableuse import TableCounters, TableUse
 from ctk.record import loop
-from ctk.record.exporter import Address, Answer, Exporter, listen, parse_address
+from ctk.record.exporter import Address, Exporter, MetricsAnswer, listen, parse_address
 from ctk.record.exporterprocess import ExporterProcess
 from ctk.record.metrics import Collector, Metrics, Numbers, renderer
 from ctk.record.plan import Listening, Plan
@@ -144,7 +144,7 @@ def address() -> Address:
 
 
 @contextmanager
-def answering(address: Address, render: Callable[[str], Answer]) -> Iterator[None]:
+def answering(address: Address, render: Callable[[str], MetricsAnswer]) -> Iterator[None]:
     """Run an exporter in a thread."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     exporter = Exporter(listen(address), theirs, lambda message: None, render)

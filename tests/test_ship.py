@@ -17,7 +17,7 @@ from ctk.errors import StoreError, UsageError
 from ctk.fleet.clickhouse import ddl, tables
 from ctk.fleet.clickhouse.client import Answer, AwayError, Client, opened
 from ctk.fleet.clickhouse.cut import START
-from ctk.fleet.clickhouse.ship import Shipped, Shipper, recording_of, shipper_of
+from ctk.fleet.clickhouse.ship import Shipper, ShipReport, recording_of, shipper_of
 from ctk.fleet.clickhouse.state import Batch, State
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.fleet.clickhouse.verify import verify
@@ -77,7 +77,7 @@ def shipping(
         yield shipper
 
 
-def ship(db: Path, client: Client, most: int = 40) -> Shipped:
+def ship(db: Path, client: Client, most: int = 40) -> ShipReport:
     with shipping(db, client, most) as shipper:
         return shipper.ship(client)
 
@@ -143,7 +143,7 @@ def test_what_is_shipped_is_what_the_files_have_to_the_byte(client, files):
             shipped = ship(db, client)
         assert shipped.batches > 1
         assert len(asked) <= 3
-        assert ship(db, client) == Shipped()  # again ships nothing
+        assert ship(db, client) == ShipReport()  # again ships nothing
     assert is_right(client, *files)
     for db in files:
         told = client.query(
@@ -164,7 +164,7 @@ def test_a_copy_without_what_was_written_beside_it_ships_only_what_is_new(client
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copy(db, copy)
-    assert ship(copy / db.name, client) == Shipped()
+    assert ship(copy / db.name, client) == ShipReport()
     assert is_right(client, db)
 
 
@@ -189,7 +189,7 @@ def test_an_older_snapshot_takes_nothing_back(client, tmp_path):
     asked = [f"SELECT * FROM {table} {own}" for table in ("recordings", "endpoints", "gaps")]
     before = [client.query(each).rows for each in asked]
     assert len(before[1]) > 1
-    assert ship(old, client) == Shipped()
+    assert ship(old, client) == ShipReport()
     assert [client.query(each).rows for each in asked] == before
     assert is_right(client, node.path)
 
@@ -212,7 +212,7 @@ def test_with_an_older_state_shipping_goes_on_where_clickhouse_says(client, tmp_
     kept = halves(node, client)
     assert ship(node.path, client).rows > 0
     shutil.copy(kept, node.path.with_name("n0.db-ship"))
-    assert ship(node.path, client) == Shipped()
+    assert ship(node.path, client) == ShipReport()
     assert is_right(client, node.path)
 
 
@@ -236,7 +236,7 @@ def test_verify_takes_out_what_was_shipped_twice(client, tmp_path, monkeypatch, 
     assert found.repaired > 0
     assert found.wrong == []
     assert is_right(client, node.path)
-    assert ship(node.path, client) == Shipped()
+    assert ship(node.path, client) == ShipReport()
 
 
 @pytest.mark.parametrize("is_verified_first", [False, True])
@@ -290,7 +290,7 @@ def test_a_damaged_state_says_to_be_removed_and_shipping_goes_on(client, files, 
     assert raised.value.message == f"{path} is damaged"
     assert raised.value.hint == "remove it: shipping goes on where ClickHouse says"
     path.unlink()
-    assert ship(db, client) == Shipped()
+    assert ship(db, client) == ShipReport()
 
 
 def test_of_a_damaged_file_its_state_is_not_said_to_be_damaged(client, files):

@@ -7,10 +7,10 @@ from ctk.store.levels import LEVELS
 from ctk.timespan import DAY, HOUR, MINUTE
 
 
-def _held(**pruned_ns: int) -> list[spans.Held]:
+def _held(**pruned_ns: int) -> list[spans.HeldLevel]:
     folded = {"flow": 2**63 - 1, "1m": 100 * HOUR, "1h": 100 * HOUR, "1d": 4 * DAY}
     return [
-        spans.Held(
+        spans.HeldLevel(
             level.name,
             level.table,
             level.width_ns or 1,

@@ -23,7 +23,7 @@ from questions import (
 
 import ctk
 from ctk.ask.caveats import Folded, SeenTo, Widened
-from ctk.ask.presets import EITHER_KEYS, SIDES, Side
+from ctk.ask.presets import EITHER_KEYS, SIDES, RankedSide
 from ctk.ask.sums import COUNTS, NOTHING, SEEN, SORTS
 from ctk.ask.top import Top, top
 from ctk.model import Filters, FlowRow, Term
@@ -172,7 +172,7 @@ def test_a_flow_counts_for_each_of_its_ends_and_once_for_the_whole(
     rows: list[FlowRow],
     either: list[str],
     by_proto: bool,
-    side: Side,
+    side: RankedSide,
     limit: int,
     folded: int | None,
 ) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from ctk.ask.connection import choose_edges
-from ctk.ask.presets import Ends, Side
+from ctk.ask.presets import FlowEnds, RankedSide
 from ctk.ask.selectors import Condition
 from ctk.ask.sums import KEYS, Value
 from ctk.store.columns import joins_of
@@ -17,7 +17,7 @@ _MOST = 500
 
 
 def choose_among(
-    conn: sqlite3.Connection, by: Sequence[str], side: Side, groups: Iterable[Sequence[Value]]
+    conn: sqlite3.Connection, by: Sequence[str], side: RankedSide, groups: Iterable[Sequence[Value]]
 ) -> None:
     """Fill the temporary table `among` with the edges that have an end in one of the groups."""
     known = [i for i, key in enumerate(by) if key != _OF_ROWS]
@@ -30,7 +30,7 @@ def choose_among(
     one = ", ".join(["IFNULL(?, x'00')"] * len(known))
     rows = ", ".join([f"({one})"] * len(wanted))
     firsts = ", ".join(["(IFNULL(?, x'00'))"] * len(wanted))
-    for of_end, where, _ in Ends(by, side).arms():
+    for of_end, where, _ in FlowEnds(by, side).arms():
         first, *others = [f"IFNULL({of_end.get(by[i]) or KEYS[by[i]]}, x'00')" for i in known]
         keys = ", ".join([first, *others])
         joins = joins_of(f"{keys} {where}")

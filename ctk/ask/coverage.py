@@ -12,6 +12,7 @@ from itertools import chain, pairwise
 
 from ctk.ask.storedgaps import StoredGap, gaps_of
 from ctk.model import GapKind
+from ctk.timespan import Span
 
 # Gaps in which connections may have gone unseen: what is not there then is not known to be absent.
 HIDING: frozenset[GapKind] = frozenset(
@@ -20,7 +21,6 @@ HIDING: frozenset[GapKind] = frozenset(
 # In these what was seen may stand under another name.
 MISNAMING: frozenset[GapKind] = frozenset(("metadata stale",))
 
-Interval = tuple[int, int]
 _UNTIL = "MAX(committed_ns, IFNULL(ended_ns, 0))"
 _RECORDED = f"SELECT started_ns, {_UNTIL} FROM recording"
 
@@ -32,7 +32,7 @@ class Coverage:
     What was recorded are intervals apart from each other, oldest first.
     """
 
-    def __init__(self, recorded: Sequence[Interval], gaps: Sequence[StoredGap]) -> None:
+    def __init__(self, recorded: Sequence[Span], gaps: Sequence[StoredGap]) -> None:
         self.recorded = recorded
         self.gaps = gaps
         self._hidden = _merged(
@@ -42,7 +42,7 @@ class Coverage:
         )
 
     @property
-    def extent(self) -> Interval | None:
+    def extent(self) -> Span | None:
         """From when to when there are recordings at all."""
         return (self.recorded[0][0], self.recorded[-1][1]) if self.recorded else None
 
@@ -69,7 +69,7 @@ def coverage_of(conn: sqlite3.Connection) -> Coverage:
     return Coverage(_merged(conn.execute(_RECORDED)), gaps_of(conn))
 
 
-def extent_of(conn: sqlite3.Connection) -> Interval | None:
+def extent_of(conn: sqlite3.Connection) -> Span | None:
     """Give from when to when there are recordings at all."""
     began_ns, ended_ns = conn.execute(
         f"SELECT MIN(started_ns), MAX({_UNTIL}) FROM recording"
@@ -84,7 +84,7 @@ def recorders_of(conn: sqlite3.Connection) -> list[tuple[str, int, int]]:
 
 def unrecorded(
     conns: Iterable[sqlite3.Connection], since_ns: int | None, until_ns: int | None
-) -> tuple[Interval, ...]:
+) -> tuple[Span, ...]:
     """Give the parts of a span, between the recordings of files, that no gap tells of."""
     conns = list(conns)
     recorded = list(chain.from_iterable(conn.execute(_RECORDED) for conn in conns))
@@ -93,11 +93,11 @@ def unrecorded(
 
 
 def untold(
-    recorded: Iterable[Interval],
+    recorded: Iterable[Span],
     gaps: Iterable[StoredGap],
     since_ns: int | None,
     until_ns: int | None,
-) -> tuple[Interval, ...]:
+) -> tuple[Span, ...]:
     """
     Give the parts of a span, between times that were recorded, that no gap tells of.
 
@@ -117,8 +117,8 @@ def untold(
 
 
 def answered_span(
-    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None, reach: Interval | None
-) -> Interval | None:
+    conn: sqlite3.Connection, since_ns: int | None, until_ns: int | None, reach: Span | None
+) -> Span | None:
     """
     Give the part of a span that a recorder was there for, be there flows or none.
 
@@ -136,9 +136,9 @@ def answered_span(
     return (first_ns, last_ns) if reach or first_ns < last_ns else None
 
 
-def _merged(spans: Iterable[Interval]) -> list[Interval]:
+def _merged(spans: Iterable[Span]) -> list[Span]:
     """Join spans that touch each other."""
-    joined: list[Interval] = []
+    joined: list[Span] = []
     for start_ns, end_ns in sorted(spans):
         if joined and start_ns <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end_ns, joined[-1][1]))
@@ -147,7 +147,7 @@ def _merged(spans: Iterable[Interval]) -> list[Interval]:
     return joined
 
 
-def _overlaps(spans: Sequence[Interval], since_ns: int, until_ns: int) -> Iterable[int]:
+def _overlaps(spans: Sequence[Span], since_ns: int, until_ns: int) -> Iterable[int]:
     """Yield how long each of some spans overlaps with one; they are apart and in order."""
     at = max(bisect_right(spans, (since_ns, until_ns)) - 1, 0)
     for start_ns, end_ns in spans[at:]:

@@ -8,7 +8,7 @@ from ctk.ask.caveats import Caveat, nothing_recorded, unrecorded_of
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import extent_of
 from ctk.ask.pressure import NodePressure, nearly_full, of_nodes
-from ctk.ask.spans import Held, exact_extent, held
+from ctk.ask.spans import HeldLevel, exact_extent, held
 from ctk.ask.storedgaps import gaps_in_words, gaps_of
 from ctk.store import merged
 from ctk.store.sizes import content_bytes, database_bytes
@@ -170,7 +170,7 @@ def _short_of(conn: sqlite3.Connection) -> Iterator[str]:
 
 
 def _level(
-    conn: sqlite3.Connection, level: Held, tables: Sequence[DescribedTable]
+    conn: sqlite3.Connection, level: HeldLevel, tables: Sequence[DescribedTable]
 ) -> DescribedLevel:
     (since_ns,) = conn.execute(f"SELECT MIN(started_ns) FROM {level.table}").fetchone()
     folded_ns, pruned_ns = conn.execute(

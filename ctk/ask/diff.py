@@ -14,7 +14,7 @@ from ctk.ask.caveats import Caveat, Folded, OfOtherNodes, Widened, each_once
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of, recorders_of
 from ctk.ask.moments import AskedSpan, Moment, ends_of
-from ctk.ask.sums import COUNTS, KEYS, SEEN, SORTS, Counts, Value, refuse_cut
+from ctk.ask.sums import COUNTS, KEYS, SEEN, SORTS, Counts, Keys, refuse_cut
 from ctk.ask.top import top
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -26,18 +26,16 @@ BY = ("client", "server", "dst_port", "proto")
 DIFF_SORTS = tuple(sort for sort, count in SORTS.items() if count not in SEEN)
 # In the order in which they are told. "unknown": it is on one side only, and may have been hidden
 # on the other by a gap, or by a row that many external addresses were folded into.
-State = Literal["new", "vanished", "unknown", "changed", "same"]
-STATES: tuple[State, ...] = get_args(State)
+ChangeState = Literal["new", "vanished", "unknown", "changed", "same"]
+STATES: tuple[ChangeState, ...] = get_args(ChangeState)
 
 SPANS_HINT = "--before 2h..1h --after 1h.."
-
-Keys = tuple[Value, ...]
 
 
 # "2h..1h", or the two ends, either of them None for that of the file.
 
 
-class Side(NamedTuple):
+class ComparedSpan(NamedTuple):
     """One of the two spans, as far as there were recordings."""
 
     since_ns: int
@@ -47,10 +45,10 @@ class Side(NamedTuple):
     groups: int
 
 
-class Change(NamedTuple):
+class Difference(NamedTuple):
     """A group on both sides; None where it is not there."""
 
-    state: State
+    state: ChangeState
     keys: Keys
     before: Counts | None
     after: Counts | None
@@ -62,10 +60,10 @@ class Diff(NamedTuple):
 
     by: tuple[str, ...]
     sort: str
-    before: Side
-    after: Side
-    rows: tuple[Change, ...]
-    states: Mapping[State, int]
+    before: ComparedSpan
+    after: ComparedSpan
+    rows: tuple[Difference, ...]
+    states: Mapping[ChangeState, int]
     caveats: tuple[Caveat, ...]
 
     @property
@@ -99,8 +97,8 @@ def two_spans(
     return other._replace(since_ns=since_ns - long_ns, until_ns=since_ns), other
 
 
-class _Answer(NamedTuple):
-    side: Side
+class _SpanAnswer(NamedTuple):
+    side: ComparedSpan
     counts: Mapping[Keys, Counts]
     folded: bool
     nodes: frozenset[str]
@@ -134,10 +132,10 @@ def diff(
     sort = sort or ("bytes" if measured else "connections")
     compared = _Compared(one, other, hidden, gone, COUNTS.index(SORTS[sort]))
     # Of thousands of groups few are shown: what is told of one is put together for these alone.
-    groups: dict[State, list[Keys]] = {state: [] for state in STATES}
+    groups: dict[ChangeState, list[Keys]] = {state: [] for state in STATES}
     for keys in one.counts.keys() | other.counts.keys():
         groups[compared.state(keys)].append(keys)
-    rows: list[Change] = []
+    rows: list[Difference] = []
     for state, some in groups.items():
         shown = len(some) if limit is None else limit
         rows += (compared.change(state, keys) for keys in nsmallest(shown, some, compared.order))
@@ -152,7 +150,9 @@ def diff(
     )
 
 
-def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name: str) -> _Answer:
+def _answer(
+    conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name: str
+) -> _SpanAnswer:
     refuse_cut(filters, "groups")
     with one_moment(conn):
         coverage = coverage_of(conn)
@@ -171,7 +171,7 @@ def _answer(conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name:
         for node, first_ns, last_ns in recorders
         if first_ns < side.until_ns and last_ns > side.since_ns
     )
-    return _Answer(side, counts, folded, nodes, ranked.caveats)
+    return _SpanAnswer(side, counts, folded, nodes, ranked.caveats)
 
 
 def _of_nodes(before: frozenset[str], after: frozenset[str]) -> Iterator[Caveat]:
@@ -197,7 +197,7 @@ class _Everything:
 
 def _side(
     coverage: Coverage, since_ns: int | None, until_ns: int | None, groups: int, name: str
-) -> Side:
+) -> ComparedSpan:
     """Cut a span to what there are recordings of: nothing is known of what is outside."""
     if coverage.extent is None:
         raise UsageError("nothing was recorded in the file", hint="ctk info DB")
@@ -210,7 +210,7 @@ def _side(
         raise UsageError(
             f"nothing was recorded in the span {name}", hint=f"a span within {begin}..{end}"
         )
-    return Side(
+    return ComparedSpan(
         since_ns=since_ns,
         until_ns=until_ns,
         recorded_ns=recorded_ns,
@@ -223,13 +223,13 @@ def _side(
 class _Compared(NamedTuple):
     """Two answers, and which groups may be hidden in a row that stands for many."""
 
-    one: _Answer
-    other: _Answer
+    one: _SpanAnswer
+    other: _SpanAnswer
     hidden: Container[Keys]  # on the side before
     gone: Container[Keys]  # on the side after
     at: int  # the place of the count that sorts
 
-    def state(self, keys: Keys) -> State:
+    def state(self, keys: Keys) -> ChangeState:
         one, other = self.one, self.other
         before, after = one.counts.get(keys), other.counts.get(keys)
         if before is None:
@@ -238,9 +238,9 @@ class _Compared(NamedTuple):
             return "vanished" if other.side.is_whole and keys not in self.gone else "unknown"
         return "same" if _alike(before, one.side, after, other.side) else "changed"
 
-    def change(self, state: State, keys: Keys) -> Change:
+    def change(self, state: ChangeState, keys: Keys) -> Difference:
         before, after = self.one.counts.get(keys), self.other.counts.get(keys)
-        return Change(
+        return Difference(
             state=state, keys=keys, before=before, after=after, per_s=self._more_per_s(keys)
         )
 
@@ -252,14 +252,14 @@ class _Compared(NamedTuple):
         was, now = self._per_s(self.one, keys), self._per_s(self.other, keys)
         return None if was is None or now is None else now - was
 
-    def _per_s(self, answer: _Answer, keys: Keys) -> float | None:
+    def _per_s(self, answer: _SpanAnswer, keys: Keys) -> float | None:
         """Give the count that sorts by the second; who is not there counts 0."""
         counts = answer.counts.get(keys)
         counted = 0 if counts is None else counts[self.at]
         return None if counted is None else counted * SECOND / answer.side.recorded_ns
 
 
-def _alike(before: Counts, one: Side, after: Counts, other: Side) -> bool:
+def _alike(before: Counts, one: ComparedSpan, after: Counts, other: ComparedSpan) -> bool:
     return all(
         (was is None) == (now is None)
         and (was or 0) * other.recorded_ns == (now or 0) * one.recorded_ns

@@ -15,8 +15,8 @@ from ctk.ask.caveats import Caveat, SeenTo
 from ctk.ask.connection import choose_edges, one_moment
 from ctk.ask.reading import caveats_of_sums, reading
 from ctk.ask.selectors import both, edge_condition, row_condition
-from ctk.ask.spans import Held, clip, cover, held
-from ctk.ask.sums import KEYS, Summed, Value, needs_flows, refuse_cut, sum_up
+from ctk.ask.spans import HeldLevel, clip, cover, held
+from ctk.ask.sums import KEYS, Keys, Summed, Value, needs_flows, refuse_cut, sum_up
 from ctk.model import Filters, Term
 from ctk.store.columns import joins_of
 from ctk.timespan import MINUTE
@@ -78,10 +78,7 @@ class Failures(NamedTuple):
     caveats: tuple[Caveat, ...]
 
 
-Keys = tuple[Value, ...]
-
-
-class Found(NamedTuple):
+class FoundFailures(NamedTuple):
     """
     What failed in one file, the most failures first, and the backends that services had.
 
@@ -102,7 +99,7 @@ def failures(conn: sqlite3.Connection, filters: Filters, limit: int | None = Non
     return answer(found, seen, limit)
 
 
-def find(conn: sqlite3.Connection, filters: Filters, *, least: int = 1) -> Found:
+def find(conn: sqlite3.Connection, filters: Filters, *, least: int = 1) -> FoundFailures:
     """Sum up what failed, in whatever way, at least so often."""
     refuse_cut(filters, "failures")
     _, filters = _parted(filters)
@@ -122,7 +119,7 @@ def find(conn: sqlite3.Connection, filters: Filters, *, least: int = 1) -> Found
         else:
             rows.append((row[2:at], Attempts._make(row[at:])))
     caveats = caveats_of_sums(conn, filters, read, some=some > 0, folded=bool(folded))
-    return Found(rows, backends, caveats)
+    return FoundFailures(rows, backends, caveats)
 
 
 def wanted(rows: Iterable[tuple[Keys, Attempts]], filters: Filters) -> list[tuple[Keys, Attempts]]:
@@ -167,7 +164,7 @@ def when_seen(
 
 
 def answer(
-    found: Found, seen: "Mapping[Keys, tuple[SeenRow, SeenRow]]", limit: int | None
+    found: FoundFailures, seen: "Mapping[Keys, tuple[SeenRow, SeenRow]]", limit: int | None
 ) -> Failures:
     """Put together what failed and when."""
     rows = tuple(_failure(*row, *seen[row[0]], found.backends) for row in found.rows[:limit])
@@ -224,7 +221,7 @@ def _failure(
     )
 
 
-_Row = tuple[int, int, int]  # a SeenRow: there is one for each edge that failed
+_FailureRow = tuple[int, int, int]  # a SeenRow: there is one for each edge that failed
 _end = itemgetter(1)
 
 
@@ -238,7 +235,7 @@ class _Search:
         self._fits = edge_condition(filters.terms)
         self._row = row_condition(filters.terms)
         # By table and span: the first and the last failure of each edge in it.
-        self._found: dict[tuple[str, int, int], Mapping[int, tuple[_Row, _Row]]] = {}
+        self._found: dict[tuple[str, int, int], Mapping[int, tuple[_FailureRow, _FailureRow]]] = {}
 
     def seen(self, groups: Sequence[Keys]) -> dict[Keys, tuple[SeenRow, SeenRow]]:
         """Give the first and the last row with a failure of each of these groups."""
@@ -248,7 +245,7 @@ class _Search:
         if self._fits is not None:
             choose_edges(conn, "failing", self._fits)
         by_table = {level.table: level for level in self._levels}
-        ends: dict[int, tuple[_Row, _Row]] = {}
+        ends: dict[int, tuple[_FailureRow, _FailureRow]] = {}
         for piece in cover(self._levels, *self._span):
             level = by_table[piece.table]
             for edge_id, found in self._failed(level, piece.since_ns, piece.until_ns).items():
@@ -269,7 +266,7 @@ class _Search:
             for keys, some in edges.items()
         }
 
-    def _refined(self, edges: Sequence[int], row: _Row, *, newest: bool) -> _Row:
+    def _refined(self, edges: Sequence[int], row: _FailureRow, *, newest: bool) -> _FailureRow:
         """Look into a bucket for the rows that were folded into it, as far as they are left."""
         for level in reversed(self._levels):
             started_ns, ended_ns, width_ns = row
@@ -281,13 +278,17 @@ class _Search:
                 row = max(rows, key=_end) if newest else min(rows)
         return row
 
-    def _failed(self, level: Held, since_ns: int, until_ns: int) -> Mapping[int, tuple[_Row, _Row]]:
+    def _failed(
+        self, level: HeldLevel, since_ns: int, until_ns: int
+    ) -> Mapping[int, tuple[_FailureRow, _FailureRow]]:
         asked = level.table, since_ns, until_ns
         if asked not in self._found:
             self._found[asked] = self._read(level, since_ns, until_ns)
         return self._found[asked]
 
-    def _read(self, level: Held, since_ns: int, until_ns: int) -> dict[int, tuple[_Row, _Row]]:
+    def _read(
+        self, level: HeldLevel, since_ns: int, until_ns: int
+    ) -> dict[int, tuple[_FailureRow, _FailureRow]]:
         conditions = ["started_ns >= ? AND started_ns < ?", _FAILED]
         if self._fits is not None:
             conditions.append("edge_id IN (SELECT id FROM temp.failing)")

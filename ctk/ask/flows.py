@@ -15,7 +15,7 @@ from ctk.store.columns import EDGE_KEYS, FLOW_KEYS, ROW_KEYS, FlowRecord
 from ctk.timespan import FOREVER_NS, format_time
 
 T = TypeVar("T")
-Page = tuple[Sequence[Row], Mapping[int, T]]  # rows, and what is known of their edges
+FlowPage = tuple[Sequence[Row], Mapping[int, T]]  # rows, and what is known of their edges
 
 
 class Flows(Iterator[FlowRecord]):
@@ -100,7 +100,7 @@ class Flows(Iterator[FlowRecord]):
 
     def pages(
         self, of_edge: Callable[[EdgeValues], T], *, text: RowText | None = None
-    ) -> Iterator[Page[T]]:
+    ) -> Iterator[FlowPage[T]]:
         """
         Give the flows that are left as rows, many at a time, in place of records.
 
@@ -122,7 +122,7 @@ class Flows(Iterator[FlowRecord]):
 
     def _pages_of(
         self, of_edge: Callable[[EdgeValues], T], *, text: RowText | None = None
-    ) -> Iterator[Page[T]]:
+    ) -> Iterator[FlowPage[T]]:
         with self._connect() as conn:
             pages = Pages(conn, self._filters, self._after, of_edge, self._page_rows, text=text)
             self._pages = pages

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctk.ask.caveats import Caveat, PrunedMeanwhile
 from ctk.ask.edges import MOST_EDGES, EdgeValues
-from ctk.ask.flows import Flows, Page, T
+from ctk.ask.flows import FlowPage, Flows, T
 from ctk.ask.pages import PAGE_ROWS, TEXT_KEYS, Position, Row, RowText
 from ctk.ask.recording import Recording
 from ctk.model import Filters
@@ -61,7 +61,7 @@ class FlowsTogether(Flows):
 
     def pages(
         self, of_edge: Callable[[EdgeValues], T], *, text: RowText | None = None
-    ) -> Iterator[Page[T]]:
+    ) -> Iterator[FlowPage[T]]:
         """Give the flows as rows; each file numbers its edges, so here they are numbered anew."""
         numbers: dict[tuple[Any, ...], int] = {}
         edges: dict[int, T] = {}

@@ -16,7 +16,7 @@ from ctk.ask.folded import folded_of
 from ctk.ask.leafedges import EdgeSource, Leaf, LeafEdge, Sums, values_of
 from ctk.ask.nothing import why_nothing
 from ctk.ask.series import STEPS, cover_steps, step_of
-from ctk.ask.spans import Held, clip, cover, exact_extent, held
+from ctk.ask.spans import HeldLevel, clip, cover, exact_extent, held
 from ctk.ask.storedgaps import StoredGap, gaps_of
 from ctk.ask.sums import needs_flows, refuse_cut
 from ctk.model import Filters
@@ -148,7 +148,7 @@ def graph(
         )
 
 
-def _is_read_exactly(conn: sqlite3.Connection, flows: Held, span: tuple[int, int]) -> bool:
+def _is_read_exactly(conn: sqlite3.Connection, flows: HeldLevel, span: tuple[int, int]) -> bool:
     if span[1] - span[0] > _READ_EXACTLY or flows.pruned_ns > span[0]:
         return False
     counted = f"SELECT 1 FROM {flows.table} WHERE started_ns >= ? AND started_ns < ? LIMIT ?"

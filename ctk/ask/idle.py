@@ -103,7 +103,7 @@ def in_order(found: Iterable[IdleConnection]) -> list[IdleConnection]:
     return sorted(found, key=lambda each: (-each.idle_ns, each.began_ns, each.src))
 
 
-class _Look(NamedTuple):
+class _NodeLook(NamedTuple):
     """When a node's recorder looked, and what it left out."""
 
     node: str
@@ -112,20 +112,20 @@ class _Look(NamedTuple):
     unmeasured: int
 
 
-def _looks(conn: sqlite3.Connection) -> dict[int, _Look]:
+def _looks(conn: sqlite3.Connection) -> dict[int, _NodeLook]:
     """Give the last look of each recorder."""
     found = conn.execute(
         "SELECT recorder_id, recorder.node, MAX(idle_ns), idle_more, idle_unmeasured FROM recording"
         " JOIN recorder ON recorder.id = recorder_id WHERE idle_ns IS NOT NULL GROUP BY recorder_id"
     )
-    return {recorder_id: _Look(*look) for recorder_id, *look in found}
+    return {recorder_id: _NodeLook(*look) for recorder_id, *look in found}
 
 
 def _found(
     conn: sqlite3.Connection,
     filters: Filters,
     of_edge: Sequence[Term],
-    looks: Mapping[int, _Look],
+    looks: Mapping[int, _NodeLook],
 ) -> Iterator[IdleConnection]:
     since_ns = -FOREVER_NS if filters.since_ns is None else filters.since_ns
     until_ns = FOREVER_NS if filters.until_ns is None else filters.until_ns

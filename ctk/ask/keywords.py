@@ -82,9 +82,9 @@ def _names() -> Iterator[tuple[str, FilterName]]:
 NAMES: Mapping[str, FilterName] = dict(_names())
 SPAN = ("since", "until", "for_", "first", "last")
 
-Address = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
+AskedAddress = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 Text = str | Iterable[str]
-Addresses = Address | Iterable[Address]
+AskedAddresses = AskedAddress | Iterable[AskedAddress]
 Ports = int | str | Iterable[int | str]
 
 
@@ -148,12 +148,12 @@ class Asked(TypedDict, total=False):
     not_from_kind: Text | None
     to_kind: Text | None
     not_to_kind: Text | None
-    ip: Addresses | None
-    not_ip: Addresses | None
-    from_ip: Addresses | None
-    not_from_ip: Addresses | None
-    to_ip: Addresses | None
-    not_to_ip: Addresses | None
+    ip: AskedAddresses | None
+    not_ip: AskedAddresses | None
+    from_ip: AskedAddresses | None
+    not_from_ip: AskedAddresses | None
+    to_ip: AskedAddresses | None
+    not_to_ip: AskedAddresses | None
     port: Ports | None
     not_port: Ports | None
     from_port: Ports | None
@@ -268,7 +268,7 @@ def _each(value: object) -> Iterable[object]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | Address):
+    if isinstance(value, bool) or not isinstance(value, int | AskedAddress):
         raise UsageError(f"{value!r} is neither a text nor a number", hint='write it as "web-1"')
     return str(value)
 

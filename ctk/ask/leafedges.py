@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ctk.ask.connection import choose_edges
 from ctk.ask.selectors import both, edge_condition, row_condition
-from ctk.ask.spans import Held, Piece
+from ctk.ask.spans import HeldLevel, Piece
 from ctk.model import Filters, Kind
 
 
@@ -86,7 +86,7 @@ class LeafEdge:
     failed_last_ns: int | None
 
 
-class Found(NamedTuple):
+class FoundEdges(NamedTuple):
     """The edges of a span, what fails first."""
 
     edges: list[LeafEdge]
@@ -98,7 +98,9 @@ class Found(NamedTuple):
 class EdgeSource:
     """The rows of the file that fit, summed up by edge or by step."""
 
-    def __init__(self, conn: sqlite3.Connection, levels: Sequence[Held], filters: Filters) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, levels: Sequence[HeldLevel], filters: Filters
+    ) -> None:
         self._conn = conn
         self.width_of = {level.table: level.width_ns for level in levels}
         self._conditions = ["started_ns >= ? AND started_ns < ?"]
@@ -124,7 +126,7 @@ class EdgeSource:
             values += [piece.since_ns, piece.until_ns, *self._values]
         return " UNION ALL ".join(selects), tuple(values)
 
-    def edges(self, pieces: Sequence[Piece]) -> Found:
+    def edges(self, pieces: Sequence[Piece]) -> FoundEdges:
         """Sum up by who stands at both ends; what fails first, then what moved most."""
         rows, values = self._rows(
             pieces, ("edge_id", "started_ns", "{ended_ns} AS ended_ns", *SUM_KEYS)
@@ -175,7 +177,7 @@ class EdgeSource:
                 edge.failed_first_ns = min(edge.failed_first_ns or failed_first_ns, failed_first_ns)
                 edge.failed_last_ns = max(edge.failed_last_ns or failed_last_ns, failed_last_ns)
         order = sorted(range(len(edges)), key=lambda place: _rank(edges[place]))
-        return Found(
+        return FoundEdges(
             [edges[place] for place in order],
             [ids[place] for place in order],
             labels,

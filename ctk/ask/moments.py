@@ -42,7 +42,7 @@ class Reference(NamedTuple):
     is_end: bool
 
 
-class Span(NamedTuple):
+class SpanBounds(NamedTuple):
     since_ns: int | None
     until_ns: int | None
     counted_from_ns: int | None  # the file's end, where that is what a time counted from
@@ -75,7 +75,7 @@ def span_of(
     reference: Callable[[], Reference],
     zone: tzinfo | None,
     spelled: Callable[[str], str],
-) -> Span:
+) -> SpanBounds:
     """Read `since`, `until` and `for_`; a time without an offset is of `zone`, or the local one."""
     found: list[Reference] = []
 
@@ -104,7 +104,7 @@ def span_of(
     if since_ns is not None and until_ns is not None and since_ns > until_ns:
         raise UsageError(f"{since} is later than {until}", hint=f"{since} 2h {until} 1h")
     ends = [each.at_ns for each in found if each.is_end]
-    return Span(since_ns, until_ns, ends[0] if ends else None)
+    return SpanBounds(since_ns, until_ns, ends[0] if ends else None)
 
 
 def _length(value: object) -> int | None:

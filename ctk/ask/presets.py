@@ -9,8 +9,8 @@ each flow once.
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
-Side = Literal["both", "from", "to"]
-SIDES: tuple[Side, ...] = get_args(Side)
+RankedSide = Literal["both", "from", "to"]
+SIDES: tuple[RankedSide, ...] = get_args(RankedSide)
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "pods": ("pod",),
@@ -51,10 +51,10 @@ def answered(key: str) -> str:
     return _EITHER[key].format(end="backend", zone="dst_zone")
 
 
-class Ends:
+class FlowEnds:
     """Which rows of a flow's two ends make a group, and which of them make the whole."""
 
-    def __init__(self, keys: Sequence[str], side: Side) -> None:
+    def __init__(self, keys: Sequence[str], side: RankedSide) -> None:
         self.keys = [key for key in keys if key in _EITHER]
         self._side = side if self.keys else "from"
 

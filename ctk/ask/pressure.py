@@ -28,7 +28,7 @@ KEYS = {
 BY = ("client", "service", "state")
 
 
-class TableLook(NamedTuple):
+class PressureLook(NamedTuple):
     """A row of the view `pressure`, without what only says how lookups went."""
 
     at_ns: int
@@ -60,7 +60,7 @@ class NodePressure(NamedTuple):
     early_dropped: int | None
 
 
-class Holder(NamedTuple):
+class HolderEntries(NamedTuple):
     """Entries of the same keys: in the dump of the span that listed most, and in the last one."""
 
     keys: tuple[str | int | None, ...]
@@ -77,9 +77,9 @@ class Pressure(NamedTuple):
     """
 
     nodes: tuple[NodePressure, ...]
-    looks: tuple[TableLook, ...]
+    looks: tuple[PressureLook, ...]
     by: tuple[str, ...]
-    holders: tuple[Holder, ...]
+    holders: tuple[HolderEntries, ...]
     peaks_ns: dict[str, int]
     ends_ns: dict[str, int]
     caveats: tuple[Caveat, ...]
@@ -126,17 +126,17 @@ def nearly_full(nodes: Sequence[NodePressure]) -> Iterator[NearlyFull]:
             yield NearlyFull(each.node, each.peak_ns, each.peak, each.most)
 
 
-def _looks(conn: sqlite3.Connection, since_ns: int, until_ns: int) -> tuple[TableLook, ...]:
+def _looks(conn: sqlite3.Connection, since_ns: int, until_ns: int) -> tuple[PressureLook, ...]:
     found = conn.execute(
-        f"SELECT {', '.join(TableLook._fields)} FROM pressure"
+        f"SELECT {', '.join(PressureLook._fields)} FROM pressure"
         " WHERE at_ns >= ? AND at_ns < ? ORDER BY at_ns, node",
         (since_ns, until_ns),
     )
-    return tuple(map(TableLook._make, found))
+    return tuple(map(PressureLook._make, found))
 
 
-def _of_nodes(looks: Sequence[TableLook]) -> Iterator[NodePressure]:
-    by_node: dict[str, list[TableLook]] = {}
+def _of_nodes(looks: Sequence[PressureLook]) -> Iterator[NodePressure]:
+    by_node: dict[str, list[PressureLook]] = {}
     for look in looks:
         by_node.setdefault(look.node, []).append(look)
     for node, some in sorted(by_node.items()):
@@ -174,7 +174,7 @@ def _holders(
     by: Sequence[str],
     peaks_ns: dict[str, int],
     ends_ns: dict[str, int],
-) -> tuple[Holder, ...]:
+) -> tuple[HolderEntries, ...]:
     sql = (
         f"SELECT entries, {', '.join(KEYS[key] for key in by)} FROM holders"
         " WHERE at_ns = ? AND node = ?"
@@ -187,6 +187,6 @@ def _holders(
                 entries[tuple(keys)] += count
         sums.append(entries)
     at_peak, at_end = sums
-    found = [Holder(keys, at_peak[keys], at_end[keys]) for keys in {**at_peak, **at_end}]
+    found = [HolderEntries(keys, at_peak[keys], at_end[keys]) for keys in {**at_peak, **at_end}]
     found.sort(key=lambda each: (-each.at_peak, -each.at_end, tuple(map(str, each.keys))))
     return tuple(found)

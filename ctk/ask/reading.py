@@ -8,7 +8,7 @@ from ctk.ask.caveats import Caveat, Folded, Widened, caveats_of, pruned_of_span
 from ctk.ask.connection import choose_edges
 from ctk.ask.folded import folded_of
 from ctk.ask.selectors import Condition, all_of, bucket_condition, folded_condition
-from ctk.ask.spans import Held, Piece, clip, cover, held, holding
+from ctk.ask.spans import HeldLevel, Piece, clip, cover, held, holding
 from ctk.ask.sums import needs_flows
 from ctk.model import Filters
 
@@ -23,7 +23,7 @@ class Reading(NamedTuple):
     """The pieces that answer; `span` is what was asked of what the levels hold, `reach` theirs."""
 
     flows_only: bool
-    levels: Sequence[Held]
+    levels: Sequence[HeldLevel]
     span: tuple[int, int] | None
     pieces: Sequence[Piece]
     reach: tuple[int, int] | None
@@ -63,7 +63,9 @@ def caveats_of_sums(
     return caveats
 
 
-def _finest(conn: sqlite3.Connection, levels: Sequence[Held], span: tuple[int, int]) -> list[Held]:
+def _finest(
+    conn: sqlite3.Connection, levels: Sequence[HeldLevel], span: tuple[int, int]
+) -> list[HeldLevel]:
     """Leave out the levels whose buckets are not needed: times are as exact as the finest left."""
     for i, level in enumerate(levels):
         counted = f"SELECT 1 FROM {level.table} WHERE started_ns >= ? AND started_ns < ? LIMIT ?"

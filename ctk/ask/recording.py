@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ctk.ask.gaps import Gaps
     from ctk.ask.graph import At, Graph
     from ctk.ask.pages import Position
-    from ctk.ask.presets import Side
+    from ctk.ask.presets import RankedSide
     from ctk.ask.schema import ViewColumn
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
@@ -144,7 +144,7 @@ class Recording(Questions):
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
-        side: "Side" = "both",
+        side: "RankedSide" = "both",
         counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> "Top":
@@ -181,7 +181,7 @@ class Recording(Questions):
         sort: str | None = None,
         limit: int | None = None,
         most_steps: int | None = None,
-        side: "Side" = "both",
+        side: "RankedSide" = "both",
         among: "Sequence[tuple[Value, ...]] | None" = None,
         **asked: Unpack[Asked],
     ) -> "Series":

@@ -15,18 +15,15 @@ from ctk.ask.caveats import Caveat, Coarse, Folded, Widened, caveats_of, pruned_
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of
 from ctk.ask.folded import folded_of
-from ctk.ask.presets import Side
-from ctk.ask.spans import Held, Piece, clip, cover, held
-from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Value, needs_flows, plus, sum_up
+from ctk.ask.presets import RankedSide
+from ctk.ask.spans import HeldLevel, Piece, clip, cover, held
+from ctk.ask.sums import COUNTS, NOTHING, SEEN, Counts, Keys, Value, needs_flows, plus, sum_up
 from ctk.errors import UsageError
 from ctk.model import Filters
 from ctk.timespan import DAY, FOREVER_NS, HOUR, MINUTE, SECOND, WEEK, format_time, parse_age
 
 # More steps, or rows of them, than these are not what anybody wants.
 MOST_STEPS, MOST_ROWS = 100_000, 1_000_000
-
-
-Keys = tuple[Value, ...]
 
 
 class SeriesRow(NamedTuple):
@@ -109,7 +106,7 @@ def series(
     limit: int | None = None,
     *,
     most_steps: int | None = None,
-    side: Side = "both",
+    side: RankedSide = "both",
     among: Sequence[Keys] | None = None,
 ) -> Series:
     """
@@ -305,7 +302,7 @@ def _chosen_step(
     filters: Filters,
     coverage: Coverage,
     span: tuple[int, int] | None,
-    levels: Sequence[Held],
+    levels: Sequence[HeldLevel],
     most: int | None,
 ) -> int:
     extent = coverage.extent or span or (0, 0)
@@ -330,7 +327,9 @@ def step_of(lasts_ns: int, most: int, steps: Sequence[int] = STEPS) -> int:
     return next((step for step in steps if lasts_ns // step < most), steps[-1])
 
 
-def cover_steps(levels: Sequence[Held], since_ns: int, until_ns: int, step_ns: int) -> list[Piece]:
+def cover_steps(
+    levels: Sequence[HeldLevel], since_ns: int, until_ns: int, step_ns: int
+) -> list[Piece]:
     """
     Cut a span into pieces, as `cover` does, whose buckets fit into steps wherever such are left.
 
@@ -347,7 +346,7 @@ def cover_steps(levels: Sequence[Held], since_ns: int, until_ns: int, step_ns: i
     return before + cover(fitting, before[-1].until_ns, until_ns)
 
 
-def _coarse(levels: Sequence[Held], pieces: Sequence[Piece], step_ns: int) -> list[Coarse]:
+def _coarse(levels: Sequence[HeldLevel], pieces: Sequence[Piece], step_ns: int) -> list[Coarse]:
     widths = {level.table: level.width_ns for level in levels}
     unfit = [piece for piece in pieces if step_ns % widths[piece.table]]
     if not unfit:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from ctk.ask import failures, new
 from ctk.ask.caveats import Caveat
 from ctk.ask.connection import Connect, one_moment
-from ctk.ask.failures import Attempts, Failures, Found, Keys, SeenRow
+from ctk.ask.failures import Attempts, Failures, FoundFailures, SeenRow
 from ctk.ask.idle import Idle, in_order
 from ctk.ask.new import New
-from ctk.ask.sums import Value
+from ctk.ask.sums import Keys, Value
 from ctk.ask.top import Top
 from ctk.model import Filters
 from ctk.store.peers import Peer
@@ -52,7 +52,7 @@ def failures_of(
         for keys, (first, last) in ends.items():
             one, other = seen.get(keys, (first, last))
             seen[keys] = min(one, first), max(other, last, key=lambda row: row.ended_ns)
-    return failures.answer(Found(rows, backends, together(caveats)), seen, limit)
+    return failures.answer(FoundFailures(rows, backends, together(caveats)), seen, limit)
 
 
 def new_of(

@@ -14,7 +14,7 @@ from ctk.store.levels import LEVELS, watermarks
 from ctk.timespan import FOREVER_NS
 
 
-class Held(NamedTuple):
+class HeldLevel(NamedTuple):
     """A table of flows, or of buckets of them, and for which times it answers."""
 
     name: str
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
     until_ns: int
 
 
-def held(conn: sqlite3.Connection) -> list[Held]:
+def held(conn: sqlite3.Connection) -> list[HeldLevel]:
     """Read what each level holds, the finest first."""
     found = []
     marks = watermarks(conn)
@@ -41,7 +41,7 @@ def held(conn: sqlite3.Connection) -> list[Held]:
         if not level.width_ns:
             folded_ns = FOREVER_NS
         found.append(
-            Held(
+            HeldLevel(
                 level.name,
                 level.table,
                 level.width_ns or 1,
@@ -52,7 +52,7 @@ def held(conn: sqlite3.Connection) -> list[Held]:
     return found
 
 
-def extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] | None:
+def extent(conn: sqlite3.Connection, found: Sequence[HeldLevel]) -> tuple[int, int] | None:
     """
     Give the span of all that was recorded; None for a file without rows.
 
@@ -70,7 +70,7 @@ def extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] |
     return (min(starts), ends[0]) if starts else None
 
 
-def exact_extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, int] | None:
+def exact_extent(conn: sqlite3.Connection, found: Sequence[HeldLevel]) -> tuple[int, int] | None:
     """Give from when to when there are rows, as exactly as those that are left tell."""
     whole = extent(conn, found)
     if whole is None:
@@ -82,7 +82,7 @@ def exact_extent(conn: sqlite3.Connection, found: Sequence[Held]) -> tuple[int, 
 
 
 def clip(
-    conn: sqlite3.Connection, found: Sequence[Held], since_ns: int | None, until_ns: int | None
+    conn: sqlite3.Connection, found: Sequence[HeldLevel], since_ns: int | None, until_ns: int | None
 ) -> tuple[int, int] | None:
     """Give the part of a span in which the levels have rows; None where there is none."""
     reach = extent(conn, found)
@@ -93,7 +93,7 @@ def clip(
     return (since_ns, until_ns) if since_ns < until_ns else None
 
 
-def cover(found: Sequence[Held], since_ns: int, until_ns: int) -> list[Piece]:
+def cover(found: Sequence[HeldLevel], since_ns: int, until_ns: int) -> list[Piece]:
     """
     Cut a span into pieces, oldest first, that together answer for all of it and nothing else.
 
@@ -120,13 +120,13 @@ def cover(found: Sequence[Held], since_ns: int, until_ns: int) -> list[Piece]:
     ]
 
 
-def _kept(levels: Sequence[Held], at_ns: int) -> bool:
+def _kept(levels: Sequence[HeldLevel], at_ns: int) -> bool:
     return any(level.pruned_ns <= at_ns for level in levels)
 
 
 def holding(
     conn: sqlite3.Connection,
-    found: Sequence[Held],
+    found: Sequence[HeldLevel],
     span: tuple[int, int],
     condition: Condition,
     *,

@@ -73,7 +73,7 @@ class SqlTerms(NamedTuple):
     explain: bool = False  # say how it would be answered
 
 
-class _Bound(dict[str, SqlValue]):
+class _SqlBound(dict[str, SqlValue]):
     """The values that a statement takes by name, and which of them it took."""
 
     def __init__(self, given: Mapping[str, SqlValue], terms: SqlTerms) -> None:
@@ -139,7 +139,7 @@ class SqlAnswer(Iterator[tuple[SqlValue, ...]]):
             self._cursor = conn.cursor()
             # Closed first: SQLite keeps a connection open for a statement that is half read.
             self._opened.callback(self._cursor.close)
-            bound = _Bound(params, terms)
+            bound = _SqlBound(params, terms)
             try:
                 self._cursor.execute(_explain(sql) if terms.explain else sql, bound)
             except (sqlite3.Error, sqlite3.Warning, MemoryError) as error:

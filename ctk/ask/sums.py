@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ctk.ask.connection import choose_edges
-from ctk.ask.presets import EITHER_KEYS, PRESETS, Ends, Side, answered, expanded, opened
+from ctk.ask.presets import EITHER_KEYS, PRESETS, FlowEnds, RankedSide, answered, expanded, opened
 from ctk.ask.selectors import (
     Condition,
     both,
@@ -70,6 +70,7 @@ _FOLLOWING = {
 }
 
 Value = str | int | None
+Keys = tuple[Value, ...]  # of a group
 
 
 class Counts(NamedTuple):
@@ -184,7 +185,7 @@ def sum_up(
     *,
     counted: Sequence[str] = _READ_ALL,
     seen: bool = False,
-    side: Side = "both",
+    side: RankedSide = "both",
     among: bool = False,
     with_any: str = "",
 ) -> Summed:
@@ -206,7 +207,7 @@ def sum_up(
     moved = _moved(conn, pieces, filters, read, by, among)
     arms = [
         _arm(keys, of_end, step_ns, where, whole, read)
-        for of_end, where, whole in Ends(keys, side).arms()
+        for of_end, where, whole in FlowEnds(keys, side).arms()
     ]
     # What is used once is not stored, but read as it is made; of `ends` SQLite sees for itself.
     kept = "MATERIALIZED" if len(arms) > 1 else "NOT MATERIALIZED"

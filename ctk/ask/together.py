@@ -31,7 +31,7 @@ from ctk.ask.gaps import Gaps
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.pages import Position
-from ctk.ask.presets import Side
+from ctk.ask.presets import RankedSide
 from ctk.ask.recording import Recording
 from ctk.ask.series import Series
 from ctk.ask.storedgaps import StoredGap
@@ -97,7 +97,7 @@ class Recordings(Recording):
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
-        side: Side = "both",
+        side: RankedSide = "both",
         counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> Top:
@@ -147,7 +147,7 @@ class Recordings(Recording):
         sort: str | None = None,
         limit: int | None = None,
         most_steps: int | None = None,
-        side: Side = "both",
+        side: RankedSide = "both",
         among: Sequence[tuple[Value, ...]] | None = None,
         **asked: Unpack[Asked],
     ) -> Series:

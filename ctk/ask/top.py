@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ctk.ask.caveats import Caveat, SeenTo
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import answered_span
-from ctk.ask.presets import SIDES, Side, expanded
+from ctk.ask.presets import SIDES, RankedSide, expanded
 from ctk.ask.reading import caveats_of_sums, reading
 from ctk.ask.sums import (
     COUNTS,
@@ -63,7 +63,7 @@ def top(
     limit: int | None = 20,
     *,
     seen: bool = False,
-    side: Side = "both",
+    side: RankedSide = "both",
     counts: Sequence[str] | None = None,
 ) -> Top:
     """

@@ -13,7 +13,7 @@ from ctk.model.numbers import parse_file_size
 from ctk.timespan import parse_age
 
 if TYPE_CHECKING:
-    from ctk.fleet.collect import Options, Outcome
+    from ctk.fleet.collect import Collected, CollectOptions
 
 _HOME_CONFIG = "~/.kube/config"
 _MERGED = "all.db"
@@ -98,7 +98,7 @@ def collect(nodes: tuple[str, ...], image: str | None, merges: bool, **given: An
         for word in (f"--{name}", str(given[name]))
     ]
     given["kubeconfig"] = given["kubeconfig"] or _kubeconfig()
-    options = fleet.Options(
+    options = fleet.CollectOptions(
         nodes=tuple(name for words in nodes for name in words.split(",") if name),
         image=image or default_image(),
         flags=tuple(flags),
@@ -134,14 +134,14 @@ def _kubeconfig() -> Path | None:
     raise UsageError("no cluster is named", hint="--kubeconfig FILE")
 
 
-def _refuse_contradictions(options: "Options") -> None:
+def _refuse_contradictions(options: "CollectOptions") -> None:
     if options.nodes and options.selector:
         raise UsageError("--nodes and --selector exclude each other", hint="give one of them")
     if options.for_ns <= 0:
         raise UsageError("--for is no time", hint="--for 10m")
 
 
-def _print_files(outcome: "Outcome") -> None:
+def _print_files(outcome: "Collected") -> None:
     """List the files that came, as a table."""
     from ctk.render.cells import scaled
 
@@ -156,7 +156,7 @@ def _print_files(outcome: "Outcome") -> None:
         click.echo(f"{node:<{widths[0]}}  {path:<{widths[1]}}  {size:>{widths[2]}}")
 
 
-def _merge(outcome: "Outcome", out: Path) -> None:
+def _merge(outcome: "Collected", out: Path) -> None:
     """Make one file of those that came."""
     from ctk.cli.bar import Bar
     from ctk.cli.merge import say
@@ -181,7 +181,7 @@ def _raise_last(problems: Sequence[CtkError]) -> None:
         raise problems[-1]
 
 
-def _problems(outcome: "Outcome", options: "Options") -> Iterator[CtkError]:
+def _problems(outcome: "Collected", options: "CollectOptions") -> Iterator[CtkError]:
     from ctk.fleet.recorders import by_reason
 
     recorders = outcome.recorders

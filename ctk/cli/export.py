@@ -130,7 +130,7 @@ def export(
             _write_days(recording, filters, path, time or "ns", interrupted)
         return
     encoder = forms.encoder(form, time=time or "ns", accounting=log_accounting)
-    place = _Place(
+    place = _ExportPlace(
         path,
         max_size,
         max_age,
@@ -263,7 +263,7 @@ def _follow(
             return
 
 
-class _Place:
+class _ExportPlace:
     """Where the lines go: a file, which may be put aside and compressed, or standard output."""
 
     def __init__(

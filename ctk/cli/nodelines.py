@@ -14,7 +14,7 @@ import click
 from ctk.render.cells import safe, scaled, shorten
 
 if TYPE_CHECKING:
-    from ctk.fleet.recorders import Recorder
+    from ctk.fleet.recorders import NodeRecorder
 
 _CLEAR = "\r\x1b[K"  # the start of the line, and nothing on it
 _TITLES = ("NODE", "STATE", "EVENTS/S", "FLOWS", "GAPS", "SIZE")
@@ -44,7 +44,7 @@ class NodeLines:
         """Leave room for what came of it."""
         self._wipe()
 
-    def show(self, doing: str, recorders: Sequence["Recorder"]) -> None:
+    def show(self, doing: str, recorders: Sequence["NodeRecorder"]) -> None:
         """Show how it goes."""
         with self._writing:
             if self._terminal:
@@ -62,7 +62,7 @@ class NodeLines:
                 self._echo(f"{_now()} WARNING {safe(text)}\n")
             self._next_s = 0.0
 
-    def _draw(self, doing: str, recorders: Sequence["Recorder"]) -> None:
+    def _draw(self, doing: str, recorders: Sequence["NodeRecorder"]) -> None:
         changed = doing.partition(",")[0] != self._doing
         now_s = time.monotonic()
         if now_s < self._next_s and not changed:
@@ -80,7 +80,7 @@ class NodeLines:
             self._echo(f"\x1b[{self._lines}A\r\x1b[J")
             self._lines = 0
 
-    def _log(self, doing: str, recorders: Sequence["Recorder"]) -> None:
+    def _log(self, doing: str, recorders: Sequence["NodeRecorder"]) -> None:
         for each in recorders:
             said = _state(each)
             if self._states.get(each.node) != said:
@@ -105,12 +105,12 @@ def _now() -> str:
     )
 
 
-def _state(each: "Recorder") -> str:
+def _state(each: "NodeRecorder") -> str:
     why = each.why or (each.problem if each.state in ("ended", "kept") else "")
     return f"{each.state}: {safe(why)}" if why else each.state
 
 
-def _in_all(recorders: Sequence["Recorder"]) -> str:
+def _in_all(recorders: Sequence["NodeRecorder"]) -> str:
     states = Counter(each.state for each in recorders)
     going = [each.going for each in recorders if each.going is not None]
     parts = [f"{count} {state}" for state, count in states.items()]
@@ -121,7 +121,7 @@ def _in_all(recorders: Sequence["Recorder"]) -> str:
     return ", ".join(parts)
 
 
-def _table(recorders: Sequence["Recorder"], most: int, columns: int) -> Iterator[str]:
+def _table(recorders: Sequence["NodeRecorder"], most: int, columns: int) -> Iterator[str]:
     """Yield a title and a line a node, as wide as their values; what has no room is counted."""
     shown = recorders if len(recorders) <= most else recorders[: most - 1]
     name_width = min(max(len("NODE"), *(len(each.node) for each in shown)), max(20, columns // 3))
@@ -147,7 +147,7 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _cells(each: "Recorder", name_width: int) -> tuple[str, ...]:
+def _cells(each: "NodeRecorder", name_width: int) -> tuple[str, ...]:
     name = shorten(each.node, name_width)
     if each.state in ("fetching", "kept"):
         return (name, each.state, "", "", "", scaled(each.fetched_bytes))

@@ -15,7 +15,7 @@ from ctk.errors import CtkError, UsageError
 from ctk.timespan import DAY, SECOND, format_age, format_time, parse_age
 
 if TYPE_CHECKING:
-    from ctk.fleet.clickhouse.ship import Shipped, Shipper
+    from ctk.fleet.clickhouse.ship import Shipper, ShipReport
     from ctk.fleet.clickhouse.target import Target
 
 _PATH: Any = click.Path(path_type=Path, readable=False)
@@ -196,7 +196,7 @@ def _follow(dbs: tuple[Path, ...], target: "Target", every_ns: int, folder: Path
     def say(text: str) -> None:
         click.echo(f"{clear}{text}", err=True)
 
-    def show(shipped: "Shipped") -> None:
+    def show(shipped: "ShipReport") -> None:
         if on_terminal:
             at = ", ".join(_up_to(each) for each in following.shippers.values())
             click.echo(f"{clear}{_said(shipped)}, {at}"[:79], err=True, nl=False)
@@ -208,7 +208,7 @@ def _follow(dbs: tuple[Path, ...], target: "Target", every_ns: int, folder: Path
         say(f"ended: {_said(shipped)}")
 
 
-def _said(shipped: "Shipped") -> str:
+def _said(shipped: "ShipReport") -> str:
     again = f", {shipped.resent:,} looked for again" if shipped.resent else ""
     return f"{_many(shipped.rows, 'row')} in {_many(shipped.batches, 'batch')}{again}"
 

@@ -6,7 +6,7 @@ import click
 
 import ctk
 from ctk.ask.caveats import each_once
-from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, Side, expanded
+from ctk.ask.presets import EITHER_KEYS, PRESETS, SIDES, RankedSide, expanded
 from ctk.ask.recording import Recording
 from ctk.ask.sums import KEYS, SEEN, SORTS, check_keys
 from ctk.ask.top import Top
@@ -101,7 +101,7 @@ def top(
     db: Targets,
     by: tuple[str, ...],
     sort: str | None,
-    side: Side,
+    side: RankedSide,
     rate: bool,
     limit: int | None,
     spark: bool | None,
@@ -161,7 +161,7 @@ def _drawn(
     filters: Filters,
     ranked: Top,
     output: Output,
-    side: Side,
+    side: RankedSide,
     rate: bool,
     wanted: bool | None,
 ) -> render.Drawn | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from ctk.conntrack.alike import Listed
+from ctk.conntrack.alike import ListedEntries
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import (
     UNDATED,
@@ -184,7 +184,7 @@ class Aggregator(PartCounter):
 
     # Dumps.
 
-    def add_dump(self, entries: Sequence[EventTuple]) -> Listed:
+    def add_dump(self, entries: Sequence[EventTuple]) -> ListedEntries:
         """Count what moved since the last dump, and connections that no event told of."""
         connections = self.connections
         connections.go_on_with_dump()
@@ -192,7 +192,7 @@ class Aggregator(PartCounter):
         self._add_counted()  # a restored group may turn out to be of strangers, and be folded
         self._look_anew()
         self._latest_ns = max([self._latest_ns, *[entry[AT] for entry in entries[-1:]]])
-        listed = Listed((), entries)
+        listed = ListedEntries((), entries)
         if self._at_once is not None:
             listed = self._at_once.take_listed(entries)
         live, states = connections.live, connections.states

@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 _K = TypeVar("_K", bound=Hashable)
 
 
-class Listed(NamedTuple):
+class ListedEntries(NamedTuple):
     """
     Entries of a dump, once they are among the live connections.
 
@@ -90,14 +90,14 @@ class FoldedAtOnce:
         are_taken = set(map(id, taken))
         return [event for event in events if id(event) not in are_taken]
 
-    def take_listed(self, entries: Sequence[EventTuple]) -> Listed:
+    def take_listed(self, entries: Sequence[EventTuple]) -> ListedEntries:
         """Count what folded connections moved that a dump lists."""
         if not self._strangers.full or len(entries) < FEW:
-            return Listed((), entries)
+            return ListedEntries((), entries)
         alike = self._strangers.alike(entries, new=False)
         # An entry may come twice.
         if alike is None or len(set(alike.keys)) < len(alike.keys):
-            return Listed((), entries)
+            return ListedEntries((), entries)
         connections = self._connections
         is_measured = counters_of(alike.events[0]) is not None
         moved = self._moved(alike, is_measured=is_measured)
@@ -122,9 +122,9 @@ class FoldedAtOnce:
         outcomes = (entry[OUTCOME] for entry in alike.events)
         at_once = zip(groups, cast(Iterable[Outcome], outcomes), strict=True)
         if len(groups) == len(entries):
-            return Listed(at_once, ())
+            return ListedEntries(at_once, ())
         are_taken = set(map(id, alike.events))
-        return Listed(at_once, [entry for entry in entries if id(entry) not in are_taken])
+        return ListedEntries(at_once, [entry for entry in entries if id(entry) not in are_taken])
 
     def _take_new(self, events: Sequence[EventTuple]) -> Sequence[EventTuple]:
         """Count connections that begin, and are folded as they do; return their events."""

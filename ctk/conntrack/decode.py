@@ -149,7 +149,7 @@ for _name, _stand_in in (("port", _ZERO), ("zone", _ZERO), ("at_ns", _RECEIVED))
     _STAND_INS[_POSITIONS[_name]] = _stand_in
 
 
-class _Field(NamedTuple):
+class _StructField(NamedTuple):
     """What one code of a layout's Struct takes from a message."""
 
     at: int  # its offset
@@ -157,7 +157,7 @@ class _Field(NamedTuple):
     position: int | None  # in Event; None for an attribute's header, which is compared
 
 
-class _Layout:
+class _MessageLayout:
     """Where everything is in messages of one shape."""
 
     __slots__ = ("heads", "next", "pick", "pick_of_run", "run", "template", "unpack")
@@ -166,13 +166,13 @@ class _Layout:
         """Learn from one message; MalformedError where it is not one of conntrack."""
         orig_end, reply_start, reply_end = port_gaps(message)
         fields = [
-            _Field(0, "I", None),  # the message's length
-            _Field(4, "I", _WHAT),
-            _Field(NLMSG_HEADER, f"{orig_end - NLMSG_HEADER}s", _ORIG),
-            _Field(reply_start, f"{reply_end - reply_start}s", _REPLY),
+            _StructField(0, "I", None),  # the message's length
+            _StructField(4, "I", _WHAT),
+            _StructField(NLMSG_HEADER, f"{orig_end - NLMSG_HEADER}s", _ORIG),
+            _StructField(reply_start, f"{reply_end - reply_start}s", _REPLY),
         ]
         if reply_start != orig_end:
-            fields.append(_Field(orig_end, "H", _PORT))
+            fields.append(_StructField(orig_end, "H", _PORT))
         inside = _compared_inside(message, orig_end, reply_start)
         for path, at, size in _needed(walk(message, NLMSG_HEADER + NFGENMSG)):
             if path[0] in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
@@ -185,12 +185,12 @@ class _Layout:
                     position = _REPLY if in_reply else _ORIG
                     inside.append((position, slice(at - 4 - start, at - start)))
                 continue
-            fields.append(_Field(at - 4, "I", None))
+            fields.append(_StructField(at - 4, "I", None))
             if path in _VALUES:
                 code, position = _VALUES[path]
                 if struct.calcsize(code) != size:
                     raise MalformedError(f"attribute {path} has {size} bytes")
-                fields.append(_Field(at, code, position))
+                fields.append(_StructField(at, code, position))
         fields = _merged(sorted(fields, key=lambda field: field.at))
         layout, end = ">", 0
         for field in fields:
@@ -217,9 +217,9 @@ class _Layout:
         self.pick_of_run = self.pick
         self._read_in_runs(message, [] if inside else fields, reply_end)
         self.template = self.heads(self.unpack(message, 0))
-        self.next: _Layout | None = None  # another one of the same length
+        self.next: _MessageLayout | None = None  # another one of the same length
 
-    def _read_in_runs(self, message: bytes, fields: Sequence[_Field], reply_end: int) -> None:
+    def _read_in_runs(self, message: bytes, fields: Sequence[_StructField], reply_end: int) -> None:
         """Learn how to read many at once: what is compared is no value of them."""
         if not fields:
             return
@@ -273,15 +273,15 @@ def _needed(attributes: Iterator[Attribute]) -> Iterator[Attribute]:
         yield from inside
 
 
-def _merged(fields: list[_Field]) -> list[_Field]:
+def _merged(fields: list[_StructField]) -> list[_StructField]:
     """Make one field of headers that touch, as a nest's and its first child's do."""
-    merged: list[_Field] = []
+    merged: list[_StructField] = []
     for field in fields:
         if field.position is None and merged and merged[-1].position is None:
             start = merged[-1].at
             if start + struct.calcsize(">" + merged[-1].code) == field.at:
                 size = field.at + struct.calcsize(">" + field.code) - start
-                merged[-1] = _Field(start, f"{size}s", None)
+                merged[-1] = _StructField(start, f"{size}s", None)
                 continue
         merged.append(field)
     return merged
@@ -292,7 +292,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self.malformed = 0
-        self._layouts: dict[int, _Layout] = {}
+        self._layouts: dict[int, _MessageLayout] = {}
         self._learned = 0
 
     def read(self, batch: Datagrams) -> list[EventTuple]:
@@ -359,14 +359,14 @@ class Decoder:
                     append(layout.pick(layout.unpack(buffer, offset) + stand_ins))
         return events
 
-    def _learn(self, message: bytes) -> _Layout:
+    def _learn(self, message: bytes) -> _MessageLayout:
         if len(message) < NLMSG_HEADER + NFGENMSG:
             raise MalformedError("shorter than its headers")
         if int.from_bytes(message[:4], "little" if _LITTLE else "big") != len(message):
             raise MalformedError("length is not the header's")
         if what_of(message, 0) not in _KINDS:
             raise MalformedError("not a conntrack message")
-        layout = _Layout(message)
+        layout = _MessageLayout(message)
         if self._learned < _MAX_LAYOUTS:
             self._learned += 1
             layout.next = self._layouts.get(len(message))

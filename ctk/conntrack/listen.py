@@ -102,7 +102,7 @@ class EventSource(Protocol):
     def unread(self) -> Gap | None: ...
 
 
-class Clock(Protocol):
+class TimeModule(Protocol):
     """What a listener needs of the module `time`."""
 
     def monotonic(self) -> float: ...
@@ -142,7 +142,7 @@ class Listener:
         stop_s: float = _STOP_S,
         dump: Callable[[], Generator[Datagrams, None, None]] = dump,
         addresses: Callable[[], frozenset[str]] = local_addresses,
-        clock: Clock = time,
+        clock: TimeModule = time,
     ) -> None:
         self.started_ns = started_ns
         self._socket = sock

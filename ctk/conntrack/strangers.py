@@ -33,7 +33,7 @@ _NO_STRANGERS: StrangerKinds = (None, None, None)
 _MOST_SEEN = 2**15  # flows whose connections are counted to tell which of them stand out
 
 
-class _Cut:
+class _TupleCut:
     """
     Tuples of one layout between the same kinds of addresses, and what they are folded into.
 
@@ -124,8 +124,9 @@ class Strangers:
         self._as_of = 0
         self._others: dict[tuple[FlowTuple, StrangerKinds], Other] = {}
         # The same, by what is left of the bytes of tuples, in one look-up.
-        self._cuts: dict[tuple[Layout, StrangerKinds, bool], _Cut] = {}
-        self._last: _Cut | None = None  # the one that was used last: a flood is all of one kind
+        self._cuts: dict[tuple[Layout, StrangerKinds, bool], _TupleCut] = {}
+        # The one that was used last: a flood is all of one kind.
+        self._last: _TupleCut | None = None
         self._seen: dict[int, int] = {}  # connections of folded flows by their base
         self.folded_at_once = 0  # flows, in this window
 
@@ -229,7 +230,7 @@ class Strangers:
         with_ports = len(self._others) < MOST_OTHERS
         cut = self._cuts.get((layout, kinds, with_ports))
         if cut is None:
-            cut = self._cuts[layout, kinds, with_ports] = _Cut(
+            cut = self._cuts[layout, kinds, with_ports] = _TupleCut(
                 layout, orig, kinds, ports=with_ports
             )
         if cut.kind is not None:

@@ -62,7 +62,7 @@ def parse_tuples(orig: bytes, reply: bytes, zone: int) -> FlowTuple:
     )
 
 
-class _Ends(NamedTuple):
+class _TupleEnds(NamedTuple):
     src: bytes
     dst: bytes
     proto: int
@@ -86,7 +86,7 @@ def _places(orig: bytes, reply: bytes) -> tuple[bytes, dict[AttributePath, tuple
     return tuples, {path: (at, size) for path, at, size in walk(tuples, NFGENMSG)}
 
 
-def _ends(found: dict[AttributePath, bytes], which: int) -> _Ends:
+def _ends(found: dict[AttributePath, bytes], which: int) -> _TupleEnds:
     ip, proto = (which, CTA_TUPLE_IP), (which, CTA_TUPLE_PROTO)
     for src_type, dst_type, size in (
         (CTA_IP_V4_SRC, CTA_IP_V4_DST, 4),
@@ -100,7 +100,7 @@ def _ends(found: dict[AttributePath, bytes], which: int) -> _Ends:
     number = found.get((*proto, CTA_PROTO_NUM), b"")
     if len(number) != 1:
         raise MalformedError("a tuple without a protocol")
-    return _Ends(
+    return _TupleEnds(
         src,
         dst,
         number[0],

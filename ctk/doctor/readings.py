@@ -36,7 +36,7 @@ _TOOL_S = 10  # at most, for nft or iptables-save
 
 # As the kernel knows one: both tuples and the port between them, zone and CTA_ID.
 ConnectionKey = tuple[bytes, int, bytes, int, int]
-Key = TypeVar("Key")
+_K = TypeVar("_K")
 
 _SYSCTLS = (
     "nf_conntrack_acct",
@@ -184,10 +184,10 @@ def _began_or_ended(events: Iterable[tuple[Any, ...]]) -> Iterator[ConnectionKey
 
 
 def went_back(
-    first: Mapping[Key, Event],
-    last: Mapping[Key, Event],
+    first: Mapping[_K, Event],
+    last: Mapping[_K, Event],
     *,
-    except_: AbstractSet[Key] = frozenset(),
+    except_: AbstractSet[_K] = frozenset(),
 ) -> int:
     """
     Count the connections whose counters are lower in `last` than in `first`: they were zeroed.

@@ -5,11 +5,11 @@ from typing import Any
 
 from ctk.errors import KubeError, UsageError, nearest
 from ctk.fleet.cluster import Cluster
-from ctk.fleet.recorders import Recorder, not_ready, reasons
+from ctk.fleet.recorders import NodeRecorder, not_ready, reasons
 from ctk.kube.api import RefusedError
 
 
-def choose(cluster: Cluster, nodes: Sequence[str], selector: str | None) -> list[Recorder]:
+def choose(cluster: Cluster, nodes: Sequence[str], selector: str | None) -> list[NodeRecorder]:
     """Find the nodes that were asked for, those of Linux where none were named."""
     try:
         found = {each["metadata"]["name"]: each for each in cluster.nodes(selector)}
@@ -29,7 +29,7 @@ def choose(cluster: Cluster, nodes: Sequence[str], selector: str | None) -> list
         raise UsageError("no node fits", hint="kubectl get nodes --show-labels")
     recorders = []
     for name in chosen:
-        recorder = Recorder(name)
+        recorder = NodeRecorder(name)
         why = not_ready(found[name])
         if why is None and not _is_linux(found)(name):
             why = "it does not run Linux"

@@ -8,16 +8,16 @@ asked for a class, and again where a node begins or ends to be recorded.
 import sqlite3
 from typing import NamedTuple
 
-from ctk.fleet.recorded import Node, Recorded
+from ctk.fleet.recorded import Recorded, RecordedNode
 from ctk.fleet.speaker import speaker
 from ctk.store.merged import Why
 
 
 class _Class(NamedTuple):
     id: int
-    observer: Node
-    src_node: Node | None
-    dst_node: Node | None
+    observer: RecordedNode
+    src_node: RecordedNode | None
+    dst_node: RecordedNode | None
     rewrites: bool
     unrecorded: bool  # the source is a node, or unknown: it may have rewritten the source
 
@@ -31,12 +31,12 @@ class Classes:
         # The classes whose rows are added up, to be told of.
         conn.execute("CREATE TEMP TABLE told (class INTEGER PRIMARY KEY)")
         nodes = {
-            recorder_id: Node(cluster, name)
+            recorder_id: RecordedNode(cluster, name)
             for recorder_id, name, cluster in conn.execute("SELECT id, node, cluster FROM nodes")
         }
         self.recorder_ids: dict[int, int] = {}
         self._all: list[_Class] = []
-        self._now: frozenset[Node] | None = None
+        self._now: frozenset[RecordedNode] | None = None
         self._counts: dict[int, bool] = {}
         self.why: dict[int, Why] = {}  # of the classes that do not count, or may count twice
         for found, recorder_id, src_node, dst_node, rewrites, unrecorded in conn.execute(
@@ -44,7 +44,7 @@ class Classes:
         ):
             observer = nodes[recorder_id]
             src, dst = (
-                None if name is None else Node(observer.cluster, name)
+                None if name is None else RecordedNode(observer.cluster, name)
                 for name in (src_node, dst_node)
             )
             self.recorder_ids[found] = recorder_id

@@ -31,11 +31,11 @@ ROLES = f"{_RBAC}/clusterroles"
 BINDINGS = f"{_RBAC}/clusterrolebindings"
 
 
-class AwayError(KubeError):
+class ApiAwayError(KubeError):
     """The API server has not answered for as long as there is patience."""
 
 
-class CutShortError(AwayError):
+class CutShortError(ApiAwayError):
     """A signal came while the API server was waited for."""
 
     exit_code = 130  # as a shell says of SIGINT
@@ -170,7 +170,7 @@ class Cluster:
                     raise
             wait_s = min(max(wait_s, after_s), self._waits.most_retry_s)
             if time.monotonic() + wait_s > until_s:
-                raise AwayError(
+                raise ApiAwayError(
                     f"the API server has not answered for {self.patience_s:.0f} s: {why}"
                 )
             if not self._is_told and self.is_making:

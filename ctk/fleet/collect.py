@@ -19,9 +19,9 @@ from typing import Protocol
 from ctk.errors import CtkError, KubeError, UsageError
 from ctk.fleet import manifests
 from ctk.fleet.choose import choose
-from ctk.fleet.cluster import AwayError, Cluster, CutShortError, path_of_pod
+from ctk.fleet.cluster import ApiAwayError, Cluster, CutShortError, path_of_pod
 from ctk.fleet.made import Left, Made
-from ctk.fleet.recorders import Recorder, reasons
+from ctk.fleet.recorders import NodeRecorder, reasons
 from ctk.fleet.transfer import TransferError, end, fetch
 from ctk.fleet.waits import Waits
 from ctk.kube.api import BrokenError, RefusedError
@@ -37,7 +37,7 @@ _ENDED_EARLY = "it was ended before its pod had started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class CollectOptions:
     """
     What `ctk collect` was asked.
 
@@ -76,21 +76,23 @@ class Ending(Stop):
 class Shown(Protocol):
     """Where a person sees how it goes."""
 
-    def show(self, doing: str, recorders: Sequence[Recorder]) -> None: ...
+    def show(self, doing: str, recorders: Sequence[NodeRecorder]) -> None: ...
 
     def say(self, text: str) -> None:
         """Say something that stays."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Collected:
     """What became of each node; `left` is what could not be deleted."""
 
-    recorders: Sequence[Recorder]
+    recorders: Sequence[NodeRecorder]
     left: Left | None
 
 
-def collect(options: Options, stop: Stop, shown: Shown, waits: Waits | None = None) -> Outcome:
+def collect(
+    options: CollectOptions, stop: Stop, shown: Shown, waits: Waits | None = None
+) -> Collected:
     """
     Record on the nodes until the time is over or `stop` says so, and fetch their files.
 
@@ -122,10 +124,10 @@ def collect(options: Options, stop: Stop, shown: Shown, waits: Waits | None = No
         if left is not None:
             shown.say(f"{left.said}; delete it with: {options.deleting(left)}")
         raise failed
-    return Outcome(recorders, left)
+    return Collected(recorders, left)
 
 
-def _abandoned(left: Left | None, options: Options) -> CtkError:
+def _abandoned(left: Left | None, options: CollectOptions) -> CtkError:
     said = f"; {left.said}" if left else ""
     return _ended(f"ended at once{said}", hint=options.deleting(left) if left else None)
 
@@ -136,17 +138,17 @@ def _ended(message: str, *, hint: str | None = None) -> CtkError:
     return error
 
 
-def _chosen(cluster: Cluster, options: Options) -> list[Recorder]:
+def _chosen(cluster: Cluster, options: CollectOptions) -> list[NodeRecorder]:
     try:
         return choose(cluster, options.nodes, options.selector)
     except CutShortError:
         raise _ended("ended before anything was made") from None
-    except AwayError as error:
+    except ApiAwayError as error:
         hint = shlex.join(["kubectl", *options.flags, "cluster-info"])
         raise KubeError(error.message, hint=hint) from error
 
 
-def _prepare(out: Path, recorders: Sequence[Recorder]) -> None:
+def _prepare(out: Path, recorders: Sequence[NodeRecorder]) -> None:
     """Make the folder, and refuse to write over a file, before anything is made in the cluster."""
     for each in recorders:
         if (out / f"{each.node}.db").exists():
@@ -164,13 +166,13 @@ class _Collection:
 
     def __init__(
         self,
-        options: Options,
+        options: CollectOptions,
         stop: Stop,
         shown: Shown,
         waits: Waits,
         cluster: Cluster,
         made: Made,
-        recorders: Sequence[Recorder],
+        recorders: Sequence[NodeRecorder],
     ) -> None:
         self._options, self._stop, self._shown, self._waits = options, stop, shown, waits
         self._cluster, self._made, self._recorders = cluster, made, recorders
@@ -204,10 +206,10 @@ class _Collection:
         self._shown.show("deleting", self._recorders)
         return self._made.delete()
 
-    def _in(self, *states: str) -> list[Recorder]:
+    def _in(self, *states: str) -> list[NodeRecorder]:
         return [each for each in self._recorders if each.state in states]
 
-    def _start(self, recorder: Recorder) -> None:
+    def _start(self, recorder: NodeRecorder) -> None:
         options, waits = self._options, self._waits
         fetch_s = waits.fetch_s + waits.fetch_node_s * len(self._recorders)
         lasts_s = (options.start_timeout_ns + options.for_ns) // SECOND + fetch_s
@@ -255,7 +257,7 @@ class _Collection:
                 recorder.record()  # it runs, unheard
                 recorder.remark(f"its log cannot be read: {error.answer.message}")
 
-    def _listen(self, recorder: Recorder) -> None:
+    def _listen(self, recorder: NodeRecorder) -> None:
         pod = path_of_pod(self._made.namespace, recorder.node)
         recorder.listen_to(self._cluster.log(pod, manifests.NAME, recorder.unread_since()))
 
@@ -282,7 +284,7 @@ class _Collection:
                 return
             raise KubeError(f"no node records: {reasons(self._recorders)}")
 
-    def _why_not(self, recorder: Recorder) -> str:
+    def _why_not(self, recorder: NodeRecorder) -> str:
         """Say what keeps a pod from starting where its status does not: a volume, say."""
         if recorder.runs:
             return "its recorder says nothing"
@@ -343,7 +345,7 @@ class _Collection:
     def _each(
         self,
         doing: str,
-        do: Callable[[Recorder, threading.Semaphore], None],
+        do: Callable[[NodeRecorder, threading.Semaphore], None],
         at_a_time: int,
         most_s: float = math.inf,
     ) -> None:
@@ -358,12 +360,12 @@ class _Collection:
             self._show(doing)
             time.sleep(self._waits.tick_s)
 
-    def _end_one(self, recorder: Recorder, waiting: threading.Semaphore) -> None:
+    def _end_one(self, recorder: NodeRecorder, waiting: threading.Semaphore) -> None:
         # To fetch its file ends it, too, and says what is in the way.
         with waiting, suppress(BrokenError, RefusedError):
             end(self._cluster, self._made.namespace, recorder.node)
 
-    def _fetch_one(self, recorder: Recorder, waiting: threading.Semaphore) -> None:
+    def _fetch_one(self, recorder: NodeRecorder, waiting: threading.Semaphore) -> None:
         out = self._options.out / f"{recorder.node}.db"
 
         def received(size: int) -> None:
@@ -379,7 +381,7 @@ class _Collection:
             except (TransferError, CtkError, BrokenError, RefusedError, OSError) as error:
                 recorder.fail(getattr(error, "message", str(error)))
 
-    def _hear_the_end(self, recorder: Recorder) -> None:
+    def _hear_the_end(self, recorder: NodeRecorder) -> None:
         """Read what it said as it ended: what is not in its file, say."""
         try:
             self._listen(recorder)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
 
-from ctk.fleet.recorded import Node
+from ctk.fleet.recorded import RecordedNode
 from ctk.store.columns import ENDPOINT_IDENTITY, EdgeRow
 from ctk.timespan import FOREVER_NS, SECOND
 
@@ -42,7 +42,7 @@ def prepare(conn: sqlite3.Connection, files: int) -> None:
 
 
 def recorders(
-    conn: sqlite3.Connection, file: int, recorders: Iterable[tuple[int, Node, str | None]]
+    conn: sqlite3.Connection, file: int, recorders: Iterable[tuple[int, RecordedNode, str | None]]
 ) -> None:
     """Give the nodes of a file, each with its id there and its cluster's name, ids here."""
     for old_id, node, called in recorders:

@@ -16,19 +16,20 @@ from typing import NamedTuple
 
 from ctk.conntrack.names import EVENT_NAMES
 from ctk.errors import UsageError
-from ctk.fleet.recorded import SILENT, Interval, Node, Recorded, Run, recorded_of
+from ctk.fleet.recorded import SILENT, Recorded, RecordedNode, RecordingRun, recorded_of
 from ctk.store.levels import LEVELS, Watermarks, watermarks
 from ctk.store.lock import is_written
 from ctk.store.merged import Aside, aside_of, keeps_aside, read
 from ctk.store.snapshot import snapshot
 from ctk.store.source import Source, source
+from ctk.timespan import Span
 
 # What narrows what a recording has seen.
 _NARROWING = ("events", "cidr", "exclude_cidr", "protocol", "port")
 _ALL = json.dumps({"events": EVENT_NAMES})
 
 
-class Held(NamedTuple):
+class HeldRecording(NamedTuple):
     """A recording as its file has it."""
 
     id: int
@@ -43,7 +44,7 @@ class Held(NamedTuple):
     events: int
     narrowed: str | None  # by which filters, as JSON; None where its ctk did not say
     bypass: str | None  # the data plane that goes around conntrack there
-    silent: Sequence[Interval]
+    silent: Sequence[Span]
 
     @property
     def run(self) -> tuple[str | None, int]:
@@ -57,7 +58,7 @@ class Input:
 
     path: Path
     source: Source
-    recordings: Sequence[Held]
+    recordings: Sequence[HeldRecording]
     marks: Mapping[str, Watermarks]
     aside: bool  # it is merged, and keeps what does not count
     asides: Sequence[Aside]
@@ -74,9 +75,9 @@ class Taken:
 
     file: int
     recorder_id: int
-    node: Node
+    node: RecordedNode
     cluster: str | None  # its name
-    recordings: Sequence[Held]
+    recordings: Sequence[HeldRecording]
 
     @property
     def newest_ns(self) -> int:
@@ -127,7 +128,7 @@ def _opened(path: Path, of: Source) -> Input:
         )
 
 
-def _recordings(conn: sqlite3.Connection) -> Iterator[Held]:
+def _recordings(conn: sqlite3.Connection) -> Iterator[HeldRecording]:
     found = conn.execute(
         "SELECT recording.id, recorder_id, node, cluster, cluster_uid, boot_id, started_ns,"
         " MAX(committed_ns, IFNULL(ended_ns, 0)), idle_ns, events, settings"
@@ -139,7 +140,7 @@ def _recordings(conn: sqlite3.Connection) -> Iterator[Held]:
             f" AND kind IN ({', '.join('?' * len(SILENT))})",
             (row[0], *SILENT),
         ).fetchall()
-        yield Held._make((*row, *narrowed_of(settings), silent))
+        yield HeldRecording._make((*row, *narrowed_of(settings), silent))
 
 
 def narrowed_of(settings: str) -> tuple[str | None, str | None]:
@@ -158,16 +159,16 @@ def choose(inputs: Sequence[Input]) -> Chosen:
     A UsageError where two recorders of one node ran at once: nothing tells what both saw.
     """
     clusters = _clusters(held for each in inputs for held in each.recordings)
-    nodes: dict[Node, list[Taken]] = {}
+    nodes: dict[RecordedNode, list[Taken]] = {}
     for file, each in enumerate(inputs):
-        of_recorder: dict[int, list[Held]] = {}
+        of_recorder: dict[int, list[HeldRecording]] = {}
         for held in each.recordings:
             of_recorder.setdefault(held.recorder_id, []).append(held)
         for recorder_id, recordings in of_recorder.items():
             # The last one that knew which cluster it is in speaks for those that did not yet.
             keys = [clusters[one.cluster, one.cluster_uid] for one in recordings]
             cluster = next((key for key in reversed(keys) if key is not None), None)
-            node = Node(cluster, recordings[0].node)
+            node = RecordedNode(cluster, recordings[0].node)
             nodes.setdefault(node, []).append(
                 Taken(
                     file=file,
@@ -192,7 +193,9 @@ def choose(inputs: Sequence[Input]) -> Chosen:
     )
 
 
-def _clusters(recordings: Iterable[Held]) -> dict[tuple[str | None, str | None], str | None]:
+def _clusters(
+    recordings: Iterable[HeldRecording],
+) -> dict[tuple[str | None, str | None], str | None]:
     """Give what tells a cluster by its name and UID: the UID, where one alone has the name."""
     asked = {(held.cluster, held.cluster_uid) for held in recordings}
     uids: dict[str | None, set[str]] = {}
@@ -207,7 +210,7 @@ def _clusters(recordings: Iterable[Held]) -> dict[tuple[str | None, str | None],
 
 
 def _newest(
-    inputs: Sequence[Input], node: Node, found: Sequence[Taken], notes: list[str]
+    inputs: Sequence[Input], node: RecordedNode, found: Sequence[Taken], notes: list[str]
 ) -> list[Taken]:
     """Keep of the files that share a recording of a node the newest, and finest, one."""
 
@@ -238,7 +241,7 @@ def _newest(
     return kept
 
 
-def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
+def _heard(held: Sequence[tuple[Taken, HeldRecording]]) -> tuple[list[RecordingRun], list[str]]:
     """
     Give the recordings that may speak for others: what one does not see, the others count.
 
@@ -251,10 +254,10 @@ def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
     common = max(found, key=lambda each: (each == _ALL, found.count(each), each), default=None)
     all_bypass = all(one.bypass for _, one in held)
     bypassing = {} if all_bypass else {each.node: one.bypass for each, one in held if one.bypass}
-    runs: list[Run] = []
+    runs: list[RecordingRun] = []
     silent = {each.node for each, _ in held}
-    filtered: set[Node] = set()
-    unknown: set[Node] = set()
+    filtered: set[RecordedNode] = set()
+    unknown: set[RecordedNode] = set()
     for each, one in held:
         if not one.events:
             continue
@@ -267,7 +270,7 @@ def _heard(held: Sequence[tuple[Taken, Held]]) -> tuple[list[Run], list[str]]:
             filtered.add(each.node)
             continue
         span = {"started_ns": one.started_ns, "ended_ns": one.ended_ns}
-        runs.append(Run(node=each.node, silent=one.silent, **span))
+        runs.append(RecordingRun(node=each.node, silent=one.silent, **span))
     notes = [
         f"{node.name} heard no event: no other node defers to it"
         for node in sorted(silent, key=str)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ctk.errors import KubeError
 from ctk.fleet import manifests
-from ctk.fleet.cluster import BINDINGS, NAMESPACES, ROLES, AwayError, Cluster
+from ctk.fleet.cluster import BINDINGS, NAMESPACES, ROLES, ApiAwayError, Cluster
 from ctk.fleet.manifests import Object
 from ctk.fleet.waits import Waits
 from ctk.kube.api import BrokenError, RefusedError
@@ -94,7 +94,7 @@ class Made:
                 self._cluster.delete(path)
                 if kind == "namespace":
                     self._wait_until_gone()
-            except AwayError as error:
+            except ApiAwayError as error:
                 return self.left(error.message)
             except (RefusedError, BrokenError, KubeError) as error:
                 whys.append(str(error))

@@ -18,7 +18,7 @@ from ctk.fleet import history, identities
 from ctk.fleet.attached import Attached
 from ctk.fleet.classes import Classes
 from ctk.fleet.inputs import Chosen, Input, choose, open_inputs
-from ctk.fleet.rows import Rows, fold, fold_counts
+from ctk.fleet.rows import LevelCopier, fold, fold_counts
 from ctk.fleet.slices import LevelRows
 from ctk.store import connect, merged
 from ctk.store.damage import blaming
@@ -239,7 +239,7 @@ def _copy(
     starts: Mapping[str, int],
     aside: bool,
     progress: Callable[[int, int], None],
-) -> Rows:
+) -> LevelCopier:
     """Copy each level from where no file has finer rows up to where all have."""
     done, finer_ns = 0, FOREVER_NS
     found: list[tuple[Level, LevelRows, int]] = []
@@ -256,7 +256,7 @@ def _copy(
 
     classes = Classes(conn, chosen.recorded)
     changes = chosen.recorded.changes()
-    rows = Rows(conn, attached, inputs, classes, changes, aside=aside, progress=advance)
+    rows = LevelCopier(conn, attached, inputs, classes, changes, aside=aside, progress=advance)
     for level, of_level, fold_ns in found:
         spans = rows.copy(level, of_level, fold_ns)
         fold(conn, level, spans)
@@ -272,7 +272,9 @@ def _copy(
     return rows
 
 
-def _carry(conn: sqlite3.Connection, inputs: Sequence[Input], chosen: Chosen, rows: Rows) -> None:
+def _carry(
+    conn: sqlite3.Connection, inputs: Sequence[Input], chosen: Chosen, rows: LevelCopier
+) -> None:
     """Go on to say what an earlier merge left out for good."""
     for each in chosen.taken:
         (recorder_id,) = conn.execute(

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ctk.timespan import Span
+
 # In these gaps no rows were written, or none came to ClickHouse (clickhouse/told.py). Between two
 # recordings there are none, either.
 SILENT: frozenset[str] = frozenset(("disk full", "file locked", "not shipped"))
 
-Interval = tuple[int, int]
 
-
-class Node(NamedTuple):
+class RecordedNode(NamedTuple):
     """A node of a cluster; `cluster` is None where none was followed."""
 
     cluster: str | None
@@ -26,22 +26,22 @@ class Node(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class RecordingRun:
     """One recording: from when to when, and when it wrote nothing."""
 
-    node: Node
+    node: RecordedNode
     started_ns: int
     ended_ns: int
-    silent: Sequence[Interval] = ()
+    silent: Sequence[Span] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """When each node recorded: spans apart from each other, oldest first."""
 
-    spans: Mapping[Node, Sequence[Interval]]
+    spans: Mapping[RecordedNode, Sequence[Span]]
 
-    def at(self, since_ns: int, until_ns: int) -> frozenset[Node]:
+    def at(self, since_ns: int, until_ns: int) -> frozenset[RecordedNode]:
         """Give the nodes that recorded in any part of a span."""
         return frozenset(
             node for node, spans in self.spans.items() if _touches(spans, since_ns, until_ns)
@@ -52,15 +52,15 @@ class Recorded:
         return sorted({at for spans in self.spans.values() for span in spans for at in span})
 
 
-def recorded_of(runs: Iterable[Run]) -> Recorded:
+def recorded_of(runs: Iterable[RecordingRun]) -> Recorded:
     """Put recordings together."""
-    spans: dict[Node, list[Interval]] = {}
+    spans: dict[RecordedNode, list[Span]] = {}
     for run in runs:
         spans.setdefault(run.node, []).extend(_without((run.started_ns, run.ended_ns), run.silent))
     return Recorded({node: _joined(found) for node, found in spans.items()})
 
 
-def _without(span: Interval, holes: Iterable[Interval]) -> Iterable[Interval]:
+def _without(span: Span, holes: Iterable[Span]) -> Iterable[Span]:
     """Yield what is left of a span without its holes."""
     since_ns, until_ns = span
     for hole_ns, end_ns in sorted(holes):
@@ -71,8 +71,8 @@ def _without(span: Interval, holes: Iterable[Interval]) -> Iterable[Interval]:
         yield since_ns, until_ns
 
 
-def _joined(spans: Iterable[Interval]) -> list[Interval]:
-    joined: list[Interval] = []
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    joined: list[Span] = []
     for since_ns, until_ns in sorted(spans):
         if joined and since_ns <= joined[-1][1]:
             joined[-1] = joined[-1][0], max(joined[-1][1], until_ns)
@@ -81,7 +81,7 @@ def _joined(spans: Iterable[Interval]) -> list[Interval]:
     return joined
 
 
-def _touches(spans: Sequence[Interval], since_ns: int, until_ns: int) -> bool:
+def _touches(spans: Sequence[Span], since_ns: int, until_ns: int) -> bool:
     at = bisect_right(spans, since_ns, key=lambda span: span[0]) - 1
     return any(
         start_ns < until_ns and end_ns > since_ns for start_ns, end_ns in spans[max(at, 0) : at + 2]

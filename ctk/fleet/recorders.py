@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from ctk.record import progressline
 from ctk.record.progressline import Going
 
-State = Literal["starting", "recording", "ended", "fetching", "kept", "failed"]
+RecorderState = Literal["starting", "recording", "ended", "fetching", "kept", "failed"]
 
 # These do not mend by waiting.
 _HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
@@ -19,7 +19,7 @@ _LOG_LINE = re.compile(r"(?P<at>\S+) (?:\S+Z (?P<level>INFO|WARNING|ERROR) )?(?P
 
 
 @dataclass(slots=True)
-class Recorder:
+class NodeRecorder:
     """
     One node's recorder.
 
@@ -28,7 +28,7 @@ class Recorder:
     """
 
     node: str
-    state: State = "starting"
+    state: RecorderState = "starting"
     runs: bool = False  # its container does, and it may be heard
     why: str = ""
     problem: str = ""
@@ -93,29 +93,29 @@ class Recorder:
             self.remark(text)
 
 
-class _Condition(NamedTuple):
+class _PodCondition(NamedTuple):
     why: str
     runs: bool = False
     over: bool = False
 
 
-def _condition(pod: Mapping[str, Any]) -> _Condition:
+def _condition(pod: Mapping[str, Any]) -> _PodCondition:
     """Read a pod's status (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/)."""
     status = pod.get("status", {})
     containers = status.get("containerStatuses") or [{}]
     container: Mapping[str, Any] = containers[0].get("state") or {}
     ended, waiting = container.get("terminated"), container.get("waiting")
     if status.get("phase") in ("Failed", "Succeeded") or ended is not None:
-        return _Condition(_of_end(status, ended or {}), over=True)
+        return _PodCondition(_of_end(status, ended or {}), over=True)
     if "deletionTimestamp" in pod["metadata"]:
-        return _Condition("its pod is being deleted by somebody else", over=True)
+        return _PodCondition("its pod is being deleted by somebody else", over=True)
     if "running" in container:
-        return _Condition("", runs=True)
+        return _PodCondition("", runs=True)
     if waiting is None:
-        return _Condition(_of_scheduling(status))
+        return _PodCondition(_of_scheduling(status))
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     why = "" if reason in _USUAL else _sentence(reason, message)
-    return _Condition(why, over=reason in _HOPELESS)
+    return _PodCondition(why, over=reason in _HOPELESS)
 
 
 def _of_end(status: Mapping[str, Any], ended: Mapping[str, Any]) -> str:
@@ -153,7 +153,7 @@ def _sentence(reason: str, message: str) -> str:
     return ": ".join(" ".join(each.split()) for each in (reason, message) if each)
 
 
-def reasons(recorders: Iterable[Recorder]) -> str:
+def reasons(recorders: Iterable[NodeRecorder]) -> str:
     """Say why recorders failed."""
     return by_reason((each.node, each.why) for each in recorders if each.state == "failed")
 

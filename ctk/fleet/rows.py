@@ -19,15 +19,13 @@ from ctk.store.columns import COUNT_KEYS
 from ctk.store.levels import LEVELS, Level
 from ctk.store.merged import Aside, Why, aside_of
 from ctk.store.sums import ADDED, COLUMNS, SUMS
-from ctk.timespan import FOREVER_NS
-
-Span = tuple[int, int]
+from ctk.timespan import FOREVER_NS, Span
 
 _OF_FLOW = ("started_ns", "n", "edge_id", "lasted_ns", "src_port", *COUNT_KEYS)
 _OF_BUCKET = ("started_ns", "edge_id", *COUNT_KEYS)
 
 
-class Rows:
+class LevelCopier:
     """Copies levels, and adds up what does not count, or may count twice."""
 
     def __init__(

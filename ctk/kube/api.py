@@ -48,7 +48,7 @@ class Patience:
     denied: float = 60.0
 
 
-class Answer(NamedTuple):
+class Refusal(NamedTuple):
     """A refusal, in the words of its Status; `retry_after_s` is what the server asks for."""
 
     code: int
@@ -72,7 +72,7 @@ class Upgraded(NamedTuple):
 class RefusedError(Exception):
     """The API server answered, but not with what was asked for."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Refusal) -> None:
         super().__init__(f"{answer.code} {answer.message}")
         self.answer = answer
 
@@ -247,13 +247,13 @@ class Api:
         )
 
 
-def _answer(code: int, headers: Mapping[str, str], body: bytes) -> Answer:
+def _answer(code: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     try:
         message = str(orjson.loads(body)["message"])
     except (KeyError, TypeError, ValueError):
         message = "without a Status"
     after = headers.get("Retry-After", "")
-    return Answer(code, " ".join(message.split())[:400], float(after) if after.isdecimal() else 0)
+    return Refusal(code, " ".join(message.split())[:400], float(after) if after.isdecimal() else 0)
 
 
 def _plainly(error: Exception, trust_hint: str) -> str:

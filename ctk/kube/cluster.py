@@ -25,7 +25,7 @@ from ctk.kube.objects import (
 from ctk.kube.owners import Owners
 from ctk.kube.ownership import KILLED_LATE_NS, Claim
 from ctk.kube.provisional import ProvisionalEndpoints
-from ctk.kube.service_ports import ServicePorts, Target
+from ctk.kube.service_ports import ServicePorts, ServiceTarget
 from ctk.kube.untold import Gone
 from ctk.model import ZONE_LABEL, Endpoint
 from ctk.model.history import Closed, HistoryChange, KnownObject, ObjectClosed, PodTimes
@@ -38,7 +38,7 @@ KIND_OF: Mapping[Resource, Literal["pod", "service", "node"]] = {
 }
 
 
-class Cluster:
+class ClusterObjects:
     """
     Every pod, service, slice and node that there is.
 
@@ -65,7 +65,7 @@ class Cluster:
         # What is taken from here: pods whose address became known, and targets that may lead to a
         # service only now.
         self.pods_added: list[Endpoint] = []
-        self.targets: set[Target] = set()
+        self.targets: set[ServiceTarget] = set()
         self.settled_ns = 0  # the latest time as of which something has another owner
 
     def recall(self, known: Iterable[KnownObject], since_ns: int, until_ns: int) -> None:

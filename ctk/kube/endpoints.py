@@ -17,7 +17,7 @@ writes it.
 
 from collections.abc import Iterable
 
-from ctk.kube.cluster import KIND_OF, Cluster
+from ctk.kube.cluster import KIND_OF, ClusterObjects
 from ctk.kube.objects import (
     RESOURCES,
     Applied,
@@ -69,7 +69,7 @@ class Endpoints:
         self._service_ports = ServicePorts(always=not kube)
         self._unresolved = UnresolvedDials(self._service_ports, self._owners)
         self._settling = Settling(self._history, self._owners, self._provisional, self._unresolved)
-        self._cluster = Cluster(
+        self._cluster = ClusterObjects(
             self._history,
             self._owners,
             self._provisional,

@@ -63,12 +63,12 @@ def follow(
     upgraded: Upgraded, take: Callable[[bytes], object], *, ping_s: float, silence_s: float
 ) -> Ended:
     """Hand over what comes on a WebSocket, until the command has ended."""
-    stream = _Stream(upgraded, take)
+    stream = _ExecStream(upgraded, take)
     stream.run(ping_s, silence_s)
     return stream.ended()
 
 
-class _Stream:
+class _ExecStream:
     """One WebSocket until its end."""
 
     def __init__(self, upgraded: Upgraded, take: Callable[[bytes], object]) -> None:

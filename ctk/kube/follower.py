@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from ctk.kube.api import Answer, Api, BrokenError, CutError, Patience, RefusedError, items
+from ctk.kube.api import Api, BrokenError, CutError, Patience, Refusal, RefusedError, items
 from ctk.kube.objects import (
     Applied,
     Bookmarked,
@@ -110,7 +110,7 @@ class Follower:
                 pause_s = self._failed(str(error))
             self._stopping.wait(pause_s)
 
-    def _refused(self, answer: Answer) -> float:
+    def _refused(self, answer: Refusal) -> float:
         """Decide what a refusal means; gives the seconds to wait."""
         if answer.code == 410:
             self._missed_from = self._version = None
@@ -277,7 +277,7 @@ class Follower:
             kind, raw = event["type"], event["object"]
             if kind == "ERROR":
                 raise RefusedError(
-                    Answer(int(raw.get("code") or 500), str(raw.get("message") or ""), 0.0)
+                    Refusal(int(raw.get("code") or 500), str(raw.get("message") or ""), 0.0)
                 )
             version = raw["metadata"]["resourceVersion"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -16,12 +16,12 @@ from ctk.timespan import FOREVER_NS, SECOND
 WRITTEN_LATE_NS = 5 * SECOND
 
 # Address, protocol, port: what is dialled. A NodePort is on any node, so its address is "".
-Target = tuple[str, str, int]
+ServiceTarget = tuple[str, str, int]
 ANY_NODE = ""
 
 
 @dataclass(slots=True, eq=False)
-class _Span:
+class _TargetSpan:
     """The span in which a target led to a service."""
 
     service: str
@@ -40,12 +40,16 @@ class ServicePorts:
 
     def __init__(self, *, always: bool) -> None:
         self._always = always
-        self._by_own_address: dict[Target, list[_Span]] = {}  # a service's, or a node's
-        self._by_pod_address: dict[Target, list[_Span]] = {}
+        self._by_own_address: dict[
+            ServiceTarget, list[_TargetSpan]
+        ] = {}  # a service's, or a node's
+        self._by_pod_address: dict[ServiceTarget, list[_TargetSpan]] = {}
         self.services: dict[str, Service] = {}  # by uid, as are the slices
         self.slices: dict[str, EndpointSlice] = {}
         self._with_cluster_address: set[str] = set()
-        self._closed: deque[tuple[int, dict[Target, list[_Span]], Target]] = deque()
+        self._closed: deque[tuple[int, dict[ServiceTarget, list[_TargetSpan]], ServiceTarget]] = (
+            deque()
+        )
 
     def of_own_address(self, address: str, proto: str, port: int, when_ns: int) -> str | None:
         """The one service whose own address this is; none where several share it."""
@@ -87,7 +91,7 @@ class ServicePorts:
             return []
         return [(port.proto, port.port) for port in service.ports]
 
-    def put_service(self, new: Service, at_ns: int) -> set[Target]:
+    def put_service(self, new: Service, at_ns: int) -> set[ServiceTarget]:
         """Take in what a service says now; gives the targets that may lead to it only now."""
         old = self.services.get(new.uid)
         self.services[new.uid] = new
@@ -97,7 +101,7 @@ class ServicePorts:
             self._with_cluster_address.add(name)
         else:
             self._with_cluster_address.discard(name)
-        added: set[Target] = set()
+        added: set[ServiceTarget] = set()
         for own, targets in ((True, _cluster_targets), (False, _outer_targets)):
             from_ns = (
                 at_ns if old is not None else self.since_ns(new, at_ns, by_cluster_address=own)
@@ -120,7 +124,7 @@ class ServicePorts:
             targets = _cluster_targets(old) | _outer_targets(old)
             self._swap(self._by_own_address, "", uid, targets, set(), (at_ns, at_ns))
 
-    def put_slice(self, new: EndpointSlice, at_ns: int) -> set[Target]:
+    def put_slice(self, new: EndpointSlice, at_ns: int) -> set[ServiceTarget]:
         """Take in which pods a slice lists now; gives the targets that were added."""
         old = self.slices.get(new.uid)
         if old is not None and old.service != new.service:
@@ -163,13 +167,13 @@ class ServicePorts:
 
     def _swap(
         self,
-        table: dict[Target, list[_Span]],
+        table: dict[ServiceTarget, list[_TargetSpan]],
         service: str,
         source: str,
-        old: set[Target],
-        new: set[Target],
+        old: set[ServiceTarget],
+        new: set[ServiceTarget],
         span_ns: tuple[int, int],
-    ) -> set[Target]:
+    ) -> set[ServiceTarget]:
         from_ns, at_ns = span_ns
         for target in old - new:
             for each in table.get(target, ()):
@@ -178,7 +182,7 @@ class ServicePorts:
                     self._closed.append((each.to_ns, table, target))
         added = new - old
         for target in added:
-            table.setdefault(target, []).append(_Span(service, source, from_ns, at_ns))
+            table.setdefault(target, []).append(_TargetSpan(service, source, from_ns, at_ns))
         return added
 
 
@@ -187,18 +191,18 @@ def service_name(service: Service) -> str:
     return f"{service.namespace}/{service.name}"
 
 
-def _covering(spans: Iterable[_Span], when_ns: int) -> set[str]:
+def _covering(spans: Iterable[_TargetSpan], when_ns: int) -> set[str]:
     return {each.service for each in spans if each.from_ns <= when_ns < each.to_ns}
 
 
-def _cluster_targets(service: Service | None) -> set[Target]:
+def _cluster_targets(service: Service | None) -> set[ServiceTarget]:
     if service is None:
         return set()
     ports = service.ports
     return {(each, port.proto, port.port) for each in service.cluster_addresses for port in ports}
 
 
-def _outer_targets(service: Service | None) -> set[Target]:
+def _outer_targets(service: Service | None) -> set[ServiceTarget]:
     """What leads to a service by another address than its own in the cluster."""
     if service is None:
         return set()
@@ -210,7 +214,7 @@ def _outer_targets(service: Service | None) -> set[Target]:
     return targets
 
 
-def _pod_targets(each: EndpointSlice | None) -> set[Target]:
+def _pod_targets(each: EndpointSlice | None) -> set[ServiceTarget]:
     if each is None or each.service is None:
         return set()
     return {(address, proto, port) for address in each.addresses for proto, port in each.ports}

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from ctk.kube.owners import Owners
-from ctk.kube.service_ports import ANY_NODE, WRITTEN_LATE_NS, ServicePorts, Target
+from ctk.kube.service_ports import ANY_NODE, WRITTEN_LATE_NS, ServicePorts, ServiceTarget
 from ctk.model import Endpoint, Via
 from ctk.model.history import ServiceFound
 
@@ -72,7 +72,7 @@ class UnresolvedDials:
         for key in [key for key in dials if key[0] is dialled]:
             dials[now, key[1], key[2]] = dials.pop(key)
 
-    def resolve(self, targets: Iterable[Target]) -> Iterator[ServiceFound]:
+    def resolve(self, targets: Iterable[ServiceTarget]) -> Iterator[ServiceFound]:
         """These lead to a service now: give those that were dialled before it was known."""
         addresses = {target[0] for target in targets}
         yield from self._resolve(list(self._dials) if ANY_NODE in addresses else addresses)

@@ -24,7 +24,7 @@ from ctk.model.addresses import address_text
 _MOST_CACHED = 16_384
 
 
-class _Answer(NamedTuple):
+class _EdgeAnswer(NamedTuple):
     edge_id: int
     until_ns: int  # up to when it holds if nothing changes
 
@@ -50,7 +50,7 @@ class Attribution:
         self._earlier = earlier
         # Answers that hold for whatever begins after the last change of the cluster, by the flow's
         # `base` (whose hash is cheap); for folded flows by the tuple without the strangers' parts.
-        self._answers: dict[Hashable, _Answer] = {}
+        self._answers: dict[Hashable, _EdgeAnswer] = {}
         self._pending: dict[int, Edge] = {}  # given out since the last window that was written
 
     def edge_id(self, group: Group) -> int:
@@ -134,7 +134,7 @@ class Attribution:
             if len(self._answers) >= _MOST_CACHED:
                 self._answers.clear()
             sides = {edge.src, edge.dialled, edge.backend}
-            self._answers[of] = _Answer(edge_id, min(map(endpoints.good_until_ns, sides)))
+            self._answers[of] = _EdgeAnswer(edge_id, min(map(endpoints.good_until_ns, sides)))
         return edge_id
 
     def _edge(self, flow: FlowTuple, when_ns: int, kinds: StrangerKinds, failed: bool) -> Edge:

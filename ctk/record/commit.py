@@ -22,7 +22,7 @@ from ctk.model.tableuse import TableLook
 from ctk.record.attribution import Attribution
 from ctk.record.gaps import GapLedger
 from ctk.record.plan import Plan
-from ctk.record.rows import Rows, Told, events_of, rows_of, size_of, started_in
+from ctk.record.rows import Rows, ToldRow, events_of, rows_of, size_of, started_in
 from ctk.store.write import Writer
 
 log = logging.getLogger("ctk")
@@ -83,12 +83,12 @@ class Committer:
         """Return the groups of the windows that wait."""
         return [totals.group for window in self._windows for totals in window.totals]
 
-    def told(self, window: Window) -> list[Told]:
+    def told(self, window: Window) -> list[ToldRow]:
         """Return a window's rows with their edges, for who follows the recording."""
         rows = self._rows(window)
         edges = self._attribution.edges(row.edge_id for row in rows.each())
         return [
-            Told(row, edges[row.edge_id], rows.addresses.get(row.edge_id)) for row in rows.each()
+            ToldRow(row, edges[row.edge_id], rows.addresses.get(row.edge_id)) for row in rows.each()
         ]
 
     def add(self, windows: Sequence[Window], until_ns: int) -> None:

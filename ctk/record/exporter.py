@@ -21,8 +21,8 @@ _TICK_S = 0.5
 _TOO_LARGE = "431 Request Header Fields Too Large"
 _MOST_TOLD_BYTES = 1 << 16
 
-Answer = tuple[str, bytes]  # content type and body
-Render = Callable[[str], Answer]  # of the header Accept
+MetricsAnswer = tuple[str, bytes]  # content type and body
+Render = Callable[[str], MetricsAnswer]  # of the header Accept
 
 
 class Address(NamedTuple):

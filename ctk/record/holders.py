@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from heapq import nlargest
 from itertools import islice
 
-from ctk.conntrack.alike import Listed
+from ctk.conntrack.alike import ListedEntries
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.groups import Group, Other, base_of
 from ctk.model import Edge, Endpoint
@@ -29,7 +29,7 @@ _TCP_STATES = (
 # Of other protocols, by IPS_SEEN_REPLY and IPS_ASSURED, as `conntrack -L` marks them.
 _STATES = ("UNREPLIED", "REPLIED", "ASSURED", "ASSURED")
 
-_Rows = Counter[tuple[Holder, str]]
+_HolderRows = Counter[tuple[Holder, str]]
 
 
 class Holders:
@@ -38,10 +38,10 @@ class Holders:
     def __init__(self, connections: Connections, attribution: Attribution) -> None:
         self._connections, self._attribution = connections, attribution
         self._counts: Counter[tuple[Hashable, int]] = Counter()
-        self._named: _Rows = Counter()
+        self._named: _HolderRows = Counter()
         self._at_ns = 0
 
-    def count(self, listed: Listed) -> None:
+    def count(self, listed: ListedEntries) -> None:
         """Count entries that the dump listed."""
         counts, live, flows = self._counts, self._connections.live, self._connections.flows
         for (folded, outcome), entries in Counter(listed.at_once).items():
@@ -78,15 +78,15 @@ class Holders:
 
     def held(self) -> Held:
         """Give the rows; what has no name yet is of others."""
-        special: _Rows = Counter()
+        special: _HolderRows = Counter()
         for (_, state), entries in self._counts.items():
             special[OTHER_HOLDERS, _state_name(state)] += entries
-        rest: _Rows = Counter()
+        rest: _HolderRows = Counter()
         for row, entries in self._named.items():
             (special if row[0] == LEFT_OUT else rest)[row] += entries
-        kept: _Rows = Counter()
+        kept: _HolderRows = Counter()
         for most, summed in _SUMS:
-            sums: _Rows = Counter()
+            sums: _HolderRows = Counter()
             for (holder, name), entries in rest.items():
                 sums[summed(holder), name] += entries
             for row in nlargest(most, sums, key=sums.__getitem__):

@@ -32,7 +32,7 @@ from ctk.record.commit import Committer
 from ctk.record.gaps import GapLedger
 from ctk.record.idle import IdleWatch
 from ctk.record.metrics import Metrics
-from ctk.record.plan import Listening, Plan, Status, Stream
+from ctk.record.plan import EventStream, Listening, Plan, Status
 from ctk.record.pressure import TableWatch
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
@@ -51,7 +51,7 @@ _FOLD_S, _KEEP_S, _CLOSE_S = 10.0, 9.0, 4.0
 
 def run(
     conn: sqlite3.Connection,
-    stream: Stream,
+    stream: EventStream,
     plan: Plan,
     changes: "SimpleQueue[Change]",
     listening: Listening,
@@ -84,7 +84,7 @@ class Recorder:
     """One recording: what was taken from the stream, and what of it is in the file."""
 
     def __init__(
-        self, conn: sqlite3.Connection, stream: Stream, plan: Plan, listening: Listening
+        self, conn: sqlite3.Connection, stream: EventStream, plan: Plan, listening: Listening
     ) -> None:
         self._stream, self._plan, self._listening = stream, plan, listening
         self._path = path_of(conn)

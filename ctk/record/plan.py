@@ -10,11 +10,11 @@ from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.strangers import MOST_PEERS
 from ctk.model import Datagrams, Endpoint, FlowTuple, Gap
 from ctk.record.metrics import Metrics
-from ctk.record.rows import Told
+from ctk.record.rows import ToldRow
 from ctk.timespan import SECOND
 
 
-class Stream(Protocol):
+class EventStream(Protocol):
     """Where events come from: the kernel or a capture file."""
 
     started_ns: int
@@ -65,7 +65,7 @@ class Plan:
 class Listening:
     """Who else is told, as it happens."""
 
-    rows: Callable[[Iterable[Told]], None] | None = None
+    rows: Callable[[Iterable[ToldRow]], None] | None = None
     pods: Callable[[Endpoint], None] = lambda pod: None
     status: Callable[[Status], None] = lambda status: None
     told: Callable[[str], None] = lambda text: None  # for a log: that it begins, and how it ended

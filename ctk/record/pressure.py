@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from ctk.conntrack import statistics, table
-from ctk.conntrack.alike import Listed
+from ctk.conntrack.alike import ListedEntries
 from ctk.conntrack.connections import Connections
 from ctk.errors import SourceError
 from ctk.model.tableuse import TableCounters, TableLook, TableUse
@@ -80,7 +80,7 @@ class TableWatch:
         due = self._is_due(self._held_ns, at_ns)
         self._listing = Holders(self._connections, self._attribution) if due else None
 
-    def listed(self, listed: Listed) -> None:
+    def listed(self, listed: ListedEntries) -> None:
         """Take entries that the dump listed."""
         if self._listing is not None:
             self._listing.count(listed)

@@ -139,7 +139,7 @@ def _measured(moved: Counters) -> Measured:
     return bytes_out, packets_out, bytes_in, packets_in
 
 
-class Told(NamedTuple):
+class ToldRow(NamedTuple):
     """A row with its edge, and how many addresses it stands for where it stands for many."""
 
     row: FlowRow
@@ -148,7 +148,7 @@ class Told(NamedTuple):
 
 
 def as_record(
-    told: Told,
+    told: ToldRow,
     node: str,
     cluster: str | None = None,
     zone_of: Callable[[str | None], str | None] = lambda node: None,

@@ -30,7 +30,7 @@ from ctk.record.followers import RecordLog, RecordPrinter
 from ctk.record.options import Options
 from ctk.record.plan import Listening, Plan, Status
 from ctk.record.ready import ReadyFile
-from ctk.record.rows import Told, as_record
+from ctk.record.rows import ToldRow, as_record
 from ctk.record.signals import Stop
 from ctk.render.place import Place
 from ctk.render.rotate import RotatingFile
@@ -55,7 +55,7 @@ _NAMES = {
 _SYSCTLS = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
 
 
-class Progress(Protocol):
+class ProgressView(Protocol):
     """Where a person sees how the recording goes."""
 
     def show(self, status: Status) -> None: ...
@@ -67,7 +67,7 @@ class Progress(Protocol):
         """Say what a log is to have, and a person at a terminal knows."""
 
 
-def record(options: Options, stop: Stop, progress: Progress, *, asks: bool) -> None:
+def record(options: Options, stop: Stop, progress: ProgressView, *, asks: bool) -> None:
     """
     Record until `stop` says so, or the capture ends.
 
@@ -335,7 +335,7 @@ def _listener(stack: ExitStack, options: Options, stop: Stop, warnings: list[str
     )
 
 
-def _printer(options: Options, stop: Stop, progress: Progress) -> RecordPrinter | None:
+def _printer(options: Options, stop: Stop, progress: ProgressView) -> RecordPrinter | None:
     if not options.prints:
         return None
     return RecordPrinter(stop, progress.clear, accounting=options.log_accounting)
@@ -358,10 +358,10 @@ def _record_log(stack: ExitStack, options: Options, stop: Stop) -> RecordLog | N
 
 def _teller(
     followers: list[RecordPrinter | RecordLog], node: str
-) -> Callable[[Iterable[Told]], None]:
+) -> Callable[[Iterable[ToldRow]], None]:
     """Give what hands each row of a window to each follower, as a record."""
 
-    def tell(rows: Iterable[Told]) -> None:
+    def tell(rows: Iterable[ToldRow]) -> None:
         for follower in followers:
             follower.begin_window()
         for told in rows:

@@ -14,7 +14,7 @@ from unicodedata import category, east_asian_width
 from ctk.render.encode import TSV, plain
 from ctk.timespan import SECOND, format_age
 
-Kind = Literal[
+CellKind = Literal[
     "text",  # any value as it is
     "name",  # text that may be shortened in the middle
     "number",  # any number as it is
@@ -45,7 +45,7 @@ class Head(NamedTuple):
     """
 
     key: str
-    kind: Kind = "text"
+    kind: CellKind = "text"
     rank: int = 0
     wide: bool = False  # shown only where all columns are
     title: str = ""
@@ -135,7 +135,7 @@ def _zone(at_s: int) -> str:
     return f"{'-' if offset_s < 0 else '+'}{hours:02d}:{minutes:02d}"
 
 
-def spell(kind: Kind, value: object, clock: Clock, zone: str) -> str:
+def spell(kind: CellKind, value: object, clock: Clock, zone: str) -> str:
     """Give the cell of a value."""
     if value is None:
         return UNKNOWN if kind in _COUNTED else NONE
@@ -172,7 +172,7 @@ def _count(value: float) -> str:
     return f"{value:,}"
 
 
-_SPELLED: dict[Kind, Callable[[float], str]] = {
+_SPELLED: dict[CellKind, Callable[[float], str]] = {
     "count": _count,
     "failures": _count,
     "bytes": scaled,

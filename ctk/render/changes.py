@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.ask.sums import Counts, Value
-from ctk.render.cells import Clock, Head, Kind, spell
+from ctk.render.cells import CellKind, Clock, Head, spell
 from ctk.render.tables import Output, answer
 from ctk.timespan import SECOND, format_time
 
 if TYPE_CHECKING:
-    from ctk.ask.diff import Change, Diff, Side
+    from ctk.ask.diff import ComparedSpan, Diff, Difference
     from ctk.ask.new import NewPeer
 
 # The counts that are compared, how they are called, and their kind; and that of their rate.
-_COMPARED: tuple[tuple[str, str, Kind, Kind], ...] = (
+_COMPARED: tuple[tuple[str, str, CellKind, CellKind], ...] = (
     ("connections", "CONNS", "count", "rate"),
     ("failed", "FAILED", "count", "rate"),
     ("bytes", "BYTES", "bytes", "bytes_rate"),
@@ -27,8 +27,8 @@ def diff(found: "Diff", output: Output, out: BinaryIO) -> None:
     if output.for_people or output.format == "name":
         compared = _COMPARED
         if found.sort not in [name for name, *_ in _COMPARED]:
-            kind: Kind = "bytes" if found.sort.startswith("bytes") else "count"
-            rate: Kind = "bytes_rate" if kind == "bytes" else "rate"
+            kind: CellKind = "bytes" if found.sort.startswith("bytes") else "count"
+            rate: CellKind = "bytes_rate" if kind == "bytes" else "rate"
             compared = (*_COMPARED, (found.sort, found.sort.upper(), kind, rate))
         per_s = "/S" if found.by_rate else ""
         named = [key for key in found.by if not (key == "proto" and "dst_port" in found.by)]
@@ -85,11 +85,13 @@ def port_of(port: Value, proto: Value) -> str:
 _SIDES = [(side, name) for name, *_ in _COMPARED for side in ("before", "after")]
 
 
-def _title(title: str, kind: Kind, per_s: str) -> str:
+def _title(title: str, kind: CellKind, per_s: str) -> str:
     return title if kind == "bytes" else title + per_s  # a rate of bytes has its own sign
 
 
-def _moved(found: "Diff", change: "Change", name: str, kind: Kind, rate: Kind) -> list[str]:
+def _moved(
+    found: "Diff", change: "Difference", name: str, kind: CellKind, rate: CellKind
+) -> list[str]:
     """Write a count before and after, one where there is but one."""
     cells = []
     for counts, side in ((change.before, found.before), (change.after, found.after)):
@@ -105,8 +107,8 @@ def _moved(found: "Diff", change: "Change", name: str, kind: Kind, rate: Kind) -
 _CLOCK = Clock(utc=True)
 
 
-def _values(found: "Diff") -> Callable[["Change"], tuple[object, ...]]:
-    def values(change: "Change") -> tuple[object, ...]:
+def _values(found: "Diff") -> Callable[["Difference"], tuple[object, ...]]:
+    def values(change: "Difference") -> tuple[object, ...]:
         counts = [
             None if each is None else getattr(each, name)
             for side, name in _SIDES
@@ -121,7 +123,9 @@ def _values(found: "Diff") -> Callable[["Change"], tuple[object, ...]]:
     return values
 
 
-def _per_s(counts: Counts | None, side: "Side", name: str, less: float | None) -> float | None:
+def _per_s(
+    counts: Counts | None, side: "ComparedSpan", name: str, less: float | None
+) -> float | None:
     counted = 0 if counts is None else getattr(counts, name)
     if counted is None or less is None:
         return None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render.cells import Head
-from ctk.render.layout import Row, shown_of
+from ctk.render.layout import TableRow, shown_of
 from ctk.render.tables import Output, answer
 from ctk.timespan import format_time
 
@@ -46,8 +46,8 @@ def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
 
 
 def _fitting(
-    heads: Sequence[Head], lines: list[Row], output: Output
-) -> tuple[Sequence[Head], list[Row]]:
+    heads: Sequence[Head], lines: list[TableRow], output: Output
+) -> tuple[Sequence[Head], list[TableRow]]:
     """
     Where backends have no room, services go for them; one that had no backend stands there.
 
@@ -74,7 +74,7 @@ def _fitting(
     ]
 
 
-def _line(row: "Failure") -> Row:
+def _line(row: "Failure") -> TableRow:
     counts = row.counts
     return (
         row.client,

@@ -8,7 +8,7 @@ behind the service the one that was dialled.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
-from ctk.render.cells import Head, Kind
+from ctk.render.cells import CellKind, Head
 from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord
 
 Get = Callable[[FlowRecord], object]
@@ -99,7 +99,7 @@ SHOWN: tuple[tuple[Head, Get], ...] = (
 )
 
 
-def _kind(key: str) -> Kind:
+def _kind(key: str) -> CellKind:
     if key in ("unreplied", "refused"):
         return "failures"
     if FLOW_COLUMNS[key].counted:

@@ -11,9 +11,9 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ctk.render.cells import NUMBERS, Clock, Head, ascii_only, safe, shorten, spell, width
-from ctk.render.pager import Sink
+from ctk.render.pager import TableSink
 
-Row = Sequence[Any]
+TableRow = Sequence[Any]
 
 # How many rows of a table are laid out together.
 BATCH = 1_000
@@ -43,7 +43,7 @@ class Screen(NamedTuple):
         return self._replace(width=None)
 
 
-class _Column:
+class _TableColumn:
     __slots__ = ("head", "short_time", "title", "width", "zone")
 
     def __init__(self, head: Head, title: str, zone: str, width: int) -> None:
@@ -66,9 +66,9 @@ class _Column:
 
 def table(
     heads: Sequence[Head],
-    rows: Iterable[Row],
+    rows: Iterable[TableRow],
     screen: Screen,
-    out: Sink,
+    out: TableSink,
     *,
     titled: bool = True,
 ) -> tuple[int, list[str]]:
@@ -84,7 +84,7 @@ def table(
     texts = list(_texts(heads, zones, clock, batch))
     natural = _widest(titles if titled else [""] * len(heads), texts)
     columns = [
-        _Column(head, title, zone, size)
+        _TableColumn(head, title, zone, size)
         for head, title, zone, size in zip(heads, titles, zones, natural, strict=True)
     ]
     shown = list(range(len(heads)))
@@ -114,7 +114,7 @@ def table(
     return written, [titles[i] for i in range(len(heads)) if i not in shown]
 
 
-def shown_of(heads: Sequence[Head], rows: Sequence[Row], screen: Screen) -> list[Head]:
+def shown_of(heads: Sequence[Head], rows: Sequence[TableRow], screen: Screen) -> list[Head]:
     """Give the columns of a table that its screen has room for."""
     if screen.width is None:
         return list(heads)
@@ -122,13 +122,13 @@ def shown_of(heads: Sequence[Head], rows: Sequence[Row], screen: Screen) -> list
     zones, titles = _headed(heads, rows, clock)
     natural = _widest(titles, list(_texts(heads, zones, clock, rows)))
     columns = [
-        _Column(head, title, zone, size)
+        _TableColumn(head, title, zone, size)
         for head, title, zone, size in zip(heads, titles, zones, natural, strict=True)
     ]
     return [heads[i] for i in _fit(columns, screen.width)]
 
 
-def spare_width(heads: Sequence[Head], rows: Sequence[Row], screen: Screen) -> int:
+def spare_width(heads: Sequence[Head], rows: Sequence[TableRow], screen: Screen) -> int:
     """Give how wide a further column of a table may be; 0 where the table fills its screen."""
     if screen.width is None:
         return 0
@@ -138,7 +138,7 @@ def spare_width(heads: Sequence[Head], rows: Sequence[Row], screen: Screen) -> i
     return max(screen.width - _sum(natural) - len(_GAP), 0)
 
 
-def blocks(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Sink) -> int:
+def blocks(heads: Sequence[Head], rows: Iterable[TableRow], screen: Screen, out: TableSink) -> int:
     """Write a line for each value, and an empty one between rows."""
     clock = Clock(utc=screen.utc)
     longest = max(width(head.key) for head in heads)
@@ -159,7 +159,9 @@ def blocks(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Sink
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>&|~!#"})
 
 
-def markdown(heads: Sequence[Head], rows: Iterable[Row], screen: Screen, out: Sink) -> int:
+def markdown(
+    heads: Sequence[Head], rows: Iterable[TableRow], screen: Screen, out: TableSink
+) -> int:
     """Write a table as GitHub reads it; what would be markup there is shown as it is."""
     clock = Clock(utc=screen.utc)
     remaining = iter(rows)
@@ -181,7 +183,7 @@ def _piped(cells: Iterable[str]) -> str:
 
 
 def _headed(
-    heads: Sequence[Head], rows: Sequence[Row], clock: Clock
+    heads: Sequence[Head], rows: Sequence[TableRow], clock: Clock
 ) -> tuple[list[str], list[str]]:
     """Give each column's zone, and its title with it."""
     zones = [_zone(head, rows, i, clock) for i, head in enumerate(heads)]
@@ -192,7 +194,7 @@ def _headed(
     return zones, titles
 
 
-def _zone(head: Head, rows: Sequence[Row], at: int, clock: Clock) -> str:
+def _zone(head: Head, rows: Sequence[TableRow], at: int, clock: Clock) -> str:
     """Name the zone of the first time in a column of times; "" for any other column."""
     if head.kind != "time":
         return ""
@@ -201,7 +203,7 @@ def _zone(head: Head, rows: Sequence[Row], at: int, clock: Clock) -> str:
 
 
 def _texts(
-    heads: Sequence[Head], zones: Sequence[str], clock: Clock, rows: Iterable[Row]
+    heads: Sequence[Head], zones: Sequence[str], clock: Clock, rows: Iterable[TableRow]
 ) -> Iterator[list[str]]:
     kinds = [head.kind for head in heads]
     for row in rows:
@@ -215,7 +217,7 @@ def _widest(titles: Sequence[str], texts: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(width, column)) for column in zip(titles, *texts, strict=True)]
 
 
-def _fit(columns: Sequence[_Column], most: int) -> list[int]:
+def _fit(columns: Sequence[_TableColumn], most: int) -> list[int]:
     """Shorten columns until their lines fit; give those that are shown."""
     every = list(range(len(columns)))
     if _sum(columns[i].width for i in every) <= most:
@@ -247,7 +249,7 @@ def _fit(columns: Sequence[_Column], most: int) -> list[int]:
     return shown
 
 
-def _cut(columns: Sequence[_Column], most: int) -> list[int]:
+def _cut(columns: Sequence[_TableColumn], most: int) -> list[int]:
     """Give how wide columns are where names have no more than this."""
     return [
         min(column.width, most) if column.head.kind in ("name", "text") else column.width

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.ask.series import SERIES_COUNTS, SERIES_RATES, SERIES_TIMES, values
-from ctk.render.cells import Head, Kind
+from ctk.render.cells import CellKind, Head
 from ctk.render.tables import Output, answer
 from ctk.timespan import format_age
 
@@ -111,11 +111,11 @@ def _is_size(count: str) -> bool:
     return count.startswith("bytes")
 
 
-def _kind(count: str) -> Kind:
+def _kind(count: str) -> CellKind:
     return "bytes" if _is_size(count) else "failures" if count in _FAILURES else "count"
 
 
-def _rate(count: str) -> Kind:
+def _rate(count: str) -> CellKind:
     return "bytes_rate" if _is_size(count) else "rate"
 
 

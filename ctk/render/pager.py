@@ -13,7 +13,7 @@ _DEFAULT = "less"
 _OPTIONS = {"LESS": "FRX", "LV": "-c"}
 
 
-class Sink(Protocol):
+class TableSink(Protocol):
     """What a table is written to."""
 
     def write(self, data: bytes, /) -> object:
@@ -33,7 +33,7 @@ def chosen() -> str:
     return "" if program in ([], ["cat"]) or shutil.which(program[0]) is None else command
 
 
-class _Pages:
+class _PagerRun:
     """Holds lines back until they are more than the screen has, then gives them to the pager."""
 
     def __init__(self, out: BinaryIO, pager: str, height: int) -> None:
@@ -79,12 +79,12 @@ class _Pages:
 
 
 @contextmanager
-def paged(out: BinaryIO, pager: str, height: int | None) -> Iterator[Sink]:
+def paged(out: BinaryIO, pager: str, height: int | None) -> Iterator[TableSink]:
     """Give what to write to: what is longer than the screen goes through the pager."""
     if not pager or not height:
         yield out
         return
-    pages = _Pages(out, pager, height)
+    pages = _PagerRun(out, pager, height)
     try:
         yield pages
     finally:

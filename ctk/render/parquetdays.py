@@ -38,7 +38,7 @@ class Reach(NamedTuple):
     settled_ns: int
 
 
-class _File:
+class _DayFile:
     """The file of a node's day, under a name of its own until it is whole."""
 
     def __init__(
@@ -128,7 +128,7 @@ def _day(
     flows_of: Callable[[int, int], Flows],
     stops: Callable[[Flows, int], bool],
 ) -> Iterator[tuple[Path, int]]:
-    files: dict[str, _File] = {}
+    files: dict[str, _DayFile] = {}
     counts: dict[str, int] = {}
     flows = flows_of(day_ns, day_ns + DAY)
     with ExitStack() as stack:
@@ -141,7 +141,7 @@ def _day(
             for node, some in by_node.items():
                 if node not in files:
                     try:
-                        files[node] = _File(
+                        files[node] = _DayFile(
                             _of(folder, node),
                             time,
                             _ROWS_IN_MEMORY // len(wanted) + 1,

@@ -10,7 +10,7 @@ from ctk.render.tables import Output, answer
 from ctk.timespan import format_time
 
 if TYPE_CHECKING:
-    from ctk.ask.pressure import Pressure, TableLook
+    from ctk.ask.pressure import Pressure, PressureLook
 
 _STEPS = 24  # blocks of a line, at most
 
@@ -78,7 +78,7 @@ def _nodes(found: "Pressure") -> Iterator[tuple[object, ...]]:
         )
 
 
-def _line(looks: "Sequence[TableLook]") -> str:
+def _line(looks: "Sequence[PressureLook]") -> str:
     """Draw the peaks over time, the highest block the most; `·` is a time without a look."""
     first_ns, last_ns = looks[0].at_ns, looks[-1].at_ns
     count = min(_STEPS, len(looks))

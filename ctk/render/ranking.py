@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from ctk.ask.sums import COUNTS, SEEN, SORTS, Counts, Value
 from ctk.errors import UsageError
 from ctk.render.cells import UNKNOWN, Head
-from ctk.render.layout import Row, spare_width
+from ctk.render.layout import TableRow, spare_width
 from ctk.render.tables import Output, answer
 from ctk.timespan import SECOND, format_time
 
@@ -145,7 +145,7 @@ def _for_programs(
     return columns, found
 
 
-def _for_people(ranked: "Top", rate: bool) -> tuple[list[Head], list[Row], list[Row]]:
+def _for_people(ranked: "Top", rate: bool) -> tuple[list[Head], list[TableRow], list[TableRow]]:
     """Give the columns of a table, its rows, and those below them."""
     counts = [
         head._replace(rank=0, wide=False) if head.key == ranked.sort else head for head in _HEADS
@@ -182,7 +182,7 @@ def _for_people(ranked: "Top", rate: bool) -> tuple[list[Head], list[Row], list[
         return (*cells, _percent(counted, ranked))[: len(heads)]
 
     blank = [""] * (len(ranked.by) - 1)
-    foot: list[Row] = [line(("total", *blank), ranked.totals)] if ranked.rows else []
+    foot: list[TableRow] = [line(("total", *blank), ranked.totals)] if ranked.rows else []
     if ranked.groups > len(ranked.rows):
         cut = f"others ({ranked.groups - len(ranked.rows):,})"
         foot.insert(0, line((cut, *blank), ranked.others))

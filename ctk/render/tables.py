@@ -9,10 +9,10 @@ from ctk.ask.storedgaps import StoredGap
 from ctk.errors import UsageError
 from ctk.model import Finding
 from ctk.render import flowcells, layout
-from ctk.render.cells import Head, Kind, safe, shown, told
+from ctk.render.cells import CellKind, Head, safe, shown, told
 from ctk.render.encode import encoder, header
-from ctk.render.layout import BATCH, Row, Screen
-from ctk.render.pager import Sink, paged
+from ctk.render.layout import BATCH, Screen, TableRow
+from ctk.render.pager import TableSink, paged
 from ctk.store.columns import FLOW_KEYS, FlowRecord
 
 Format = Literal["table", "wide", "vertical", "markdown", "name", "json", "jsonl", "csv", "tsv"]
@@ -38,18 +38,18 @@ class Output(NamedTuple):
         """Say whether an answer may end with rows that are none of it, such as its total."""
         return self.titled and self.format in ("table", "wide", "markdown")
 
-    def paged(self, out: BinaryIO) -> AbstractContextManager[Sink]:
+    def paged(self, out: BinaryIO) -> AbstractContextManager[TableSink]:
         """Give what to write a whole answer to: a pager, where it is longer than the screen."""
         return paged(out, self.screen.pager, self.screen.height)
 
 
 def answer(
     heads: Sequence[Head],
-    found: Iterable[Row],
+    found: Iterable[TableRow],
     output: Output,
     out: BinaryIO,
     *,
-    foot: Sequence[Row] = (),
+    foot: Sequence[TableRow] = (),
 ) -> int:
     """
     Write rows of plain values, and give their number.
@@ -161,7 +161,7 @@ def plan(steps: Iterable[Sequence[Any]], out: BinaryIO) -> None:
         out.write(f"{'  ' * depths[number]}{safe(step)}\n".encode())
 
 
-def _kind(values: Iterable[object]) -> Kind:
+def _kind(values: Iterable[object]) -> CellKind:
     some = False
     for value in values:
         if value is not None and not isinstance(value, int | float):
@@ -180,10 +180,10 @@ def _names(found: Iterable[Sequence[object]], out: BinaryIO) -> int:
 
 def _write(
     heads: Sequence[Head],
-    found: Iterable[Row],
+    found: Iterable[TableRow],
     output: Output,
     out: BinaryIO,
-    foot: Sequence[Row] = (),
+    foot: Sequence[TableRow] = (),
 ) -> int:
     if output.format == "name":
         return _names(found, out)

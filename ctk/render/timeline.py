@@ -39,7 +39,7 @@ ASCII = Marks(" .:#", "?", "!", "|", "+", "-", "+")
 
 
 Spell = Callable[[int | None], str]
-Column = Sequence["SeriesRow"]  # one step, or as many as a column stands for
+PictureColumn = Sequence["SeriesRow"]  # one step, or as many as a column stands for
 
 
 def steps_that_fit(screen: Screen) -> int:
@@ -79,7 +79,7 @@ class _Picture:
         yield from self._axis()
         yield from self._gaps()
 
-    def _cut(self) -> list[Column]:
+    def _cut(self) -> list[PictureColumn]:
         """Give the steps behind each column: several columns have the same, or one has several."""
         rows, room, steps = self._rows, self._room, len(self._rows)
         if steps <= room:
@@ -128,7 +128,7 @@ class _Picture:
             return "not recorded"
         return "not measured" if count == "bytes" else "not known"
 
-    def _height(self, column: Column, count: str, most: int) -> int | None:
+    def _height(self, column: PictureColumn, count: str, most: int) -> int | None:
         """Give the levels of a column, its highest step's; what is there is seen, however small."""
         known = _known(column, count)
         if not known:
@@ -183,7 +183,7 @@ class _Picture:
 _DAY = len("2026-11-24")
 
 
-def _known(rows: Column, count: str) -> list[int]:
+def _known(rows: PictureColumn, count: str) -> list[int]:
     """Give what is known of a count, each step's."""
     each = [getattr(row.counts, count) for row in rows if row.counts is not None]
     return [value for value in each if value is not None]

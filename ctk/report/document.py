@@ -29,14 +29,14 @@ MOST_EDGES = 5_000
 MOST_SERIES = 50
 
 Document = dict[str, Any]  # JSON
-Span = tuple[int | None, int | None]
+OpenSpan = tuple[int | None, int | None]
 
 
 def document(
     recording: "Recording",
     filters: Filters,
     *,
-    before: Span | None = None,
+    before: OpenSpan | None = None,
     most_edges: int = MOST_EDGES,
     labels: bool = True,
     words: Words | None = None,
@@ -115,7 +115,7 @@ def _source(recording: "Recording", words: Words | None) -> Document:
 
 
 def _before(
-    recording: "Recording", filters: Filters, found: Graph, span: Span | None
+    recording: "Recording", filters: Filters, found: Graph, span: OpenSpan | None
 ) -> Graph | None:
     if span is None:
         if found.since_ns is None or found.until_ns is None or filters.since_ns is None:

@@ -49,7 +49,7 @@ def _is_count(stored: object) -> bool:
         return False
 
 
-class _Column(NamedTuple):
+class _CheckedColumn(NamedTuple):
     """A column: the condition that a value of it is `wrong`, and what it is to be."""
 
     name: str
@@ -57,7 +57,7 @@ class _Column(NamedTuple):
     said: str
 
 
-def _tables() -> Iterator[tuple[str, list[_Column]]]:
+def _tables() -> Iterator[tuple[str, list[_CheckedColumn]]]:
     """Yield the tables that migrations make, with their columns."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         migrate(conn)
@@ -67,7 +67,7 @@ def _tables() -> Iterator[tuple[str, list[_Column]]]:
             yield table, [_column(table, *each) for each in conn.execute(columns, (table,))]
 
 
-def _column(table: str, name: str, kind: str, needed: bool) -> _Column:
+def _column(table: str, name: str, kind: str, needed: bool) -> _CheckedColumn:
     stored, said = _STORED[kind]
     right = [f"typeof({name}) = '{stored}'"]
     if each := _RECORDS.get((table, name)):
@@ -88,4 +88,4 @@ def _column(table: str, name: str, kind: str, needed: bool) -> _Column:
         said = "a whole number in its range"
         right.append(f"{name} BETWEEN 0 AND {_MOST}")
     wrong = f"({' AND '.join(right)}) IS NOT 1"
-    return _Column(name, wrong if needed else f"{name} IS NOT NULL AND {wrong}", said)
+    return _CheckedColumn(name, wrong if needed else f"{name} IS NOT NULL AND {wrong}", said)

@@ -45,7 +45,7 @@ class FlowTable:
     ) -> None:
         self._conn = conn
         self._identities = identities
-        self.folding = rollup.Folding()
+        self.folding = rollup.OpenBucket()
         self.late = LateRows(conn, levels, self.folding)
         (newest_ns,) = conn.execute("SELECT MAX(started_ns) FROM flow").fetchone()
         self.newest_ns: int = -FOREVER_NS if newest_ns is None else newest_ns

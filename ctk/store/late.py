@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ctk.store import folded
 from ctk.store.folded import FoldedCount
 from ctk.store.levels import LEVELS, Level, Watermarks
-from ctk.store.rollup import Folding, add_to, floor, recap
+from ctk.store.rollup import OpenBucket, add_to, floor, recap
 from ctk.timespan import FOREVER_NS
 
-Counts = Sequence[int | None]
+RowCounts = Sequence[int | None]
 _BUCKETS = 1_000  # remembered, with few rows each: as many as a clock that was set back touches
 
 
@@ -26,17 +26,19 @@ class LateRows:
     level keeps it is to be folded again.
     """
 
-    def __init__(self, conn: sqlite3.Connection, levels: Sequence[Level], folding: Folding) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, levels: Sequence[Level], folding: OpenBucket
+    ) -> None:
         self._conn = conn
         self._levels = levels
         self._folding = folding
         self.added: dict[tuple[Level, int], int] = {}
 
     def add(
-        self, by_level: Mapping[str, Watermarks], rows: Iterable[tuple[int, int, Counts]]
+        self, by_level: Mapping[str, Watermarks], rows: Iterable[tuple[int, int, RowCounts]]
     ) -> None:
         """Add rows, each with its start and its edge, to every finished bucket of their time."""
-        sums: dict[tuple[int, int], Counts] = {}
+        sums: dict[tuple[int, int], RowCounts] = {}
         for started_ns, edge_id, counts in rows:
             key = (floor(started_ns, self._levels[1].width_ns), edge_id)
             before = sums.get(key)
@@ -46,7 +48,7 @@ class LateRows:
             if folded_ns is None:
                 continue
             first_ns = -FOREVER_NS if pruned_ns is None else pruned_ns
-            of_level: dict[tuple[int, int], Counts] = {}
+            of_level: dict[tuple[int, int], RowCounts] = {}
             for (at_ns, edge_id), counts in sums.items():
                 key = (floor(at_ns, level.width_ns), edge_id)
                 if first_ns <= key[0] < folded_ns:
@@ -79,7 +81,7 @@ def count_late(
             folded.add(conn, level.name, [count._replace(started_ns=start_ns)])
 
 
-def plus(one: Counts, other: Counts) -> list[int | None]:
+def plus(one: RowCounts, other: RowCounts) -> list[int | None]:
     """Add counts; None is "not measured"."""
     return [
         its if mine is None else mine if its is None else mine + its

@@ -20,7 +20,7 @@ from ctk.store.flows import merged
 from ctk.store.folded import FoldedCount
 from ctk.store.levels import Level
 from ctk.store.orphans import Orphans
-from ctk.store.rollup import Folding, floor
+from ctk.store.rollup import OpenBucket, floor
 from ctk.store.sizes import database_bytes, used_bytes, wal_bytes
 
 # Of the limit, or of a file that is small: a window of 10,000 strangers takes 2 MB, and three times
@@ -44,7 +44,7 @@ class SizeLimit:
         max_bytes: int,
         orphans: Orphans,
         levels: Sequence[Level],
-        folding: Folding,
+        folding: OpenBucket,
         thinned: Thinned,
     ) -> None:
         self._conn, self._orphans, self._levels = conn, orphans, levels

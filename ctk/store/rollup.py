@@ -15,7 +15,7 @@ from itertools import pairwise
 from ctk.store import folded
 from ctk.store.levels import LEVELS, Level, Watermarks, watermarks
 from ctk.store.sums import ADDED, COLUMNS, adding, transaction
-from ctk.store.tail import Counts, fold_tail
+from ctk.store.tail import FoldedCounts, fold_tail
 from ctk.timespan import FOREVER_NS
 
 # Of --max-size that the peers of a minute may take, at some 200 bytes each with their identities.
@@ -38,7 +38,7 @@ def peers_within(max_bytes: int) -> int:
 
 
 @dataclass(slots=True)
-class Folding:
+class OpenBucket:
     """
     The bucket that is being summed up, and whether rows came for it meanwhile.
 
@@ -69,7 +69,7 @@ def fold(
     conn: sqlite3.Connection,
     until_ns: int,
     levels: Sequence[Level] = LEVELS,
-    folding: Folding | None = None,
+    folding: OpenBucket | None = None,
 ) -> Iterator[None]:
     """
     Fold every whole bucket before `until_ns`, in small steps.
@@ -78,7 +78,7 @@ def fold(
     with rows only, so a clock that jumped ahead for a moment leaves none in the future. Where
     windows may be written between two steps, `folding` is told of it.
     """
-    folding = folding or Folding()
+    folding = folding or OpenBucket()
     _make_bucket(conn)
     for finer, level in pairwise(levels):
         until_ns = floor(until_ns, level.width_ns)
@@ -97,7 +97,7 @@ def fold(
 
 
 def recap(
-    conn: sqlite3.Connection, level: Level, start_ns: int, folding: Folding
+    conn: sqlite3.Connection, level: Level, start_ns: int, folding: OpenBucket
 ) -> Generator[None, None, bool]:
     """
     Fold what late rows added to a finished bucket past the peers that it keeps.
@@ -158,7 +158,7 @@ def _make_bucket(conn: sqlite3.Connection) -> None:
 
 
 def _fold_bucket(
-    conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int, folding: Folding
+    conn: sqlite3.Connection, finer: Level, level: Level, start_ns: int, folding: OpenBucket
 ) -> Generator[None, None, bool]:
     """
     Write a bucket and move the watermark past it.
@@ -203,7 +203,7 @@ def _unfolded(conn: sqlite3.Connection, finer: Level, end_ns: int) -> bool:
 
 def _sum_up(
     conn: sqlite3.Connection, level: Level, start_ns: int, end_ns: int, peers: int
-) -> Generator[None, None, Counts]:
+) -> Generator[None, None, FoldedCounts]:
     """
     Sum up a level's rows of a span by edge in temp.bucket, the tail of them as "other".
 

@@ -12,7 +12,7 @@ from ctk.store.folded import FoldedCount
 from ctk.store.sums import COLUMNS, SUMS, adding, transaction
 from ctk.timespan import FOREVER_NS
 
-Counts = dict[int, FoldedCount]  # of addresses, by edge
+FoldedCounts = dict[int, FoldedCount]  # of addresses, by edge
 
 _KEYS = len(EdgeRow._fields)
 _SIDES = ("src", "dialled", "backend")
@@ -84,7 +84,7 @@ _PORTS_NOW = f"""
 """
 
 
-def fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[None]:
+def fold_tail(conn: sqlite3.Connection, peers: int, counts: FoldedCounts) -> Iterator[None]:
     """
     Of the bucket's edges with an external or unknown side, fold those past the biggest `peers`.
 
@@ -120,7 +120,7 @@ def fold_tail(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[
         yield from _fold_ports(conn, peers, counts)
 
 
-def _fold_ports(conn: sqlite3.Connection, peers: int, counts: Counts) -> Iterator[None]:
+def _fold_ports(conn: sqlite3.Connection, peers: int, counts: FoldedCounts) -> Iterator[None]:
     """Of edges that stand for many, leave the ports out past the biggest `peers`."""
     conn.execute("DELETE FROM temp.tail")
     conn.execute(_FILL_PORTS)

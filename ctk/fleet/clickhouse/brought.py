@@ -15,7 +15,7 @@ from typing import Any
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client, TooManyError
 from ctk.fleet.clickhouse.kept import kept
-from ctk.fleet.clickhouse.names import Key, Name, names_since
+from ctk.fleet.clickhouse.names import EndpointKey, Name, names_since
 from ctk.fleet.clickhouse.recordings import Told
 from ctk.fleet.clickhouse.speaking import fleet_of
 from ctk.fleet.merge import merge
@@ -23,12 +23,11 @@ from ctk.store import connect
 from ctk.store.columns import COUNT_KEYS, ENDPOINT_IDENTITY, FOLDED_KEYS
 from ctk.store.folded import make_endpoints
 from ctk.store.levels import LEVELS
-from ctk.timespan import DAY, SECOND
+from ctk.timespan import DAY, SECOND, Span
 
 MOST_ROWS = 400_000  # that are brought: some 10 s, and 150 MB
 _PART = 20_000  # rows that are written at once
 
-Span = tuple[int, int]
 
 _SIDES = ("src", "dialled", "backend")
 _IDS = {"src": "src_id", "dialled": "dialled_id", "backend": "dst_id"}
@@ -83,11 +82,11 @@ def _days(span: Span) -> Span:
     return span[0] - span[0] % DAY, span[1]
 
 
-def _where(level: tables.Level) -> str:
+def _where(level: tables.LevelTable) -> str:
     return _IN_SPAN.format(column=level.column)
 
 
-def _level(client: Client, span: Span) -> tuple[tables.Level, Span]:
+def _level(client: Client, span: Span) -> tuple[tables.LevelTable, Span]:
     """Choose the finest level of which all of a span is left, and few enough rows; its buckets."""
     held = kept(client)
     counted = 0
@@ -150,9 +149,9 @@ def _recordings(conn: sqlite3.Connection, told: Told) -> dict[tuple[str, str], i
 def _endpoints(
     conn: sqlite3.Connection,
     client: Client,
-    level: tables.Level,
+    level: tables.LevelTable,
     span: Span,
-    named: Mapping[Key, Name],
+    named: Mapping[EndpointKey, Name],
 ) -> dict[tuple[str, int], int]:
     """Write the endpoints that rows of a span have; give their ids by file and id there."""
     make_endpoints(conn)
@@ -220,7 +219,7 @@ def _packed(address: str) -> bytes:
 def _edges(
     conn: sqlite3.Connection,
     client: Client,
-    level: tables.Level,
+    level: tables.LevelTable,
     span: Span,
     recorders: Mapping[tuple[str, str], int],
     endpoints: dict[tuple[str, int], int],
@@ -293,7 +292,7 @@ def _endpoint_of(
 def _rows(
     conn: sqlite3.Connection,
     client: Client,
-    level: tables.Level,
+    level: tables.LevelTable,
     span: Span,
     edges: Mapping[tuple[str, int], int],
 ) -> None:
@@ -348,12 +347,12 @@ def _rows(
     )
 
 
-def _stored(level: tables.Level) -> tuple[str, int]:
+def _stored(level: tables.LevelTable) -> tuple[str, int]:
     """Give a file's table for a level, and the width of its buckets."""
     return next((each.table, each.width_ns) for each in LEVELS if each.name == level.name)
 
 
-def _levels(conn: sqlite3.Connection, level: tables.Level, span: Span) -> None:
+def _levels(conn: sqlite3.Connection, level: tables.LevelTable, span: Span) -> None:
     """Say how far each level is: what is finer than the rows that were brought is not there."""
     if level is tables.MINUTES:
         return

@@ -42,33 +42,33 @@ _SUMMED = f"{_MINUTE_OF}, f.edge_id, {SUMS}, MIN(f.started_ns), MAX(f.started_ns
 _GROUPED = "GROUP BY 1, 2 ORDER BY 1, 2"
 
 
-class Position(NamedTuple):
+class ShippedPosition(NamedTuple):
     """Up to where a file is shipped: the flows that start before, late ones up to an id."""
 
     at_ns: int
     late_id: int
 
-    def is_after(self, end: "Position") -> bool:
+    def is_after(self, end: "ShippedPosition") -> bool:
         """Say whether nothing of what is shipped up to `end` is shipped from here on."""
         return self.at_ns >= end.at_ns and self.late_id >= end.late_id
 
 
-START = Position(-FOREVER_NS, 0)
+START = ShippedPosition(-FOREVER_NS, 0)
 
 
-class Span(NamedTuple):
+class BatchSpan(NamedTuple):
     """What a batch has; `since` and `until` differ in `at_ns` but for one of late flows."""
 
     level: str  # "flow" or "1m"
-    since: Position
-    until: Position
+    since: ShippedPosition
+    until: ShippedPosition
 
     @property
     def is_late(self) -> bool:
         return self.since.at_ns == self.until.at_ns
 
 
-class Sums(NamedTuple):
+class BatchSums(NamedTuple):
     """What a batch adds up to: by this it is compared with what is there."""
 
     rows: int
@@ -78,7 +78,7 @@ class Sums(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BatchRows:
     """
     The rows of a batch.
 
@@ -89,9 +89,9 @@ class Rows:
     rows: Sequence[Sequence[int | None]]
     edges: Mapping[int, Sequence[Any]]
 
-    def sums(self) -> Sums:
-        at = [2 + COUNT_KEYS.index(key) for key in Sums._fields[1:]]
-        return Sums(len(self.rows), *(sum(row[i] or 0 for row in self.rows) for i in at))
+    def sums(self) -> BatchSums:
+        at = [2 + COUNT_KEYS.index(key) for key in BatchSums._fields[1:]]
+        return BatchSums(len(self.rows), *(sum(row[i] or 0 for row in self.rows) for i in at))
 
     def day(self) -> int:
         """Give the day that all rows are of, in days since the epoch."""
@@ -121,8 +121,8 @@ class Rows:
 class Cut(NamedTuple):
     """A batch, and what was skipped before it since no table of the file has its minutes."""
 
-    span: Span
-    rows: Rows
+    span: BatchSpan
+    rows: BatchRows
     skipped: tuple[int, int] | None
 
 
@@ -138,7 +138,7 @@ def settled_ns(conn: sqlite3.Connection, *, written: bool) -> int:
 
 
 def cut(
-    conn: sqlite3.Connection, since: Position, *, written: bool, most: int = BATCH_ROWS
+    conn: sqlite3.Connection, since: ShippedPosition, *, written: bool, most: int = BATCH_ROWS
 ) -> Cut | None:
     """
     Give the next batch after a position; None where nothing is to be shipped.
@@ -158,17 +158,23 @@ def cut(
         if first_ns is None or first_ns >= end_ns:
             if end_ns <= since.at_ns:
                 return None
-            return Cut(Span("flow", since, Position(end_ns, late_id)), Rows((), {}), skipped)
+            return Cut(
+                BatchSpan("flow", since, ShippedPosition(end_ns, late_id)),
+                BatchRows((), {}),
+                skipped,
+            )
         level = "1m" if first_ns < flows_ns else "flow"
         until_ns = min(end_ns, floor(first_ns, DAY) + DAY, flows_ns if level == "1m" else end_ns)
         until_ns = _limited(conn, level, first_ns, until_ns, most)
         if since == START:  # so that it is known what of the first day there was to ship
             first_ns = max(floor(first_ns, DAY), min(flows_ns, minutes_ns))
-        span = Span(level, Position(first_ns, since.late_id), Position(until_ns, late_id))
+        span = BatchSpan(
+            level, ShippedPosition(first_ns, since.late_id), ShippedPosition(until_ns, late_id)
+        )
         return Cut(span, read(conn, span), skipped)
 
 
-def read(conn: sqlite3.Connection, span: Span) -> Rows:
+def read(conn: sqlite3.Connection, span: BatchSpan) -> BatchRows:
     """
     Read the rows of a batch, as they were when it was cut, with the names of now.
 
@@ -202,10 +208,12 @@ def read(conn: sqlite3.Connection, span: Span) -> Rows:
             ).fetchall()
         behind = _behind_others(conn, span.level, found)
         rows = [(*row, *behind.get((row[0], row[1]), (None, None))) for row in found]
-        return Rows(rows, _edges(conn, {row[1] for row in found}))
+        return BatchRows(rows, _edges(conn, {row[1] for row in found}))
 
 
-def _late_span(conn: sqlite3.Connection, since: Position, late_id: int, most: int) -> Span | None:
+def _late_span(
+    conn: sqlite3.Connection, since: ShippedPosition, late_id: int, most: int
+) -> BatchSpan | None:
     """Give a batch of flows of one day that were written late for a time before a position."""
     found = conn.execute(
         f"SELECT late_flow.id, f.started_ns {_LATE} WHERE late_flow.id > ? AND late_flow.id <= ?"
@@ -220,11 +228,11 @@ def _late_span(conn: sqlite3.Connection, since: Position, late_id: int, most: in
         if started_ns // DAY != day:
             break
         last_id = each_id
-    return Span("flow", since, Position(since.at_ns, last_id))
+    return BatchSpan("flow", since, ShippedPosition(since.at_ns, last_id))
 
 
 def _skipped(
-    conn: sqlite3.Connection, since: Position, flows_ns: int, minutes_ns: int
+    conn: sqlite3.Connection, since: ShippedPosition, flows_ns: int, minutes_ns: int
 ) -> tuple[int, int] | None:
     """Give a span after a position of which neither flows nor minutes are left, but hours are."""
     if since.at_ns >= flows_ns:

@@ -19,7 +19,7 @@ from ctk.fleet.clickhouse.tables import (
     MINUTES,
     TOLD,
     WINDOW,
-    Level,
+    LevelTable,
     function_of,
     keys_of,
     summed,
@@ -82,7 +82,7 @@ def _lines(columns: Iterator[str]) -> str:
     return ",\n".join(f"    {each}" for each in columns)
 
 
-def _table_of(database: str, level: Level, keep_days: int | None, *, embedded: bool) -> str:
+def _table_of(database: str, level: LevelTable, keep_days: int | None, *, embedded: bool) -> str:
     coarse = level is not MINUTES
     columns = {level.column: "DateTime('UTC')"} | {
         name: _aggregated(name, kind) if coarse else kind
@@ -123,7 +123,7 @@ def _aggregated(name: str, kind: str) -> str:
     return f"SimpleAggregateFunction({function}, {kind})" if function else kind
 
 
-def _view_of(database: str, level: Level) -> str:
+def _view_of(database: str, level: LevelTable) -> str:
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.{level.table}_of_minutes"
         f" TO {database}.{level.table} AS\n"

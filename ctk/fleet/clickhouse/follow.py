@@ -10,7 +10,7 @@ from typing import Any
 from ctk.errors import StoreError
 from ctk.fleet.clickhouse.client import AwayError, Client, connect
 from ctk.fleet.clickhouse.settle import settle
-from ctk.fleet.clickhouse.ship import Shipped, Shipper, shipper_of
+from ctk.fleet.clickhouse.ship import Shipper, ShipReport, shipper_of
 from ctk.fleet.clickhouse.target import Target
 
 _RETRY_S, _MOST_RETRY_S = 1.0, 60.0
@@ -49,9 +49,9 @@ class Following:
         self._waiting: set[Path] = set()
         self._settle_at_s = time.monotonic() + _SETTLE_S
 
-    def run(self, show: Callable[[Shipped], None]) -> Shipped:
+    def run(self, show: Callable[[ShipReport], None]) -> ShipReport:
         """Ship until `stop`; `show` gets what was shipped in all, after each round."""
-        shipped, retry_s = Shipped(), 0.0
+        shipped, retry_s = ShipReport(), 0.0
         with ExitStack() as stack:
             stack.callback(self._hang_up)
             self._wait(random.uniform(0, min(self._every_s, _START_S) / 2))
@@ -96,10 +96,10 @@ class Following:
                 self._waiting.add(db)
                 self._say(f"waiting for {db} to be recorded to")
 
-    def _round(self) -> Shipped:
+    def _round(self) -> ShipReport:
         if self._client is None:
             self._client = connect(self._target)
-        shipped = Shipped()
+        shipped = ShipReport()
         for db, shipper in self._shippers.items():
             shipped = shipped.plus(shipper.ship(self._client, stop=self._stop))
             while shipper.notes:

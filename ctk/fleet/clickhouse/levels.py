@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client
-from ctk.fleet.clickhouse.tables import Level
+from ctk.fleet.clickhouse.tables import LevelTable
 from ctk.store.columns import COUNT_KEYS
 from ctk.timespan import DAY, SECOND
 
@@ -44,7 +44,7 @@ def repair(client: Client, recording: str, days: Collection[int]) -> int:
     return repaired
 
 
-def _sums(level: Level) -> str:
+def _sums(level: LevelTable) -> str:
     return (
         f"SELECT '{level.name}' AS level, toRelativeDayNum({level.column}) AS of_day, {_SUMS}"
         f" FROM {level.table} WHERE recording = {{recording:String}}"
@@ -52,7 +52,7 @@ def _sums(level: Level) -> str:
     )
 
 
-def _make(client: Client, recording: str, day: int, level: Level) -> None:
+def _make(client: Client, recording: str, day: int, level: LevelTable) -> None:
     parameters = {"recording": recording, "day": day}
     client.command(
         f"ALTER TABLE {level.table} DELETE WHERE {_condition(level)}",
@@ -68,7 +68,7 @@ def _make(client: Client, recording: str, day: int, level: Level) -> None:
     )
 
 
-def _condition(level: Level) -> str:
+def _condition(level: LevelTable) -> str:
     start = f"toDateTime({{day:UInt32}} * {_DAY_S}, 'UTC')"
     return (
         f"recording = {{recording:String}} AND {level.column} >= {start}"

@@ -28,7 +28,7 @@ class Name(NamedTuple):
     uid: str | None
 
 
-Key = tuple[str, int]  # a file, and the id of an endpoint in it
+EndpointKey = tuple[str, int]  # a file, and the id of an endpoint in it
 
 _RENAMED = Name._fields[:6]  # columns of a row
 _COLUMNS = ", ".join(Name._fields)
@@ -39,7 +39,7 @@ def names_since(
     clusters: Mapping[str, str | None] | None,
     where: str,
     bound: Mapping[str, object],
-) -> dict[Key, Name]:
+) -> dict[EndpointKey, Name]:
     """Give the names that unknown sides of rows have by now; `where` is of days."""
     unknown = (
         "SELECT recording, src_id AS id FROM flows_1d WHERE src_kind = 'unknown' AND src_id > 0"
@@ -53,7 +53,7 @@ def names_since(
     ).rows
     if not found:
         return {}
-    named: dict[Key, Name] = {}
+    named: dict[EndpointKey, Name] = {}
     nameless: dict[str, list[Sequence[Any]]] = {}
     for recording, row_id, address, *of in found:
         name = Name._make(of[2:])
@@ -104,7 +104,9 @@ def _name(
 class Renamed:
     """Puts names that came later in the place of unknown sides."""
 
-    def __init__(self, names: Mapping[Key, Name], zones: Mapping[str, str], bound: Bound) -> None:
+    def __init__(
+        self, names: Mapping[EndpointKey, Name], zones: Mapping[str, str], bound: Bound
+    ) -> None:
         self._keys = ""
         self._names: dict[str, str] = {}
         texts = "Array(String)"
@@ -118,7 +120,7 @@ class Renamed:
                 values = [getattr(each, name) or "" for each in names.values()]
                 self._names[name] = bound.add(values, texts)
 
-    def table(self, level: tables.Level, needed: Sequence[str]) -> str:
+    def table(self, level: tables.LevelTable, needed: Sequence[str]) -> str:
         """Give the rows of a level, with the names of now."""
         zoned = [f"{side}_node_zone" for side in ("src", "dst")]
         if not self._names and not any(column in needed for column in zoned):

@@ -33,15 +33,15 @@ _BATCHES_KEPT_NS = 60 * DAY
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
-class Shipped(NamedTuple):
+class ShipReport(NamedTuple):
     """What was shipped."""
 
     batches: int = 0
     rows: int = 0
     resent: int = 0  # batches whose answer had not come
 
-    def plus(self, other: "Shipped") -> "Shipped":
-        return Shipped._make(map(sum, zip(self, other, strict=True)))
+    def plus(self, other: "ShipReport") -> "ShipReport":
+        return ShipReport._make(map(sum, zip(self, other, strict=True)))
 
 
 class Shipper:
@@ -64,12 +64,12 @@ class Shipper:
         client: Client,
         progress: Callable[[float, int], None] = lambda part, rows: None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> Shipped:
+    ) -> ShipReport:
         """Ship what there is, until `stop`; `progress` gets how much of it, and rows, are done."""
         state = self.state
         self.greet(client)
         now_ns = time.time_ns()
-        shipped = Shipped()
+        shipped = ShipReport()
         again = now_ns - self._names_ns >= _NAMES_AGAIN_NS
         told.tell_names(self.conn, client, state, all_of_them=again)
         if again:
@@ -123,7 +123,7 @@ class Shipper:
         self.state.fix(batch_of(self.state.last_batch + 1, found.span, found.rows), found.rows)
         return True
 
-    def _send(self, client: Client, batch: Batch) -> Shipped:
+    def _send(self, client: Client, batch: Batch) -> ShipReport:
         """Send a batch that is fixed, or find out that it is there."""
         state, rows = self.state, self.state.rows(batch.batch)
         there = 0
@@ -145,7 +145,7 @@ class Shipper:
             levels.repair(client, state.recording, [batch.day])
         self.tell(client, batch)
         state.done(batch)
-        return Shipped(1, batch.rows, 1 if batch.tries else 0)
+        return ShipReport(1, batch.rows, 1 if batch.tries else 0)
 
     def anew(self, client: Client, batch: Batch) -> Batch:
         """Take a batch out, so that it can be sent by another token."""

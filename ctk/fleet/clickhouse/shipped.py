@@ -33,7 +33,7 @@ from ctk.ask.gaps import Gaps
 from ctk.ask.keywords import Asked
 from ctk.ask.moments import Moment, Reference
 from ctk.ask.observers import AllObservers
-from ctk.ask.presets import Side
+from ctk.ask.presets import RankedSide
 from ctk.ask.sums import Value, needs_flows
 from ctk.ask.top import Top, check
 from ctk.errors import UsageError
@@ -44,7 +44,7 @@ from ctk.fleet.clickhouse.recordings import Told, read
 from ctk.fleet.clickhouse.target import parse_target
 from ctk.model import Filters
 from ctk.store.source import Source, source
-from ctk.timespan import FOREVER_NS, MINUTE
+from ctk.timespan import FOREVER_NS, MINUTE, Span
 
 if TYPE_CHECKING:
     from ctk.ask.describe import Description
@@ -52,9 +52,8 @@ if TYPE_CHECKING:
     from ctk.ask.pages import Position
     from ctk.ask.series import Series
     from ctk.ask.sql import SqlAnswer, SqlValue
-    from ctk.fleet.clickhouse.sums import Sums
+    from ctk.fleet.clickhouse.sums import TargetSums
 
-Span = tuple[int, int]
 T = TypeVar("T", Top, "Series", "Failures")
 _EVER: Span = (-FOREVER_NS, FOREVER_NS)
 
@@ -73,7 +72,7 @@ class Shipped(NotShipped):
         self._bringing = threading.Lock()
         self._brought: list[tuple[Span, Source]] = []
         self._told: Told | None = None
-        self._sums: Sums | None = None
+        self._sums: TargetSums | None = None
         self.client: Client = reading(self.target)
         self._opened.callback(self.client.close)
         try:
@@ -112,7 +111,7 @@ class Shipped(NotShipped):
         sort: str | None = None,
         limit: int | None = 20,
         seen: bool = False,
-        side: Side = "both",
+        side: RankedSide = "both",
         counts: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> Top:
@@ -137,15 +136,15 @@ class Shipped(NotShipped):
         limit: int | None,
         *,
         seen: bool,
-        side: Side,
+        side: RankedSide,
     ) -> Top | None:
         """Answer from where the rows are; None where they cannot tell."""
         if self._sums is None:
             from ctk.fleet.clickhouse.speaking import fleet_of
-            from ctk.fleet.clickhouse.sums import Sums
+            from ctk.fleet.clickhouse.sums import TargetSums
 
             fleet = fleet_of(self.told)
-            self._sums = Sums(
+            self._sums = TargetSums(
                 self.client, self.told, fleet, self._keep_days, everybody=self._all_observers
             )
         check(sort, limit, side)
@@ -164,7 +163,7 @@ class Shipped(NotShipped):
         sort: str | None = None,
         limit: int | None = None,
         most_steps: int | None = None,
-        side: Side = "both",
+        side: RankedSide = "both",
         among: "Sequence[tuple[Value, ...]] | None" = None,
         **asked: Unpack[Asked],
     ) -> "Series":

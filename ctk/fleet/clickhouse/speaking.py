@@ -11,26 +11,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from ctk.ask.spans import Held, Piece
+from ctk.ask.spans import HeldLevel, Piece
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.conditions import Bound
 from ctk.fleet.clickhouse.recordings import Told
-from ctk.fleet.inputs import Held as HeldRecording
-from ctk.fleet.inputs import Input, choose, narrowed_of
-from ctk.fleet.recorded import SILENT, Interval, Node, Recorded
+from ctk.fleet.inputs import HeldRecording, Input, choose, narrowed_of
+from ctk.fleet.recorded import SILENT, Recorded, RecordedNode
 from ctk.store.levels import LEVELS, Watermarks
 from ctk.store.source import Source
-from ctk.timespan import SECOND
+from ctk.timespan import SECOND, Span
 
 _LEVELS = {level.table: level for level in tables.LEVELS}
 
 
-class Part(NamedTuple):
+class BucketPart(NamedTuple):
     """Buckets of one table in which the same nodes are recorded; None where that changes."""
 
-    level: tables.Level
-    recorded: frozenset[Node] | None
-    ranges: Sequence[Interval]  # in seconds
+    level: tables.LevelTable
+    recorded: frozenset[RecordedNode] | None
+    ranges: Sequence[Span]  # in seconds
 
 
 class Fleet(NamedTuple):
@@ -43,7 +42,7 @@ class Fleet(NamedTuple):
 def fleet_of(told: Told) -> Fleet:
     """Give when each node was recorded, as a merge of the same recordings has it."""
     ids: dict[tuple[str | None, str], int] = {}
-    silent: dict[tuple[str, int], list[Interval]] = {}
+    silent: dict[tuple[str, int], list[Span]] = {}
     for gap in told.gaps:
         if gap.kind in SILENT:
             found = silent.setdefault((gap.recording, gap.recording_id), [])
@@ -79,10 +78,13 @@ def fleet_of(told: Told) -> Fleet:
 
 
 def parts(
-    pieces: Sequence[Piece], held: Sequence[Held], changes: Sequence[int], recorded: Recorded
-) -> list[Part]:
+    pieces: Sequence[Piece],
+    held: Sequence[HeldLevel],
+    changes: Sequence[int],
+    recorded: Recorded,
+) -> list[BucketPart]:
     """Cut pieces of a span into buckets in which the same nodes are recorded."""
-    found: dict[tuple[str, frozenset[Node] | None], list[Interval]] = {}
+    found: dict[tuple[str, frozenset[RecordedNode] | None], list[Span]] = {}
     for piece in pieces:
         for table, nodes, span in _of_piece(piece, held, changes, recorded):
             ranges = found.setdefault((table, nodes), [])
@@ -91,14 +93,16 @@ def parts(
             else:
                 ranges.append(span)
     return [
-        Part(_LEVELS[table], nodes, [(since // SECOND, until // SECOND) for since, until in ranges])
+        BucketPart(
+            _LEVELS[table], nodes, [(since // SECOND, until // SECOND) for since, until in ranges]
+        )
         for (table, nodes), ranges in found.items()
     ]
 
 
 def _of_piece(
-    piece: Piece, held: Sequence[Held], changes: Sequence[int], recorded: Recorded
-) -> Iterator[tuple[str, frozenset[Node] | None, Interval]]:
+    piece: Piece, held: Sequence[HeldLevel], changes: Sequence[int], recorded: Recorded
+) -> Iterator[tuple[str, frozenset[RecordedNode] | None, Span]]:
     at = next(i for i, level in enumerate(held) if level.table == piece.table)
     width_ns = held[at].width_ns
     cuts = {piece.since_ns, piece.until_ns}
@@ -138,12 +142,12 @@ class Clusters:
         """Give the SQL of a node, as `of` names it."""
         return f"concat(toString({self._of_file}), '/', {column})" if self._several else column
 
-    def of(self, node: Node) -> str:
+    def of(self, node: RecordedNode) -> str:
         """Name a node."""
         return f"{self._numbers[node.cluster]}/{node.name}" if self._several else node.name
 
 
-def counts(part: Part, recorded: Recorded, clusters: Clusters, bound: Bound) -> str:
+def counts(part: BucketPart, recorded: Recorded, clusters: Clusters, bound: Bound) -> str:
     """Give the SQL that a row of a part counts: that its observer speaks."""
     if part.recorded is not None:
         names = bound.add([clusters.of(node) for node in part.recorded], "Array(String)")
@@ -161,7 +165,9 @@ def counts(part: Part, recorded: Recorded, clusters: Clusters, bound: Bound) -> 
     )
 
 
-def _then(part: Part, recorded: Recorded, clusters: Clusters, bound: Bound, column: str) -> str:
+def _then(
+    part: BucketPart, recorded: Recorded, clusters: Clusters, bound: Bound, column: str
+) -> str:
     """Give the SQL that a node was recorded when a row began, or in some part of its bucket."""
     since_s, until_s = part.ranges[0][0], part.ranges[-1][1]
     spans = [

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import orjson
 
 from ctk.errors import StoreError, UsageError
-from ctk.fleet.clickhouse.cut import START, Position, Rows, Span, Sums
+from ctk.fleet.clickhouse.cut import START, BatchRows, BatchSpan, BatchSums, ShippedPosition
 from ctk.store.sums import transaction
 from ctk.timespan import DAY
 
@@ -91,22 +91,22 @@ class Batch(NamedTuple):
     repairs: int = 0
 
     @property
-    def span(self) -> Span:
-        since = Position(self.from_ns, self.late_from)
-        return Span(self.level, since, Position(self.until_ns, self.late_until))
+    def span(self) -> BatchSpan:
+        since = ShippedPosition(self.from_ns, self.late_from)
+        return BatchSpan(self.level, since, ShippedPosition(self.until_ns, self.late_until))
 
     @property
-    def sums(self) -> Sums:
-        return Sums(self.rows, self.connections, self.bytes_out, self.bytes_in)
+    def sums(self) -> BatchSums:
+        return BatchSums(self.rows, self.connections, self.bytes_out, self.bytes_in)
 
-    def emptied(self, at: Position) -> "Batch":
+    def emptied(self, at: ShippedPosition) -> "Batch":
         """Give what is told of a batch that was taken out: its number is not used again."""
         return self._replace(
             from_ns=at.at_ns,
             until_ns=at.at_ns,
             late_from=at.late_id,
             late_until=at.late_id,
-            **Sums(0, 0, 0, 0)._asdict(),
+            **BatchSums(0, 0, 0, 0)._asdict(),
         )
 
     def token(self, recording: str) -> str:
@@ -121,7 +121,7 @@ class Batch(NamedTuple):
         return f"{recording}/{self.batch}/{held}{again}"
 
 
-def batch_of(number: int, span: Span, rows: Rows) -> Batch:
+def batch_of(number: int, span: BatchSpan, rows: BatchRows) -> Batch:
     """Make a batch of what was cut."""
     since, until = span.since, span.until
     return Batch(
@@ -153,8 +153,10 @@ class State:
         ).fetchone()
 
     @property
-    def position(self) -> Position:
-        return Position._make(self._asked("SELECT at_ns, late_id FROM shipping WHERE target = ?"))
+    def position(self) -> ShippedPosition:
+        return ShippedPosition._make(
+            self._asked("SELECT at_ns, late_id FROM shipping WHERE target = ?")
+        )
 
     @property
     def last_batch(self) -> int:
@@ -184,15 +186,15 @@ class State:
             "SELECT from_ns, until_ns FROM skipped WHERE target = ?", (self._target,)
         ).fetchall()
 
-    def rows(self, batch: int) -> Rows:
+    def rows(self, batch: int) -> BatchRows:
         """Give the rows of an open batch."""
         (packed,) = self._conn.execute(
             "SELECT packed FROM batch WHERE target = ? AND batch = ?", (self._target, batch)
         ).fetchone()
         edges, rows = orjson.loads(zlib.decompress(packed))
-        return Rows(rows, {each[0]: each[1:] for each in edges})
+        return BatchRows(rows, {each[0]: each[1:] for each in edges})
 
-    def fix(self, batch: Batch, rows: Rows) -> None:
+    def fix(self, batch: Batch, rows: BatchRows) -> None:
         """Fix a batch before it is sent; one that is sent anew has its rows again."""
         edges = [[edge_id, *values] for edge_id, values in rows.edges.items()]
         packed = zlib.compress(orjson.dumps([edges, rows.rows]), 1)
@@ -221,7 +223,7 @@ class State:
             if batch.batch > self.last_batch:
                 self._move(batch.batch, batch.span.until)
 
-    def move(self, position: Position, skipped: tuple[int, int] | None = None) -> None:
+    def move(self, position: ShippedPosition, skipped: tuple[int, int] | None = None) -> None:
         """Move the position on, where there is nothing to ship; write what was skipped."""
         with transaction(self._conn):
             self._skip(skipped)
@@ -232,23 +234,25 @@ class State:
         with transaction(self._conn):
             self._skip(span)
             _, late_id = self.position
-            self._move(self.last_batch, Position(span[1], late_id))
+            self._move(self.last_batch, ShippedPosition(span[1], late_id))
 
-    def adopt(self, batches: Sequence[Batch], last: int, reached: Iterable[Position] = ()) -> None:
+    def adopt(
+        self, batches: Sequence[Batch], last: int, reached: Iterable[ShippedPosition] = ()
+    ) -> None:
         """
         Go on where batches that are there end; the next is numbered after `last`.
 
         So far others have `reached` by numbers that this one has, too.
         """
         ends = [self.position, *(each.span.until for each in batches), *reached]
-        end = Position(*map(max, *ends, ends[0]))
+        end = ShippedPosition(*map(max, *ends, ends[0]))
         if not batches and (last, end) == (self.last_batch, self.position):
             return
         with transaction(self._conn):
             self._replace(batches)
             self._move(last, end)
 
-    def take_back(self, batches: Iterable[Batch], position: Position) -> None:
+    def take_back(self, batches: Iterable[Batch], position: ShippedPosition) -> None:
         """Write what batches are now; what comes after `position` is to be shipped again."""
         with transaction(self._conn):
             self._replace(batches)
@@ -309,7 +313,7 @@ class State:
                 (self._target, *span),
             )
 
-    def _move(self, batch: int, position: Position) -> None:
+    def _move(self, batch: int, position: ShippedPosition) -> None:
         self._conn.execute(
             "UPDATE shipping SET batch = ?, at_ns = ?, late_id = ? WHERE target = ?",
             (batch, *position, self._target),

@@ -11,8 +11,8 @@ from functools import reduce
 from typing import NamedTuple
 
 from ctk.ask.caveats import Caveat, Folded, NothingFits, Widened
-from ctk.ask.presets import EITHER_KEYS, Side, answered, opened
-from ctk.ask.spans import Held, Piece, cover
+from ctk.ask.presets import EITHER_KEYS, RankedSide, answered, opened
+from ctk.ask.spans import HeldLevel, Piece, cover
 from ctk.ask.sums import COUNTS, KEYS, NOTHING, SORTS, Counts, needs_flows, plus
 from ctk.ask.top import MEASURED, Top, TopRow, others_of
 from ctk.fleet.clickhouse import tables
@@ -21,7 +21,7 @@ from ctk.fleet.clickhouse.conditions import ANSWERED, Bound, condition, folded_t
 from ctk.fleet.clickhouse.kept import Kept, kept
 from ctk.fleet.clickhouse.names import Renamed, names_since
 from ctk.fleet.clickhouse.recordings import Told
-from ctk.fleet.clickhouse.speaking import Clusters, Fleet, Part, counts, parts
+from ctk.fleet.clickhouse.speaking import BucketPart, Clusters, Fleet, counts, parts
 from ctk.model import Filters
 from ctk.timespan import DAY, FOREVER_NS, SECOND
 
@@ -57,7 +57,7 @@ _IDS = "src_id dialled_id dst_id"
 _MOST_NAMES = 2_000  # that came later: they are bound
 
 
-class Group(NamedTuple):
+class EndRows(NamedTuple):
     """One end of each flow: its keys, which rows have them, and which rows are the whole."""
 
     keys: Sequence[str]
@@ -77,7 +77,7 @@ def key_sql(key: str, sql: str | None = None) -> str | None:
     return re.sub(r"\b(src|backend|edge|recorder)\.(\w+)", lambda m: _TABLES[m[1]] + m[2], sql)
 
 
-class Sums:
+class TargetSums:
     """Answers from the rows of a target; `everybody` counts what each observer saw."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Sums:
         limit: int | None,
         *,
         seen: bool,
-        side: Side,
+        side: RankedSide,
     ) -> Top | None:
         """Answer as `ctk.ask.top.top` does; None where a row cannot tell."""
         bound = Bound()
@@ -191,7 +191,7 @@ class Sums:
         ).rows
         return bool(found)
 
-    def _held(self) -> list[Held]:
+    def _held(self) -> list[HeldLevel]:
         """Say what each table holds: what is coarser is as far as what is finer."""
         if self._kept is None:
             self._kept = kept(self._client, self._keep_days)
@@ -199,9 +199,9 @@ class Sums:
             return []
         # What is finer than minutes was not shipped.
         return [
-            Held("flow", "", 1, FOREVER_NS, FOREVER_NS),
+            HeldLevel("flow", "", 1, FOREVER_NS, FOREVER_NS),
             *(
-                Held(level.name, level.table, level.width_s * SECOND, FOREVER_NS, pruned_ns)
+                HeldLevel(level.name, level.table, level.width_s * SECOND, FOREVER_NS, pruned_ns)
                 for level, pruned_ns in zip(tables.LEVELS, self._kept.pruned_ns, strict=True)
             ),
         ]
@@ -214,7 +214,7 @@ class Sums:
         ).rows
         return {str(node): str(zone) for node, zone in found}
 
-    def _with_rows(self, part: Part) -> Part | None:
+    def _with_rows(self, part: BucketPart) -> BucketPart | None:
         """Give a part without the buckets before all rows, and after them; None where none is."""
         assert self._kept is not None
         ranges = [
@@ -227,9 +227,9 @@ class Sums:
     def _rows(
         self,
         pieces: Sequence[Piece],
-        held: Sequence[Held],
+        held: Sequence[HeldLevel],
         fits: str,
-        groups: Sequence[Group],
+        groups: Sequence[EndRows],
         bound: Bound,
     ) -> str | None:
         """Give the SELECT of the rows that count and fit, by the names that are known now."""
@@ -275,7 +275,7 @@ def _needed(told: str) -> list[str]:
     return [name for name in tables.FLOWS_1M if re.search(rf"\b{name}\b", told)]
 
 
-def _in_ranges(level: tables.Level, ranges: Iterable[tuple[int, int]]) -> str:
+def _in_ranges(level: tables.LevelTable, ranges: Iterable[tuple[int, int]]) -> str:
     joined: list[tuple[int, int]] = []
     for since_s, until_s in sorted(ranges):
         if joined and joined[-1][1] == since_s:
@@ -296,7 +296,7 @@ def _days(pieces: Sequence[Piece]) -> str:
     return f"day >= toDateTime({since_s}, 'UTC') AND day < toDateTime({until_s}, 'UTC')"
 
 
-def _reach(held: Sequence[Held], filters: Filters) -> tuple[int, int] | None:
+def _reach(held: Sequence[HeldLevel], filters: Filters) -> tuple[int, int] | None:
     """Give the span that is asked about, in whole days where it has no end; None without rows."""
     if not held:
         return None
@@ -306,7 +306,7 @@ def _reach(held: Sequence[Held], filters: Filters) -> tuple[int, int] | None:
     return (since_ns, until_ns) if since_ns < until_ns else None
 
 
-def _groups(by: Sequence[str], side: Side) -> list[Group] | None:
+def _groups(by: Sequence[str], side: RankedSide) -> list[EndRows] | None:
     """Give each end of a flow that makes a group; None where rows do not tell a key."""
     found = {key: key_sql(key) for key in by}
     either = [key for key in by if key in EITHER_KEYS]
@@ -322,15 +322,15 @@ def _groups(by: Sequence[str], side: Side) -> list[Group] | None:
         return " AND ".join(f"isNotNull({sql})" for sql in of_end.values()) or "1"
 
     if not either:
-        return [Group(end({}), "1", "1")]
+        return [EndRows(end({}), "1", "1")]
     if side == "from":
-        return [Group(end(src), known(src), "1")]
+        return [EndRows(end(src), known(src), "1")]
     if side == "to":
-        return [Group(end(dst), known(dst), "1")]
+        return [EndRows(end(dst), known(dst), "1")]
     apart = " OR ".join(f"ifNull(({src[key]}) <> ({dst[key]}), 1)" for key in either)
     return [
-        Group(end(src), known(src), "1"),
-        Group(end(dst), f"{known(dst)} AND ({apart})", f"NOT ({known(src)})"),
+        EndRows(end(src), known(src), "1"),
+        EndRows(end(dst), f"{known(dst)} AND ({apart})", f"NOT ({known(src)})"),
     ]
 
 
@@ -344,7 +344,7 @@ def _lost(keys: Iterable[str]) -> str:
     return " OR ".join(found) or "0"
 
 
-def _top_sql(rows: str, groups: Sequence[Group], width: int, sort: str | None, seen: bool) -> str:
+def _top_sql(rows: str, groups: Sequence[EndRows], width: int, sort: str | None, seen: bool) -> str:
     """
     Give the SELECT of all groups: keys, counts, whether folded, the whole's counts.
 

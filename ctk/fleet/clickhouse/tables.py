@@ -64,7 +64,7 @@ FLOWS_1M: Mapping[str, str] = {
 }
 
 
-class Level(NamedTuple):
+class LevelTable(NamedTuple):
     """A table that minutes are summed up in."""
 
     name: str
@@ -75,9 +75,9 @@ class Level(NamedTuple):
     keep_days: int
 
 
-MINUTES = Level("1m", "flows_1m", "minute", "minute", 60, 30)
-HOURS = Level("1h", "flows_1h", "hour", "toStartOfHour(minute)", 3600, 90)
-DAYS = Level("1d", "flows_1d", "day", "toStartOfDay(minute)", 86400, 730)
+MINUTES = LevelTable("1m", "flows_1m", "minute", "minute", 60, 30)
+HOURS = LevelTable("1h", "flows_1h", "hour", "toStartOfHour(minute)", 3600, 90)
+DAYS = LevelTable("1d", "flows_1d", "day", "toStartOfDay(minute)", 86400, 730)
 LEVELS = (MINUTES, HOURS, DAYS)
 
 # What the insert of a batch needs so that it counts once, whatever becomes of its answer.
@@ -295,7 +295,7 @@ def function_of(name: str) -> str | None:
     )
 
 
-def summed(level: Level) -> str:
+def summed(level: LevelTable) -> str:
     """Give the SELECT list that sums minutes up to a level's rows, but for its bucket."""
     return ", ".join(
         f"{function}(f.{name}) AS {name}"
@@ -310,7 +310,7 @@ def summed_names() -> list[str]:
     return [name for name in FLOWS_1M if name not in ("minute", "batch")]
 
 
-def keys_of(level: Level) -> str:
+def keys_of(level: LevelTable) -> str:
     """Give what rows of a level are told apart by, to group by."""
     names = (name for name in summed_names() if not function_of(name))
     return ", ".join([level.column, *(f"f.{name}" for name in names)])

@@ -16,7 +16,7 @@ import orjson
 from ctk.ask.connection import one_moment
 from ctk.fleet.clickhouse import tables
 from ctk.fleet.clickhouse.client import Client
-from ctk.fleet.clickhouse.cut import Position
+from ctk.fleet.clickhouse.cut import ShippedPosition
 from ctk.fleet.clickhouse.state import State
 
 NOT_SHIPPED = "not shipped"  # a gap: rows were pruned while ClickHouse was away
@@ -69,7 +69,7 @@ def tell_names(
 
 
 def tell_recordings(
-    conn: sqlite3.Connection, client: Client, state: State, position: Position
+    conn: sqlite3.Connection, client: Client, state: State, position: ShippedPosition
 ) -> None:
     """
     Tell which recordings are there, up to where they are shipped, and their gaps.

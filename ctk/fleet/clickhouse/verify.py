@@ -16,7 +16,7 @@ from ctk.ask.connection import one_moment
 from ctk.ask.spans import Piece, cover, held
 from ctk.fleet.clickhouse import levels, told
 from ctk.fleet.clickhouse.client import Client
-from ctk.fleet.clickhouse.cut import START, Position, Sums, read
+from ctk.fleet.clickhouse.cut import START, BatchSums, ShippedPosition, read
 from ctk.fleet.clickhouse.ship import Shipper, batch_told, take_out
 from ctk.fleet.clickhouse.state import Batch
 from ctk.store.columns import COUNT_KEYS
@@ -24,7 +24,7 @@ from ctk.store.rollup import floor
 from ctk.timespan import DAY, MINUTE, format_time
 
 _SUMS = ", ".join(f"sum({key})" for key in COUNT_KEYS)
-_NOTHING = Sums(0, 0, 0, 0)
+_NOTHING = BatchSums(0, 0, 0, 0)
 _IN_DAY = " AND started_ns >= ? AND started_ns < ?"
 
 
@@ -117,7 +117,11 @@ def _take_out_twice(
 
 
 def _empty(
-    shipper: Shipper, client: Client, batches: Sequence[Batch], end: Position, position: Position
+    shipper: Shipper,
+    client: Client,
+    batches: Sequence[Batch],
+    end: ShippedPosition,
+    position: ShippedPosition,
 ) -> None:
     """Take batches out; killed at any step, the next one finds what is left to do."""
     recording = shipper.state.recording
@@ -129,18 +133,18 @@ def _empty(
     take_out(client, recording, emptied)
 
 
-def _there(client: Client, recording: str) -> Mapping[int, Sums]:
+def _there(client: Client, recording: str) -> Mapping[int, BatchSums]:
     found = client.query(
         "SELECT batch, count(), sum(connections), ifNull(sum(bytes_out), 0),"
         " ifNull(sum(bytes_in), 0) FROM flows_1m WHERE recording = {recording:String}"
         " GROUP BY batch",
         {"recording": recording},
     )
-    return {row[0]: Sums._make(row[1:]) for row in found.rows}
+    return {row[0]: BatchSums._make(row[1:]) for row in found.rows}
 
 
 def _repair(
-    shipper: Shipper, client: Client, batch: Batch, there: Sums | None, found: Verified
+    shipper: Shipper, client: Client, batch: Batch, there: BatchSums | None, found: Verified
 ) -> None:
     """Send a batch anew, from the rows that the file has of it."""
     if not batch.rows:
@@ -210,7 +214,7 @@ def _days_there(client: Client, recording: str) -> Mapping[int, Sequence[int]]:
 
 
 def _of_file(
-    conn: sqlite3.Connection, since_ns: int, until_ns: int, position: Position
+    conn: sqlite3.Connection, since_ns: int, until_ns: int, position: ShippedPosition
 ) -> Sequence[int] | None:
     """Sum up what a file has of a span up to a position; None where it cannot tell any more."""
     until_ns = min(until_ns, position.at_ns)
@@ -228,7 +232,7 @@ def _parts(
     pieces: Sequence[Piece],
     since_ns: int,
     until_ns: int,
-    position: Position,
+    position: ShippedPosition,
 ) -> Iterator[tuple[int, Sequence[int | None]]]:
     for table, from_ns, to_ns in pieces:
         sql = f"SELECT {_SUMS} FROM {table} WHERE started_ns >= ? AND started_ns < ?"
