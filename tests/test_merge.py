@@ -357,6 +357,16 @@ def test_nodes_of_other_clusters_defer_to_nobody_and_name_nothing(tmp_path):
     assert named == [("n0", None), ("n1", None), ("n0", "other")]
 
 
+def test_a_file_that_was_gone_on_with_in_another_cluster_is_said_to_be(tmp_path):
+    db = tmp_path / "n0.db"
+    for uid, since_ns in (("one", SINCE), ("other", SINCE + HOUR)):
+        world = World(2, uid=uid)
+        rows = [row(talk, talk.sights[0].edge, 0) for talk in world.talks(9, HOUR, ["out"])]
+        world.write_node(db, 0, rows, since_ns - SINCE + HOUR, since_ns=since_ns + MINUTE)
+    said = "n0 was recorded in several clusters: all counts as of the last"
+    assert said in merge([db], tmp_path / "all.db").notes
+
+
 def test_a_file_that_is_being_written_is_merged_as_of_now(files, talks, tmp_path):
     live = tmp_path / "n0.db"
     shutil.copy(files[0], live)

@@ -160,6 +160,7 @@ def choose(inputs: Sequence[Input]) -> Chosen:
     """
     clusters = _clusters(held for each in inputs for held in each.recordings)
     nodes: dict[RecordedNode, list[Taken]] = {}
+    notes: list[str] = []
     for file, each in enumerate(inputs):
         of_recorder: dict[int, list[HeldRecording]] = {}
         for held in each.recordings:
@@ -169,6 +170,11 @@ def choose(inputs: Sequence[Input]) -> Chosen:
             keys = [clusters[one.cluster, one.cluster_uid] for one in recordings]
             cluster = next((key for key in reversed(keys) if key is not None), None)
             node = RecordedNode(cluster, recordings[0].node)
+            if len(set(keys) - {None}) > 1:
+                # Whose rows are whose is not in the file: a recorder's edges are of all of these.
+                notes.append(
+                    f"{node.name} was recorded in several clusters: all counts as of the last"
+                )
             nodes.setdefault(node, []).append(
                 Taken(
                     file=file,
@@ -179,7 +185,6 @@ def choose(inputs: Sequence[Input]) -> Chosen:
                 )
             )
     taken: list[Taken] = []
-    notes: list[str] = []
     for node, found in nodes.items():
         kept = _newest(inputs, node, found, notes)
         taken += kept
