@@ -34,6 +34,7 @@ class Progress:
         self._told_s = time.monotonic()
         self._events = 0
         self._shown = False
+        self._status: Status | None = None
         logging.basicConfig(
             level=logging.INFO,
             format=f"{_CLEAR}%(message)s"
@@ -52,6 +53,7 @@ class Progress:
             self._echo("\n")
 
     def show(self, status: "Status") -> None:
+        self._status = status
         passed_s = time.monotonic() - self._told_s
         if passed_s < self._every_s:
             return
@@ -66,6 +68,12 @@ class Progress:
             self._shown = True
         else:
             log.info("%s", line)
+
+    def ended(self) -> None:
+        """Say what a capture came to, which may be read before any other line is due."""
+        if self._status is not None:
+            self.clear()
+            self._echo(f"{progressline.ended(self._status)}\n")
 
     def clear(self) -> None:
         """Make room for a line that stays."""

@@ -283,6 +283,8 @@ def record(progress_every_ns: int | None, lingers: bool, **given: Any) -> None:
     stop = kind(options.max_time_ns, hangup_reopens=options.log is not None)
     with stop.on_signals(), Progress(progress_every_ns) as progress, stop.lingering(options.db):
         start.record(options, stop, progress, asks=sys.stderr.isatty())
+        if options.from_capture is not None:
+            progress.ended()
 
 
 def _refuse_contradictions(options: Options) -> None:

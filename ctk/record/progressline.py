@@ -18,11 +18,20 @@ class Going(NamedTuple):
 
 def written(status: Status, events_s: float) -> str:
     """Give the line."""
-    gaps = "1 gap" if status.gaps == 1 else f"{status.gaps:,} gaps"
     return (
         f"{events_s:,.0f} events/s, {status.flows:,} flows, {status.live:,} live connections,"
-        f" {gaps}, {status.file_bytes / 2**20:,.1f} MiB"
+        f" {_gaps(status)}, {status.file_bytes / 2**20:,.1f} MiB"
     )
+
+
+def ended(status: Status) -> str:
+    """Give the line that tells what a capture came to."""
+    gaps = f", {_gaps(status)}" if status.gaps else ""
+    return f"recorded {status.events:,} events in {status.flows:,} flows{gaps}"
+
+
+def _gaps(status: Status) -> str:
+    return "1 gap" if status.gaps == 1 else f"{status.gaps:,} gaps"
 
 
 # What a recorder that lingers says at its end; behind a colon, what ended it otherwise than asked.
