@@ -4,6 +4,7 @@ The live table, without a terminal: what is looked at, what a key does to that, 
 `ctk.report.terminal` draws these with curses; a test draws them as text.
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,8 @@ HELP = (
     "Space      pause, and go on",
     "< >        sort by the column before, behind",
     "r          turn the order round",
-    "/          filter, by the flags of `ctk top`: namespace shop, not port 53",
+    "/          filter: part of a pod's name, a port, an address,",
+    "           or by the flags of `ctk top`: namespace shop, not port 53",
     "c          totals, or rates since the last look",
     "Up Down    choose a row; PgUp PgDn a page",
     "Enter      look into a row: its peers and ports, then their flows",
@@ -170,6 +172,8 @@ def _terms(text: str) -> tuple[Term, ...]:
         words = shlex.split(text)
     except ValueError as error:
         raise UsageError(f"{text!r} is not closed", hint="namespace shop") from error
+    if len(words) == 1 and (named := _bare(words[0])):
+        words = named
     asked: dict[str, object] = {}
     negated = ""
     at = 0
@@ -192,6 +196,15 @@ def _terms(text: str) -> tuple[Term, ...]:
     return filters_of(asked, now_ns=0).terms
 
 
+def _bare(word: str) -> list[str] | None:
+    """Give the filter that a word alone stands for: an address, a port, a part of a pod's name."""
+    if word.lstrip("-").replace("-", "_") in NAMES or word == "not":
+        return None
+    if re.fullmatch(r"[0-9a-f:.]*[:.][0-9a-f:./]*", word):
+        return ["ip", word]
+    return ["port", word] if word.isdecimal() else ["pod", f"*{word}*"]
+
+
 def _into(look: Look, seen: Seen) -> Look:
     """Look into the chosen row: at its peers, then at their flows."""
     rows = ordered(look, seen)
@@ -202,7 +215,14 @@ def _into(look: Look, seen: Seen) -> Look:
         return replace(look, wrong="this row cannot be looked into: no filter tells its flows")
     filters = look.filters._replace(terms=(*look.filters.terms, *terms))
     into = replace(look, filters=filters, chosen=0, before=look)
-    return replace(into, flows=True) if look.by == PEERS else replace(into, by=PEERS)
+    # What the rows before were told by is the same in all of these.
+    looked: set[str] = set()
+    earlier: Look | None = look
+    while earlier is not None:
+        looked.update(earlier.by)
+        earlier = earlier.before
+    by = tuple(key for key in PEERS if key not in looked)
+    return replace(into, by=by) if by else replace(into, flows=True)
 
 
 def screen(look: Look, seen: Seen, columns: int, rows: int) -> list[Line]:
