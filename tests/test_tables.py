@@ -2,6 +2,7 @@
 
 import io
 
+import orjson
 import pytest
 
 from ctk.render.cells import scaled
@@ -97,3 +98,10 @@ def test_csv_into_a_pipe_is_what_is_there() -> None:
     out = io.BytesIO()
     rows(["\x1bx"], [("\x1b",)], Output(format="csv"), out)
     assert out.getvalue() == b"\x1bx\n\x1b\n"
+
+
+def test_json_into_a_pipe_has_no_control_that_a_terminal_behind_it_would_obey() -> None:
+    out = io.BytesIO()
+    rows(["a"], [("\u009b2J\x7fé\u00a0",)], Output(format="jsonl"), out)
+    assert out.getvalue() == '{"a":"\\u009b2J\\u007fé\u00a0"}\n'.encode()
+    assert orjson.loads(out.getvalue()) == {"a": "\u009b2J\x7fé\u00a0"}

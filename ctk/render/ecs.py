@@ -8,6 +8,7 @@ value is not known.
 from typing import Any
 
 from ctk.render.community import community_id, protocol_number
+from ctk.render.encode import harmless
 from ctk.render.eventlog import stored_labels
 from ctk.store.columns import FlowRecord
 
@@ -80,7 +81,7 @@ def ecs_line(record: FlowRecord) -> bytes:
             "refused": record.refused,
         },
     }
-    return dumps(_known(event))
+    return harmless(dumps(_known(event)))
 
 
 def _side(record: FlowRecord, side: str) -> dict[str, Any]:

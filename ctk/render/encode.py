@@ -1,5 +1,6 @@
 """Rows to lines for programs: JSON, CSV and TSV, with every value as it is."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -25,11 +26,21 @@ def encoder(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], byte
         for column in stored:
             named[column] = _stored_json(named[column])
         try:
-            return dumps(named, default=_as_text)
+            return harmless(dumps(named, default=_as_text))
         except TypeError:  # Keys of a map in an answer of ClickHouse may be no text.
-            return dumps(named, default=_as_text, option=OPT_NON_STR_KEYS)
+            return harmless(dumps(named, default=_as_text, option=OPT_NON_STR_KEYS))
 
     return json_line
+
+
+_LATE_CONTROLS = re.compile(b"\x7f|\xc2[\x80-\x9f]")
+
+
+def harmless(line: bytes) -> bytes:
+    """Escape what JSON may hold as it is, and some terminals obey: U+007F to U+009F."""
+    if b"\xc2" not in line and b"\x7f" not in line:
+        return line
+    return _LATE_CONTROLS.sub(lambda found: b"\\u00%02x" % found[0][-1], line)
 
 
 @lru_cache(maxsize=10_000)

@@ -9,6 +9,7 @@ found them; it has a line only where accounting is asked for.
 from functools import lru_cache
 from typing import Any
 
+from ctk.render.encode import harmless
 from ctk.store.columns import FlowRecord
 
 # A line has these keys always. Another key is left out where its value is null, false, 0 or empty.
@@ -64,7 +65,7 @@ def log_line(record: FlowRecord) -> bytes:
     line["packetsIn"] = record.packets_in
     line["srcAddresses"] = record.src_addresses
     line["dstAddresses"] = record.dst_addresses
-    return dumps({key: value for key, value in line.items() if value or key in _ALWAYS})
+    return harmless(dumps({key: value for key, value in line.items() if value or key in _ALWAYS}))
 
 
 @lru_cache(maxsize=10_000)

@@ -10,6 +10,7 @@ from typing import Any
 
 import ctk
 from ctk.render.community import community_id
+from ctk.render.encode import harmless
 from ctk.render.eventlog import stored_labels
 from ctk.store.columns import FlowRecord
 
@@ -49,7 +50,7 @@ class OtelLines:
         }
         scoped = {"scope": self._scope, "logRecords": [logged]}
         of_resource = {"resource": {"attributes": _attributes(resource)}, "scopeLogs": [scoped]}
-        return dumps({"resourceLogs": [of_resource]})
+        return harmless(dumps({"resourceLogs": [of_resource]}))
 
 
 def _of_flow(record: FlowRecord) -> dict[str, Any]:
