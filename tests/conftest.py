@@ -3,6 +3,9 @@
 import ctypes
 import gc
 import os
+import pty
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -188,6 +191,28 @@ def invoke() -> Invoke:
         result = CliRunner().invoke(main, [str(word) for word in words], prog_name="ctk")
         assert result.exit_code != DEFECT, result.stderr
         return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def on_a_terminal() -> Callable[..., list[str]]:
+    """Run ctk with a terminal for its output, and give the lines that were shown."""
+
+    def run(*words: object, columns: int = 200) -> list[str]:
+        shown, terminal = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "ctk", *map(str, words)],
+            stdout=terminal,
+            stderr=terminal,
+            env=os.environ | {"COLUMNS": str(columns), "CTK_PAGER": "", "NO_COLOR": "1"},
+        ):
+            os.close(terminal)
+            text = b""
+            with suppress(OSError), os.fdopen(shown, "rb", buffering=0) as file:  # ends with EIO
+                while some := file.read(1 << 16):
+                    text += some
+        return text.decode().splitlines()
 
     return run
 

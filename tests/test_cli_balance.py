@@ -10,9 +10,9 @@ Invoke = Callable[..., Result]
 GAPS = "2 gaps in this window: 1,204 events lost, recorder down for 3s\n"
 
 BALANCE = """\
-SERVICE   PORT       BACKEND     CONNS  TO EVEN  FAILED     BYTES  TO EVEN
-shop/db   15432/tcp  shop/db-0       4     1.00       0  64.1 KiB     1.00
-shop/web  8080/tcp   shop/web-1      2     1.00       0   4.8 MiB     1.00
+SERVICE   PORT       BACKEND     CONNS  CONNS/EVEN  FAILED     BYTES  BYTES/EVEN
+shop/db   15432/tcp  shop/db-0       4        1.00       0  64.1 KiB        1.00
+shop/web  8080/tcp   shop/web-1      2        1.00       0   4.8 MiB        1.00
 """
 
 

@@ -1,14 +1,11 @@
 """`ctk query`: filters in all their forms, every format, and SQL."""
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -545,41 +542,26 @@ def test_sql_and_filters_exclude_each_other(invoke: Invoke, shop: Path) -> None:
     )
 
 
-def _on_a_terminal(*words: object) -> list[str]:
-    """Run ctk with a terminal for its output, and give the lines that were shown."""
-    shown, terminal = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "ctk", *map(str, words)],
-        stdout=terminal,
-        stderr=terminal,
-        env=os.environ | {"COLUMNS": "200", "CTK_PAGER": "", "NO_COLOR": "1"},
-    ):
-        os.close(terminal)
-        text = b""
-        with suppress(OSError), os.fdopen(shown, "rb", buffering=0) as file:  # its end is an EIO
-            while some := file.read(1 << 16):
-                text += some
-    return text.decode().splitlines()
-
-
-def test_a_table_on_a_terminal_stops_at_a_thousand_rows_and_says_so(tmp_path: Path) -> None:
+def test_a_table_on_a_terminal_stops_at_a_thousand_rows_and_says_so(
+    on_a_terminal: Callable[..., list[str]], tmp_path: Path
+) -> None:
     path = tmp_path / "many.db"
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="kernel", settings={}, started_ns=0, boot_id=None)
         rows = [ROWS[0]._replace(started_ns=AT + i, ended_ns=AT + i) for i in range(1_001)]
         writer.window(with_ids(writer, rows), committed_ns=AT, counters=EventCounts())
-    lines = _on_a_terminal("query", path)
+    lines = on_a_terminal("query", path)
     assert (len(lines), lines[-1]) == (
         1_002,
         "only the first 1,000 flows are shown: --last 50 shows the end, -o csv all",
     )
-    lines = _on_a_terminal("query", path, "SELECT started_ns FROM flows")
+    lines = on_a_terminal("query", path, "SELECT started_ns FROM flows")
     assert (len(lines), lines[-1]) == (
         1_002,
         "only the first 1,000 rows are shown: -o csv writes all",
     )
-    assert len(_on_a_terminal("query", path, "--last", "1001")) == 1_002
-    assert len(_on_a_terminal("query", path, "-o", "jsonl")) == 1_001
+    assert len(on_a_terminal("query", path, "--last", "1001")) == 1_002
+    assert len(on_a_terminal("query", path, "-o", "jsonl")) == 1_001
 
 
 def test_columns_of_one_name_are_told_apart(invoke: Invoke, shop: Path) -> None:

@@ -297,6 +297,15 @@ def test_labels_are_an_object_in_json_and_text_elsewhere(invoke: Invoke, shop: P
     assert invoke("query", shop, sql, "-o", "tsv").stdout.startswith("{")
 
 
+@pytest.mark.parametrize(("columns", "drawn"), [(62, 0), (100, 2)])
+def test_lines_of_blocks_are_in_every_list_or_in_none(
+    on_a_terminal: Callable[..., list[str]], shop: Path, columns: int, drawn: int
+) -> None:
+    """Ports are narrow, and had room for them where pods had none."""
+    lines = on_a_terminal("top", shop, "--by", "src", "--by", "proto", columns=columns)
+    assert sum("EACH" in line for line in lines) == drawn
+
+
 def test_a_line_of_blocks_says_when_each_row_moved(invoke: Invoke, shop: Path) -> None:
     asked = ("top", shop, "--by", "services", "--since", "2024-11-25T18:46:00Z")
     lines = invoke(*asked, "--spark").stdout.splitlines()

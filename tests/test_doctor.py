@@ -235,12 +235,22 @@ def test_findings_are_lines_for_people_and_objects_for_programs():
 
 
 def test_a_finding_longer_than_the_terminal_is_folded_between_words():
-    found = [Finding("disk", "warning", "little room for what is said", "make room where it goes")]
-    out = BytesIO()
-    render.findings(found, Output(format="table", screen=Screen(width=36)), out)
-    assert out.getvalue().decode() == (
-        "warning  disk  little room for what\n"
-        "               is said\n"
-        "               Try: make room where\n"
-        "               it goes\n"
+    said = "little room for what is said, and for what is to come"
+    found = [Finding("disk", "warning", said, "sysctl -w net.netfilter.nf_conntrack_timestamp=1")]
+    wide, narrow = BytesIO(), BytesIO()
+    render.findings(found, Output(format="table", screen=Screen(width=53)), wide)
+    render.findings(found, Output(format="table", screen=Screen(width=40)), narrow)
+    assert wide.getvalue().decode() == (
+        "warning  disk  little room for what is said, and for\n"
+        "               what is to come\n"
+        "               Try: sysctl -w\n"
+        "               net.netfilter.nf_conntrack_timestamp=1\n"
+    )
+    # The name of a setting is not broken, and fits.
+    assert narrow.getvalue().decode() == (
+        "warning  disk\n"
+        "  little room for what is said, and for\n"
+        "  what is to come\n"
+        "  Try: sysctl -w\n"
+        "  net.netfilter.nf_conntrack_timestamp=1\n"
     )

@@ -104,7 +104,11 @@ SHOWN = Path(__file__).parent / "screens"
             ["SERVICE", "PROTO", "CONNS", "OUT", "IN", "CONNS", "PACKETS", "%"],
             ["SERVICE", "CONNS", "REFUSED", "UNREPLIED", "%", "LAST (UTC)", "CONNS/S", "FAILED/S"],
         ),
-        (80, ["SERVICE", "OUT", "IN", "PACKETS"], ["SERVICE", "CONNS", "LAST (UTC)", "CONNS/S"]),
+        (
+            80,
+            ["PROTO", "CONNS", "OUT", "IN", "PACKETS"],
+            ["SERVICE", "CONNS", "LAST (UTC)", "CONNS/S"],
+        ),
         (120, [], []),
         (200, [], []),
     ],

@@ -148,7 +148,9 @@ def top(
             )
             for keys in lists
         ]
-        drawn = [_drawn(recording, filters, each, output, side, rate, spark) for each in ranked]
+        # Pictures are in every list, or in none: what one has room for, they all have.
+        room = min(render.spare(each, output, rate=rate) for each in ranked)
+        drawn = [_drawn(recording, filters, each, output, side, spark, room) for each in ranked]
     if len(ranked) == 1:
         render.top(ranked[0], output, sys.stdout.buffer, rate=rate, drawn=drawn[0])
     else:
@@ -162,8 +164,8 @@ def _drawn(
     ranked: Top,
     output: Output,
     side: RankedSide,
-    rate: bool,
     wanted: bool | None,
+    room: int,
 ) -> render.Drawn | None:
     """Give when each row moved what ranks it, by one question for all of them; None for none."""
     if wanted and not output.for_people:
@@ -178,7 +180,7 @@ def _drawn(
     if not wanted:
         if output.format != "table" or len(ranked.rows) > _MOST_DRAWN:
             return None
-        most = min(render.spare(ranked, output, rate=rate), most)
+        most = min(room, most)
         if most < _STEPS[0]:
             return None
     from ctk.render.overtime import drawn

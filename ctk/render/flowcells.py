@@ -80,12 +80,12 @@ SHOWN: tuple[tuple[Head, Get], ...] = (
     ),
     (Head("nat_dst", "name", wide=True, title="BACKEND"), lambda flow: flow.nat_dst or flow.dst),
     (Head("dst_workload", "name", wide=True), attrgetter("dst_workload")),
-    (Head("service", "name", 3), _service),
+    (Head("service", "name", -1), _service),
     (
         Head("dst", "name", wide=True, title="DIALLED"),
         lambda flow: at_port(flow.dst, flow.dst_port),
     ),
-    (Head("proto", "text", 4), attrgetter("proto")),
+    (Head("proto", "text", 2), attrgetter("proto")),
     (Head("zone", "number", wide=True), attrgetter("zone")),
     (Head("connections", "count", 1, title="CONNS"), attrgetter("connections")),
     (Head("failed", "failures"), _failed),
@@ -94,8 +94,8 @@ SHOWN: tuple[tuple[Head, Get], ...] = (
     (Head("events", "count", wide=True), _events),
     (Head("packets_out", "count", wide=True, title="PKTS OUT"), attrgetter("packets_out")),
     (Head("packets_in", "count", wide=True, title="PKTS IN"), attrgetter("packets_in")),
-    (Head("bytes_out", "bytes", 2, title="OUT"), attrgetter("bytes_out")),
-    (Head("bytes_in", "bytes", 2, title="IN"), attrgetter("bytes_in")),
+    (Head("bytes_out", "bytes", 3, title="OUT"), attrgetter("bytes_out")),
+    (Head("bytes_in", "bytes", 3, title="IN"), attrgetter("bytes_in")),
 )
 
 

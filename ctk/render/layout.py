@@ -17,9 +17,11 @@ TableRow = Sequence[Any]
 
 # How many rows of a table are laid out together.
 BATCH = 1_000
-# A name of this many characters still shows whose it is and which; of the last, not always.
-_READABLE, _NARROW, _NARROWEST = 20, 10, 7
+# A name of this many characters still shows whose it is and which: with ease, as one that is known,
+# barely, and not always.
+_READABLE, _KNOWN, _NARROW, _NARROWEST = 20, 15, 10, 7
 _GAP = "  "
+_EMPTY = 99  # the rank of a column without a value
 _DATE = len("2026-")  # what a time loses where lines are too long: its year
 _TIME = len("2026-11-24 08:00:40")
 
@@ -64,6 +66,22 @@ class _TableColumn:
         return f"{pad}{text}" if self.head.kind in NUMBERS else f"{text}{pad}"
 
 
+def _columns(
+    heads: Sequence[Head],
+    titles: Sequence[str],
+    zones: Sequence[str],
+    widths: Sequence[int],
+    rows: Sequence[TableRow],
+) -> list[_TableColumn]:
+    """Give the columns of a table; one with nothing in it is left out first, where it may be."""
+    found = []
+    for i, (head, title, zone, size) in enumerate(zip(heads, titles, zones, widths, strict=True)):
+        is_empty = head.rank and rows and all(row[i] is None for row in rows)
+        ranked = head._replace(rank=_EMPTY) if is_empty else head
+        found.append(_TableColumn(ranked, title, zone, size))
+    return found
+
+
 def table(
     heads: Sequence[Head],
     rows: Iterable[TableRow],
@@ -83,10 +101,7 @@ def table(
     zones, titles = _headed(heads, batch, clock)
     texts = list(_texts(heads, zones, clock, batch))
     natural = _widest(titles if titled else [""] * len(heads), texts)
-    columns = [
-        _TableColumn(head, title, zone, size)
-        for head, title, zone, size in zip(heads, titles, zones, natural, strict=True)
-    ]
+    columns = _columns(heads, titles, zones, natural, batch)
     shown = list(range(len(heads)))
     if screen.width is not None:
         shown = _fit(columns, screen.width)
@@ -121,10 +136,7 @@ def shown_of(heads: Sequence[Head], rows: Sequence[TableRow], screen: Screen) ->
     clock = Clock(utc=screen.utc)
     zones, titles = _headed(heads, rows, clock)
     natural = _widest(titles, list(_texts(heads, zones, clock, rows)))
-    columns = [
-        _TableColumn(head, title, zone, size)
-        for head, title, zone, size in zip(heads, titles, zones, natural, strict=True)
-    ]
+    columns = _columns(heads, titles, zones, natural, rows)
     return [heads[i] for i in _fit(columns, screen.width)]
 
 
@@ -230,8 +242,9 @@ def _fit(columns: Sequence[_TableColumn], most: int) -> list[int]:
     # can be read.
     shown = [i for i in every if not columns[i].head.rank]
     for i in sorted(every, key=lambda i: (columns[i].head.rank > 0, abs(columns[i].head.rank))):
-        rank = columns[i].head.rank
-        least = _cut(columns, _READABLE if rank > 0 else _NARROW)
+        rank, kind = columns[i].head.rank, columns[i].head.kind
+        # A further name makes all of them shorter: it is here while they are known.
+        least = _cut(columns, _READABLE if rank > 0 else _KNOWN if kind == "name" else _NARROW)
         if rank and _sum(least[j] for j in (*shown, i)) <= most:
             shown.append(i)
     shown.sort()

@@ -19,10 +19,10 @@ _BALANCE = (
     Head("port", "text", 2),
     Head("backend", "name"),
     Head("connections", "count", title="CONNS"),
-    Head("connections_to_even", "number", title="TO EVEN"),
+    Head("connections_to_even", "number", title="CONNS/EVEN"),
     Head("failed", "failures", 3),
     Head("bytes", "bytes", 1),
-    Head("bytes_to_even", "number", 1, title="TO EVEN"),
+    Head("bytes_to_even", "number", 1, title="BYTES/EVEN"),
 )
 _BALANCE_KEYS = (
     *("service", "port", "proto", "backend", "connections", "connections_to_even", "failed"),

@@ -212,10 +212,15 @@ def findings(found: Sequence[Finding], output: Output, out: BinaryIO) -> None:
     from textwrap import wrap
 
     check = max(len(one.check) for one in found)
-    indent = " " * (7 + 2 + check + 2)
-    columns = max(output.screen.width or 1 << 20, len(indent) + 20)
+    columns = output.screen.width or 1 << 20
+    # The name of a setting is 38 characters, and stands whole: on a narrow screen below the check.
+    is_narrow = columns < 7 + 2 + check + 2 + _SETTING
+    indent = " " * (2 if is_narrow else 7 + 2 + check + 2)
     for one in found:
-        lines = [f"{one.status:<7}  {one.check:<{check}}  {one.found}"]
+        head = f"{one.status:<7}  {one.check:<{check}}".rstrip()
+        lines = (
+            [head, f"{indent}{one.found}"] if is_narrow else [f"{head:<{len(indent)}}{one.found}"]
+        )
         if one.advice:
             lines.append(f"{indent}Try: {one.advice}")
         for line in lines:
@@ -231,6 +236,8 @@ def findings(found: Sequence[Finding], output: Output, out: BinaryIO) -> None:
                 )
             out.writelines(told(f"{part}\n").encode() for part in parts)
 
+
+_SETTING = 38
 
 _GAP_HEADS = (
     Head("started_ns", "time", title="FROM"),
