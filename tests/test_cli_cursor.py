@@ -54,3 +54,12 @@ def test_a_cursor_that_is_forgotten_begins_anew(invoke: Invoke, shop: Path) -> N
         2,
         f"Error: there is no file siem\nTry: ctk cursor reset {shop} siem\n",
     )
+
+
+def test_a_file_in_the_place_of_a_command_is_told_the_command(invoke: Invoke, shop: Path) -> None:
+    result = invoke("cursor", shop)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: a command comes before the file: list or reset\nTry: ctk cursor list {shop}\n",
+    )
+    assert invoke("cursor", "lst").stderr.startswith("Error: No such command 'lst'")

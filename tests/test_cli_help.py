@@ -84,6 +84,14 @@ def test_a_manual_page_has_all_that_the_help_says(invoke: Invoke, command: str) 
     assert missing == []
 
 
+@pytest.mark.parametrize("command", ["failures", "idle", "new", "report"])
+def test_what_a_command_refuses_is_not_in_its_help(invoke: Invoke, command: str) -> None:
+    said = invoke(command, "--help").stdout
+    assert "--last" not in said
+    assert "--first" not in said
+    assert "--since" in said
+
+
 def _words(text: str) -> list[str]:
     # Help breaks words at their hyphens, and the short help of a command in a group of its own.
     return [word for word in text.split() if "-" not in word and not word.endswith("...")]

@@ -238,7 +238,7 @@ def _from_click(error: click.ClickException) -> CtkError:
         hint = meant.elsewhere(name, context) or meant.flag(name, context)
         message = error.message
     elif isinstance(error, click.BadParameter):
-        hint = meant.choice(error)
+        message, hint = meant.choice(error) or (message, None)
     elif context is not None:
         hint = meant.extra(message, context)
     if not hint and context is not None:

@@ -23,7 +23,20 @@ _COLUMNS = (
 _place = click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
 
 
-@click.group(short_help="List or forget how far exports with --cursor are.")
+class _Cursors(click.Group):
+    """Its commands; a file in the place of one is what they are asked of."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which takes a file."""
+        if args[0] not in self.commands and not args[0].startswith("-") and Path(args[0]).exists():
+            hint = f"ctk cursor list {args[0]}"
+            raise UsageError("a command comes before the file: list or reset", hint=hint)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Cursors, short_help="List or forget how far exports with --cursor are.")
 def cursor() -> None:
     """
     List or forget how far exports with --cursor are.

@@ -20,7 +20,7 @@ from ctk.render import failed as render
 from ctk.render.tables import Output
 
 
-@click.command(cls=FilterCommand, short_help="Say what failed, from whom, since when.")
+@click.command(cls=FilterCommand, cuts=False, short_help="Say what failed, from whom, since when.")
 @targets_argument
 @limit_option
 @filter_options

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SPAN = ("since", "until", "for_")
+_CUTS = ("filter_last", "filter_first")
 _SHORT = f"{__name__}.short"
 
 _SIDES_NOTE = (
@@ -42,6 +43,13 @@ class FilterCommand(SectionedCommand):
     """
 
     notes = MappingProxyType({"Filters": _SIDES_NOTE})
+
+    def __init__(self, *args: Any, cuts: bool = True, **given: Any) -> None:
+        """Make it; where `cuts` is False, --last and --first are refused, and not in its help."""
+        super().__init__(*args, **given)
+        for param in self.params:
+            if param.name in _CUTS and isinstance(param, click.Option):
+                param.hidden = not cuts
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Join each --not to the filter behind it, then parse."""

@@ -22,7 +22,7 @@ from ctk.render.tables import Output
 from ctk.timespan import SECOND, format_age, format_time, parse_age
 
 
-@click.command(cls=FilterCommand, short_help="List live connections that move nothing.")
+@click.command(cls=FilterCommand, cuts=False, short_help="List live connections that move nothing.")
 @dbs_argument
 @click.option(
     "--min-idle",

@@ -99,7 +99,8 @@ def elsewhere(word: str, ctx: click.Context) -> str | None:
 def extra(message: str, ctx: click.Context) -> str | None:
     """Say what to do with a second file, where a command takes one."""
     takes_db = any(param.name == "db" for param in ctx.command.params)
-    if not takes_db or not message.startswith("Got unexpected extra argument"):
+    extra = re.match(r"Got unexpected extra arguments? \(.*\.\w+\)", message, re.DOTALL)
+    if not takes_db or extra is None:  # a word without an ending is hardly a file
         return None
     return "ctk merge DB DB -o all.db makes one file of several; ctk top and query take them all"
 
@@ -132,16 +133,22 @@ def _spelled(word: str, known: Iterable[str]) -> str | None:
     return near
 
 
-def choice(error: click.BadParameter) -> str | None:
-    """Give the choice that was meant by a value that is none, behind its flag."""
+def choice(error: click.BadParameter) -> tuple[str, str | None] | None:
+    """Say that a value is none of an option's choices, and which was meant, or which there are."""
     kind = getattr(error.param, "type", None)
     value = re.match(r"'(.*)' is not one of ", error.message, re.DOTALL)
     if not isinstance(kind, click.Choice) or value is None or error.param is None:
         return None
     others = error.ctx.command.params if error.ctx is not None else []
-    near = nearest(value[1], map(str, kind.choices))
+    choices = [str(each) for each in kind.choices]
+    near = nearest(value[1], choices)
+    every = f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if not isinstance(error.param, click.Option):
+        program = error.ctx.command_path if error.ctx is not None else "ctk"
+        return f"{value[1]!r} is not {every}", near and f"{program} {near}"
+    option = max(error.param.opts, key=len)
+    message = f"{value[1]!r} is not a value of {option}"
     is_path = "-o" in error.param.opts and (near is None or re.search(r"[./]", value[1]))
     if is_path and any(param.name == "output" for param in others):
-        return f"--output {value[1]}, if that is a file"
-    option = max(error.param.opts, key=len) if isinstance(error.param, click.Option) else ""
-    return near and f"{option} {near}".strip()
+        return message, f"--output {value[1]}, if that is a file"
+    return message, f"{option} {near or every}"

@@ -20,7 +20,9 @@ from ctk.render import changes as render
 from ctk.render.tables import Output
 
 
-@click.command(cls=FilterCommand, short_help="List who talked to whom for the first time.")
+@click.command(
+    cls=FilterCommand, cuts=False, short_help="List who talked to whom for the first time."
+)
 @dbs_argument
 @limit_option
 @filter_options

@@ -15,7 +15,7 @@ from ctk.cli.options import refuse_one_file_twice, remark, target_argument
 from ctk.model import Filters
 
 
-@click.command(cls=FilterCommand)
+@click.command(cls=FilterCommand, cuts=False)
 @target_argument
 @filter_options
 @click.option(
