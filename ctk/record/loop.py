@@ -9,34 +9,32 @@ and is taken in between two batches.
 
 import gc
 import logging
-import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
 
 from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.decode import Decoder
-from ctk.conntrack.groups import Group
 from ctk.conntrack.strangers import Strangers
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
 from ctk.model import Datagrams
 from ctk.model.history import HistoryChange
-from ctk.model.kept import LiveConnections
-from ctk.record import host, takeup
+from ctk.record import host, keep, takeup
 from ctk.record.attribution import Attribution
 from ctk.record.commit import Committer
 from ctk.record.gaps import GapLedger
 from ctk.record.idle import IdleWatch
-from ctk.record.metrics import Metrics
-from ctk.record.plan import EventStream, Listening, Plan, Status
+from ctk.record.plan import EventStream, Listening, Plan
 from ctk.record.pressure import TableWatch
+from ctk.record.telling import Telling
 from ctk.store.connect import path_of
 from ctk.store.write import Writer
-from ctk.timespan import SECOND, format_age
+from ctk.timespan import SECOND
 
 log = logging.getLogger("ctk")
 
@@ -87,7 +85,6 @@ class Recorder:
         self, conn: sqlite3.Connection, stream: EventStream, plan: Plan, listening: Listening
     ) -> None:
         self._stream, self._plan, self._listening = stream, plan, listening
-        self._path = path_of(conn)
         self._now_ns = started_ns = stream.started_ns
         self._writer = Writer(
             conn,
@@ -100,8 +97,6 @@ class Recorder:
             edges_held=self._edges_held,
             max_bytes=plan.max_bytes,
         )
-        if plan.live:
-            self._tell_beginning()
         self._decoder = Decoder()
         self._local_addresses = stream.local_addresses
         self._endpoints = Endpoints(plan.node, self._local_addresses, started_ns, kube=plan.cluster)
@@ -125,10 +120,21 @@ class Recorder:
             self._committer.recorded = listening.metrics.recorded
         self._table = TableWatch(self._connections, self._attribution, started_ns, live=plan.live)
         self._idle = IdleWatch(self._connections, writer, started_ns)
-        self._until_s = math.inf  # when it ends: for what lives
         self._dumped_ns = started_ns  # when counters were last looked at
         self._told_ns = 0
         self._in_dump = False
+        self._telling = Telling(
+            listening,
+            path_of(conn),
+            started_ns,
+            aggregator=self._aggregator,
+            committer=self._committer,
+            ledger=self._ledger,
+            endpoints=self._endpoints,
+            table=self._table,
+        )
+        if plan.live:
+            self._telling.begins(plan.node, writer.previous if writer.was_down else None)
         self._commit(started_ns)
 
     def _strangers(self) -> Strangers | None:
@@ -221,7 +227,7 @@ class Recorder:
             self._stream.dump_soon()
         self._idle.tick(at_ns)
         self._table.tick(at_ns)
-        self._tell_status()
+        self._telling.status()
 
     # The file.
 
@@ -281,46 +287,23 @@ class Recorder:
         """
         now_s, left_s = time.monotonic(), self._plan.left_s()
         fold_until_s = now_s + min(_FOLD_S, left_s - _KEEP_S)
-        self._until_s = now_s + min(_FOLD_S + _KEEP_S, left_s) - _CLOSE_S
+        until_s = now_s + min(_FOLD_S + _KEEP_S, left_s) - _CLOSE_S
         for window in self._aggregator.close():
             self._write(window, self._now_ns)
         self._endpoints.finish(self._now_ns)
         self._table.finish(self._now_ns)
         if self._commit(self._now_ns):
             self._idle.finish(self._now_ns)
+        kept = partial(keep.living, self._connections, self._attribution, until_s)
         try:
-            self._committer.close(self._now_ns, fold_until_s, self._until_s, self._kept)
-        except _NoTimeLeftError:
-            log.warning("no time was left to keep what lives: the next recording goes on without")
-        self._tell_status()
-        if self._plan.live:
-            self._listening.told(
-                f"ended: {self._aggregator.events:,} events, {self._committer.flows:,} flows,"
-                f" {self._ledger.lost:,} events lost"
+            self._committer.close(
+                self._now_ns, fold_until_s, until_s, kept if self._plan.live else tuple
             )
-
-    def _tell_beginning(self) -> None:
-        previous, down = self._writer.previous, ""
-        if previous is not None and self._writer.was_down:
-            lasted_ns = self._stream.started_ns - previous.committed_ns
-            down = f"; recorder was down {format_age(lasted_ns)}"
-        self._listening.told(f"recording into {self._path} on node {self._plan.node}{down}")
-
-    def _kept(self) -> Iterator[LiveConnections]:
-        """Yield what the next recording of this boot is to go on with."""
-        if not self._plan.live:
-            return
-        for some in self._connections.export(self._ask_in_time):
-            self._hurry()
-            yield some
-
-    def _ask_in_time(self, group: Group) -> None:
-        self._hurry()
-        self._attribution.edge_id(group)
-
-    def _hurry(self) -> None:
-        if time.monotonic() > self._until_s:
-            raise _NoTimeLeftError
+        except keep.NoTimeLeftError:
+            log.warning("no time was left to keep what lives: the next recording goes on without")
+        self._telling.status()
+        if self._plan.live:
+            self._telling.ended()
 
     def save(self) -> None:
         """Write what is in memory as far as the file takes it; the recording has no end then."""
@@ -331,37 +314,6 @@ class Recorder:
         except Exception:
             # What ended the recording is raised by who calls this; it may have broken this, too.
             log.exception("the last window is not in the file")
-
-    def _publish(self, metrics: Metrics) -> None:
-        ledger = self._ledger
-        metrics.publish(
-            received=self._aggregator.events,
-            lost=ledger.lost,
-            malformed=ledger.malformed,
-            gaps=ledger.of_kind,
-            live=len(self._connections.live),
-            started_ns=self._stream.started_ns,
-            committed_ns=self._committer.committed_ns,
-            watches=self._endpoints.watches(),
-            use=self._table.use,
-        )
-
-    def _tell_status(self) -> None:
-        if self._listening.metrics is not None:
-            self._publish(self._listening.metrics)
-        self._listening.status(
-            Status(
-                self._aggregator.events,
-                self._committer.flows,
-                len(self._connections.live),
-                self._ledger.count,
-                host.size_of(self._path),
-            )
-        )
-
-
-class _NoTimeLeftError(Exception):
-    """A stop is to be over before all that lives is kept."""
 
 
 def _waiting(changes: "SimpleQueue[Change]") -> Iterator[Change]:
