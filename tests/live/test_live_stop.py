@@ -18,9 +18,11 @@ GRACE_S = 20  # of a pod's 30
 def test_a_hangup_ends_a_recording_well(play: PlayedNode, tmp_path: Path) -> None:
     """The session it was started from is over."""
     db = tmp_path / "node.db"
+    # What is ignored by who runs the tests (`nohup`) stays ignored by the recorder.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}
     for _ in range(2):
         with listening(
-            play, *CTK, "record", str(db), "--no-kube", stderr=subprocess.DEVNULL
+            play, *CTK, "record", str(db), "--no-kube", stderr=subprocess.DEVNULL, **heeding
         ) as process:
             process.send_signal(signal.SIGHUP)
             process.wait(GRACE_S)

@@ -93,6 +93,13 @@ class Session(NamedTuple):
     ended_ns: int
     signal: str
 
+    def written_ns(self, committed_ns: list[int]) -> int:
+        """Up to when what it was told is in the file, which says up to when each is in it."""
+        if self.signal != "KILL":
+            return self.asked_ns
+        mine = (ns for ns in committed_ns if self.spawned_ns <= ns <= self.ended_ns)
+        return max(mine, default=0)
+
 
 @dataclass(slots=True)
 class Truth:
@@ -131,11 +138,21 @@ class Truth:
         """Whether a recorder ran then, and lived on to write it: the file says up to when."""
         for each in self.sessions:
             if each.listening_ns and each.listening_ns <= at_ns < each.asked_ns:
-                if each.signal != "KILL":
-                    return True
-                written = [ns for ns in committed_ns if each.spawned_ns <= ns <= each.ended_ns]
-                return at_ns < max(written, default=0) - _SECOND_NS
+                late_ns = _SECOND_NS if each.signal == "KILL" else 0
+                return at_ns < each.written_ns(committed_ns) - late_ns
         return False
+
+    def watched(self, at_ns: int, committed_ns: list[int]) -> bool:
+        """
+        Whether a recorder was told of pods then, and the file is.
+
+        What a killed one was told after its last commit is told again to the next one, which does
+        not hear when it happened.
+        """
+        return any(
+            each.listening_ns and each.listening_ns <= at_ns < each.written_ns(committed_ns)
+            for each in self.sessions
+        )
 
     def neighbours(self, life: Life) -> tuple[Life | None, Life | None]:
         """Who had its address before it, and who has it after."""
@@ -227,6 +244,13 @@ class Verdict:
             yield from samples
 
 
+class File(NamedTuple):
+    """What the file says that bears on what could be known."""
+
+    known: set[str]  # the uids of the pods that it knows by an address
+    committed_ns: list[int]  # up to when each recording is in it
+
+
 def judge(truth: Truth, db: Path) -> Verdict:
     """Hold every row of a file against the truth."""
     verdict = Verdict()
@@ -237,7 +261,7 @@ def judge(truth: Truth, db: Path) -> Verdict:
     mine = {dial.src for dial in truth.dials}
     found: dict[int, list[Row]] = defaultdict(list)
     by_id = {id(dial): dial for dial in truth.dials}
-    known, committed_ns = _known(db), _committed_ns(db)
+    file = File(_known(db), _committed_ns(db))
     for row in _rows(db):
         key = row[:5]
         n = bisect_right(began.get(key, ()), row.ended_ns + _BEGUN_NS)
@@ -248,18 +272,18 @@ def judge(truth: Truth, db: Path) -> Verdict:
     for which, dial in by_id.items():
         rows = found.get(which)
         if rows is None:
-            if not truth.recorded(dial.at_ns, committed_ns):
+            if not truth.recorded(dial.at_ns, file.committed_ns):
                 verdict.counts["missing while nobody recorded"] += 1
             elif dial.server:
                 verdict.note("missing", _story(truth, dial, None))
             else:
                 verdict.counts["failed and unseen"] += 1
             continue
-        _judge(truth, verdict, dial, rows, known)
+        _judge(truth, verdict, dial, rows, file)
     return verdict
 
 
-def _judge(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row], known: set[str]) -> None:
+def _judge(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row], file: File) -> None:
     verdict.counts["held"] += 1
     if sum(row.connections for row in rows) > 1:
         verdict.note("counted twice", _story(truth, dial, rows[-1]))
@@ -271,9 +295,9 @@ def _judge(truth: Truth, verdict: Verdict, dial: Dial, rows: list[Row], known: s
         ):
             got = json.loads(labels or "{}").get(UID, "") if kind == "pod" else kind
             if expected:
-                bad, what = _hold(truth, expected, got, side, known)
+                bad, what = _hold(truth, expected, got, side, file.known)
                 if bad:
-                    what += _but(truth, dial, expected, row, known)
+                    what += _but(truth, dial, expected, row, file)
                 worst = max(worst, (bad + bool(bad and row.connections), what, row), key=_rank)
         if worst[0] == 0 and not dial.server and row.dst_kind == "pod":
             named = truth.lives.get(json.loads(row.dst_labels or "{}").get(UID, ""))
@@ -304,15 +328,18 @@ def _hold(truth: Truth, expected: str, got: str, side: str, known: set[str]) -> 
     return 3, f"none: {side} that " + ("the file knows" if expected in known else "was told")
 
 
-def _but(truth: Truth, dial: Dial, expected: str, row: Row, known: set[str]) -> str:
+def _but(truth: Truth, dial: Dial, expected: str, row: Row, file: File) -> str:
     """What makes a row that is not right less bad."""
     but = "" if row.connections else ", a later row"
     life = truth.lives.get(expected)
     if life is None:
         return but
-    if _shared(truth, life, dial.at_ns // _SECOND_NS) or _beside_untold(truth, life, dial.at_ns):
+    seen = truth.watched(dial.at_ns, file.committed_ns)
+    if _shared(truth, life, dial.at_ns // _SECOND_NS) or _beside_untold(
+        truth, life, dial.at_ns, seen=seen
+    ):
         return f"{but}, that second"
-    if expected not in known and not truth.told(life):
+    if expected not in file.known and not truth.told(life):
         # No recorder could know of it: who had its address before is taken to have it still.
         return f"{but}, never told"
     for each in truth.sessions:
@@ -348,16 +375,13 @@ def _shared(truth: Truth, life: Life, second: int) -> bool:
     return ended_ns > second * _SECOND_NS
 
 
-def _beside_untold(truth: Truth, life: Life, at_ns: int) -> bool:
+def _beside_untold(truth: Truth, life: Life, at_ns: int, *, seen: bool) -> bool:
     """
     Whether a pod of its node that never told an address may have had this one's then.
 
-    This one must have been about to go, or gone while nobody recorded.
+    This one must have been about to go, or gone while nobody recorded (not `seen`).
     """
     going_ns = life.deleted_ns if life.how == "forced" else life.ended_ns
-    seen = any(
-        each.listening_ns and each.listening_ns <= at_ns < each.asked_ns for each in truth.sessions
-    )
     if seen and not 0 < going_ns // _SECOND_NS <= at_ns // _SECOND_NS:
         return False
     return any(
