@@ -89,6 +89,13 @@ class Life:
         yield self.unwired + 2, replace(last, phase="Failed", ended_ns=final_ns)
         yield self.unwired + 40, None
 
+    @property
+    def left_ns(self) -> int:
+        """Up to when it may have used its address, for all that is told of its end."""
+        if self.how == "forced":
+            return T0 + self.asked_to_end * TICK + 2 * S
+        return T0 + (self.unwired + 2) * TICK + (2 * S if self.how == "unsaid" else 0)
+
 
 NODE = Node(
     uid="n1", name="n1", labels={}, addresses=(), pod_cidrs=("10.244.0.0/24",), started_ns=T0
@@ -366,6 +373,7 @@ class Played:
             and id(dial) in self.named - self.unheard
             and not shared_second(dial, self.lives, not self.seen)
             and not self.beside_untold(dial)
+            and not self.after_untold(dial)
         ]
 
     def beside_untold(self, dial: Dial) -> bool:
@@ -375,6 +383,16 @@ class Played:
             other.node == dial.life.node
             and other.name not in self.told
             and second(other.created) <= T0 + dial.at * TICK
+            for other in self.lives
+        )
+
+    def after_untold(self, dial: Dial) -> bool:
+        """Whether one that never told its address may have left this one's when it passed on."""
+        gained_ns = second(dial.life.wired)
+        return second(dial.at) == gained_ns and any(
+            other.node == dial.life.node
+            and other.name not in self.told
+            and second(other.created) <= gained_ns < other.left_ns
             for other in self.lives
         )
 

@@ -154,6 +154,12 @@ class Truth:
             for each in self.sessions
         )
 
+    def untold(self, node: str) -> Iterator[Life]:
+        """The pods of a node that are gone, and of whose address no recorder was told."""
+        for each in self.lives.values():
+            if each.node == node and each.deleted_ns and not each.served_ns:
+                yield each
+
     def neighbours(self, life: Life) -> tuple[Life | None, Life | None]:
         """Who had its address before it, and who has it after."""
         if not self.by_address:
@@ -356,23 +362,35 @@ def _shared(truth: Truth, life: Life, second: int) -> bool:
 
     It has whole seconds. In the one in which a pod got its address and ran, too, the pod before it
     may have used it last; of one that was deleted by force nobody tells when it ended, nor, to a
-    recorder that was away, when it was deleted. And before the first list nothing tells that there
-    was no other.
+    recorder that was away, when it was deleted. So may any pod of its node have done that went
+    without telling an address. And before the first list nothing tells that there was no other.
     """
     before, after = truth.neighbours(life)
     if after and _got_and_ran(after, second):
         return True
     if not _got_and_ran(life, second):
         return False
+    if any(
+        other.created_ns // _SECOND_NS <= second and _left_ns(truth, other) > second * _SECOND_NS
+        for other in truth.untold(life.node)
+    ):
+        return True
     if before is None:
         return second * _SECOND_NS < truth.heard_ns
-    ended_ns = before.ended_ns
-    if before.how == "forced":
-        # It is deleted when a recorder hears of it; of one that came later, some time before.
-        heard = (each.listening_ns for each in truth.sessions if each.asked_ns > before.deleted_ns)
-        heard_ns = max(before.deleted_ns, min(filter(None, heard), default=before.deleted_ns))
-        ended_ns = heard_ns + _KILLED_LATE_NS
-    return ended_ns > second * _SECOND_NS
+    left_ns = _left_ns(truth, before) if before.how == "forced" else before.ended_ns
+    return left_ns > second * _SECOND_NS
+
+
+def _left_ns(truth: Truth, life: Life) -> int:
+    """
+    Up to when one that is gone may have used an address, where it does not tell when it ended.
+
+    It is gone when a recorder hears of it; of one that came later, some time before.
+    """
+    told_ns = life.final_ns or life.deleted_ns
+    heard = (each.listening_ns for each in truth.sessions if each.asked_ns > told_ns)
+    heard_ns = max(told_ns, min(filter(None, heard), default=told_ns))
+    return heard_ns + (_KILLED_LATE_NS if life.how == "forced" else 0)
 
 
 def _beside_untold(truth: Truth, life: Life, at_ns: int, *, seen: bool) -> bool:
@@ -385,11 +403,8 @@ def _beside_untold(truth: Truth, life: Life, at_ns: int, *, seen: bool) -> bool:
     if seen and not 0 < going_ns // _SECOND_NS <= at_ns // _SECOND_NS:
         return False
     return any(
-        other.node == life.node
-        and not other.served_ns
-        and other.created_ns // _SECOND_NS <= at_ns // _SECOND_NS
-        and other.deleted_ns >= life.wired_ns
-        for other in truth.lives.values()
+        other.created_ns // _SECOND_NS <= at_ns // _SECOND_NS and other.deleted_ns >= life.wired_ns
+        for other in truth.untold(life.node)
     )
 
 
