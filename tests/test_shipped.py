@@ -463,6 +463,12 @@ def test_what_is_of_files_says_that_a_target_is_none(invoke: Invoke, fleet, word
     )
 
 
+def test_the_tables_there_are_what_the_ddl_says(invoke: Invoke, fleet):
+    assert invoke("schema", fleet.target).stderr == (
+        "Error: the views are those of a file\nTry: ctk ship --init --ddl prints its tables\n"
+    )
+
+
 def test_two_processes_on_one_chdb_are_told_so_in_one_line(fleet):
     command = [sys.executable, "-m", "ctk", "info", fleet.target]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

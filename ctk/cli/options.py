@@ -60,7 +60,8 @@ class Db(click.Path):
                     return value
                 raise UsageError(
                     f"{value} is no file",
-                    hint="top, query, series, failures, info and report ask what was shipped",
+                    hint="top, query, series, failures, balance, info and report ask what was"
+                    " shipped",
                 )
         return super().convert(value, param, ctx)  # type: ignore[return-value]
 

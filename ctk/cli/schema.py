@@ -7,17 +7,15 @@ import click
 
 import ctk
 from ctk.ask.schema import schema as schema_here
-from ctk.cli.options import DB_VARIABLE, output_options
+from ctk.cli.options import DB_VARIABLE, Db, output_options
 from ctk.render import schema as render
 from ctk.render.tables import Output
 
 
 @click.command(short_help="Say what may be asked in SQL: views and columns.")
-@click.argument(
-    "db", required=False, envvar=DB_VARIABLE, type=click.Path(path_type=Path, readable=False)
-)
+@click.argument("db", required=False, envvar=DB_VARIABLE, type=Db(targets=True))
 @output_options
-def schema(db: Path | None, output: Output) -> None:
+def schema(db: Path | str | None, output: Output) -> None:
     """
     Say what may be asked in SQL: each view, its columns, and what they mean.
 
