@@ -14,6 +14,7 @@ from test_pipeline import SUMS, T, ask, assert_levels_agree, listed, pod, record
 from wire import CLOSE, CONFIRMED, SECOND, Connection, batch
 
 import ctk
+from ctk.ask.caveats import Folded
 from ctk.errors import StoreError
 from ctk.kube.endpoints import Endpoints
 from ctk.kube.objects import Change
@@ -139,6 +140,19 @@ def test_answers_say_what_was_folded(invoke, tmp_path):
         (None, 40, 4),
         (None, None, 4),
     }
+
+
+def test_rows_that_stand_for_many_are_told_where_nothing_says_for_how_many_together(tmp_path):
+    """As of what was shipped: a number came along for each row, but not what it was counted by."""
+    db = tmp_path / "node.db"
+    record(db, scan(40, windows=1), changes(), peers=5)
+    with closing(sqlite3.connect(db)) as conn, conn:
+        conn.execute("UPDATE folded SET src_counted = NULL, dst_counted = NULL")
+    with ctk.open(db) as recording:
+        flows = recording.flows(last=3)
+        assert any(row.src_addresses for row in flows)
+        assert flows.caveats == (Folded(),)
+        assert recording.flows(from_pod="load/web", to_pod="load/db").caveats == ()
 
 
 def test_a_folded_row_in_the_event_log(invoke, tmp_path):

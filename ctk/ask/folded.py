@@ -24,7 +24,7 @@ def folded_of(
 
     `shown`: the answer has such rows, where it would tell what is behind them apart; None where
     that is to be found out. Without, they change nothing. An older file does not count how many
-    they stand for.
+    they stand for, nor does what was shipped, over several rows.
     """
     if shown is False:
         if hides(conn, pieces, filters):
@@ -44,6 +44,7 @@ def folded_of(
     addresses = Distinct()
     try:
         for counts in islice(counted, _MOST_ROWS):
+            shown = True
             for packed in filter(None, counts):
                 addresses.merge(Distinct.unpack(packed))
     except ValueError:
