@@ -177,6 +177,22 @@ class Aggregator(PartCounter):
             yield totals.group
         yield from (group.into or group for group in self.connections.live.values())
 
+    def fold_oldest(self, most: int) -> None:
+        """
+        Of groups of strangers that live, and have no totals now, leave the newest `most`.
+
+        All others are folded, and so hold no edge of their own.
+        """
+        if self._folding is None:
+            return
+        apart = {
+            group
+            for group in self.connections.live.values()
+            if group.other is not None and group.totals is None and not group.waits
+        }
+        for group in sorted(apart, key=lambda group: -group.began_ns)[most:]:
+            self._folding.fold_group(group)
+
     def _is_large(self) -> bool:
         if self._apart:
             return self.events - self._events_at_open >= MOST_EVENTS

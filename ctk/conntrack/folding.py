@@ -95,14 +95,10 @@ class Folding:
 
     def _fold(self, totals: Totals, open_totals: list[Totals]) -> None:
         """Count totals under what they are folded into, with all that comes of their group."""
-        group = totals.group
-        other, ends = group.other, group.ends
-        assert other is not None
-        assert ends is not None
-        group.other = None
-        if not self._strangers.are_strange(ends, other):
-            return  # somebody told who it is
-        into = self.group(other, group.began_ns)
+        group, ends = totals.group, totals.group.ends
+        into = self.fold_group(group)
+        if into is None or ends is None:
+            return
         target = into.failures if totals.refused or totals.unreplied else into
         opened = target.totals
         if opened is None:
@@ -113,10 +109,21 @@ class Folding:
         opened.take(totals)
         assert opened.addresses is not None
         opened.addresses.add(ends)
-        group.into, group.folded = into, True
-        group.totals = group.ends = None
+        group.totals = None
+
+    def fold_group(self, group: Group) -> FoldedGroup | None:
+        """Fold all that comes of a group of strangers; None where somebody told who it is."""
+        other, ends = group.other, group.ends
+        assert other is not None
+        assert ends is not None
+        group.other = None
+        if not self._strangers.are_strange(ends, other):
+            return None
+        group.into, group.folded = self.group(other, group.began_ns), True
+        group.ends = None
         if not group.waits:  # for an edge of its own, which the flow tells
             group.flow = None
+        return group.into
 
 
 def _by_flow(open_totals: list[Totals]) -> dict[int, list[Totals]]:

@@ -91,12 +91,8 @@ class Attribution:
         pending = {each: edge for each in wanted if (edge := self._pending.get(each))}
         return pending | dict(self._read(wanted - pending.keys()))
 
-    def ids_cached(self) -> set[int]:
-        """Return the ids that may be given out again: their rows must stay."""
-        return {answer.edge_id for answer in self._answers.values()}
-
     def changed(self) -> None:
-        """Something else is known of the cluster or the host: answers are given anew."""
+        """Answers are given anew: more is known of the cluster or host, or edges are about to go."""
         self._answers.clear()
 
     def committed(self, groups: Iterable[Group]) -> None:

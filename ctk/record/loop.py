@@ -273,10 +273,14 @@ class Recorder:
         self._ledger.count_resets(self._aggregator.counters_reset, self._dumped_ns, at_ns)
 
     def _edges_held(self) -> set[int]:
-        """Return the ids of edges that connections, or answers that are cached, go on to use."""
+        """Return the ids of edges that connections go on to use; no answer that is cached is one."""
+        # 16,384 strangers' edges and endpoints would be 3 MB, whatever --max-size allows.
+        self._attribution.changed()
+        plan = self._plan
+        if plan.max_bytes is not None and plan.peers is not None:
+            self._aggregator.fold_oldest(plan.peers)  # nor what lives: there may be a million
         groups = chain(self._aggregator.groups(), self._committer.groups())
-        held = {group.edge_id for group in groups if group.edge_id is not None}
-        return held | self._attribution.ids_cached()
+        return {group.edge_id for group in groups if group.edge_id is not None}
 
     def finish(self) -> None:
         """
