@@ -170,6 +170,25 @@ def test_a_folded_row_in_the_event_log(invoke, tmp_path):
     assert b"Dst: other:443> (true)" in eventlog.live_line(row)
 
 
+def test_max_size_holds_where_strangers_live_on(tmp_path):
+    """None of them is folded as it begins; what no row tells of any more is not kept for them."""
+    db, allowed, sizes = tmp_path / "node.db", 2 << 20, []
+
+    def steps() -> Iterator[Datagrams]:
+        for window in range(20):
+            at_ns = T + window * 10 * SECOND
+            numbers = range(window * 1_000, (window + 1) * 1_000)
+            yield batch(*(client(n).new(at_ns) for n in numbers), at_ns=at_ns)
+            sizes.append(sum(each.stat().st_size for each in tmp_path.glob("node.db*")))
+        yield batch(*(client(n).destroy(at_ns) for n in range(20_000)), at_ns=at_ns + 20 * SECOND)
+
+    record(db, steps(), changes(), peers=1_000, max_bytes=allowed)
+    assert max(sizes) <= 1.1 * allowed
+    assert ask(db, "SELECT SUM(connections), SUM(destroy_events) FROM flows_1d") == [
+        (20_000, 20_000)
+    ]
+
+
 LEFT = [client(n) for n in range(60)]
 
 

@@ -376,8 +376,10 @@ def _connection(n: int, side: str) -> Connection:
     return Connection(src=POD, dst=OTHER_POD, port=port, proto=proto, ct_id=3_000 + n)
 
 
-def _play(recording: Recording, steps: Sequence[tuple[Any, ...]]) -> list[Window]:
-    """Counters only grow, as the kernel's do."""
+def _play(
+    recording: Recording, steps: Sequence[tuple[Any, ...]], *, pressed: bool = False
+) -> list[Window]:
+    """Counters only grow, as the kernel's do. `pressed`: --max-size is, after each step."""
     at_ns, moved = T, Counter[tuple[int, str]]()
     for what, n, side, after_s, moves in steps:
         at_ns += after_s * SECOND
@@ -386,6 +388,11 @@ def _play(recording: Recording, steps: Sequence[tuple[Any, ...]]) -> list[Window
             recording.dump(message, at_ns=at_ns)
         else:
             recording.events(message, at_ns=at_ns)
+        if pressed:
+            for totals in (each for window in recording.windows for each in window.totals):
+                if not totals.group.folded:
+                    totals.group.forget_flow()  # the window is in the file
+            recording.aggregator.fold_oldest(1)
     return recording.end()
 
 
@@ -431,13 +438,14 @@ def test_a_flow_that_is_folded_later_still_tells_the_edge_of_a_window_that_waits
         assert totals.group.flow.tuple.dst_port == 80
 
 
-@given(_steps, st.integers(0, 4), st.sampled_from(["ports", "connections", "none"]))
+@given(_steps, st.integers(0, 4), st.sampled_from(["ports", "connections", "none"]), st.booleans())
 def test_sums_are_those_without_folding(
-    steps: list[tuple[Any, ...]], most: int, aggregation: Aggregation
+    steps: list[tuple[Any, ...]], most: int, aggregation: Aggregation, pressed: bool
 ) -> None:
     """Window by window, and each connection lives or not as it does without."""
     plain, capped = Recording(None, aggregation), Recording(most, aggregation)
-    for one, other in zip(_play(plain, steps), _play(capped, steps), strict=True):
+    played = _play(capped, steps, pressed=pressed)
+    for one, other in zip(_play(plain, steps), played, strict=True):
         assert (one.started_ns, total([one])) == (other.started_ns, total([other]))
         assert len(kept(other)) <= most
         for totals in other.totals:

@@ -92,7 +92,7 @@ class Attribution:
         return pending | dict(self._read(wanted - pending.keys()))
 
     def changed(self) -> None:
-        """Answers are given anew: more is known of the cluster or host, or edges are about to go."""
+        """Answers are given anew: more is known of who was there, or edges are about to go."""
         self._answers.clear()
 
     def committed(self, groups: Iterable[Group]) -> None:

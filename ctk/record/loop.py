@@ -273,7 +273,7 @@ class Recorder:
         self._ledger.count_resets(self._aggregator.counters_reset, self._dumped_ns, at_ns)
 
     def _edges_held(self) -> set[int]:
-        """Return the ids of edges that connections go on to use; no answer that is cached is one."""
+        """Return the ids of edges that connections go on to use; no cached answer holds one."""
         # 16,384 strangers' edges and endpoints would be 3 MB, whatever --max-size allows.
         self._attribution.changed()
         plan = self._plan
