@@ -297,6 +297,14 @@ def test_labels_are_an_object_in_json_and_text_elsewhere(invoke: Invoke, shop: P
     assert invoke("query", shop, sql, "-o", "tsv").stdout.startswith("{")
 
 
+def test_what_no_flow_has_is_not_told_as_that_none_fits(invoke: Invoke, shop: Path) -> None:
+    result = invoke("top", shop, "--by", "zones")
+    said = "no flows fit: none of those asked for has a zone\n"
+    assert (result.exit_code, result.stderr.splitlines(keepends=True)[0]) == (0, said)
+    result = invoke("top", shop, "--by", "zones", "--pod", "nobody")
+    assert result.stderr.startswith("no flows fit: no pod named nobody in this file")
+
+
 @pytest.mark.parametrize(("columns", "drawn"), [(62, 0), (100, 2)])
 def test_lines_of_blocks_are_in_every_list_or_in_none(
     on_a_terminal: Callable[..., list[str]], shop: Path, columns: int, drawn: int

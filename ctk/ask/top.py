@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ctk.ask.caveats import Caveat, SeenTo
+from ctk.ask.caveats import Caveat, NothingFits, SeenTo
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import answered_span
 from ctk.ask.presets import SIDES, RankedSide, expanded
@@ -110,6 +110,8 @@ def top(
         )
         if seen and widest_ns > 1:
             caveats.append(SeenTo(widest_ns))
+    if not groups:
+        caveats = [_without_keys(conn, filters, by, each) for each in caveats]
     return Top(
         by=tuple(by),
         sort=sort or ("bytes" if measured["bytes"] else "connections"),
@@ -120,6 +122,29 @@ def top(
         span=span,
         caveats=tuple(caveats),
     )
+
+
+# What not every flow has on a side, as people say it.
+_OF_A_SIDE = {
+    "pod": "a pod",
+    "workload": "a workload",
+    "namespace": "a namespace",
+    "external_ip": "an external address",
+    "endpoint_node": "a node",
+    "endpoint_zone": "a zone",
+}
+
+
+def _without_keys(
+    conn: sqlite3.Connection, filters: Filters, by: Sequence[str], caveat: Caveat
+) -> Caveat:
+    """Where flows fit and none has such a key, say that in place of that nothing fits."""
+    keys = [_OF_A_SIDE[key] for key in by if key in _OF_A_SIDE]
+    if not isinstance(caveat, NothingFits) or not keys:
+        return caveat
+    if not top(conn, filters, by=["proto"], limit=1).groups:
+        return caveat
+    return NothingFits((f"none of those asked for has {' and '.join(keys)}",))
 
 
 def check(sort: str | None, limit: int | None, side: str) -> None:
