@@ -56,7 +56,9 @@ def test_programs_get_every_number(invoke: Invoke, shop: Path) -> None:
     ]
 
 
-def test_a_backend_that_alone_fails_is_noted(invoke: Invoke, tmp_path: Path) -> None:
+def test_a_backend_that_alone_fails_is_noted(
+    invoke: Invoke, on_a_terminal: Callable[..., list[str]], tmp_path: Path
+) -> None:
     path = tmp_path / "one.db"
     with connect.writer(path) as conn:
         writer = Writer(conn, node="n1", source="k", settings={}, started_ns=AT, boot_id=None)
@@ -70,6 +72,9 @@ def test_a_backend_that_alone_fails_is_noted(invoke: Invoke, tmp_path: Path) -> 
     assert result.stdout == (
         "BACKEND    REFUSED     %  NOTE\nshop/db-1        7  70.0  only this backend of 3 fails\n"
     )
+    *_, told = on_a_terminal("failures", path, columns=80)
+    assert told == "shop/db: only shop/db-1 of its 3 backends fails"
+    assert len(on_a_terminal("failures", path)) == 2  # there is room for the note
 
 
 def test_what_the_limit_cuts_is_said(invoke: Invoke, shop: Path) -> None:

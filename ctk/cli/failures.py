@@ -1,6 +1,7 @@
 """`ctk failures`: what failed, from whom, since when."""
 
 import sys
+from itertools import islice
 
 import click
 
@@ -18,6 +19,8 @@ from ctk.cli.options import (
 from ctk.model import Filters
 from ctk.render import failed as render
 from ctk.render.tables import Output
+
+_TOLD = 3  # services of which one backend fails, below a table that has no room for it
 
 
 @click.command(cls=FilterCommand, cuts=False, short_help="Say what failed, from whom, since when.")
@@ -39,7 +42,10 @@ def failures(db: Targets, limit: int | None, filters: Filters, output: Output) -
     """
     with ctk.open(db) as recording:
         found = recording.failures(filters, limit=most_rows(limit, output))
-    render.failures(found, output, sys.stdout.buffer)
+    alone = render.failures(found, output, sys.stdout.buffer)
+    told = dict.fromkeys((row.service, row.backends, row.backend) for row in alone)
+    for service, backends, backend in islice(told, _TOLD):
+        remark(f"{service}: only {backend} of its {backends:,} backends fails")
     if not found.rows and output.for_people and not is_of_nothing(found.caveats):
         remark("nothing failed")
     remark_cut(len(found.rows), found.found)

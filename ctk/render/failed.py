@@ -31,8 +31,12 @@ _KEYS = (
 )
 
 
-def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
-    """Write what failed; a note says where of a service's backends not all do."""
+def failures(found: "Failures", output: Output, out: BinaryIO) -> "list[Failure]":
+    """
+    Write what failed; a note says where of a service's backends not all do.
+
+    Give those that alone fail, where a table had no room for the notes.
+    """
     if output.for_people or output.format == "name":
         lines = [_line(row) for row in found.rows]
         noted = any(line[-1] for line in lines) or output.format != "table" or output.columns
@@ -41,8 +45,12 @@ def failures(found: "Failures", output: Output, out: BinaryIO) -> None:
         if output.format == "table" and not output.columns:
             heads, lines = _fitting(heads, lines, output)
         answer(heads, lines, output, out)
+        if heads[-1].key == "note" and output.format == "table" and not output.columns:
+            shown = shown_of(heads, lines, output.screen)
+            return [row for row in found.rows if row.stands_out and heads[-1] not in shown]
     else:
         answer([Head(key) for key in _KEYS], map(_values, found.rows), output, out)
+    return []
 
 
 def _fitting(
