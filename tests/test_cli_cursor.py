@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 Invoke = Callable[..., Result]
@@ -63,3 +64,13 @@ def test_a_file_in_the_place_of_a_command_is_told_the_command(invoke: Invoke, sh
         f"Error: a command comes before the file: list or reset\nTry: ctk cursor list {shop}\n",
     )
     assert invoke("cursor", "lst").stderr.startswith("Error: No such command 'lst'")
+
+
+def test_the_variable_names_the_file(
+    invoke: Invoke, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("export", shop, "--cursor", "siem")
+    monkeypatch.setenv("CTK_DB", str(shop))
+    assert "siem" in invoke("cursor", "list").stdout
+    assert invoke("cursor", "reset", "siem").stderr.startswith("siem is forgotten")
+    assert invoke("cursor", "reset").exit_code == 2

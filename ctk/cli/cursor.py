@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ctk.cli.options import output_options, remark
+from ctk.cli.options import DB_VARIABLE, of_variable, output_options, remark
 from ctk.errors import UsageError
 from ctk.render import tables as render
 from ctk.render.cells import Head
@@ -20,7 +20,8 @@ _COLUMNS = (
     Head("bytes", "bytes", title="IN FILE"),
     Head("file", wide=True),
 )
-_place = click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
+_RESET = "ctk cursor reset node.db siem"
+_PATH = click.Path(path_type=Path, readable=False)
 
 
 class _Cursors(click.Group):
@@ -47,7 +48,7 @@ def cursor() -> None:
 
 
 @cursor.command("list", short_help="List the cursors beside DB.")
-@_place
+@click.argument("db", type=_PATH, metavar="DB", envvar=DB_VARIABLE)
 @output_options
 def list_(db: Path, output: Output) -> None:
     """List the cursors beside DB: up to when each has the flows, in which format and filters."""
@@ -71,10 +72,14 @@ def list_(db: Path, output: Output) -> None:
 
 
 @cursor.command(short_help="Forget the cursor NAME.")
-@_place
-@click.argument("name")
-def reset(db: Path, name: str) -> None:
+@click.argument("words", nargs=-1, metavar="DB NAME")
+def reset(words: tuple[str, ...]) -> None:
     """Forget the cursor NAME: the next export by it writes all flows anew."""
+    if len(words) == 1:
+        words = *of_variable(), *words
+    if len(words) != 2:
+        raise UsageError("one file and the NAME of its cursor are wanted", hint=_RESET)
+    db, name = Path(words[0]), words[1]
     if not db.exists() and Path(name).exists():
         raise UsageError(f"there is no file {db}", hint=f"ctk cursor reset {name} {db}")
     _refuse_nothing(db)
