@@ -317,7 +317,7 @@ class Decoder:
         layout = self._layouts.get(length)
         first, distance, count = offsets[0], offsets[1] - offsets[0], len(offsets)
         end = first + distance * count
-        if distance <= 0 or list(offsets) != list(range(first, end, distance)):
+        if distance <= 0 or not _are_equal(offsets, range(first, end, distance)):
             return None
         while layout is not None:
             if layout.run is None:
@@ -372,6 +372,11 @@ class Decoder:
             layout.next = self._layouts.get(len(message))
             self._layouts[len(message)] = layout
         return layout
+
+
+def _are_equal(numbers: Sequence[int], others: range) -> bool:
+    """Compare them; two ranges at once."""
+    return numbers == others if isinstance(numbers, range) else list(numbers) == list(others)
 
 
 def events_of(parts: Iterable[Part]) -> list[EventTuple]:

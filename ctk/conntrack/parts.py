@@ -7,9 +7,10 @@ all that is not plain: ends, flows that are new, connections whose begin was not
 """
 
 import struct
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from operator import or_
 
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
@@ -72,7 +73,7 @@ class PartCounter(EventCounter):
         places = columns.places
         assert places is not None
         own = columns.own(places)
-        keys = [flow.base | bits for flow, bits in zip(flows, own, strict=True)]
+        keys = list(map(or_, [flow.base for flow in flows], own))
         begun: Sequence[Group] = ()
         updated: Sequence[Group] = ()
         if columns.is_all(_NEW, places):
@@ -137,9 +138,11 @@ class PartCounter(EventCounter):
             return ()
         live = self.connections.live
         lived = len(live)
-        # One look-up each, and each of them waits for the memory.
-        deque(map(live.setdefault, keys, groups), maxlen=0)  # type: ignore[arg-type]
-        if len(live) < lived + len(keys):
+        # Each look-up waits for the memory; those that follow find there what was looked up.
+        if not live.keys().isdisjoint(keys):
+            return ()
+        live.update(zip(keys, groups, strict=True))  # type: ignore[arg-type]
+        if len(live) < lived + len(keys):  # one begins twice
             while len(live) > lived:
                 live.popitem()  # what was entered last
             return ()

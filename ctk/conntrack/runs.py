@@ -98,6 +98,7 @@ class Columns:
     """
 
     __slots__ = (
+        "_all",
         "_distance",
         "_halves",
         "_messages",
@@ -120,6 +121,7 @@ class Columns:
         self._halves = messages.cast("H")
         self._pick, self._stand_ins = pick, stand_ins
         self._whats: list[int] | None = None
+        self._all: bytes | None = None  # what each of them is; empty where they are not the same
         self.at_ns = stand_ins[2]  # when they were received
 
     def __len__(self) -> int:
@@ -145,8 +147,11 @@ class Columns:
 
     def is_all(self, what: bytes, places: Places) -> bool:
         """Say whether each is this: `what` as it stands in a message."""
-        column = self._messages.cast("I")[places.what // _WORD :: self._distance // _WORD]
-        return column.tobytes() == what * len(self)
+        if self._all is None:  # it is asked twice
+            column = self._messages.cast("I")[places.what // _WORD :: self._distance // _WORD]
+            first = column[:1].tobytes()
+            self._all = first if column.tobytes() == first * len(self) else b""
+        return self._all == what
 
     def times(self, places: Places) -> list[int]:
         """Return when each happened."""
