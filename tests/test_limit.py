@@ -1,7 +1,6 @@
 """--max-size: file and -wal within it at every commit, and no sum is lost for it."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,8 @@ from edges import edge, with_ids
 
 from ctk.ask.storedgaps import gaps_in_words, gaps_of
 from ctk.errors import FileBusyError
-from ctk.model import COUNTS_CONNECTION, COUNTS_NEW, Endpoint, EventCounts, FlowRow, LoneEvent
+from ctk.model import COUNTS_CONNECTION, COUNTS_NEW, Endpoint, EventCounts, FlowRow
+from ctk.model.lone import LoneEvents
 from ctk.store import connect
 from ctk.store.levels import watermarks
 from ctk.store.write import Writer
@@ -157,22 +157,14 @@ def test_a_reader_that_holds_the_wal_makes_windows_wait_within_it(path: Path) ->
         assert conn.execute("SELECT SUM(connections) FROM flow").fetchone() == (250 * (window + 1),)
 
 
-@pytest.fixture
-def lone() -> Callable[[int], Iterator[LoneEvent]]:
-    def events(count: int) -> Iterator[LoneEvent]:
-        return ((START + i, 1_000 + i % 7, COUNTS_CONNECTION | COUNTS_NEW) for i in range(count))
-
-    return events
-
-
-def test_a_window_of_too_many_rows_is_summed_up_by_edge(
-    path: Path, lone: Callable[[int], Iterator[LoneEvent]]
-) -> None:
+def test_a_window_of_too_many_rows_is_summed_up_by_edge(path: Path) -> None:
+    begun = COUNTS_CONNECTION | COUNTS_NEW
     to_pod = edge("udp", 0, POD, POD, 53, None, POD, None, None, None)
     with connect.writer(path) as conn:
         writer = _writer(conn)
         for window, count in enumerate((1_000, 20_000)):
-            events = [(writer.edge_id(to_pod), list(lone(count)))]
+            edge_id = writer.edge_id(to_pod)
+            events = LoneEvents((START + i, edge_id, 1_000 + i % 7, begun) for i in range(count))
             writer.window(
                 [],
                 events=events,

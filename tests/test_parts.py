@@ -59,7 +59,11 @@ class Counted:
         connections = self.connections
         live = {key: group.began_ns for key, group in connections.live.items()}
         windows = [
-            (window.started_ns, sorted(map(str, map(_row, window.totals))))
+            (
+                window.started_ns,
+                sorted(map(str, map(_row, window.totals))),
+                sorted((at_ns, group.flow.tuple, *event) for at_ns, group, *event in window.lone),
+            )
             for window in [*self.windows, *self.aggregator.close()]
         ]
         return windows, self.aggregator.events, live, connections.states, connections.malformed
@@ -67,16 +71,17 @@ class Counted:
 
 def _row(totals):
     addresses = totals.addresses
+    begun = None if totals.apart is not None else (totals.connections, totals.new_events)
     return (
         totals.group.flow.tuple,
         totals.group.began_ns,
         totals.started_ns,
         totals.ended_ns,
         totals.port,
-        totals.connections,
-        (totals.new_events, totals.update_events, totals.destroy_events),
+        begun,
+        (totals.update_events, totals.destroy_events),
         (totals.refused, totals.unreplied, totals.measured, totals.bytes_out),
-        None if totals.apart is None else sorted(totals.apart.lone),
+        totals.apart,
         addresses and (addresses.src and len(addresses.src), addresses.dst and len(addresses.dst)),
     )
 

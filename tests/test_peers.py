@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctk.model import COUNTS_NEW, Edge, Endpoint, EventCounts, FlowRow
+from ctk.model.lone import LoneEvents
 from ctk.store import peers, prune, rollup
 from ctk.store.levels import LEVELS
 from ctk.store.peers import CLIENT, SERVER, Peer, peer_id
@@ -91,7 +92,8 @@ def test_an_edge_begins_with_its_first_row_whatever_comes_later(conn: sqlite3.Co
 
 def test_an_edge_of_lone_events_begins_with_the_first_of_them(conn: sqlite3.Connection) -> None:
     writer = _writer(conn)
-    events = [(writer.edge_id(EDGES[0]), [(T + 8, 40_000, COUNTS_NEW), (T + 9, 2, COUNTS_NEW)])]
+    first = writer.edge_id(EDGES[0])
+    events = LoneEvents([(T + 8, first, 40_000, COUNTS_NEW), (T + 9, first, 2, COUNTS_NEW)])
     rows = with_ids(writer, [_row(EDGES[2], T + 4)])
     writer.window(rows, events=events, committed_ns=T, counters=EventCounts())
     assert conn.execute("SELECT first_ns FROM edge ORDER BY id").fetchall() == [(T + 8,), (T + 4,)]

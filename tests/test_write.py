@@ -34,6 +34,7 @@ from ctk.model.history import (
     ServiceFound,
 )
 from ctk.model.kept import LiveConnections
+from ctk.model.lone import LoneEvents
 from ctk.store import connect, endpointids, identities, recordings
 from ctk.store.columns import FLOW_KEYS
 from ctk.store.write import Writer
@@ -112,7 +113,11 @@ def _row(edge: Edge, started_ns: int = T, connections: int = 1) -> FlowRow:
 def _window(writer: Writer, *rows: FlowRow, **more: object) -> None:
     committed_ns = max((row.ended_ns for row in rows), default=T + S)
     defaults: dict[str, object] = {"committed_ns": committed_ns, "counters": EventCounts()}
-    events = [(writer.edge_id(each), under) for each, under in more.pop("events", {}).items()]
+    events = LoneEvents(
+        (started_ns, writer.edge_id(each), port, counts)
+        for each, under in more.pop("events", {}).items()
+        for started_ns, port, counts in under
+    )
     writer.window(with_ids(writer, rows), events=events, **(defaults | more))
 
 
@@ -203,10 +208,10 @@ def test_lone_events_are_rows_like_any_other(conn: sqlite3.Connection) -> None:
         (T, 0, 2, 2, 0, 1, 0, 0, 0, 0, None, None),
         (T + 5, 0, 1, 40001, 1, 1, 0, 0, 0, 0, None, None),
         (T + 5, 1, 1, 40002, 0, 0, 1, 0, 0, 0, None, None),
-        (T + 5, 3, 2, 1, 1, 0, 0, 0, 0, 0, None, None),
+        (T + 5, 2, 2, 1, 1, 0, 0, 0, 0, 0, None, None),
         (T + 5, 4, 1, None, 1, 1, 2, 1, 0, 0, 900, None),
-        (T + 7, 2, 1, None, 0, 0, 0, 1, 1, 1, None, None),
-        (T + 9, 1, 2, 3, 0, 1, 0, 0, 0, 0, None, None),
+        (T + 7, 3, 1, None, 0, 0, 0, 1, 1, 1, None, None),
+        (T + 9, 0, 2, 3, 0, 1, 0, 0, 0, 0, None, None),
     ]
 
 

@@ -37,6 +37,7 @@ from ctk.conntrack.parts import PartCounter, first_ns
 from ctk.model import (
     COUNTS_CONNECTION,
 )
+from ctk.model.lone import LoneEvents
 from ctk.timespan import SECOND
 
 # Of a window in memory: past it, it is handed over in parts.
@@ -51,12 +52,14 @@ class Window(NamedTuple):
     """
     What one window held: the totals of the groups that had events, in the order of their first.
 
-    A window with very many of them comes in parts.
+    For `--aggregate none`, `lone` has their events, but for those with counters. A window with very
+    many of them comes in parts.
     """
 
     started_ns: int
     ended_ns: int
     totals: list[Totals]
+    lone: LoneEvents[Group]
 
 
 class Aggregator(PartCounter):
@@ -150,6 +153,7 @@ class Aggregator(PartCounter):
             self._open_totals = undated
         if self._folding is not None:
             self._folding.close(open_totals)
+        lone = self._lone_of(open_totals)
         for totals in open_totals:
             group = totals.group
             group.totals = None
@@ -158,7 +162,20 @@ class Aggregator(PartCounter):
         if not self._open_totals:
             self._latest_ns = 0
         self.regroup()
-        return [Window(self._start_ns, self._end_ns, open_totals)] if open_totals else []
+        return [Window(self._start_ns, self._end_ns, open_totals, lone)] if open_totals else []
+
+    def _lone_of(self, over: Sequence[Totals]) -> LoneEvents[Group]:
+        """Take the events of totals that are over; of groups that are folded none is kept."""
+        lone, self._lone = self._lone, LoneEvents()
+        if not lone:
+            return lone
+        groups = set(lone.owners)
+        handed = {totals.group for totals in over}
+        if groups <= handed:
+            return lone
+        stay = {group for group in groups - handed if not group.folded}
+        self._lone = lone.chosen([group in stay for group in lone.owners])
+        return lone.chosen([group in handed for group in lone.owners])
 
     def regroup(self) -> None:
         """From now on connections form new groups: who they belong to may differ."""
@@ -281,8 +298,7 @@ class Aggregator(PartCounter):
         totals.connections += counted
         if moved is not None:
             totals.add(moved)
-        if totals.apart is not None:
-            totals.apart.add((at_ns, port, counted and COUNTS_CONNECTION), moved)
+        self._keep_apart(totals, entry, counted and COUNTS_CONNECTION, moved)
         if totals.addresses is not None:
             totals.addresses.add(connections.ends(orig, reply, zone))
 

@@ -26,11 +26,11 @@ from ctk.conntrack.decode import (
 from ctk.conntrack.folding import Folding
 from ctk.conntrack.groups import (
     MOST_WAITING,
-    Apart,
     Counters,
     Flow,
     FoldedGroup,
     Group,
+    MeasuredEvent,
     Other,
     Totals,
     moved_since,
@@ -43,6 +43,7 @@ from ctk.model import (
     COUNTS_UNREPLIED,
     COUNTS_UPDATE,
 )
+from ctk.model.lone import LoneEvents
 from ctk.timespan import SECOND
 
 Aggregation = Literal["ports", "connections", "none"]
@@ -64,6 +65,7 @@ class EventCounter:
         # The groups of connections that were found: by their flow, their second and their kind.
         self._found: dict[tuple[int, int, bool], Group] = {}
         self._open_totals: list[Totals] = []
+        self._lone = LoneEvents[Group]()  # events of the open window that are rows of their own
         self._undated: set[Group] = set()  # found by an update: the next dump tells their begin
         strangers = connections.strangers
         self._folding = None if strangers is None else Folding(strangers)
@@ -147,11 +149,11 @@ class EventCounter:
             if what == NEW:
                 totals.new_events += 1
                 if totals.apart is not None:
-                    totals.apart.lone.append((at_ns, port, counted | COUNTS_NEW))
+                    self._lone.add(at_ns, group, port, counted | COUNTS_NEW)
             else:
                 totals.update_events += 1
                 if totals.apart is not None:
-                    totals.apart.lone.append((at_ns, port, counted | COUNTS_UPDATE))
+                    self._lone.add(at_ns, group, port, counted | COUNTS_UPDATE)
 
     def _begin(self, flow: Flow, at_ns: int) -> Group:
         if isinstance(flow, Other) and self._folding is not None:
@@ -181,9 +183,19 @@ class EventCounter:
         totals.unreplied += unreplied
         if moved is not None:
             totals.add(moved)
-        if totals.apart is not None:
-            counts |= COUNTS_DESTROY | COUNTS_REFUSED * refused | COUNTS_UNREPLIED * unreplied
-            totals.apart.add((event[AT], event[PORT], counts), moved)
+        counts |= COUNTS_DESTROY | COUNTS_REFUSED * refused | COUNTS_UNREPLIED * unreplied
+        self._keep_apart(totals, event, counts, moved)
+
+    def _keep_apart(
+        self, totals: Totals, event: EventTuple, counts: int, moved: Counters | None
+    ) -> None:
+        """Keep an event that is to be a row of its own."""
+        if totals.apart is None:
+            return
+        if moved is None:
+            self._lone.add(event[AT], totals.group, event[PORT], counts)
+        else:
+            totals.apart.append(MeasuredEvent(event[AT], event[PORT], counts, moved))
 
     def _moved_last(self, key: int, event: EventTuple) -> Counters | None:
         """Drop what is kept of a connection that ended; return what moved since the last look."""
@@ -283,7 +295,7 @@ class EventCounter:
             return totals
         if group.other is not None and self._folding is not None:
             self._folding.enter(self._open_totals)
-        apart = Apart() if self._apart and not group.folded else None
-        totals = group.totals = Totals(group, at_ns, port, apart)
+        apart = self._apart and not group.folded
+        totals = group.totals = Totals(group, at_ns, port, apart=apart)
         self._open_totals.append(totals)
         return totals

@@ -102,7 +102,7 @@ class Folding:
         target = into.failures if totals.refused or totals.unreplied else into
         opened = target.totals
         if opened is None:
-            opened = Totals(target, totals.started_ns, totals.port or 0, None)
+            opened = Totals(target, totals.started_ns, totals.port or 0)
             opened.ended_ns = totals.ended_ns
             target.totals = opened
             open_totals.append(opened)

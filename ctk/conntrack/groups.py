@@ -14,7 +14,7 @@ from hashlib import blake2b
 from operator import sub
 from typing import NamedTuple
 
-from ctk.model import FlowTuple, Kind, LoneEvent
+from ctk.model import FlowTuple, Kind
 from ctk.model.distinct import Distinct
 from ctk.model.kept import LiveConnections, Sides
 
@@ -206,21 +206,13 @@ class FoldedGroup(Group):
         return self._failures
 
 
-class Apart:
-    """The events of a group themselves, for `--aggregate none`."""
+class MeasuredEvent(NamedTuple):
+    """An event that is a row of its own, with what moved; `counts` are bits COUNTS_*."""
 
-    __slots__ = ("lone", "measured")
-
-    def __init__(self) -> None:
-        self.lone: list[LoneEvent] = []
-        self.measured: list[tuple[LoneEvent, Counters]] = []
-
-    def add(self, event: LoneEvent, moved: Counters | None) -> None:
-        """Keep an event, with what moved if that was measured."""
-        if moved is None:
-            self.lone.append(event)
-        else:
-            self.measured.append((event, moved))
+    at_ns: int
+    port: int
+    counts: int
+    moved: Counters
 
 
 class Addresses:
@@ -293,9 +285,10 @@ class Totals:
         "update_events",
     )
 
-    def __init__(self, group: Group, at_ns: int, port: int, apart: Apart | None) -> None:
+    def __init__(self, group: Group, at_ns: int, port: int, *, apart: bool = False) -> None:
         self.group = group
-        self.apart = apart
+        # For `--aggregate none` its events with counters; those without stand in LoneEvents.
+        self.apart: list[MeasuredEvent] | None = [] if apart else None
         self.addresses = Addresses(group.sides) if isinstance(group, FoldedGroup) else None
         self.port: int | None = port  # the source port; None once there were several
         self.started_ns = self.ended_ns = at_ns

@@ -85,13 +85,14 @@ class PartCounter(EventCounter):
         times = columns.times(places)
         if not self._several.issuperset(groups):
             self._see_ports(groups, own, times)
-        if self._apart:
-            self._keep_apart(groups, own, times, columns.whats(places) if updated else ())
         if places.at is None and columns.at_ns >= self._latest_ns:
             self._read_ns.update(zip(groups, repeat(columns.at_ns)))
         else:
             _see_times(groups, times)
-        self._begun.update(begun)
+        if self._apart:
+            self._keep_all_apart(groups, own, times, columns.whats(places) if updated else ())
+        else:  # nobody asks what events apart come to, but for a restored group's that is folded
+            self._begun.update(begun)
         self._updated.update(updated)
         self.events += len(groups)
         return len(groups)
@@ -178,7 +179,7 @@ class PartCounter(EventCounter):
             if totals.port is None and group.other is None:
                 self._several.add(group)
 
-    def _keep_apart(
+    def _keep_all_apart(
         self,
         groups: Sequence[Group],
         own: Sequence[int],
@@ -186,16 +187,11 @@ class PartCounter(EventCounter):
         whats: Sequence[int],
     ) -> None:
         """Keep the events themselves. `whats` says which of them are updates, if there are any."""
-        counts: Iterable[int] = repeat(_BEGUN)
+        done = len(groups)
+        counts = [_BEGUN] * done
         if whats:
-            counts = [_BEGUN if what == NEW else _UPDATED for what in whats]
-        ports = [bits & _PORT for bits in own]
-        # One tuple an event, all of them made by one call.
-        for group, event in zip(groups, zip(times, ports, counts, strict=False), strict=False):
-            totals = group.totals
-            assert totals is not None
-            assert totals.apart is not None
-            totals.apart.lone.append(event)
+            counts = [_BEGUN if what == NEW else _UPDATED for what in whats[:done]]
+        self._lone.extend(times[:done], groups, [bits & _PORT for bits in own[:done]], counts)
 
     def _add_counted(self) -> None:
         """Add what was counted to the totals: the window is over."""

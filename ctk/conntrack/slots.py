@@ -11,7 +11,7 @@ import socket
 SLOTS = 1024
 # An event with every attribute that the kernel knows takes some 600 bytes (IPv6 tuples, master,
 # labels, security context). Dumps have larger datagrams, and sockets of their own. Not a power of
-# two: what lies 1024 bytes apart, or 512, shares few places of a cache, and pushes itself out of it.
+# two: what lies 1024 or 512 bytes apart shares few places of a cache, and is pushed out of it.
 SLOT_BYTES = 1024 + 64
 
 

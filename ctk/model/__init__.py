@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         FlowRow,
         FlowTuple,
         IdleConnections,
-        LoneEvent,
         Previous,
         counts_of,
     )
@@ -56,7 +55,6 @@ __all__ = [
     "GapKind",
     "IdleConnections",
     "Kind",
-    "LoneEvent",
     "Previous",
     "Side",
     "Term",

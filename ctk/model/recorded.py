@@ -130,9 +130,7 @@ class Datagrams(NamedTuple):
     lengths: Sequence[int]
 
 
-# One kernel event as its own row (`--aggregate none`): started_ns, src_port, and what it counts
-# as. Rows come by the million, so they are plain tuples and stand under their edge.
-LoneEvent = tuple[int, int | None, int]
+# What a kernel event counts as that is a row of its own (`--aggregate none`).
 COUNTS_CONNECTION, COUNTS_NEW, COUNTS_UPDATE, COUNTS_DESTROY = 1, 2, 4, 8
 COUNTS_UNREPLIED, COUNTS_REFUSED = 16, 32
 # The count of a row that each bit is one of; the lowest bit first.

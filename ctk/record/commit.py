@@ -18,6 +18,7 @@ from ctk.errors import DiskFullError, FileBusyError, StoreError
 from ctk.model import GapKind
 from ctk.model.history import HistoryChange
 from ctk.model.kept import LiveConnections
+from ctk.model.lone import LoneEvents
 from ctk.model.tableuse import TableLook
 from ctk.record.attribution import Attribution
 from ctk.record.gaps import GapLedger
@@ -150,11 +151,14 @@ class Committer:
         self._preparing = None  # what is left of it is done here
         self._changes += changes
         rows = [self._rows(window) for window in self._windows]
+        events_apart = LoneEvents[int]()
+        for some in rows:
+            events_apart.take(some.events)
         groups = self.groups()
         try:
             self._writer.window(
                 [row for some in rows for row in some.rows],
-                events=[each for some in rows for each in some.events.items()],
+                events=events_apart,
                 addresses=[each for some in rows for each in some.folded()],
                 gaps=self._ledger.to_write(at_ns),
                 changes=self._changes,

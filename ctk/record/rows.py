@@ -1,6 +1,6 @@
 """What a window held, as rows of the file and as records for people."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -9,8 +9,9 @@ import orjson
 from ctk.conntrack.aggregate import Window
 from ctk.conntrack.counting import Aggregation
 from ctk.conntrack.groups import Addresses, Counters, Group, Totals
-from ctk.model import Edge, Endpoint, FlowRow, LoneEvent, counts_of
+from ctk.model import Edge, Endpoint, FlowRow, counts_of
 from ctk.model.distinct import Distinct
+from ctk.model.lone import LoneEvents
 from ctk.store.columns import FLOW_COLUMNS, FLOW_KEYS, FlowRecord, edge_path
 from ctk.store.flows import sum_of
 from ctk.store.folded import FoldedCount
@@ -23,13 +24,13 @@ Measured = tuple[int | None, int | None, int | None, int | None]  # in a FlowRow
 
 class Rows(NamedTuple):
     """
-    The rows of a window; of single events without counters, the events by their edge's id.
+    The rows of a window; of single events without counters, the events with their edge's id.
 
     Of an edge that stands for many there is one row.
     """
 
     rows: list[FlowRow]
-    events: dict[int, list[LoneEvent]]
+    events: LoneEvents[int]
     addresses: dict[int, Addresses]  # that rows stand for, by their edge's id
 
     def folded(self) -> Iterator[FoldedCount]:
@@ -40,31 +41,28 @@ class Rows(NamedTuple):
                 yield FoldedCount(row.edge_id, row.started_ns, counted.src, counted.dst)
 
     def __len__(self) -> int:
-        return len(self.rows) + sum(map(len, self.events.values()))
+        return len(self.rows) + len(self.events)
 
     def each(self) -> Iterator[FlowRow]:
         """Yield every row, those of single events too."""
         yield from self.rows
-        for edge_id, events in self.events.items():
-            for event in events:
-                yield _row_of_event(edge_id, event, _NOT_MEASURED)
+        for at_ns, edge_id, port, counts in self.events:
+            yield _row_of_event(edge_id, at_ns, port, counts, _NOT_MEASURED)
 
 
 def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Aggregation) -> Rows:
     """Turn what a window held into rows: one an edge, a connection or an event."""
     merged: dict[int, FlowRow] = {}
     alone: list[FlowRow] = []
-    events: dict[int, list[LoneEvent]] = {}
+    edge_ids: dict[Group, int] = {}
     addresses: dict[int, Addresses] = {}
     for totals in window.totals:
-        edge_id = edge_id_of(totals.group)
+        edge_id = edge_ids[totals.group] = edge_id_of(totals.group)
         if totals.apart is not None:
-            lone = _with_ports(totals.group, totals.apart.lone)
-            if lone:
-                events.setdefault(edge_id, []).extend(lone)
-            for measured, moved in totals.apart.measured:
-                [event] = _with_ports(totals.group, [measured])
-                alone.append(_row_of_event(edge_id, event, _measured(moved)))
+            has_ports = totals.group.has_ports
+            for at_ns, port, counts, moved in totals.apart:
+                src_port = port if has_ports else None
+                alone.append(_row_of_event(edge_id, at_ns, src_port, counts, _measured(moved)))
             continue
         row = _row(edge_id, totals, window)
         if totals.addresses is not None:
@@ -76,13 +74,27 @@ def rows_of(window: Window, edge_id_of: Callable[[Group], int], aggregation: Agg
             continue
         other = merged.get(edge_id)
         merged[edge_id] = row if other is None else sum_of(other, row)
+    events = _with_edges(window.lone, edge_ids)
     return Rows([*merged.values(), *alone], events, addresses)
+
+
+def _with_edges(lone: LoneEvents[Group], edge_ids: Mapping[Group, int]) -> LoneEvents[int]:
+    """Put ids of edges in the place of groups; take out what is no port: an ICMP id, say."""
+    events, ports = LoneEvents[int](), lone.src_ports
+    if not lone:
+        return events
+    portless = {group for group in set(lone.owners) if not group.has_ports}
+    if portless:
+        both = zip(lone.owners, ports, strict=True)
+        ports = [None if group in portless else port for group, port in both]
+    events.extend(lone.started_ns, map(edge_ids.__getitem__, lone.owners), ports, lone.counts)
+    return events
 
 
 def events_of(window: Window) -> int:
     """Return how many kernel events a window holds."""
-    return sum(
-        len(each.apart.lone) + len(each.apart.measured)
+    return len(window.lone) + sum(
+        len(each.apart)
         if each.apart is not None
         else each.new_events + each.update_events + each.destroy_events
         for each in window.totals
@@ -91,10 +103,7 @@ def events_of(window: Window) -> int:
 
 def size_of(window: Window) -> int:
     """Return how many totals and single events a window holds in memory."""
-    return sum(
-        1 + (len(each.apart.lone) + len(each.apart.measured) if each.apart is not None else 0)
-        for each in window.totals
-    )
+    return len(window.lone) + sum(1 + len(each.apart or ()) for each in window.totals)
 
 
 def started_in(totals: Totals, window: Window) -> int:
@@ -121,15 +130,9 @@ def _row(edge_id: int, totals: Totals, window: Window) -> FlowRow:
     )
 
 
-def _with_ports(group: Group, events: Sequence[LoneEvent]) -> Sequence[LoneEvent]:
-    """Take out what stands in place of a port where a protocol has none: an ICMP id, say."""
-    if group.has_ports:
-        return events
-    return [(at_ns, None, counts) for at_ns, _, counts in events]
-
-
-def _row_of_event(edge_id: int, event: LoneEvent, measured: Measured) -> FlowRow:
-    at_ns, port, counts = event
+def _row_of_event(
+    edge_id: int, at_ns: int, port: int | None, counts: int, measured: Measured
+) -> FlowRow:
     return FlowRow._make((edge_id, at_ns, at_ns, port, *counts_of(counts), *measured))
 
 

@@ -37,3 +37,20 @@ def run(conn: sqlite3.Connection, how: Insert, rows: Sequence[tuple[object, ...]
         (tuple(chain.from_iterable(rows[at : at + _AT_ONCE])) for at in range(0, whole, _AT_ONCE)),
     )
     conn.executemany(how.one, rows[whole:])
+
+
+def run_columns(conn: sqlite3.Connection, how: Insert, columns: Sequence[Sequence[object]]) -> None:
+    """
+    Insert rows that are given by column.
+
+    All that they bind is one list: no tuple is made of a row.
+    """
+    bound = len(columns)
+    values: list[object] = [None] * (bound * len(columns[0]))
+    for n, column in enumerate(columns):
+        values[n::bound] = column
+    several = bound * _AT_ONCE
+    whole = len(values) - len(values) % several
+    conn.executemany(how.several, (values[at : at + several] for at in range(0, whole, several)))
+    rest = range(whole, len(values), bound)
+    conn.executemany(how.one, (values[at : at + bound] for at in rest))

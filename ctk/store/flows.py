@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
-from ctk.model import LONE_COUNTS, FlowRow, LoneEvent, counts_of
+from ctk.model import LONE_COUNTS, FlowRow, counts_of
+from ctk.model.lone import LoneEvents
 from ctk.store import bulk, folded, rollup
 from ctk.store.columns import COUNT_KEYS, MEASURED_KEYS
 from ctk.store.folded import FoldedCount
@@ -32,9 +33,7 @@ _LONE_EVENT = bulk.insert(
 _NEXT_N = "SELECT COALESCE(MAX(n) + 1, 0) FROM flow WHERE started_ns = ?"
 _NOT_MEASURED = (None,) * len(MEASURED_KEYS)
 
-_Lone = tuple[int, int, int, int | None, int]  # what _LONE_EVENT binds
 _started_of_row = itemgetter(1)
-_started_of_event = itemgetter(0)
 
 
 class FlowTable:
@@ -53,34 +52,27 @@ class FlowTable:
     def insert(
         self,
         rows: Iterable[FlowRow],
-        events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        events: LoneEvents[int],
         addresses: Sequence[FoldedCount] = (),
     ) -> None:
         """
-        Insert rows, and lone events under their edge, in any order, and the edges that are new.
+        Insert rows, and lone events of edges, in any order, and the edges that are new.
 
         What starts in a bucket that is finished is added to it; flows of a time that was pruned
         stand in their buckets only.
         """
         ordered = sorted(rows, key=_started_of_row)
-        lone: list[_Lone] = []
-        for edge_id, under in events:
-            # Any number tells rows of one time apart; counting through is the cheapest.
-            lone += [
-                (started_ns, n, edge_id, src_port, counts)
-                for n, (started_ns, src_port, counts) in enumerate(under, len(lone))
-            ]
-        lone.sort(key=_started_of_event)
+        lone = events.by_time()
         self._identities.flush(self._first_seen(ordered, lone))
         first_n = len(lone)
-        starts = [row.started_ns for row in ordered[:1]] + [event[0] for event in lone[:1]]
+        starts = [row.started_ns for row in ordered[:1]] + lone.started_ns[:1]
         self.folding.inserted(min(starts, default=FOREVER_NS))
 
         by_level = watermarks(self._conn)
         settled_ns = rollup.settled_ns(by_level)
         settled, settled_lone = _split(ordered, lone, settled_ns)
         if settled or settled_lone:
-            late = chain(ordered[:settled], map(_row_of, lone[:settled_lone]))
+            late = chain(ordered[:settled], rows_of(lone.part(0, settled_lone)))
             self.late.add(by_level, ((row.started_ns, row.edge_id, row.counts) for row in late))
         for count in _beside(ordered, addresses):
             if count.started_ns < settled_ns:
@@ -88,21 +80,24 @@ class FlowTable:
             if count.started_ns >= (by_level["flow"].pruned_ns or -FOREVER_NS):
                 folded.add(self._conn, "flow", [count])
         pruned, pruned_lone = _split(ordered, lone, by_level["flow"].pruned_ns or -FOREVER_NS)
-        del ordered[:pruned], lone[:pruned_lone]
         before, lone_before = _split(ordered, lone, self.newest_ns + 1)
-        for row in chain(ordered[:before], map(_row_of, lone[:lone_before])):
+        for row in chain(ordered[pruned:before], rows_of(lone.part(pruned_lone, lone_before))):
             self._insert_out_of_order(row)
-        del lone[:lone_before]
-        bulk.run(self._conn, _LONE_EVENT, lone)
-        bulk.run(self._conn, _FLOW, list(_numbered(ordered[before:], first_n)))
-        newest = [row.started_ns for row in ordered[-1:]] + [event[0] for event in lone[-1:]]
+        ordered = ordered[max(pruned, before) :]
+        lone = lone.part(max(pruned_lone, lone_before))
+        # Any number tells rows of one time apart; counting through is the cheapest.
+        numbers = range(len(lone))
+        columns = (lone.started_ns, numbers, lone.owners, lone.src_ports, lone.counts)
+        bulk.run_columns(self._conn, _LONE_EVENT, columns)
+        bulk.run(self._conn, _FLOW, list(_numbered(ordered, first_n)))
+        newest = [row.started_ns for row in ordered[-1:]] + lone.started_ns[-1:]
         self.newest_ns = max([self.newest_ns, *newest])
 
-    def _first_seen(self, rows: Sequence[FlowRow], lone: Sequence[_Lone]) -> Mapping[int, int]:
+    def _first_seen(self, rows: Sequence[FlowRow], lone: LoneEvents[int]) -> Mapping[int, int]:
         """Give when the edges of these rows, oldest first, begin; nothing where none is new."""
         if not self._identities.has_new_edges:
             return {}
-        first_ns = {edge_id: started_ns for started_ns, _, edge_id, _, _ in reversed(lone)}
+        first_ns = dict(zip(reversed(lone.owners), reversed(lone.started_ns), strict=True))
         for row in rows:
             if row.started_ns < first_ns.get(row.edge_id, FOREVER_NS):
                 first_ns[row.edge_id] = row.started_ns
@@ -118,17 +113,10 @@ class FlowTable:
         self._conn.execute("INSERT INTO late_flow(started_ns, n) VALUES (?, ?)", (started_ns, n))
 
 
-def merged(
-    rows: Iterable[FlowRow], events: Iterable[tuple[int, Sequence[LoneEvent]]]
-) -> list[FlowRow]:
+def merged(rows: Iterable[FlowRow], events: LoneEvents[int]) -> list[FlowRow]:
     """Sum up rows and lone events: one row an edge."""
     sums: dict[int, FlowRow] = {}
-    lone = (
-        _row_of((started_ns, 0, edge_id, src_port, bits))
-        for edge_id, under in events
-        for started_ns, src_port, bits in under
-    )
-    for row in chain(rows, lone):
+    for row in chain(rows, rows_of(events)):
         other = sums.get(row.edge_id)
         sums[row.edge_id] = row if other is None else sum_of(row, other)
     return list(sums.values())
@@ -158,19 +146,20 @@ def _beside(rows: Sequence[FlowRow], addresses: Sequence[FoldedCount]) -> Iterat
         yield count if count.started_ns in others_ns else count._replace(started_ns=first_ns)
 
 
-def _split(ordered: Sequence[FlowRow], lone: Sequence[_Lone], at_ns: int) -> tuple[int, int]:
+def _split(ordered: Sequence[FlowRow], lone: LoneEvents[int], at_ns: int) -> tuple[int, int]:
     """Give how many of the rows and of the lone events start before a time."""
     return (
         bisect_left(ordered, at_ns, key=_started_of_row),
-        bisect_left(lone, at_ns, key=_started_of_event),
+        bisect_left(lone.started_ns, at_ns),
     )
 
 
-def _row_of(event: _Lone) -> FlowRow:
-    started_ns, _, edge_id, src_port, bits = event
-    return FlowRow._make(
-        (edge_id, started_ns, started_ns, src_port, *counts_of(bits), *_NOT_MEASURED)
-    )
+def rows_of(lone: LoneEvents[int]) -> Iterator[FlowRow]:
+    """Yield a row for each event."""
+    for started_ns, edge_id, src_port, bits in lone:
+        yield FlowRow._make(
+            (edge_id, started_ns, started_ns, src_port, *counts_of(bits), *_NOT_MEASURED)
+        )
 
 
 def _numbered(rows: Sequence[FlowRow], first_n: int) -> Iterator[tuple[object, ...]]:

@@ -13,7 +13,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ctk.errors import FileBusyError
-from ctk.model import FlowRow, LoneEvent
+from ctk.model import FlowRow
+from ctk.model.lone import LoneEvents
 from ctk.store import prune, rollup
 from ctk.store.connect import PAGE_BYTES, WAL_BYTES, empty_wal, limit_wal, path_of
 from ctk.store.flows import merged
@@ -77,12 +78,12 @@ class SizeLimit:
     def fitting(
         self,
         rows: Iterable[FlowRow],
-        events: Iterable[tuple[int, Sequence[LoneEvent]]],
+        events: LoneEvents[int],
         addresses: Sequence[FoldedCount],
-    ) -> tuple[Sequence[FlowRow], Sequence[tuple[int, Sequence[LoneEvent]]], Sequence[FoldedCount]]:
+    ) -> tuple[Sequence[FlowRow], LoneEvents[int], Sequence[FoldedCount]]:
         """Give a window as it is, or its sums by edge where it has too many rows."""
-        rows, events = list(rows), list(events)
-        count = len(rows) + sum(len(under) for _, under in events)
+        rows = list(rows)
+        count = len(rows) + len(events)
         if count <= self._most_rows:
             return rows, events, addresses
         sums = merged(rows, events)
@@ -91,7 +92,7 @@ class SizeLimit:
         # Addresses are counted for a row by its start, which is now that of the edge's first row.
         started_ns = {row.edge_id: row.started_ns for row in sums}
         moved = [each._replace(started_ns=started_ns[each.edge_id]) for each in addresses]
-        return sums, (), moved
+        return sums, LoneEvents(), moved
 
     def after_window(self) -> None:
         """Learn from a window that is committed how much the next may take."""

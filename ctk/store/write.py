@@ -25,11 +25,11 @@ from ctk.model import (
     FlowTuple,
     Gap,
     IdleConnections,
-    LoneEvent,
     Previous,
 )
 from ctk.model.history import ClusterFound, HistoryChange, KnownObject, KnownUnknown, PodsTold
 from ctk.model.kept import LiveConnections
+from ctk.model.lone import LoneEvents
 from ctk.model.tableuse import TableLook
 from ctk.store import earlier, history, live, prune, rollup, tableuse
 from ctk.store.connect import ROOM_HINT, explained, failure, path_of
@@ -117,7 +117,7 @@ class Writer:
         self,
         rows: Iterable[FlowRow],
         *,
-        events: Iterable[tuple[int, Sequence[LoneEvent]]] = (),
+        events: LoneEvents[int] | None = None,
         addresses: Sequence[FoldedCount] = (),
         gaps: Iterable[Gap] = (),
         changes: Sequence[HistoryChange] = (),
@@ -129,14 +129,13 @@ class Writer:
         Commit everything up to `committed_ns`, in any order.
 
         `events` is the cheap way in for rows of a single event without counters
-        (`--aggregate none`): with the id of their edge, at a third of the cost of a FlowRow. A full
-        disk is a DiskFullError, another's lock a FileBusyError: nothing of the window is kept then,
-        here or in the file, and it may be given again. `addresses` is how many the rows have whose
-        edges stand for many.
+        (`--aggregate none`), with the ids of their edges. A full disk is a DiskFullError, another's
+        lock a FileBusyError: nothing of the window is kept then, here or in the file, and it may be
+        given again. `addresses` is how many the rows have whose edges stand for many.
         """
         self._check_file()
         newest_ns = self._flows.newest_ns
-        recording = self._recording
+        recording, lone = self._recording, events or LoneEvents()
         began = recording.id is None
         try:
             if not self._wrote_edges:
@@ -147,8 +146,8 @@ class Writer:
                 if began:
                     self._begin()
                 if self._limit is not None:
-                    rows, events, addresses = self._limit.fitting(rows, events, addresses)
-                self._flows.insert(rows, events, addresses)
+                    rows, lone, addresses = self._limit.fitting(rows, lone, addresses)
+                self._flows.insert(rows, lone, addresses)
                 self._identities.change(changes)
                 for change in changes:
                     if isinstance(change, ClusterFound):
