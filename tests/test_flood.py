@@ -189,6 +189,37 @@ def test_max_size_holds_where_strangers_live_on(tmp_path):
     ]
 
 
+def test_what_a_stop_keeps_of_what_lives_is_within_max_size(tmp_path, caplog):
+    """Else the next recording goes on as after a crash, and counts none of them again."""
+    db, allowed = tmp_path / "node.db", 1 << 20
+    many = [client(n) for n in range(60_000)]
+
+    def again() -> Iterator[Datagrams]:
+        at_ns = T + 20 * SECOND
+        listed_now = (each.listed(start_ns=T) for each in many[:100])
+        yield batch(*listed_now, at_ns=at_ns, dumped=True)
+        yield batch(at_ns=at_ns, dumped=True)
+
+    begun = batch(*(each.new(T) for each in many), at_ns=T)
+    record(
+        db,
+        iter([begun, batch(at_ns=T + 11 * SECOND)]),
+        changes(),
+        peers=0,
+        max_bytes=allowed,
+        live=True,
+    )
+    assert [each.getMessage() for each in caplog.records] == [
+        "no room within --max-size was left to keep what lives: the next recording goes on without"
+    ]
+    assert db.stat().st_size <= allowed
+    record(
+        *(db, again(), changes()),
+        peers=0, max_bytes=allowed, live=True, started_ns=T + 15 * SECOND,
+    )  # fmt: skip
+    assert ask(db, "SELECT SUM(connections) FROM flows") == [(60_000,)]
+
+
 LEFT = [client(n) for n in range(60)]
 
 

@@ -1,7 +1,7 @@
-"""What a clean stop keeps of live connections, while there is time."""
+"""What a clean stop keeps of live connections, while there is time and room."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.groups import Group
@@ -9,27 +9,34 @@ from ctk.model.kept import LiveConnections
 from ctk.record.attribution import Attribution
 
 
-class NoTimeLeftError(Exception):
-    """A stop is to be over before all that lives is kept."""
+class NotKeptError(Exception):
+    """A stop is to be over before all that lives is kept, or the file has no room for it."""
 
 
 def living(
-    connections: Connections, attribution: Attribution, until_s: float
+    connections: Connections,
+    attribution: Attribution,
+    until_s: float,
+    room_bytes: Callable[[], float],
 ) -> Iterator[LiveConnections]:
     """
     Yield what the next recording of this boot is to go on with.
 
-    NoTimeLeftError past `until_s` on the monotonic clock.
+    NotKeptError past `until_s` on the monotonic clock, or past the room that the file has then.
     """
 
     def hurry() -> None:
         if time.monotonic() > until_s:
-            raise NoTimeLeftError
+            raise NotKeptError("no time")
 
     def ask(group: Group) -> None:
         hurry()
         attribution.edge_id(group)
 
+    left_bytes = room_bytes()
     for some in connections.export(ask):
         hurry()
+        left_bytes -= len(some.flow) + len(some.keys) + len(some.counters or b"")
+        if left_bytes < 0:
+            raise NotKeptError("no room within --max-size")
         yield some

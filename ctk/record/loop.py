@@ -286,8 +286,9 @@ class Recorder:
         """
         Write what is open, fold what there is time for, and keep the live connections.
 
-        Where a stop that was asked for has no time left to keep all of them, the recording has no
-        end: the next one goes on as after a crash, which counts none of them again.
+        Where a stop that was asked for has no time left to keep all of them, or --max-size no room,
+        the recording has no end: the next one goes on as after a crash, which counts none of them
+        again.
         """
         now_s, left_s = time.monotonic(), self._plan.left_s()
         fold_until_s = now_s + min(_FOLD_S, left_s - _KEEP_S)
@@ -298,13 +299,15 @@ class Recorder:
         self._table.finish(self._now_ns)
         if self._commit(self._now_ns):
             self._idle.finish(self._now_ns)
-        kept = partial(keep.living, self._connections, self._attribution, until_s)
+        kept = partial(
+            keep.living, self._connections, self._attribution, until_s, self._writer.room_bytes
+        )
         try:
             self._committer.close(
                 self._now_ns, fold_until_s, until_s, kept if self._plan.live else tuple
             )
-        except keep.NoTimeLeftError:
-            log.warning("no time was left to keep what lives: the next recording goes on without")
+        except keep.NotKeptError as error:
+            log.warning("%s was left to keep what lives: the next recording goes on without", error)
         self._telling.status()
         if self._plan.live:
             self._telling.ended()

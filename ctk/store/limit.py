@@ -100,6 +100,12 @@ class SizeLimit:
         self._grown = max(self._grown * _FADES, grown)
         self._written = max(self._written * _FADES, written - self._size_before)
 
+    def room_bytes(self) -> int:
+        """Say how much may be written at once: first to the -wal, then to the file's free pages."""
+        left = self._max_bytes - self._size()
+        free = database_bytes(self._conn) - used_bytes(self._conn)
+        return max(0, min(left, (left + free) // 2))
+
     @property
     def is_held(self) -> bool:
         """Whether a reader holds the -wal, and what a window takes is not left beside it."""

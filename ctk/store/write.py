@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain, islice
+from math import inf
 from pathlib import Path
 
 from ctk.errors import DiskFullError, StoreError
@@ -184,6 +185,10 @@ class Writer:
         if self._limit is not None:
             with explained(self._path):
                 self._limit.before_window()
+
+    def room_bytes(self) -> float:
+        """Say how much may be written at once, in one transaction."""
+        return inf if self._limit is None else self._limit.room_bytes()
 
     @property
     def previous(self) -> Previous | None:
