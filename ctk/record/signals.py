@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctk.record.progressline import ENDED
+from ctk.timespan import SECOND
 
 log = logging.getLogger("ctk")
 
@@ -32,7 +33,7 @@ class Stop:
     def __init__(self, max_time_ns: int | None, *, hangup_reopens: bool = False) -> None:
         self.hangups = self.signals = 0
         self._hangup_reopens = hangup_reopens
-        self._at_s = math.inf if max_time_ns is None else time.monotonic() + max_time_ns / 1e9
+        self._at_s = math.inf if max_time_ns is None else time.monotonic() + max_time_ns / SECOND
         self._first_signal_s = math.inf
 
     def __call__(self) -> bool:

@@ -199,7 +199,7 @@ def _unite(known: list[Any], since_ns: int, until_ns: int | None, inferred: bool
     """Let an endpoint stand for what another file says of it: an end that was seen holds."""
     known[-3] = min(known[-3], since_ns)
     mine, its = known[-2], until_ns
-    seen = [end for end, guessed in ((mine, known[-1]), (its, inferred)) if end and not guessed]
+    seen = [end for end, unsure in ((mine, known[-1]), (its, inferred)) if end and not unsure]
     if seen:
         known[-2:] = [seen[0], False]
     else:
