@@ -142,7 +142,8 @@ def _day(at_ns: int, zone: tzinfo | None) -> date:
 def _meant(asked: str) -> str:
     if asked.isdecimal():
         return f"{asked}s, {asked}m, {asked}h or {asked}d"
-    return nearest(asked, _WORDS) or _TIME_HINT
+    near = nearest(asked, _WORDS)
+    return near if near and near[0] == asked[0] else _TIME_HINT  # monday is not today
 
 
 def format_time(time_ns: int) -> str:

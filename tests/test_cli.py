@@ -233,6 +233,15 @@ NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db
             "Error: 'yesterdya' is neither an age nor a time\nTry: yesterday\n",
         ),
         (
+            ["query", "x.db", "--since", "monday"],
+            "Error: 'monday' is neither an age nor a time\n"
+            "Try: write it as 15m, '10 min ago', 09:00, yesterday or 2024-11-25T18:47:22Z\n",
+        ),
+        *(
+            (words, "Error: DB would be a file of the name -\nTry: name a file: node.db\n")
+            for words in (["record", "-", "--no-kube"], ["merge", "tests", "tests", "-o", "-"])
+        ),
+        (
             ["query", "x.db", "--since", "15"],
             "Error: '15' is neither an age nor a time\nTry: 15s, 15m, 15h or 15d\n",
         ),

@@ -107,6 +107,12 @@ def lines(message: str, hint: str | None = None) -> str:
         ("--nope", "No such option", None),
         ("--capture node.db", "--capture is DB itself", "give it another name"),
         ("--log ./node.db", "--log is DB itself", "give it another name"),
+        ("--log -", "--log would be a file of the name -", "/dev/stdout is standard output"),
+        (
+            "--capture -",
+            "--capture would be a file of the name -",
+            "/dev/stdout is standard output",
+        ),
         ("--log node.db-wal", "--log is DB itself", "give it another name"),
         ("--from-capture c --log c", "--log is --from-capture", "give it another name"),
     ],

@@ -234,6 +234,10 @@ def refuse_two_clusters(context: str | None, **given: object) -> None:
 
 def refuse_one_file_twice(db: "Path | str", others: Mapping[str, Path | None]) -> None:
     """What is written is written over: no file is two things, and none of them a recording."""
+    for flag, path in {"DB": db, **others}.items():
+        if str(path) == "-" and flag != "--from-capture":
+            hint = "/dev/stdout is standard output" if flag != "DB" else "name a file: node.db"
+            raise UsageError(f"{flag} would be a file of the name -", hint=hint)
     taken = {}
     if isinstance(db, Path):
         besides = ("", "-wal", "-shm", ".lock")

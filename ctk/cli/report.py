@@ -59,7 +59,7 @@ def report(
     ctk report node.db --since 1h --namespace shop -o shop.html
     ctk report node.db --redact -o share.html
     """
-    refuse_one_file_twice(db, {"--output": output})
+    refuse_one_file_twice(db, {"--output": output if str(output) != "-" else None})
     import ctk
     from ctk.render.place import write_private
     from ctk.report.document import document
