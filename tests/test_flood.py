@@ -25,6 +25,7 @@ from ctk.record import commit
 from ctk.render import eventlog
 from ctk.store import connect, rollup
 from ctk.store.levels import LEVELS
+from ctk.timespan import HOUR, MINUTE
 
 WEB, DB = "10.244.0.21", "10.244.0.22"
 ONE_EACH = (1, 40, 0, 0)
@@ -120,6 +121,19 @@ def test_a_scan_of_all_ports_is_told_apart_by_port_up_to_a_bound(tmp_path, monke
         *((port, 2, 2) for port in range(1, 6)),
     ]
     assert len({ask(db, f"SELECT {SUMS} FROM {level.table}")[0] for level in LEVELS}) == 1
+
+
+def test_who_is_in_no_row_any_more_is_forgotten_once_a_day(tmp_path, monkeypatch):
+    """Flows go after a day, and of most strangers no minute tells."""
+    small = tuple(level._replace(peers=5) for level in LEVELS)
+    monkeypatch.setattr(rollup, "levels_within", lambda most: small)
+    db, later_ns = tmp_path / "node.db", T + 49 * HOUR
+    begun, ended = [client(n).new(T) for n in range(50)], [client(n).destroy(T) for n in range(50)]
+    later = [batch(client(n).new(later_ns), at_ns=later_ns + n * MINUTE) for n in range(3)]
+    record(db, iter([batch(*begun, *ended, at_ns=T), *later]), changes())
+    assert ask(db, "SELECT SUM(connections) FROM flows_1m WHERE src = 'other'") == [(45,)]
+    [(edges,)] = ask(db, "SELECT COUNT(*) FROM edge WHERE id > 0")
+    assert edges < 10
 
 
 def test_answers_say_what_was_folded(invoke, tmp_path):

@@ -198,4 +198,4 @@ def _until_ns(level: Level, now_ns: int, retain: Mapping[str, int]) -> int:
 
 
 def _day(conn: sqlite3.Connection) -> int:
-    return (watermarks(conn)["1m"].pruned_ns or 0) // DAY
+    return (watermarks(conn)["flow"].pruned_ns or 0) // DAY

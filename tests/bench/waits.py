@@ -1,11 +1,12 @@
 """
 How long events wait for the recorder: `python tests/bench/waits.py`, as root.
 
-A file is made that has flows of two days ago, so that they are pruned, and swept after, while a
-flood of addresses never seen before fills minutes that are folded. Then a flood of updates shows
-how many events a second this kernel makes. What is printed: the longest times between two reads of
-the socket, and how long its buffer takes what comes at that rate meanwhile. The recorder's CPU is
-what they take on a machine that does nothing else.
+A file is made that has flows of nine days ago, so that they and their minutes are pruned, and what
+nothing points to is swept after, as once a day, while a flood of addresses never seen before fills
+minutes that are folded. Then a flood of updates shows how many events a second this kernel makes.
+What is printed: the longest times between two reads of the socket, and how long its buffer takes
+what comes at that rate meanwhile. The recorder's CPU is what they take on a machine that does
+nothing else.
 
     python tests/bench/waits.py --seconds 130 --options '--max-size 200MiB'
 """
@@ -36,7 +37,7 @@ from ctk.store import connect
 from ctk.store.write import Writer
 from ctk.timespan import DAY, SECOND
 
-OLD_WINDOWS, OLD_ROWS = 30, 5_000
+OLD_WINDOWS, OLD_ROWS, OLD_NS = 30, 5_000, 9 * DAY
 RATE, SECONDS = 20_000, 130  # of strangers: two minutes are folded
 UPDATES = 1_000_000  # by each of two processes
 EVENT_BYTES = 1_280  # what the kernel counts for one in the socket's buffer
@@ -46,8 +47,8 @@ COUNTS = (1, 1, 0, 0, 0, 0, None, None, None, None)
 
 
 def fill(path: Path) -> None:
-    """Write flows of two days ago, each of an address of its own."""
-    started_ns = time.time_ns() - 2 * DAY
+    """Write flows of long ago, each of an address of its own."""
+    started_ns = time.time_ns() - OLD_NS
     pod = Endpoint(address="10.244.0.1", kind="pod", valid_from_ns=0, namespace="a", name="b")
     with connect.writer(path) as conn:
         writer = Writer(
