@@ -218,7 +218,10 @@ def test_csv_has_a_header_and_tsv_has_none(invoke: Invoke, shop: Path) -> None:
         ("--to-kind node", "nothing went to endpoints of kind node"),
         ("--port 81", "no port 81 in this file"),
         ("--ip 192.0.2.0/24", "no address 192.0.2.0/24 in this file"),
-        ("--pod web-1 --port 514", None),
+        ("--pod web-1 --port 514", "no flow is of all of these together"),
+        ("--port 5432 --failed", "there are some without --failed"),
+        ("--port 5432 --from-port 7", "there are some without --from-port 7"),
+        ("--min-bytes 1GiB", None),
         ("--last 0", "0 were asked for, as first or last"),
         (
             "--since 2024-11-25T19:48:40Z",

@@ -11,9 +11,10 @@ from difflib import get_close_matches
 
 from ctk.ask.caveats import NothingFits, nothing_recorded
 from ctk.ask.coverage import coverage_of, extent_of
+from ctk.ask.keywords import flags_of
 from ctk.ask.names import has_names, names_of
 from ctk.ask.pages import STARTED, Pages
-from ctk.ask.selectors import edge_condition
+from ctk.ask.selectors import edge_condition, row_condition
 from ctk.ask.spans import exact_extent, held
 from ctk.model import Field, Filters, Term
 from ctk.timespan import SECOND, format_age, format_time
@@ -51,8 +52,12 @@ def _reasons(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
             return
     missing = [reason for term in filters.terms for reason in _missing(conn, term)]
     yield from missing
-    if not missing and filters.terms and (filters.since_ns or filters.until_ns) is not None:
+    if missing or not filters.terms:
+        return
+    if (filters.since_ns or filters.until_ns) is not None:
         yield from _elsewhen(conn, filters)
+    else:
+        yield from _together(conn, filters)
 
 
 def outside(filters: Filters, first_ns: int, end_ns: int, rows_end_ns: int) -> str | None:
@@ -111,6 +116,20 @@ def _near(value: str, known: list[str]) -> str:
     if not near and len(own) <= _SHOWN:
         near = list(own.values())
     return ", ".join(sorted(near[:_SHOWN]))
+
+
+def _together(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
+    """Say what leaves none of flows that are there; of any time, so names alone are looked at."""
+    of_row = tuple(term for term in filters.terms if row_condition([term]) is not None)
+    of_edge = [term for term in filters.terms if term not in of_row]
+    fits = edge_condition(of_edge)
+    there = fits is None or conn.execute(
+        f"SELECT EXISTS (SELECT 1 FROM edge WHERE {fits.sql})", fits.values
+    ).fetchone() == (1,)
+    if not there and len(of_edge) > 1:
+        yield "no flow is of all of these together"
+    elif there and of_edge and of_row:
+        yield f"there are some without {flags_of(Filters(terms=of_row))}"
 
 
 def _elsewhen(conn: sqlite3.Connection, filters: Filters) -> Iterator[str]:
