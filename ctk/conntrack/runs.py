@@ -55,7 +55,8 @@ class Run:
             self._format += f"{at - end}x{code}"
             end = at + struct.calcsize(">" + code)
         self._size = end
-        self._structs: dict[tuple[str, int], struct.Struct] = {}  # by the distance of messages
+        # By the distance of messages, and how many are read together.
+        self._structs: dict[tuple[str, int, int], struct.Struct] = {}
         self.places = places
 
     def fits(self, buffer: bytearray, first: int, distance: int, count: int) -> bool:
@@ -79,14 +80,14 @@ class Run:
         return self.unpacked(self._format, messages, distance)
 
     def unpacked(
-        self, layout: str, messages: memoryview, distance: int
+        self, layout: str, messages: memoryview, distance: int, together: int = 1
     ) -> Iterator[tuple[Any, ...]]:
-        """Give of every message what a Struct of this layout takes."""
-        made = self._structs.get((layout, distance))
+        """Give of every message, or of so many together, what a Struct of this layout takes."""
+        made = self._structs.get((layout, distance, together))
         if made is None:
             padding = distance - struct.calcsize(">" + layout)
-            made = struct.Struct(f">{layout}{padding}x")
-            self._structs[layout, distance] = made
+            made = struct.Struct(">" + f"{layout}{padding}x" * together)
+            self._structs[layout, distance, together] = made
         return made.iter_unpack(messages)
 
 
@@ -137,7 +138,9 @@ class Columns:
         return self._run.places
 
     def _column(self, at: int, code: str) -> Iterator[Any]:
-        rows = self._run.unpacked(f"{at}x{code}", self._messages, self._distance)
+        # A tuple of eight takes a quarter less than eight of one.
+        together = 1 if len(self) % 8 else 8
+        rows = self._run.unpacked(f"{at}x{code}", self._messages, self._distance, together)
         return chain.from_iterable(rows)
 
     def whats(self, places: Places) -> list[int]:
