@@ -41,6 +41,7 @@ from ctk.store.write import Writer
 from ctk.timespan import DAY
 
 T = 1_732_560_442_852_716_307
+BEGUN = COUNTS_CONNECTION | COUNTS_NEW
 S = 10**9
 
 WEB = Endpoint(
@@ -213,6 +214,18 @@ def test_lone_events_are_rows_like_any_other(conn: sqlite3.Connection) -> None:
         (T + 7, 3, 1, None, 0, 0, 0, 1, 1, 1, None, None),
         (T + 9, 0, 2, 3, 0, 1, 0, 0, 0, 0, None, None),
     ]
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 65])
+def test_lone_events_that_count_as_the_same_are_rows_like_any_other(
+    conn: sqlite3.Connection, count: int
+) -> None:
+    _window(_writer(conn), events={TO_DB: [(T + i // 3, i or None, BEGUN) for i in range(count)]})
+    assert _all(
+        conn,
+        "SELECT started_ns, lasted_ns, edge_id, src_port, connections, new_events, update_events,"
+        " destroy_events, unreplied, refused, bytes_out FROM flow",
+    ) == [(T + i // 3, 0, 1, i or None, 1, 1, 0, 0, 0, 0, None) for i in range(count)]
 
 
 def test_rows_come_in_any_order_and_at_the_same_time(conn: sqlite3.Connection) -> None:

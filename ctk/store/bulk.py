@@ -18,10 +18,14 @@ class Insert(NamedTuple):
     several: str  # _AT_ONCE rows
 
 
-def insert(before: str, bound: int, after: str = "") -> Insert:
-    """How to insert rows of so many bound values; the rows stand between `before` and `after`."""
+def insert(before: str, bound: int, after: str = "", constants: Sequence[int] = ()) -> Insert:
+    """
+    How to insert rows of so many bound values, and some that are the same in each.
+
+    The rows stand between `before` and `after`.
+    """
     # ?1 could bind a value twice, but Python 3.12 before 3.12.4 warns at each of its kind.
-    row = f"({', '.join('?' * bound)})"
+    row = f"({', '.join(['?'] * bound + [str(each) for each in constants])})"
     return Insert(before + row + after, before + ", ".join([row] * _AT_ONCE) + after)
 
 
