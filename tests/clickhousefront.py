@@ -4,7 +4,8 @@ ClickHouse's HTTP interface before chDB: as much of it as clickhouse-connect spe
     python tests/clickhousefront.py FOLDER PORT PASSWORD
 
 GET /cut?N lets the next N inserts of flows happen, and then closes the connection without an
-answer, as a proxy does that gives up.
+answer, as a proxy does that gives up. GET /hold lets the next one happen, and leaves it without an
+answer; GET /held is answered when it has.
 """
 
 import base64
@@ -72,6 +73,8 @@ class Front(BaseHTTPRequestHandler):
     folder = password = ""
     lock = threading.Lock()
     cut = 0
+    hold = False
+    held = threading.Event()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -80,6 +83,13 @@ class Front(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         if url.path == "/cut":
             Front.cut = int(url.query)
+            self._answer(200, b"")
+        elif url.path == "/hold":
+            Front.hold = True
+            Front.held.clear()
+            self._answer(200, b"")
+        elif url.path == "/held":
+            Front.held.wait()
             self._answer(200, b"")
         else:
             self._run(b"")
@@ -119,7 +129,14 @@ class Front(BaseHTTPRequestHandler):
             code = re.search(r"Code: (\d+)", str(error))
             self._answer(500, str(error).encode(), code=code[1] if code else "1001")
             return
-        if Front.cut and sql.startswith(b"INSERT INTO") and b"`first_seen_ns`" in sql[:2000]:
+        of_flows = sql.startswith(b"INSERT INTO") and b"`first_seen_ns`" in sql[:2000]
+        if Front.hold and of_flows:
+            Front.hold = False
+            Front.held.set()
+            self.rfile.read(1)  # until the client is gone
+            self.close_connection = True
+            return
+        if Front.cut and of_flows:
             Front.cut -= 1
             self.close_connection = True
             return

@@ -59,6 +59,14 @@ class Server:
         with urlopen(f"http://127.0.0.1:{self.port}/cut?{answers}"):
             pass
 
+    def hold(self) -> None:
+        with urlopen(f"http://127.0.0.1:{self.port}/hold"):
+            pass
+
+    def wait_until_held(self) -> None:
+        with urlopen(f"http://127.0.0.1:{self.port}/held", timeout=60):
+            pass
+
     @property
     def target(self) -> Target:
         return parse_target(self.to, {PASSWORD: _SECRET})
@@ -160,6 +168,42 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(server, files, tmp_path
     assert next(lines).startswith("ended: ")
     assert process.wait(20) == 0
     process.communicate()
+    with opened(server.target) as client:
+        assert is_there_once(client, db)
+
+
+def test_a_server_that_keeps_silent_is_not_waited_for_once_it_is_to_end(files, tmp_path):
+    """Signals come well within the 30 s after which who stops a container kills it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        to = f"clickhouse+http://ctk@127.0.0.1:{silent.getsockname()[1]}/ctk"
+        process = start(
+            str(files[1]), "--to", to, "--follow", "--every", "1s", "--state", str(tmp_path)
+        )
+        silent.settimeout(60)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=20)
+    assert (process.returncode, said.splitlines()) == (
+        0,
+        [
+            f"shipping to {to} every 1s",
+            f"{to} did not answer in time: it is looked for the next time, nothing is lost",
+            "ended: 0 rows in 0 batches",
+        ],
+    )
+
+
+def test_an_insert_that_is_not_answered_when_it_is_to_end_counts_once(server, tmp_path):
+    made = World(12, seed=13)
+    (db,) = made.write(tmp_path, made.talks(60, SPAN), SPAN, [11])
+    server.hold()
+    process = start(str(db), "--to", server.to, "--follow", "--every", "1s")
+    server.wait_until_held()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert said.endswith("nothing is lost\nended: 0 rows in 0 batches\n")
+    assert "1 looked for again" in ship(server, str(db))
     with opened(server.target) as client:
         assert is_there_once(client, db)
 

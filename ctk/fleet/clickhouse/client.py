@@ -8,7 +8,6 @@ again what is there.
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -17,6 +16,7 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from ctk.errors import CtkError, UsageError
+from ctk.fleet.clickhouse.apart import Apart
 from ctk.fleet.clickhouse.engine import EngineError
 from ctk.fleet.clickhouse.target import PASSWORD, Target
 
@@ -29,10 +29,6 @@ _LATER = (159, 202, 209, 210, 241, 242, 252, 319, 999)
 
 class AwayError(CtkError):
     """ClickHouse did not answer, or cannot now: what was written may be there or not."""
-
-
-class OverdueError(CtkError):
-    """ClickHouse went on past the time that it was given."""
 
 
 class NoTablesError(UsageError):
@@ -55,7 +51,8 @@ class Client:
     An open target. Names of tables are of its database.
 
     `renew` opens it anew, where what failed may leave rows to the next answer: in chDB. What is
-    asked `apart` is asked by a thread, since Ctrl-C does not reach the engine: who waits hears it.
+    asked `apart` is asked by a thread, since Ctrl-C does not reach the engine, nor SIGTERM who
+    waits for a server: who waits hears it.
     """
 
     def __init__(
@@ -64,16 +61,14 @@ class Client:
         made: Any,
         renew: Callable[[], Any] | None = None,
         *,
-        apart: bool = False,
+        apart: Apart | None = None,
     ) -> None:
         self.target = target
         self.checked: Mapping[str, int | None] | None = None  # tables, as tables.check found them
         self._made = made
         self._renew = renew
-        self._apart = apart
-        self._lock = threading.Lock()
-        self._asking = 0  # threads
-        self._is_closed = False
+        self._apart = apart is not None
+        self._waiting = apart or Apart(target.said)
 
     def query(
         self,
@@ -94,30 +89,7 @@ class Client:
         settings: Mapping[str, object] | None = None,
     ) -> Answer:
         """Ask as `query` does, but wait no longer: an OverdueError, and the question goes on."""
-        found: list[Answer | BaseException] = []
-
-        def ask() -> None:
-            try:
-                found.append(self._query(sql, parameters, settings))
-            except BaseException as error:  # noqa: BLE001 - who waits raises it
-                found.append(error)
-            with self._lock:
-                self._asking -= 1
-                is_last = self._is_closed and not self._asking
-            if is_last:
-                self._made.close()
-
-        # What hangs in the engine cannot be interrupted: it is left behind when the process ends.
-        asking = threading.Thread(target=ask, name="ctk-sql", daemon=True)
-        with self._lock:
-            self._asking += 1
-        asking.start()
-        asking.join(limit_s)
-        if not found:
-            raise OverdueError(f"{self.target.said} did not answer in {limit_s:g} s")
-        (answer,) = found
-        if isinstance(answer, BaseException):
-            raise answer
+        answer: Answer = self._waiting.call(lambda: self._query(sql, parameters, settings), limit_s)
         return answer
 
     def _query(
@@ -139,10 +111,14 @@ class Client:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         """Do what gives no rows."""
-        with self._explained():
-            self._made.command(
-                sql, parameters=dict(parameters or {}), settings=dict(settings or {})
-            )
+
+        def do() -> None:
+            with self._explained():
+                self._made.command(
+                    sql, parameters=dict(parameters or {}), settings=dict(settings or {})
+                )
+
+        self._do(do)
 
     def insert(
         self,
@@ -152,24 +128,30 @@ class Client:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         """Insert a block: `columns` are names with types, `values` a sequence for each of them."""
-        with self._explained():
-            self._made.insert(
-                table,
-                values,
-                database=self.target.database,
-                column_names=list(columns),
-                column_type_names=list(columns.values()),
-                column_oriented=True,
-                settings=dict(settings or {}),
-            )
+
+        def do() -> None:
+            with self._explained():
+                self._made.insert(
+                    table,
+                    values,
+                    database=self.target.database,
+                    column_names=list(columns),
+                    column_type_names=list(columns.values()),
+                    column_oriented=True,
+                    settings=dict(settings or {}),
+                )
+
+        self._do(do)
+
+    def _do(self, do: Callable[[], None]) -> None:
+        if self._apart:
+            self._waiting.call(do)
+        else:
+            do()
 
     def close(self) -> None:
         """Let go of the target; where a question hangs in it, that does when it ends."""
-        with self._lock:
-            self._is_closed = True
-            if self._asking:
-                return
-        self._made.close()
+        self._waiting.close(self._made.close)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -209,11 +191,17 @@ def reading(target: Target) -> Client:
             made = engine.Engine(folder, target.database, target.settings)
     except ImportError as error:
         raise _not_loaded("chdb", error) from error
-    return Client(target, made, apart=True)
+    return Client(target, made, apart=Apart(target.said))
 
 
-def connect(target: Target, *, database: bool = True) -> Client:
-    """Open a target to write to it, too; who does it closes it."""
+def connect(
+    target: Target, *, database: bool = True, stop: Callable[[], bool] | None = None
+) -> Client:
+    """
+    Open a target to write to it, too; who does it closes it.
+
+    Once `stop` says so a server is not waited for much longer: an OverdueError.
+    """
     import logging
 
     embedded = target.folder is not None
@@ -253,6 +241,10 @@ def connect(target: Target, *, database: bool = True) -> Client:
             "tz_mode": "aware",  # as times of chDB are
         }
     open_it = partial(clickhouse_connect.get_client, **options)
+    if stop is not None and not embedded:
+        apart = Apart(target.said, stop)
+        with explained(target):
+            return Client(target, apart.call(open_it), apart=apart)
     with explained(target), _quiet(target) if embedded else nullcontext():
         return Client(target, open_it(), open_it if embedded else None)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctk.errors import StoreError
+from ctk.fleet.clickhouse.apart import OverdueError
 from ctk.fleet.clickhouse.client import AwayError, Client, connect
 from ctk.fleet.clickhouse.settle import settle
 from ctk.fleet.clickhouse.ship import Shipper, ShipReport, shipper_of
@@ -66,6 +67,9 @@ class Following:
                     retry_s = min(max(2 * retry_s, _RETRY_S), _MOST_RETRY_S)
                     self._wait(retry_s * random.uniform(0.5, 1.0))
                     continue
+                except OverdueError as error:  # it is to end
+                    self._say(f"{error.message}: it is looked for the next time, nothing is lost")
+                    break
                 if retry_s:
                     self._say(f"{self._target.said} answers again")
                 retry_s = 0.0
@@ -98,7 +102,7 @@ class Following:
 
     def _round(self) -> ShipReport:
         if self._client is None:
-            self._client = connect(self._target)
+            self._client = connect(self._target, stop=self._stop)
         shipped = ShipReport()
         for db, shipper in self._shippers.items():
             shipped = shipped.plus(shipper.ship(self._client, stop=self._stop))

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from ctk.ask.caveats import Caveat
 from ctk.ask.sql import SqlAnswer, SqlValue
 from ctk.errors import CtkError, UsageError
-from ctk.fleet.clickhouse.client import AwayError, Client, OverdueError
+from ctk.fleet.clickhouse.apart import OverdueError
+from ctk.fleet.clickhouse.client import AwayError, Client
 from ctk.fleet.clickhouse.statement import HINT, check
 from ctk.model import Filters
 from ctk.timespan import FOREVER_NS
