@@ -32,7 +32,7 @@ from ctk.conntrack.groups import (
     Totals,
     moved_since,
 )
-from ctk.conntrack.outcome import AT, START, counters_of, four_of
+from ctk.conntrack.outcome import AT, START, counters_of
 from ctk.conntrack.parts import PartCounter, first_ns
 from ctk.model import (
     COUNTS_CONNECTION,
@@ -230,20 +230,38 @@ class Aggregator(PartCounter):
             listed = self._at_once.take_listed(entries)
         live, states = connections.live, connections.states
         for entry in listed.others:
-            _, orig, port, reply, zone, ct_id, at_ns = entry[:7]
+            # All of it by name: a slice costs 0.1 us.
+            (
+                _,
+                orig,
+                port,
+                reply,
+                zone,
+                ct_id,
+                at_ns,
+                _,
+                _,
+                p_out,
+                b_out,
+                p_in,
+                b_in,
+                start_ns,
+                _,
+            ) = entry
             shown = connections.find(orig, reply, zone, ct_id << 16 | port)
             key = None if shown is None else connections.listed(shown[0])
             if shown is None or key is None:
                 continue
             state, group = states.get(key, 0) if states else 0, live.get(key)
-            if group is not None and not state and connections.is_counted(key, four_of(entry)):
+            now = (p_out, b_out, p_in, b_in)
+            if group is not None and not state and connections.is_counted(key, now):
                 continue
             counters = counters_of(entry)
             if state & UNWANTED:
                 if counters is not None and counters != connections.counters(key):
                     connections.count(key, counters, at_ns)
                 continue
-            counted, start_ns = 0, entry[START]
+            counted = 0
             if group is not None and state & UNDATED and start_ns is not None:
                 counted = self._date(key, group, start_ns)
                 state = states.get(key, 0)
