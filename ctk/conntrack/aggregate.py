@@ -231,29 +231,13 @@ class Aggregator(PartCounter):
         live, states = connections.live, connections.states
         for entry in listed.others:
             # All of it by name: a slice costs 0.1 us.
-            (
-                _,
-                orig,
-                port,
-                reply,
-                zone,
-                ct_id,
-                at_ns,
-                _,
-                _,
-                p_out,
-                b_out,
-                p_in,
-                b_in,
-                start_ns,
-                _,
-            ) = entry
+            _, orig, port, reply, zone, ct_id, at_ns, _, _, po, bo, pi, bi, start_ns, _ = entry
             shown = connections.find(orig, reply, zone, ct_id << 16 | port)
             key = None if shown is None else connections.listed(shown[0])
             if shown is None or key is None:
                 continue
             state, group = states.get(key, 0) if states else 0, live.get(key)
-            now = (p_out, b_out, p_in, b_in)
+            now = po, bo, pi, bi  # packets and bytes, out and in
             if group is not None and not state and connections.is_counted(key, now):
                 continue
             counters = counters_of(entry)
