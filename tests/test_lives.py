@@ -260,11 +260,11 @@ DRAWN: dict[str, dict[str, Any]] = {
         "keeps": False,
         "nameless": [297],
     },
-    "nor is it where only one pod had the address": {
+    "but it is where the pod that had the address before told when it ended": {
         "lives": [Life("only", A, "n2", "graceful", 73, 78, 92, 115, 215, 222, 228)],
         "dialled": [(0, 249)],
         "turns": [68, 202, 43, 110, 162, 152],
-        "nameless": [222],
+        "nameless": [],
     },
 }
 

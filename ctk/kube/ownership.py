@@ -40,6 +40,12 @@ class Ownership:
         """From when on a pod that is gone, too, may have had the address."""
         return min(self.sure_until_ns, self.unheard_ns)
 
+    @property
+    def end_is_kept(self) -> bool:
+        """Whether it is over, and the file keeps up to when it was sure, as of what was missed."""
+        is_over = self.gone_ns != FOREVER_NS
+        return is_over and (self.inferred or self.sure_until_ns == self.gone_ns)
+
 
 class Claim(NamedTuple):
     """

@@ -50,8 +50,12 @@ class Provisional:
     def withdraw(self) -> Iterator[HistoryChange]:
         """It is not who was named, and may still turn out to be another; it is given no more."""
         named, self.endpoint = self.endpoint, unknown(self.endpoint)
-        self.until_ns = self.asked_ns + 1
         yield Completed(named, self.endpoint)
+        yield from self.leave()
+
+    def leave(self) -> Iterator[HistoryChange]:
+        """It is given no more, and left open: the file is to know for which times it was given."""
+        self.until_ns = self.asked_ns + 1
         yield from self.leave_open()
 
     def leave_open(self) -> Iterator[HistoryChange]:

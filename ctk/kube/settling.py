@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ctk.kube.identity import same
 from ctk.kube.owners import POSTED_LATE_NS, Owners
+from ctk.kube.ownership import Ownership
 from ctk.kube.provisional import Provisional, ProvisionalEndpoints, unknown
 from ctk.kube.unresolved import UnresolvedDials
 from ctk.model import Endpoint
@@ -54,12 +55,9 @@ class Settling:
                 return False
             sure = self._owners.is_sure(owned, given.asked_ns)
             if not sure:
-                passed_on = endpoint.kind == "pod" and not same(endpoint, owned.endpoint)
                 over = endpoint.kind == "pod" and owned.to_ns <= given.asked_ns
                 if owned.recalled or not (over or finally_ns is not None):
-                    if passed_on and not self._provisional.pods_lost:
-                        # It is not that pod's, and may be another's than the one that is known.
-                        self._withdraw(given)
+                    self._leave(given, owned)
                     return False
             if given.asked_ns < owned.to_ns:
                 known = owned.endpoint
@@ -86,6 +84,16 @@ class Settling:
         undecided: list[Closed] = []
         self._provisional.settle(address, settled)
         self._history.extend(undecided)
+
+    def _leave(self, given: Provisional, owned: Ownership) -> None:
+        """It may be of the one that had the address, and may be another's that is told later."""
+        endpoint = given.endpoint
+        if endpoint.kind == "pod":
+            if not same(endpoint, owned.endpoint) and not self._provisional.pods_lost:
+                self._withdraw(given)
+        elif endpoint.kind == "unknown" and owned.end_is_kept and not (given.open or given.decided):
+            # The next recording recalls of the one that ended all that this one knows.
+            self._history.extend(given.leave())
 
     def _withdraw(self, given: Provisional) -> None:
         named = given.endpoint
