@@ -647,6 +647,45 @@ def test_what_is_pruned_while_clickhouse_is_away_is_a_gap(client, tmp_path):
     assert [tuple(each) for each in gaps] == [("not shipped", 1)]
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_flows_that_came_late_and_were_pruned_before_they_were_shipped_are_said(
+    client, tmp_path, is_forgotten
+):
+    """Minutes have them, but not apart from what was shipped of these minutes before."""
+    node = Node(tmp_path / "n0.db")
+    half = SINCE + SPAN // 2
+    early = [each for each in node.rows if each.started_ns < half]
+    late, in_time = early[::4], [each for n, each in enumerate(early) if n % 4]
+    node.write(in_time, half)
+    ship(node.path, client)
+    node.write(
+        [*late, *(each for each in node.rows if each.started_ns >= half)],
+        SINCE + SPAN,
+        started_ns=half,
+    )
+    with sqlite3.connect(node.path) as conn:
+        notes = conn.execute("SELECT * FROM late_flow").fetchall()
+    assert len(notes) == len(late)
+    node.write([], SINCE + SPAN + MINUTE, {"flow": HOUR}, started_ns=SINCE + SPAN)
+    if not is_forgotten:  # notes go once a day
+        with sqlite3.connect(node.path) as conn:
+            conn.executemany("INSERT OR IGNORE INTO late_flow VALUES (?, ?, ?)", notes)
+    said = f"up to {len(late)} flows that came late for what was shipped were pruned before"
+    with shipping(node.path, client) as shipper:
+        shipper.ship(client)
+        assert shipper.notes == [f"{said}: --verify compares"]
+        shipper.ship(client)
+        assert len(shipper.notes) == 1
+        assert [flows for _, flows in shipper.state.late_pruned()] == [len(late)]
+        assert len(verify(shipper, client).wrong) == 1
+    gaps = client.query(
+        "SELECT kind, started_ns = ended_ns, detail FROM gaps FINAL"
+        " WHERE id < 0 AND recording = {recording:String}",
+        {"recording": recording(node.path)},
+    ).rows
+    assert [tuple(each) for each in gaps] == [("not shipped", 1, said)]
+
+
 def test_a_state_starts_at_the_beginning(files, client):
     with shipping(files[0], client) as shipper:
         assert shipper.state.position == START

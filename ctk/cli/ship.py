@@ -230,6 +230,7 @@ def _moment(at_ns: int) -> str:
 def _say_status(db: Path, target: "Target", folder: Path | None) -> None:
     from ctk.fleet.clickhouse import state as states
     from ctk.fleet.clickhouse.ship import recording_of
+    from ctk.fleet.clickhouse.told import late_pruned_said
     from ctk.store.source import source
 
     path = states.path_of(db.resolve(), folder)
@@ -241,7 +242,7 @@ def _say_status(db: Path, target: "Target", folder: Path | None) -> None:
         return
     with states.opened(path, target.said, recording) as state:
         position, batch, last = state.position, state.open_batch(), state.last_batch
-        skipped = state.skipped()
+        skipped, late = state.skipped(), sum(flows for _, flows in state.late_pruned())
     if not last and batch is None:
         click.echo(f"{db}: nothing is shipped to {target.said}")
         return
@@ -257,3 +258,5 @@ def _say_status(db: Path, target: "Target", folder: Path | None) -> None:
             f"{db}: {format_time(since_ns)[:19]}Z to {format_time(until_ns)[:19]}Z was pruned"
             " before it could be shipped"
         )
+    if late:
+        click.echo(f"{db}: {late_pruned_said(late)}")

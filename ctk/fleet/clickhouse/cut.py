@@ -119,11 +119,18 @@ class BatchRows:
 
 
 class Cut(NamedTuple):
-    """A batch, and what was skipped before it since no table of the file has its minutes."""
+    """
+    A batch, and what cannot be shipped any more.
+
+    `skipped` is before it: no table of the file has its minutes. `late_pruned` is how many flows,
+    at most, were written late for a time that was shipped, and then pruned: minutes have them, but
+    not apart from what is there.
+    """
 
     span: BatchSpan
     rows: BatchRows
     skipped: tuple[int, int] | None
+    late_pruned: int
 
 
 def settled_ns(conn: sqlite3.Connection, *, written: bool) -> int:
@@ -149,19 +156,21 @@ def cut(
         late_id = _newest_late_id(conn)
         span = _late_span(conn, since, late_id, most)
         if span is not None:
-            return Cut(span, read(conn, span), None)
+            return Cut(span, read(conn, span), None, _late_pruned(conn, since, span.until.late_id))
+        late_pruned = _late_pruned(conn, since, late_id)
         marks = watermarks(conn)
         end_ns = settled_ns(conn, written=written)
         flows_ns, minutes_ns = (marks[each].pruned_ns or -FOREVER_NS for each in ("flow", "1m"))
         skipped = _skipped(conn, since, flows_ns, minutes_ns) if since != START else None
         first_ns = _first_ns(conn, since.at_ns if skipped is None else skipped[1], flows_ns)
         if first_ns is None or first_ns >= end_ns:
-            if end_ns <= since.at_ns:
+            if end_ns <= since.at_ns and not late_pruned:
                 return None
             return Cut(
-                BatchSpan("flow", since, ShippedPosition(end_ns, late_id)),
+                BatchSpan("flow", since, ShippedPosition(max(end_ns, since.at_ns), late_id)),
                 BatchRows((), {}),
                 skipped,
+                late_pruned,
             )
         level = "1m" if first_ns < flows_ns else "flow"
         until_ns = min(end_ns, floor(first_ns, DAY) + DAY, flows_ns if level == "1m" else end_ns)
@@ -171,7 +180,7 @@ def cut(
         span = BatchSpan(
             level, ShippedPosition(first_ns, since.late_id), ShippedPosition(until_ns, late_id)
         )
-        return Cut(span, read(conn, span), skipped)
+        return Cut(span, read(conn, span), skipped, late_pruned)
 
 
 def read(conn: sqlite3.Connection, span: BatchSpan) -> BatchRows:
@@ -229,6 +238,23 @@ def _late_span(
             break
         last_id = each_id
     return BatchSpan("flow", since, ShippedPosition(since.at_ns, last_id))
+
+
+def _late_pruned(conn: sqlite3.Connection, since: ShippedPosition, late_id: int) -> int:
+    """
+    Count flows that were written late for a time before a position, and are gone.
+
+    Their notes go once a day. What they were of is then not known, so each is counted.
+    """
+    if since == START or late_id <= since.late_id:
+        return 0
+    (to_be_shipped,) = conn.execute(
+        "SELECT COUNT(*) FROM late_flow WHERE id > ? AND id <= ? AND (started_ns >= ? OR EXISTS"
+        " (SELECT 1 FROM flow AS f WHERE f.started_ns = late_flow.started_ns"
+        " AND f.n = late_flow.n))",
+        (since.late_id, late_id, since.at_ns),
+    ).fetchone()
+    return late_id - since.late_id - int(to_be_shipped)
 
 
 def _skipped(

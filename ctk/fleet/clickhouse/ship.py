@@ -57,6 +57,7 @@ class Shipper:
         self._most = most
         self._names_ns = 0
         self._greeted = False
+        self._late_pruned = 0  # and not noted yet
         self.keep_days: int | None = None  # of minutes, there
 
     def ship(
@@ -92,6 +93,9 @@ class Shipper:
             part = (batch.until_ns - began_ns) / whole_ns if whole_ns > 0 else 1.0
             progress(min(max(part, 0.0), 1.0), shipped.rows)
         told.tell_recordings(self.conn, client, state, state.position)
+        if self._late_pruned:
+            self.notes.append(f"{told.late_pruned_said(self._late_pruned)}: --verify compares")
+            self._late_pruned = 0
         if too_old:
             self.notes.append(
                 f"{too_old:,} of these rows are older than the {self.keep_days} days that minutes"
@@ -117,10 +121,12 @@ class Shipper:
             self.notes.append(
                 "rows were pruned before they could be shipped: `ctk info` tells the gap"
             )
+        self._late_pruned += found.late_pruned
         if not found.rows.rows:
-            self.state.move(found.span.until)
+            self.state.move(found.span.until, found.late_pruned)
             return found.span.until != position
-        self.state.fix(batch_of(self.state.last_batch + 1, found.span, found.rows), found.rows)
+        batch = batch_of(self.state.last_batch + 1, found.span, found.rows)
+        self.state.fix(batch, found.rows, found.late_pruned)
         return True
 
     def _send(self, client: Client, batch: Batch) -> ShipReport:

@@ -67,6 +67,15 @@ _TABLES = """
         until_ns INTEGER NOT NULL
     );
 """
+# Files of before it have none.
+_LATE_PRUNED = """
+    CREATE TABLE IF NOT EXISTS late_pruned (
+        id INTEGER PRIMARY KEY,
+        target TEXT NOT NULL,
+        at_ns INTEGER NOT NULL, -- up to where the file was shipped when it was found
+        flows INTEGER NOT NULL
+    )
+"""
 _BATCH = (
     "batch, level, from_ns, until_ns, late_from, late_until, day, rows, connections, bytes_out,"
     " bytes_in, tries, repairs"
@@ -186,6 +195,13 @@ class State:
             "SELECT from_ns, until_ns FROM skipped WHERE target = ?", (self._target,)
         ).fetchall()
 
+    def late_pruned(self) -> Sequence[tuple[int, int]]:
+        """Give how many flows, at most, were pruned that came late for a time before another."""
+        return self._conn.execute(
+            "SELECT at_ns, SUM(flows) FROM late_pruned WHERE target = ? GROUP BY at_ns",
+            (self._target,),
+        ).fetchall()
+
     def rows(self, batch: int) -> BatchRows:
         """Give the rows of an open batch."""
         (packed,) = self._conn.execute(
@@ -194,7 +210,7 @@ class State:
         edges, rows = orjson.loads(zlib.decompress(packed))
         return BatchRows(rows, {each[0]: each[1:] for each in edges})
 
-    def fix(self, batch: Batch, rows: BatchRows) -> None:
+    def fix(self, batch: Batch, rows: BatchRows, late_pruned: int = 0) -> None:
         """Fix a batch before it is sent; one that is sent anew has its rows again."""
         edges = [[edge_id, *values] for edge_id, values in rows.edges.items()]
         packed = zlib.compress(orjson.dumps([edges, rows.rows]), 1)
@@ -204,6 +220,7 @@ class State:
                 f"INSERT OR REPLACE INTO batch (target, {_BATCH}, packed) VALUES ({marks})",
                 (self._target, *batch, packed),
             )
+            self._lose_late(late_pruned)
 
     def trying(self, batch: int) -> None:
         """Write that a batch is sent now."""
@@ -223,16 +240,19 @@ class State:
             if batch.batch > self.last_batch:
                 self._move(batch.batch, batch.span.until)
 
-    def move(self, position: ShippedPosition, skipped: tuple[int, int] | None = None) -> None:
-        """Move the position on, where there is nothing to ship; write what was skipped."""
+    def move(self, position: ShippedPosition, late_pruned: int = 0) -> None:
+        """Move the position on, where there is nothing to ship."""
         with transaction(self._conn):
-            self._skip(skipped)
+            self._lose_late(late_pruned)
             self._move(self.last_batch, position)
 
     def skip(self, span: tuple[int, int]) -> None:
         """Write that nothing of a span is left to be shipped."""
         with transaction(self._conn):
-            self._skip(span)
+            self._conn.execute(
+                "INSERT INTO skipped(target, from_ns, until_ns) VALUES (?, ?, ?)",
+                (self._target, *span),
+            )
             _, late_id = self.position
             self._move(self.last_batch, ShippedPosition(span[1], late_id))
 
@@ -306,11 +326,11 @@ class State:
                 (self._target, *each),
             )
 
-    def _skip(self, span: tuple[int, int] | None) -> None:
-        if span is not None:
+    def _lose_late(self, flows: int) -> None:
+        if flows:
             self._conn.execute(
-                "INSERT INTO skipped(target, from_ns, until_ns) VALUES (?, ?, ?)",
-                (self._target, *span),
+                "INSERT INTO late_pruned(target, at_ns, flows) VALUES (?, ?, ?)",
+                (self._target, self.position.at_ns, flows),
             )
 
     def _move(self, batch: int, position: ShippedPosition) -> None:
@@ -358,6 +378,7 @@ def opened(path: Path, target: str, recording: str) -> Iterator[State]:
             conn.executescript(f"BEGIN;{_TABLES}PRAGMA user_version = {_VERSION};COMMIT;")
         elif version != _VERSION:
             raise UsageError(f"{path} is of another version of ctk", hint=_REMOVE)
+        conn.execute(_LATE_PRUNED)
         yield State(conn, target, recording)
     except (sqlite3.Error, zlib.error, orjson.JSONDecodeError) as error:
         if not _is_whole(conn) or not isinstance(error, sqlite3.Error):

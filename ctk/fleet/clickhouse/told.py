@@ -90,22 +90,25 @@ def tell_recordings(
     if found:
         of_last = found[-1]
         cluster, node = (of_last[names.index(name)] for name in ("cluster", "node"))
+        own = of_last[0], cluster, node, NOT_SHIPPED
         gaps += [
-            (
-                -since_ns,
-                -since_ns,
-                of_last[0],
-                cluster,
-                node,
-                NOT_SHIPPED,
-                since_ns,
-                until_ns,
-                None,
-                None,
-            )
+            (-since_ns, -since_ns, *own, since_ns, until_ns, None, None)
             for since_ns, until_ns in state.skipped()
         ]
+        # No span of its own: else others would speak in it for what was shipped, too.
+        gaps += [
+            (-found_ns - 1, -found_ns - 1, *own, found_ns, found_ns, None, late_pruned_said(flows))
+            for found_ns, flows in state.late_pruned()
+        ]
     _tell(client, state, "gaps", gaps, committed_ns)
+
+
+def late_pruned_said(flows: int) -> str:
+    """Say how many flows, at most, were late and are gone."""
+    were = "flow that came late for what was shipped was"
+    if flows != 1:
+        were = "flows that came late for what was shipped were"
+    return f"up to {flows:,} {were} pruned before"
 
 
 def _tell(
