@@ -97,8 +97,8 @@ def lines(message: str, hint: str | None = None) -> str:
         ("--retain 2m=1d", "'2m=1d' is not a retention", None),
         ("--port http", "'http' is not a port", None),
         ("--max-size big", "'big' is not a size", None),
-        ("--max-size 1", "'1' is too small for a file of flows", "1MiB or more: 64MiB"),
-        ("--max-size 1023K", "'1023K' is too small for a file of flows", "1MiB or more: 64MiB"),
+        ("--max-size 1", "'1' is too small for a file of flows", "2MiB or more: 64MiB"),
+        ("--max-size 2047K", "'2047K' is too small for a file of flows", "2MiB or more: 64MiB"),
         (
             "--aggregate all",
             "'all' is not a value of --aggregate",

@@ -159,7 +159,7 @@ class RecordCommand(SectionedCommand):
     "max_bytes",
     type=parse_file_size,
     metavar="SIZE",
-    help="Keep DB and its -wal within it, 1MiB or more: the oldest and finest rows go first.",
+    help="Keep DB and its -wal within it, 2MiB or more: the oldest and finest rows go first.",
 )
 @click.option(
     "--peers",
