@@ -90,6 +90,10 @@ def test_the_limit_is_of_each_kind_of_change(invoke: Invoke, shop: Path) -> None
             "since and until are of one span\nTry: --before 2h..1h --after 1h..\n",
         ),
         (
+            ("--before", "1h..", "--last", "3"),
+            "first and last cut flows, not groups\nTry: --limit 20 cuts the answer\n",
+        ),
+        (
             ("--before", "2023-01-01..2023-01-02"),
             "nothing was recorded in the span before\n"
             "Try: a span within 2024-11-25T18:47:22Z..2024-11-25T18:48:32Z\n",

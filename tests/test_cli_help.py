@@ -84,7 +84,7 @@ def test_a_manual_page_has_all_that_the_help_says(invoke: Invoke, command: str) 
     assert missing == []
 
 
-@pytest.mark.parametrize("command", ["failures", "idle", "new", "report"])
+@pytest.mark.parametrize("command", ["diff", "failures", "idle", "new", "report"])
 def test_what_a_command_refuses_is_not_in_its_help(invoke: Invoke, command: str) -> None:
     said = invoke(command, "--help").stdout
     assert "--last" not in said

@@ -14,7 +14,7 @@ from ctk.ask.caveats import Caveat, Folded, OfOtherNodes, Widened, each_once
 from ctk.ask.connection import one_moment
 from ctk.ask.coverage import Coverage, coverage_of, recorders_of
 from ctk.ask.moments import AskedSpan, Moment, ends_of
-from ctk.ask.sums import COUNTS, KEYS, SEEN, SORTS, Counts, Keys, refuse_cut
+from ctk.ask.sums import COUNTS, KEYS, SEEN, SORTS, Counts, Keys
 from ctk.ask.top import top
 from ctk.errors import UsageError
 from ctk.model import Filters
@@ -153,7 +153,6 @@ def diff(
 def _answer(
     conn: sqlite3.Connection, filters: Filters, by: Sequence[str], name: str
 ) -> _SpanAnswer:
-    refuse_cut(filters, "groups")
     with one_moment(conn):
         coverage = coverage_of(conn)
         ranked = top(conn, filters, by, None, None)

@@ -58,11 +58,12 @@ class Questions(ABC):
         be left out: it is as long as the other, beside it. `limit` is of rows of each state.
         """
         from ctk.ask.diff import BY, SPANS_HINT, diff, two_spans
-        from ctk.ask.sums import keys_of
+        from ctk.ask.sums import keys_of, refuse_cut
 
         self._check()
         keys = BY if by is None else keys_of(by)
         chosen = self._filters(filters, asked, "before", "after", "other", "by", "sort", "limit")
+        refuse_cut(chosen, "groups")
         later = other or self
         with ExitStack() as stack:
             conn = stack.enter_context(self._connect())

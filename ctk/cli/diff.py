@@ -28,7 +28,9 @@ from ctk.timespan import format_age
 _SPAN = "SINCE..UNTIL"
 
 
-@click.command(cls=FilterCommand, short_help="Say what changed between two spans, or two files.")
+@click.command(
+    cls=FilterCommand, cuts=False, short_help="Say what changed between two spans, or two files."
+)
 @dbs_argument
 @click.option("--before", metavar=_SPAN, help="The one span: 2h..1h, or 09:00..10:00.")
 @click.option("--after", metavar=_SPAN, help="The other: 1h.. is until now.")
