@@ -237,10 +237,15 @@ NO_FILE = "Error: no file is named\nTry: name one, or set CTK_DB: CTK_DB=node.db
             "Error: 'monday' is neither an age nor a time\n"
             "Try: write it as 15m, '10 min ago', 09:00, yesterday or 2024-11-25T18:47:22Z\n",
         ),
-        *(
-            (words, "Error: DB would be a file of the name -\nTry: name a file: node.db\n")
-            for words in (["record", "-", "--no-kube"], ["merge", "tests", "tests", "-o", "-"])
+        (
+            ["record", "-", "--no-kube"],
+            "Error: DB would be a file of the name -\nTry: name a file: node.db\n",
         ),
+        (
+            ["merge", "tests", "tests", "-o", "-"],
+            "Error: --output would be a file of the name -\nTry: name a file: all.db\n",
+        ),
+        (["export", "-"], "Error: there is no file -\nTry: `ctk record` makes one\n"),
         (
             ["query", "x.db", "--since", "15"],
             "Error: '15' is neither an age nor a time\nTry: 15s, 15m, 15h or 15d\n",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ctk.cli.bar import Bar
-from ctk.cli.options import Db, refuse_one_file_twice, remark
+from ctk.cli.options import Db, refuse_dash, remark
 
 if TYPE_CHECKING:
     from ctk.fleet.merge import Merged
@@ -59,7 +59,7 @@ def merge(
     ctk merge all.db node.db -o all.db
     ctk merge node.db other.db -o month.db --since 30d --levels 1h,1d
     """
-    refuse_one_file_twice(out, {})
+    refuse_dash("--output", out, "name a file: all.db")
     from ctk.ask.recording import Recording
     from ctk.fleet.merge import LEVEL_NAMES
     from ctk.fleet.merge import merge as merged

@@ -232,12 +232,14 @@ def refuse_two_clusters(context: str | None, **given: object) -> None:
         raise UsageError("--context needs --kubeconfig", hint="--kubeconfig ~/.kube/config")
 
 
+def refuse_dash(flag: str, path: Path | None, hint: str) -> None:
+    """Refuse to write what others take for standard output, and would be a file here."""
+    if str(path) == "-":
+        raise UsageError(f"{flag} would be a file of the name -", hint=hint)
+
+
 def refuse_one_file_twice(db: "Path | str", others: Mapping[str, Path | None]) -> None:
     """What is written is written over: no file is two things, and none of them a recording."""
-    for flag, path in {"DB": db, **others}.items():
-        if str(path) == "-" and flag != "--from-capture":
-            hint = "/dev/stdout is standard output" if flag != "DB" else "name a file: node.db"
-            raise UsageError(f"{flag} would be a file of the name -", hint=hint)
     taken = {}
     if isinstance(db, Path):
         besides = ("", "-wal", "-shm", ".lock")

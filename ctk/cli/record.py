@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from ctk.cli.options import (
     cluster_options,
+    refuse_dash,
     refuse_one_file_twice,
     refuse_two_clusters,
 )
@@ -307,15 +308,15 @@ def _refuse_contradictions(options: Options) -> None:
         if age_ns is not None and age_ns < SECOND:
             raise UsageError(f"{flag} is shorter than a second", hint=f"{flag} 10s")
     _refuse_rolling_of_no_file(options.log)
-    refuse_one_file_twice(
-        options.db,
-        {
-            "--from-capture": options.from_capture,
-            "--capture": options.capture,
-            "--log": options.log,
-            "--ready-file": options.ready_file,
-        },
-    )
+    written = {
+        "--capture": options.capture,
+        "--log": options.log,
+        "--ready-file": options.ready_file,
+    }
+    refuse_dash("DB", options.db, "name a file: node.db")
+    for flag, path in written.items():
+        refuse_dash(flag, path, "/dev/stdout is standard output")
+    refuse_one_file_twice(options.db, {"--from-capture": options.from_capture, **written})
 
 
 def _refuse_rolling_of_no_file(log: Path | None) -> None:
