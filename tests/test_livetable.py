@@ -93,6 +93,8 @@ def test_a_filter_is_typed_in_the_command_lines_words(seen: Seen) -> None:
     assert pressed(seen, "esc", look=look).filters.terms == ()
     wrong = pressed(seen, "/", *"pood x", "enter")
     assert text_of(wrong, seen)[1].startswith("'pood' is not a filter; try ")
+    wrong = pressed(seen, "/", *"--faild", "enter")
+    assert text_of(wrong, seen)[1].startswith("'faild' is not a filter; try ")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,7 @@ def test_a_filter_is_typed_in_the_command_lines_words(seen: Seen) -> None:
         ("53", "--port 53"),
         ("10.9.0.0/16", "--ip 10.9.0.0/16"),
         ("fd00::1", "--ip fd00::1"),
+        ("FD00::1", "--ip FD00::1"),
         ("failed", "--failed"),
     ],
 )

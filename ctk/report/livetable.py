@@ -198,9 +198,9 @@ def _terms(text: str) -> tuple[Term, ...]:
 
 def _bare(word: str) -> list[str] | None:
     """Give the filter that a word alone stands for: an address, a port, a part of a pod's name."""
-    if word.lstrip("-").replace("-", "_") in NAMES or word == "not":
+    if word.startswith("-") or word.replace("-", "_") in NAMES or word == "not":
         return None
-    if re.fullmatch(r"[0-9a-f:.]*[:.][0-9a-f:./]*", word):
+    if re.fullmatch(r"[0-9a-fA-F:.]*[:.][0-9a-fA-F:./]*", word):
         return ["ip", word]
     return ["port", word] if word.isdecimal() else ["pod", f"*{word}*"]
 
