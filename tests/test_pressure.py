@@ -295,6 +295,18 @@ def test_info_says_how_full_the_table_was(invoke: Invoke, full: Path) -> None:
     assert "conntrack   at most 3,680 of 4,000 (92%) entries, " in invoke("info", full).stdout
 
 
+@pytest.mark.parametrize("words", [["info", "-o"], ["pressure", "-o"], ["report", "--format"]])
+def test_json_objects_have_no_control_that_a_terminal_would_obey(
+    invoke: Invoke, full: Path, words: list[str]
+) -> None:
+    with closing(sqlite3.connect(full)) as conn, conn:
+        conn.execute("UPDATE recorder SET node = 'n' || char(155)")
+    command, flag = words
+    result = invoke(command, full, flag, "json")
+    assert (result.exit_code, "\u009b" in result.stdout) == (0, False)
+    assert '"n\\u009b"' in result.stdout
+
+
 def test_a_program_gets_all_of_it_and_a_span_has_its_own_peak(invoke: Invoke, full: Path) -> None:
     until = "1970-01-12T13:47:00Z"
     found = json.loads(invoke("pressure", full, "--until", until, "-o", "json").stdout)

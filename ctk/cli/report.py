@@ -78,7 +78,9 @@ def report(
         if form == "json":
             from orjson import OPT_INDENT_2, dumps
 
-            text = dumps(made, option=OPT_INDENT_2) + b"\n"
+            from ctk.render.encode import harmless
+
+            text = harmless(dumps(made, option=OPT_INDENT_2)) + b"\n"
         else:
             from ctk.report.page import report as page
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render import layout
 from ctk.render.cells import NONE, Clock, Head, safe, scaled, shorten, width
+from ctk.render.encode import harmless
 from ctk.render.tables import Output, answer
 from ctk.timespan import SECOND
 
@@ -24,7 +25,7 @@ def description(held: "Description", output: Output, out: BinaryIO) -> None:
         del named["caveats"]
         option = OPT_INDENT_2 if output.format == "json" else None
         # A NamedTuple is an object here, too.
-        out.write(dumps(named, lambda value: value._asdict(), option) + b"\n")
+        out.write(harmless(dumps(named, lambda value: value._asdict(), option)) + b"\n")
     elif output.columns or output.format not in ("table", "wide"):
         found = ((table.table, table.rows, table.bytes) for table in held.tables)
         answer(_TABLE, found, output, out)

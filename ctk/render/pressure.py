@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ctk.render import layout
 from ctk.render.cells import Head
+from ctk.render.encode import harmless
 from ctk.render.overtime import blocks
 from ctk.render.tables import Output, answer
 from ctk.timespan import format_time
@@ -107,4 +108,4 @@ def _write_json(found: "Pressure", out: BinaryIO) -> None:
         "peaks_at": {node: format_time(at_ns) for node, at_ns in found.peaks_ns.items()},
         "ends_at": {node: format_time(at_ns) for node, at_ns in found.ends_ns.items()},
     }
-    out.write(dumps(named, option=OPT_INDENT_2) + b"\n")
+    out.write(harmless(dumps(named, option=OPT_INDENT_2)) + b"\n")
