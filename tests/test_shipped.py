@@ -465,8 +465,11 @@ def test_what_is_of_files_says_that_a_target_is_none(invoke: Invoke, fleet, word
 
 def test_the_tables_there_are_what_the_ddl_says(invoke: Invoke, fleet):
     assert invoke("schema", fleet.target).stderr == (
-        "Error: the views are those of a file\nTry: ctk ship --init --ddl prints its tables\n"
+        "Error: the views are those of a file\n"
+        "Try: ctk ship --to TARGET --init --ddl prints its tables\n"
     )
+    ddl = invoke("ship", "--to", fleet.target, "--init", "--ddl")
+    assert (ddl.exit_code, "CREATE TABLE" in ddl.stdout) == (0, True)
 
 
 def test_two_processes_on_one_chdb_are_told_so_in_one_line(fleet):

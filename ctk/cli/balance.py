@@ -29,8 +29,8 @@ def balance(db: Targets, limit: int | None, filters: Filters, output: Output) ->
     """
     Say how evenly connections and bytes go to the backends of a service.
 
-    CONNS/EVEN is a backend's share to an even one: 2.00 is twice as much. A backend that got
-    nothing is not here, since conntrack never saw it. --limit is of services.
+    CONNS/EVEN and BYTES/EVEN are a backend's share to an even one: 2.00 is twice as much. A
+    backend that got nothing is not here, since conntrack never saw it. --limit is of services.
 
     \b
     ctk balance node.db --service shop/web

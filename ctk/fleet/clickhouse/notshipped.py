@@ -35,8 +35,9 @@ class NotShipped(Recording):
         raise _not_here("how full tables were is not shipped", "ctk pressure FILE, of a node")
 
     def schema(self) -> NoReturn:
-        """Refuse: its tables are those that `ctk ship --init --ddl` prints."""
-        raise _not_here("the views are those of a file", "ctk ship --init --ddl prints its tables")
+        """Refuse: its tables are those that `ctk ship --to TARGET --init --ddl` prints."""
+        hint = "ctk ship --to TARGET --init --ddl prints its tables"
+        raise _not_here("the views are those of a file", hint)
 
 
 def told_apart(by: str | Iterable[str]) -> Sequence[str]:

@@ -14,7 +14,7 @@ from ctk.timespan import FOREVER_NS
 
 _MOST_ROWS = 1_000_000  # of an answer: all of it is held here
 _GRACE_S = 5  # that ClickHouse has to say itself that it took too long
-_HINT = "SELECT ... FROM flows_1m; ctk ship --init --ddl prints the tables"
+_HINT = "SELECT ... FROM flows_1m; ctk ship --to TARGET --init --ddl prints the tables"
 
 
 class ShippedSql(SqlAnswer):
