@@ -169,7 +169,7 @@ class Listener:
 
     @property
     def malformed(self) -> int:
-        """Datagrams that no slot could hold, or that did not come from the kernel."""
+        """Datagrams that no slot could hold."""
         return self._socket.malformed
 
     def gaps(self) -> list[Gap]:
