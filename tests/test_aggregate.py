@@ -13,7 +13,8 @@ from ctk.conntrack.aggregate import Aggregator, Window
 from ctk.conntrack.baseline import Baseline
 from ctk.conntrack.connections import Connections
 from ctk.conntrack.counting import Aggregation
-from ctk.conntrack.decode import DESTROY, NEW, UPDATE, Decoder
+from ctk.conntrack.decode import DESTROY, NEW, UPDATE, Decoder, Event
+from ctk.conntrack.outcome import ZONE
 from ctk.model import (
     COUNTS_CONNECTION,
     COUNTS_DESTROY,
@@ -134,6 +135,35 @@ def test_all_events_of_a_connection_are_one_row():
     recording = Recording()
     recording.events(A.new(T), A.update(T + 1), A.destroy(T + 2, MOVED), at_ns=T + 3)
     assert recording.end() == [(T, T + WIDTH, {80: Row(1, 1, 1, 1, moved=MOVED)})]
+
+
+def tagged(mark: int, *messages: bytes, at_ns: int) -> list[Any]:
+    """Events with what a mark would be: bits above those of the zone."""
+    events = Decoder().read(batch(*messages, at_ns=at_ns))
+    return [Event(*each)._replace(zone=each[ZONE] | mark << 16) for each in events]
+
+
+@pytest.mark.parametrize("zone", [0, 5])
+def test_a_connection_whose_mark_changes_counts_once_under_what_it_began_with(zone):
+    one, recording = Connection(zone=zone), Recording()
+    messages = one.new(T), one.update(T + 1), one.destroy(T + 2, MOVED)
+    for mark, message in enumerate(messages, 1):
+        assert list(recording.aggregator.add(tagged(mark, message, at_ns=T), T)) == []
+    [window] = recording.aggregator.close()
+    [totals] = window.totals
+    assert rows(window, by_port=False) == {80: Row(1, 1, 1, 1, moved=MOVED)}
+    assert totals.group.flow.tuple.zone == zone | 1 << 16
+    assert not recording.connections.live
+
+
+def test_connections_of_two_marks_that_a_dump_finds_are_of_two_flows():
+    recording = Recording()
+    for mark in (1, 2):
+        one = Connection(ct_id=mark, port=1000 + mark)
+        recording.aggregator.add_dump(tagged(mark, one.listed(), at_ns=T))
+    [window] = recording.aggregator.close()
+    assert sorted(each.group.flow.tuple.zone for each in window.totals) == [1 << 16, 2 << 16]
+    assert len({each.group.flow.base for each in window.totals}) == 1
 
 
 def test_changing_source_ports_are_one_row():

@@ -88,3 +88,14 @@ def test_a_group_whose_window_failed_is_asked_about_again():
     given.rolled_back([written, failed])
     assert (written.edge_id, failed.edge_id) == (1, None)
     assert given.edge_id(failed) == ids.of(ids.given[-1])
+
+
+def test_flows_of_two_marks_have_two_edges_though_their_connections_have_one_base():
+    given, _, ids = attribution()
+    flows = [
+        Flow((b"orig", b"reply", mark << 16), lambda *key: FLOW._replace(zone=key[2]))
+        for mark in (1, 2)
+    ]
+    assert flows[0].base == flows[1].base
+    assert [given.edge_id(Group(flow, T)) for flow in flows] == [1, 2]
+    assert [edge.flow.zone for edge in ids.given] == [1 << 16, 2 << 16]

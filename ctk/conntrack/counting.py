@@ -35,7 +35,7 @@ from ctk.conntrack.groups import (
     Totals,
     moved_since,
 )
-from ctk.conntrack.outcome import AT, NO_FAILURE, PORT, START, counters_of, failure, is_over
+from ctk.conntrack.outcome import AT, NO_FAILURE, PORT, START, ZONE, counters_of, failure, is_over
 from ctk.model import (
     COUNTS_DESTROY,
     COUNTS_NEW,
@@ -63,7 +63,7 @@ class EventCounter:
         self._apart = aggregation == "none"  # every event is a row of its own
         self._grouping: list[Flow] = []  # flows with a group of those that begin in this second
         # The groups of connections that were found: by their flow, their second and their kind.
-        self._found: dict[tuple[int, int, bool], Group] = {}
+        self._found: dict[tuple[int, int, int, bool], Group] = {}
         self._open_totals: list[Totals] = []
         self._lone = LoneEvents[Group]()  # events of the open window that are rows of their own
         self._undated: set[Group] = set()  # found by an update: the next dump tells their begin
@@ -270,7 +270,7 @@ class EventCounter:
                 connections.set_state(key, OLDER if counted else OLDER | UNCOUNTED)
         if isinstance(flow, Other) and self._folding is not None:
             return self._folding.group(flow, began_ns), int(counted)
-        alike = (key >> 48, began_ns // SECOND, whole)
+        alike = (key >> 48, event[ZONE], began_ns // SECOND, whole)
         group = None if self._by_port else self._found.get(alike)
         if group is None:
             group = self._found[alike] = Group(flow, began_ns, is_older=not whole)

@@ -18,7 +18,12 @@ from ctk.model import FlowTuple, Kind
 from ctk.model.distinct import Distinct
 from ctk.model.kept import LiveConnections, Sides
 
-FlowKey = tuple[bytes, bytes, int]  # orig, reply and zone, as decode gives them
+# orig, reply and zone, as decode gives them. A zone has 16 bits: what else is to tell flows apart,
+# a mark say, may stand above them. decode puts it there, tuples takes it out, and nobody in between
+# looks. It may change while a connection lives, so `base_of` leaves it out: a connection counts
+# under what it was first seen with.
+FlowKey = tuple[bytes, bytes, int]
+ZONE_MASK = (1 << 16) - 1
 
 
 class Counters(NamedTuple):
@@ -37,10 +42,10 @@ class Flow:
     """
     A flow that connections begin in.
 
-    `base` is a 64-bit hash of its key, shifted past a connection's own bits: a flow that was
-    forgotten comes back with the same. Of a million live flows two share one with a chance of 1 in
-    37 million. `other` is what it may be folded into, where a side of it is a stranger; it was
-    looked up for this flow last. `tuple` is read when somebody asks: of a flood nobody does.
+    `base` is a 64-bit hash of its tuples and zone, shifted past a connection's own bits: a flow
+    that was forgotten comes back with the same. Of a million live flows two share one with a chance
+    of 1 in 37 million. `other` is what it may be folded into, where a side of it is a stranger; it
+    was looked up for this flow last. `tuple` is read when somebody asks: of a flood nobody does.
     """
 
     __slots__ = ("_key", "_read", "_tuple", "base", "ends", "group", "other")
@@ -58,6 +63,11 @@ class Flow:
         self.group: Group | None = None  # the one that connections beginning now belong to
         self.other = other
         self.ends: Ends | None = None if other is None else other.ends
+
+    @property
+    def identity(self) -> int:
+        """What tells it from every other flow; what stands above its zone is not in `base`."""
+        return self.base | self._key[2]
 
     @property
     def tuple(self) -> FlowTuple:
@@ -86,6 +96,7 @@ class Other(Flow):
     __slots__ = ("as_of", "kinds", "sides")
 
     def __init__(self, flow_tuple: FlowTuple, kinds: StrangerKinds, as_of: int) -> None:
+        self._key = (b"", b"", 0)
         self.base = 0
         self.group = None
         self._tuple = flow_tuple
@@ -99,7 +110,7 @@ class Other(Flow):
 def base_of(orig: bytes, reply: bytes, zone: int) -> int:
     """Return `Flow.base`, in 0.6 us."""
     if zone:
-        digest = blake2b(orig + reply, digest_size=8, salt=zone.to_bytes(2, "big"))
+        digest = blake2b(orig + reply, digest_size=8, salt=(zone & ZONE_MASK).to_bytes(2, "big"))
     else:
         digest = blake2b(orig + reply, digest_size=8)
     return int.from_bytes(digest.digest(), "big") << 48

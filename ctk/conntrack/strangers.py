@@ -29,6 +29,7 @@ from ctk.model.kept import Sides
 MOST_PEERS = 10_000  # flows of strangers that a window keeps, unless --peers says otherwise
 # Past so many in a window, what is folded is no longer told apart by its port: a port scan.
 MOST_OTHERS = 2_000
+_SRC = FlowTuple._fields.index("src")
 _NO_STRANGERS: StrangerKinds = (None, None, None)
 _MOST_SEEN = 2**15  # flows whose connections are counted to tell which of them stand out
 
@@ -360,13 +361,14 @@ def _cut(flow: FlowTuple, kinds: StrangerKinds, *, with_ports: bool) -> FlowTupl
     """
     src, dialled, backend = kinds
     dst_port = flow.dst_port if with_ports else None
-    return FlowTuple(
-        flow.proto,
-        flow.zone,
-        b"" if src else flow.src,
-        b"" if dialled else flow.dst,
-        dst_port,
-        b"" if backend else flow.reply_src,
-        dst_port if backend or not with_ports else flow.reply_src_port,
-        b"" if src else flow.reply_dst,
+    return FlowTuple._make(  # _replace takes 0.4 us more
+        (
+            *flow[:_SRC],  # what stands before the addresses is no stranger's
+            b"" if src else flow.src,
+            b"" if dialled else flow.dst,
+            dst_port,
+            b"" if backend else flow.reply_src,
+            dst_port if backend or not with_ports else flow.reply_src_port,
+            b"" if src else flow.reply_dst,
+        )
     )

@@ -49,7 +49,7 @@ class Attribution:
         self._read = read
         self._earlier = earlier
         # Answers that hold for whatever begins after the last change of the cluster, by the flow's
-        # `base` (whose hash is cheap); for folded flows by the tuple without the strangers' parts.
+        # `identity`, a cheap hash; for folded flows by the tuple without the strangers' parts.
         self._answers: dict[Hashable, _EdgeAnswer] = {}
         self._pending: dict[int, Edge] = {}  # given out since the last window that was written
 
@@ -64,7 +64,7 @@ class Attribution:
             # An earlier recording heard of it when it began, and knew more of who was there then.
             group.edge_id = self._earlier(flow.tuple, began_ns) if group.is_older else None
             if group.edge_id is None:
-                group.edge_id = self._ask(flow.base, flow.tuple, began_ns)
+                group.edge_id = self._ask(flow.identity, flow.tuple, began_ns)
         return group.edge_id
 
     def _of_folded(self, group: FoldedGroup) -> int:

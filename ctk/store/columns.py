@@ -7,7 +7,8 @@ The views (views.py), the readers (ask/), the encoders of JSON (render/) and the
 `edge` and `endpoint` hold; the statements that write, find and fold them are made from these.
 
 A new column of an edge is a field of the value that it comes from, a field of `EdgeRow`, a field
-of `FlowRecord`, and a migration that adds it to the table and makes the views anew.
+of `FlowRecord` with what it means (meanings.py), and a migration that adds it to the table and
+makes the views anew. What the kernel tells beside both tuples rides in a `FlowKey`.
 """
 
 import re

@@ -19,8 +19,15 @@ from ctk.fleet.clickhouse.names import EndpointKey, Name, names_since
 from ctk.fleet.clickhouse.recordings import Told
 from ctk.fleet.clickhouse.speaking import fleet_of
 from ctk.fleet.merge import merge
-from ctk.store import connect
-from ctk.store.columns import COUNT_KEYS, ENDPOINT_IDENTITY, FOLDED_KEYS
+from ctk.store import bulk, connect
+from ctk.store.columns import (
+    COUNT_KEYS,
+    EDGE_OWN,
+    EDGE_SIDES,
+    ENDPOINT_IDENTITY,
+    FOLDED_KEYS,
+    EdgeRow,
+)
 from ctk.store.folded import make_endpoints
 from ctk.store.levels import LEVELS
 from ctk.timespan import DAY, SECOND, Span
@@ -42,8 +49,7 @@ _OF_SIDE = {
         "dst_workload_kind",
     ),
 }
-_OF_EDGE = ("cluster", "node", "proto", "zone", "dst_port", "nat_src", "nat_dst", "nat_dst_port")
-_SERVICE = ("service", "service_via")
+_OF_EDGE = tuple(name for name in EDGE_OWN if name != "failed")
 _IN_SPAN = (
     "{column} >= toDateTime({{since:UInt32}}, 'UTC')"
     " AND {column} < toDateTime({{until:UInt32}}, 'UTC')"
@@ -225,8 +231,8 @@ def _edges(
     endpoints: dict[tuple[str, int], int],
 ) -> dict[tuple[str, int], int]:
     """Write the edges of a span; give their ids by file and id there, below zero for "other"."""
-    names = (*_OF_EDGE, *_SERVICE, *_IDS.values(), *_OF_SIDE["src"], *_OF_SIDE["backend"])
-    names = (*names, "src_node", "dst_node")
+    names = ("cluster", "node", "nat_dst", "src_node", "dst_node", *_OF_EDGE, *_IDS.values())
+    names = (*names, *_OF_SIDE["src"], *_OF_SIDE["backend"])
     picked = ", ".join(f"any({name})" for name in names)
     found = client.query(
         f"SELECT recording, edge, {picked}, sum(unreplied + refused) > 0 FROM {level.table}"
@@ -246,17 +252,12 @@ def _edges(
             next_id += 1
         ids[recording, edge] = new_id = other_id if edge < 0 else next_id
         sides = [_endpoint_of(conn, endpoints, recording, row, side) for side in _SIDES]
-        of_edge = (row[name] for name in ("proto", "zone", "dst_port", "nat_src", "nat_dst_port"))
-        service = (row[name] for name in _SERVICE)
+        of_edge = (row[name] for name in _OF_EDGE)
         fails = bool(failed) if edge < 0 else None
         recorder = recorders[recording, row["node"]]
-        written.append((new_id, *sides, recorder, *of_edge, *service, fails))
-    conn.executemany(
-        "INSERT INTO edge(id, src_id, dialled_id, backend_id, recorder_id, proto, zone, dst_port,"
-        " nat_src, nat_dst_port, service, service_via, failed)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        written,
-    )
+        written.append((new_id, *sides, recorder, *of_edge, fails))
+    columns = ("id", *EdgeRow._fields[:EDGE_SIDES], "recorder_id", *_OF_EDGE, "failed")
+    conn.executemany(bulk.plain("edge", columns).one, written)
     return ids
 
 

@@ -32,13 +32,19 @@ _NUMBERS = {
 _ADDRESSES = {"src": "String", "dst": "String", "nat_dst": "Nullable(String)"}
 
 
+def _any(hint: object) -> str:
+    """Give what a column is that needs nothing narrower."""
+    nullable = type(None) in get_args(hint)
+    if int in (hint, *get_args(hint)):
+        return "Nullable(UInt64)" if nullable else "UInt64"
+    return _TEXT_OR_NULL if nullable else _TEXT
+
+
 def _identity() -> dict[str, str]:
     """Give what a flow's keys are here; labels are of `endpoints`, source ports nowhere."""
     hints = get_type_hints(FlowRecord)
     return {
-        key: _NUMBERS.get(key)
-        or _ADDRESSES.get(key)
-        or (_TEXT_OR_NULL if type(None) in get_args(hints[key]) else _TEXT)
+        key: _NUMBERS.get(key) or _ADDRESSES.get(key) or _any(hints[key])
         for key in IDENTITY_KEYS
         if key != "src_port" and not FLOW_COLUMNS[key].json
     }
