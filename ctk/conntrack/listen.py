@@ -279,7 +279,9 @@ class Listener:
             # A window is over, and is written now: that is no cost of the dump. Events that came
             # since the last read may belong to it, more of them where this process had to wait.
             self._window = window
-            yield self._events(0)
+            events = self._events(0)
+            yield events
+            batch = batch._replace(at_ns=max(batch.at_ns, events.at_ns))  # time does not go back
         cpu_s = self._clock.thread_time()
         yield batch
         self._dump_cpu_s += self._clock.thread_time() - cpu_s
