@@ -127,6 +127,7 @@ class Traffic:
         except OSError:
             sock.close()
             return
+        dial.made_ns = time.time_ns()
         self.truth.dials.append(dial)
         sockets.add(sock)
         stay_s = self.chance.uniform(1, 15) if self.chance.random() < 0.06 else 0.0

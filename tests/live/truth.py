@@ -73,11 +73,12 @@ class Dial:
     src_port: int
     dst: str
     dst_port: int
-    at_ns: int
+    at_ns: int  # before it was dialled
     source: str  # the pod's uid; "node" or "external"
     server: str = ""  # the same, as it answered; "" where nobody did
     service: str = ""  # of the ClusterIP or NodePort that was dialled
     closed_ns: int = 0
+    made_ns: int = 0  # and after: the kernel's time is in between, and may be of the next second
 
     @property
     def key(self) -> tuple[str, str, int, str, int]:
@@ -340,11 +341,12 @@ def _but(truth: Truth, dial: Dial, expected: str, row: Row, file: File) -> str:
     life = truth.lives.get(expected)
     if life is None:
         return but
-    seen = truth.watched(dial.at_ns, file.committed_ns)
-    if _shared(truth, life, dial.at_ns // _SECOND_NS) or _beside_untold(
-        truth, life, dial.at_ns, seen=seen
-    ):
-        return f"{but}, that second"
+    for at_ns in (dial.at_ns, dial.made_ns):
+        seen = truth.watched(at_ns, file.committed_ns)
+        if _shared(truth, life, at_ns // _SECOND_NS) or _beside_untold(
+            truth, life, at_ns, seen=seen
+        ):
+            return f"{but}, that second"
     if expected not in file.known and not truth.told(life):
         # No recorder could know of it: who had its address before is taken to have it still.
         return f"{but}, never told"
