@@ -192,10 +192,18 @@ def test_each_row_of_a_pod_that_is_gone_ends_with_it(conn: sqlite3.Connection) -
         ([_pod(T + S, T)], [], T),
         ([_pod(T + S, T), _pod(T + 4 * S, T + 3 * S)], [], T + 3 * S),
         ([_pod(T + S, T)], [Gap("metadata stale", T + 2 * S, T + 3 * S)], None),
+        ([_pod(T + 11 * S, T - 9 * S)], [], T - 9 * S),
         ([_pod(T - S, T - 9 * S)], [], None),
         ([], [], None),
     ],
-    ids=["told", "told later", "broken off since", "told to an earlier recording", "not told"],
+    ids=[
+        "told",
+        "told later",
+        "broken off since",
+        "told past the last window",
+        "told to an earlier recording",
+        "not told",
+    ],
 )
 def test_the_next_recording_knows_since_when_pods_were_watched(
     conn: sqlite3.Connection,

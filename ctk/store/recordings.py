@@ -169,7 +169,8 @@ def _pods_known(conn: sqlite3.Connection, recorder_id: int) -> tuple[int | None,
     Up to when pods were known, and since when all of them, where that is sure.
 
     Each state of a pod tells since when they were watched. After a gap the last state may be older
-    than the watch.
+    than the watch. What is told between two windows is written at once, and is later than the one
+    that is in the file.
     """
     last = conn.execute(
         "SELECT id, started_ns, told_ns FROM recording WHERE recorder_id = ?"
@@ -180,10 +181,10 @@ def _pods_known(conn: sqlite3.Connection, recorder_id: int) -> tuple[int | None,
         return None, None
     recording_id, started_ns, told_ns = last
     state = conn.execute(
-        "SELECT watched_ns FROM pod WHERE told_ns BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM gap"
+        "SELECT watched_ns FROM pod WHERE told_ns >= ? AND NOT EXISTS (SELECT 1 FROM gap"
         " WHERE recording_id = ? AND kind = 'metadata stale' AND ended_ns > pod.told_ns)"
         " ORDER BY told_ns DESC LIMIT 1",
-        (started_ns, told_ns, recording_id),
+        (started_ns, recording_id),
     ).fetchone()
     return told_ns, state[0] if state else None
 
