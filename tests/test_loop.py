@@ -279,6 +279,19 @@ def test_a_pod_that_is_told_only_to_the_next_recording_names_what_the_last_one_s
     assert ask(db, NAMES) == [("a", None, 1, 0)]
 
 
+def beside_a_newcomer(
+    changes: "SimpleQueue[Change]", newcomer_ns: int, *, opened_ns: int
+) -> Iterator[Datagrams]:
+    """The address is another pod's by now; a dump lists a connection that was opened before."""
+    for change in listed(T + 31 * SECOND, pod("c", newcomer_ns, "10.244.0.21")):
+        changes.put(change)
+    yield tick(T + 31 * SECOND)
+    at_ns = T + 32 * SECOND
+    shown = OPENED.listed((1, 100, 1, 100), start_ns=opened_ns)
+    yield batch(shown, at_ns=at_ns)._replace(dumped=True)
+    yield batch(at_ns=at_ns)._replace(dumped=True)
+
+
 def test_what_an_earlier_recording_counted_goes_on_under_the_same_edge(tmp_path):
     """After a kill the address is another pod's; the old one's connection is still in the table."""
     db = tmp_path / "node.db"
@@ -294,13 +307,7 @@ def test_what_an_earlier_recording_counted_goes_on_under_the_same_edge(tmp_path)
         raise KeyError("killed")
 
     def again() -> Iterator[Datagrams]:
-        for change in listed(T + 31 * SECOND, pod("c", T + 20 * SECOND, "10.244.0.21")):
-            second.put(change)
-        yield tick(T + 31 * SECOND)
-        at_ns = T + 32 * SECOND
-        shown = OPENED.listed((1, 100, 1, 100), start_ns=T + 5 * SECOND)
-        yield batch(shown, at_ns=at_ns)._replace(dumped=True)
-        yield batch(at_ns=at_ns)._replace(dumped=True)
+        yield from beside_a_newcomer(second, T + 20 * SECOND, opened_ns=T + 5 * SECOND)
         yield batch(OPENED.destroy(T + 33 * SECOND, (2, 200, 2, 200)), at_ns=T + 33 * SECOND)
 
     with pytest.raises(KeyError):
@@ -323,16 +330,8 @@ def test_a_pod_that_died_while_nobody_recorded_is_known_from_the_file(tmp_path):
         yield tick(T + 11 * SECOND)
         raise KeyError("killed")
 
-    def again() -> Iterator[Datagrams]:
-        for change in listed(T + 31 * SECOND, pod("c", T + 24 * SECOND, "10.244.0.21")):
-            second.put(change)
-        yield tick(T + 31 * SECOND)
-        at_ns = T + 32 * SECOND
-        shown = OPENED.listed((1, 100, 1, 100), start_ns=T + 20 * SECOND)
-        yield batch(shown, at_ns=at_ns)._replace(dumped=True)
-        yield batch(at_ns=at_ns)._replace(dumped=True)
-
     with pytest.raises(KeyError):
         record(db, killed(), first, live=True)
-    record(db, again(), second, live=True, started_ns=T + 30 * SECOND)
+    again = beside_a_newcomer(second, T + 24 * SECOND, opened_ns=T + 20 * SECOND)
+    record(db, again, second, live=True, started_ns=T + 30 * SECOND)
     assert ask(db, NAMES) == [("a", None, 1, 0)]
